@@ -1,0 +1,68 @@
+# Each target sets up for itself what it needs, in $(VENV); a second call does so only
+# when pyproject.toml has changed. With another Python: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+comma := ,
+
+# A half-made environment must not pass as one.
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench torture oldstack-env clean distclean
+
+help:
+	@echo "make demo       see it work: a recording, a run, a result, pictures"
+	@echo "make test       lint, and all tests but the torture, with coverage"
+	@echo "make lint       ruff, mypy --strict, import-linter"
+	@echo "make bench      which writer is fastest here"
+	@echo "make torture    the long tests: kills, floods, full disks"
+	@echo "make clean      remove caches and builds; distclean: also $(VENV)"
+
+demo: $(VENV)/.has-demo
+	$(BIN)/hpcio demo
+
+lint: $(VENV)/.has-dev+test+slurm+plot
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict hpcio slurm
+	$(BIN)/lint-imports
+
+test: lint
+	@old=$$(.ci/oldstack-env) || echo "Tests marked oldstack will be skipped." >&2; \
+	set -x; HPCIO_OLDSTACK_PYTHON="$$old" \
+	$(BIN)/python -m pytest -m "not torture" --cov --cov-report=term $(ARGS)
+
+torture: $(VENV)/.has-dev+test+slurm+plot
+	$(BIN)/python -m pytest -m torture $(ARGS)
+
+bench: $(VENV)/.has-slurm+plot
+	$(BIN)/python -m benchmarks $(ARGS)
+
+oldstack-env:
+	@.ci/oldstack-env
+
+# A stamp for each set of extras: .has-dev+test is `pip install -e .[dev,test]`.
+$(VENV)/.has-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(subst +,$(comma),$*)]'
+	@touch $@
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no '$(PYTHON)' here. Say make PYTHON=/path/to/python3."; exit 1; } >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "hpcio needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) -V)."; \
+	  echo "Say make PYTHON=python3.12, or whatever newer one there is."; exit 1; } >&2
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments. As root: apt install python3-venv"; \
+	  exit 1; } >&2
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache \
+	  .mypy_cache .pytest_cache .ruff_cache
+	find hpcio slurm tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	@[ ! -e $(VENV) ] || [ -e $(VENV)/pyvenv.cfg ] || { \
+	  echo "$(VENV) is no virtual environment; not removed."; exit 1; } >&2
+	rm -rf $(VENV)

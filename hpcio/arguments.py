@@ -1,0 +1,128 @@
+"""What a compute function gets beside the trial, and how a plan keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from hpcio.errors import PlanError
+
+__all__ = ["Arguments", "PerTrial", "fingerprint", "per_trial"]
+
+
+@dataclass(frozen=True, eq=False)
+class PerTrial:
+    """One value for each trial; made by :func:`per_trial`."""
+
+    values: Sequence[Any] | np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def per_trial(values: Sequence[Any] | np.ndarray) -> PerTrial:
+    """Mark an argument of a compute function as having one value for each trial.
+
+    Parameters
+    ----------
+    values : sequence or numpy.ndarray, length N
+        Value `i` goes to the call for trial `i`, in the order of the selected trials.
+
+    Returns
+    -------
+    PerTrial
+        To be handed over in ``args`` or ``kwargs`` of :meth:`hpcio.Plan.create`.
+
+    Examples
+    --------
+    >>> gain = per_trial([1.0, 2.0, 0.5])
+    >>> len(gain)
+    3
+    """
+    if isinstance(values, PerTrial):
+        return values
+    if not hasattr(values, "__len__") or not hasattr(values, "__getitem__"):
+        raise PlanError(f"per_trial needs a sequence, not {type(values).__name__}. Pass a list.")
+    return PerTrial(values)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a compute function gets beside the trial."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def dump(self) -> bytes:
+        fingerprint(self)  # says what cannot be pickled
+        import cloudpickle
+
+        return cloudpickle.dumps((self.args, self.kwargs), protocol=5)  # type: ignore[no-any-return]
+
+    @classmethod
+    def load(cls, payload: bytes) -> Self:
+        try:
+            return cls(*pickle.loads(payload))
+        except Exception as error:
+            raise PlanError(
+                f"The arguments of the plan cannot be unpickled here ({type(error).__name__}: "
+                f"{error}). Use the Python environment that made the plan."
+            ) from error
+
+    def check(self, trials: int) -> None:
+        """Every per-trial argument has one value for each trial."""
+        for name in (*range(len(self.args)), *self.kwargs):
+            value = self.args[name] if isinstance(name, int) else self.kwargs[name]
+            if isinstance(value, PerTrial) and len(value) != trials:
+                raise PlanError(
+                    f"The per-trial argument {name!r} has {len(value)} values for {trials} trials. "
+                    "Give one value for each selected trial."
+                )
+        reserved = self.kwargs.keys() & {"noCompute", "chunkShape"}
+        if reserved:
+            raise PlanError(f"'{reserved.pop()}' is set by the plan. Take it out of kwargs.")
+
+    @property
+    def vary(self) -> bool:
+        """Whether any argument differs from trial to trial."""
+        return any(isinstance(v, PerTrial) for v in (*self.args, *self.kwargs.values()))
+
+    def of(self, trial: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of one trial."""
+        if not self.vary:
+            return self.args, self.kwargs
+        pick = lambda v: v.values[trial] if isinstance(v, PerTrial) else v  # noqa: E731
+        return tuple(map(pick, self.args)), {k: pick(v) for k, v in self.kwargs.items()}
+
+
+def fingerprint(value: object) -> str:
+    """A digest of any value that can be pickled, functions by their code included.
+
+    Two equal functions from two sessions get the same digest, wherever they were typed:
+    a notebook cell that is run again is still the same function.
+    """
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, types.CodeType):  # never loaded again, so any callable does
+                place_free = (obj.co_code, obj.co_consts, obj.co_names, obj.co_varnames)
+                return str, place_free
+            return super().reducer_override(obj)
+
+    out = io.BytesIO()
+    try:
+        Pickler(out, protocol=5).dump(value)
+    except Exception as error:
+        raise PlanError(
+            f"{value!r:.200} cannot be pickled ({error}). A plan keeps its function and "
+            "arguments on disk: pass plain values, and open files inside the function."
+        ) from error
+    return hashlib.sha256(out.getvalue()).hexdigest()

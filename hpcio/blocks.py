@@ -1,0 +1,222 @@
+"""One block: read it, compute it, and see that the result is what was planned.
+
+These are the pieces that both the loop over a chunk and the dict branch of
+:func:`hpcio.unwrap_io` are made of.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpcio.errors import FunctionError, SourceError, TrialError
+
+__all__ = [
+    "as_array",
+    "compute",
+    "dry_outcome",
+    "pack_details",
+    "read_region",
+    "split_details",
+    "unpack_details",
+]
+
+Details = dict[str, np.ndarray]
+
+
+def read_region(
+    dataset: h5py.Dataset,
+    region: tuple[Any, ...],
+    sigrid: Sequence[Sequence[int]] | None,
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    """Read a region of a dataset as an array of `shape`.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    region : tuple of slices, ints or sorted lists
+        Absolute; at most one list, which is HDF5's own limit.
+    sigrid : sequence of sequences of int, or None
+        If not None, the array read is indexed by ``np.ix_(*sigrid)``; a range that takes
+        all of an axis costs nothing.
+    shape : tuple of int
+        Restores axes that ints in `region` dropped.
+
+    Raises
+    ------
+    SourceError
+        If HDF5 cannot read.
+    TrialError
+        If region and shape do not fit.
+    """
+    try:
+        array = np.asarray(dataset[region])
+    except OSError as error:
+        raise SourceError(
+            f"Reading {region} of '{dataset.name}' in '{dataset.file.filename}' failed: {error}. "
+            "Check the file with h5dump, and that the plugins of its filters are installed."
+        ) from error
+    except (IndexError, TypeError, ValueError) as error:
+        raise TrialError(
+            f"The region {region} does not fit '{dataset.name}' of shape {dataset.shape} in "
+            f"'{dataset.file.filename}': {error}. Correct ingrid."
+        ) from error
+    if sigrid is not None:
+        for axis, indices in enumerate(sigrid):  # as np.ix_, one axis at a time
+            if indices != range(array.shape[axis]):
+                array = np.take(array, indices, axis)
+    if array.shape != shape:
+        try:
+            array = array.reshape(shape)
+        except ValueError:
+            raise TrialError(
+                f"The region {region} of '{dataset.name}' in '{dataset.file.filename}' has shape "
+                f"{array.shape}, not {shape}. Correct inshape."
+            ) from None
+    return array
+
+
+def split_details(returned: Any) -> tuple[Any, Details]:
+    """Tell the result from its details in what a compute function returned."""
+    if isinstance(returned, tuple):
+        if len(returned) == 2 and isinstance(returned[1], Mapping):
+            return returned[0], check_details(returned[1])
+        raise FunctionError(
+            f"The function returned a tuple of {len(returned)}. "
+            "Return an array, or (array, details) with a dict of arrays."
+        )
+    return returned, {}
+
+
+def check_details(details: Mapping[Any, Any]) -> Details:
+    """The details as plain arrays, or a FunctionError that names the entry."""
+    checked = {}
+    for key, value in details.items():
+        array = np.asarray(value)
+        if not isinstance(key, str) or not key or "/" in key:
+            raise FunctionError(f"The details have the key {key!r}. Use names without a slash.")
+        if array.dtype.kind not in "biufcSU":
+            raise FunctionError(
+                f"The detail '{key}' has the type {array.dtype}. Use arrays of numbers or strings."
+            )
+        checked[key] = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
+    return checked
+
+
+def pack_details(details: Details) -> bytes:
+    """Details as bytes, for the notes beside a journal."""
+    out = io.BytesIO()
+    out.write(json.dumps(list(details)).encode() + b"\n")
+    for array in details.values():
+        np.lib.format.write_array(out, array, allow_pickle=False)
+    return out.getvalue()
+
+
+def unpack_details(packed: bytes) -> Details:
+    """What `pack_details` packed."""
+    source = io.BytesIO(packed)
+    names = json.loads(source.readline())
+    return {name: np.lib.format.read_array(source, allow_pickle=False) for name in names}
+
+
+def as_array(result: Any) -> np.ndarray:
+    """The result of a compute function as an array of numbers."""
+    if isinstance(result, np.ma.MaskedArray):
+        raise FunctionError(
+            "The function returned a masked array, and HDF5 has no masks. "
+            "Return result.filled(value)."
+        )
+    if isinstance(result, np.ndarray | np.generic | bool | int | float | complex):
+        array = np.asarray(result)
+        if array.dtype.kind in "biufc":
+            return array
+        raise FunctionError(
+            f"The function returned an array of type {array.dtype}. "
+            "Return integers, floats, complex or bool."
+        )
+    what = "nothing (None)" if result is None else f"a {type(result).__name__}"
+    raise FunctionError(f"The function returned {what}. Return a numpy array.")
+
+
+def _without_ones(shape: tuple[int, ...]) -> list[int]:
+    return [n for n in shape if n != 1]
+
+
+def compute(
+    func: Any,
+    trial: np.ndarray,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    *,
+    casting: str = "equiv",
+) -> tuple[np.ndarray, Details]:
+    """Call the function and hold its result against the plan.
+
+    Parameters
+    ----------
+    func : callable
+    trial : numpy.ndarray
+    args, kwargs
+        For the function, beside the trial.
+    shape, dtype
+        What was planned. Axes of length one that the result lost are put back.
+    casting : {"equiv", "same_kind"}
+        How far the type may differ from the planned one (as in `numpy.can_cast`).
+
+    Returns
+    -------
+    result : numpy.ndarray, C-contiguous, of `shape` and `dtype`
+    details : dict of numpy.ndarray
+
+    Raises
+    ------
+    FunctionError
+        If the result is not what was planned. What the function raises passes through.
+    """
+    result = func(trial, *args, **kwargs)
+    details: Details = {}
+    # The common case first: it is all that a block of some kilobytes can afford.
+    if type(result) is not np.ndarray or result.dtype.kind not in "biufc":
+        result, details = split_details(result)
+        result = as_array(result)
+    if result.shape != shape:
+        if _without_ones(result.shape) != _without_ones(shape):
+            raise FunctionError(
+                f"The function returned shape {result.shape}, but {shape} was planned. "
+                "Return what the dry run announced, or plan with out_shape=."
+            )
+        result = result.reshape(shape)
+    if result.dtype != dtype:
+        if not np.can_cast(result.dtype, dtype, casting):  # type: ignore[arg-type]
+            raise FunctionError(
+                f"The function returned {result.dtype}, but {dtype} was planned. "
+                "Return what the dry run announced, or plan with out_dtype=."
+            )
+        result = result.astype(dtype)
+    if not result.flags.c_contiguous:
+        result = np.ascontiguousarray(result)
+    return result, details
+
+
+def dry_outcome(returned: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type from what a dry run returned, or a FunctionError."""
+    try:
+        shape, dtype = returned
+        size = tuple(int(n) for n in shape)
+        kind = np.dtype(dtype)
+    except (TypeError, ValueError):
+        raise FunctionError(
+            f"In the dry run the function returned {returned!r:.100}. "
+            "Return (shape, dtype) when noCompute is true."
+        ) from None
+    if any(n < 0 for n in size):
+        raise FunctionError(f"In the dry run the function announced the shape {size}.")
+    return size, kind

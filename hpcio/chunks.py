@@ -1,0 +1,251 @@
+"""The one loop that every executor calls, and how blocks are divided into chunks."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from hpcio.blocks import compute, pack_details
+from hpcio.errors import OutputError, SourceError
+from hpcio.functions import takes
+from hpcio.journal import DETAILS, DONE, FAILED, Journal
+from hpcio.plan import Plan
+from hpcio.reading import Reader
+from hpcio.slab import as_output_error, checksum
+from hpcio.writers import module_of
+
+__all__ = ["Attempt", "ChunkDone", "divide", "run_chunk"]
+
+# How often, in seconds, the data of a long chunk are made safe against a crash.
+SYNC_EVERY = 5.0
+# How often, in seconds, a worker looks whether it should go on.
+PULSE_EVERY = 0.05
+
+
+@dataclass(frozen=True)
+class ChunkDone:
+    """What comes back from a chunk: a few numbers, never results."""
+
+    done: int
+    failed: int
+    nbytes: int
+
+
+class Stop(BaseException):
+    """Raised inside a compute function to leave a block that nobody waits for any more."""
+
+
+class Attempt:
+    """One process's try at a part of a plan: its source, files and journal, held open.
+
+    Parameters
+    ----------
+    plan : Plan
+        With a run directory (see `hpcio.rundir.prepare`).
+    label : str
+        Whose attempt it is, such as ``w0``; a random suffix makes the name unique.
+    retries : int
+        How often a block that raises is tried again.
+    pulse : callable, optional
+        Called every `PULSE_EVERY` seconds of work; it may set `stopping`.
+
+    Attributes
+    ----------
+    stopping : bool
+        Set it to end after the block at hand.
+    computing : bool
+        Whether the compute function is running: only then may `Stop` be raised.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        label: str,
+        *,
+        retries: int = 0,
+        pulse: Callable[[], None] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.name = f"{label}-{secrets.token_hex(4)}"
+        self.retries = retries
+        self.pulse = pulse
+        self.stopping = False
+        self.computing = False
+        self.func = plan.function.load()
+        # The plan drives the function itself; its dict branch is made of the same pieces.
+        self.arguments = plan.arguments()
+        self.extra = {}
+        if takes(self.func, "chunkShape"):
+            self.extra["chunkShape"] = tuple(max(n) for n in zip(*plan.target.shapes, strict=True))
+        self.reader = Reader(plan)
+        try:
+            self.journal = Journal(
+                Path(plan.run_directory, "journal"), self.name, plan.digest,
+                {"label": label, "token": plan.token, "host": socket.gethostname()[:64],
+                 "pid": os.getpid(), "user": getpass.getuser()[:64], "start": time.time()},
+            )  # fmt: skip
+        except OSError as error:
+            self.reader.close()
+            raise as_output_error(error, plan.run_directory) from error
+        self.writer = module_of(plan.writer).open_writer(plan, self.name)
+        self._synced = time.monotonic()
+
+    def sync(self) -> None:
+        """Make all blocks so far safe, data first, then the journal."""
+        try:
+            self.writer.sync()
+            self.journal.sync()
+        except OSError as error:
+            # After a failed fsync the system has forgotten what it could not write: the
+            # blocks since the last SYNC stay unsafe and are checked when the run resumes.
+            raise as_output_error(error, self.plan.run_directory) from error
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        try:
+            self.journal.close()
+        finally:
+            self.writer.close()
+            self.reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
+    """Read, compute and write a run of blocks, and journal each.
+
+    A block that raises is tried again as often as the attempt allows, then journalled as
+    failed; the others go on. Trouble with the source or the output ends the chunk.
+
+    Parameters
+    ----------
+    attempt : Attempt
+    blocks : numpy.ndarray of int, shape (n,)
+        Numbers of blocks, ascending.
+
+    Returns
+    -------
+    ChunkDone
+
+    Raises
+    ------
+    SourceError, OutputError
+        What was journalled before stays.
+    """
+    plan, journal, writer = attempt.plan, attempt.journal, attempt.writer
+    blocks = np.asarray(blocks, np.int64)
+    shapes, dtype, casting = plan.target.shapes, plan.target.dtype, plan.casting
+    forms = plan.blocks.forms
+    in_one_piece = [attempt.reader.in_one_piece(f) for f in forms]
+    read, write, append = attempt.reader.read, writer.write, journal.append
+    func, clock = attempt.func, time.perf_counter
+    args, kwargs = attempt.arguments.args, {**attempt.arguments.kwargs, **attempt.extra}
+    vary, arguments = attempt.arguments.vary, attempt.arguments
+
+    done = failed = nbytes = 0
+    pulsed = clock()
+    writer.begin(blocks, journal)
+    todo = zip(
+        blocks.tolist(), plan.blocks.form[blocks].tolist(), plan.blocks.base[blocks].tolist(),
+        plan.target.form[blocks].tolist(), plan.blocks.trial[blocks].tolist(), strict=True,
+    )  # fmt: skip
+    try:
+        for block, form, base, out, trial_number in todo:
+            if vary:
+                args, own = arguments.of(trial_number)
+                kwargs = {**own, **attempt.extra}
+            tries = attempt.retries
+            while True:
+                started = clock()
+                trial = read(forms[form], base, in_one_piece=in_one_piece[form])
+                reading = clock()
+                try:
+                    attempt.computing = True
+                    result, details = compute(
+                        func, trial, args, kwargs, shapes[out], dtype, casting=casting
+                    )
+                    attempt.computing = False
+                except Exception:
+                    attempt.computing = False
+                    if tries > 0:
+                        tries -= 1
+                        continue
+                    journal.note(FAILED, block, traceback.format_exc().encode())
+                    failed += 1
+                    break
+                computed = clock()
+                if details:
+                    journal.note(DETAILS, block, pack_details(details))
+                try:
+                    file, offset = write(block, result)
+                except OSError as error:
+                    raise as_output_error(error, plan.run_directory) from error
+                size = result.nbytes
+                check = checksum(result)
+                ended = clock()
+                append(
+                    DONE, block, file=file, offset=offset, check=check, nbytes=size,
+                    compute=computed - reading, io=reading - started + ended - computed,
+                )  # fmt: skip
+                done += 1
+                nbytes += size
+                # The reader may use the memory again, unless the function kept the trial.
+                del trial, result
+                break
+            now = clock()
+            if now - pulsed > PULSE_EVERY:
+                pulsed = now
+                if attempt.pulse is not None:
+                    attempt.pulse()
+                if time.monotonic() - attempt._synced > SYNC_EVERY:
+                    attempt.sync()
+            if attempt.stopping:
+                break
+    except (SourceError, OutputError):
+        journal.flush()
+        raise
+    finally:
+        attempt.computing = False
+    attempt.sync()
+    return ChunkDone(done, failed, nbytes)
+
+
+def divide(sizes: np.ndarray, parts: int) -> list[np.ndarray]:
+    """Cut positions ``0 .. n-1`` into runs of about equal bytes.
+
+    Parameters
+    ----------
+    sizes : numpy.ndarray, shape (n,)
+        Bytes of each.
+    parts : int
+        How many runs at the most.
+
+    Returns
+    -------
+    list of numpy.ndarray of int64
+        None of them empty; together every position once, in order.
+    """
+    count = sizes.size
+    if not count:
+        return []
+    parts = max(1, min(parts, count))
+    work = np.cumsum(np.maximum(sizes, 1), dtype=np.float64)
+    # A run ends where the work before the middle of a block passes its share.
+    middle = work - np.maximum(sizes, 1) / 2
+    part = np.minimum((middle / work[-1] * parts).astype(np.int64), parts - 1)
+    edges = np.flatnonzero(np.diff(part)) + 1
+    return np.split(np.arange(count, dtype=np.int64), edges)

@@ -1,0 +1,224 @@
+"""The journal of one attempt: which blocks are done, where they lie, and their checksums.
+
+One file for each attempt, appended to by one process. It begins with a header of
+`HEADER` bytes (magic, then JSON), then come records of `RECORD.itemsize` bytes. Each
+record checks itself with a hash that is seeded with the plan's digest, so that a torn
+tail and records of another plan are seen and cut.
+
+Kinds of record:
+
+========  ====================================================================
+FILE      a source file was opened; `offset` is where its data begin in bytes,
+          `nbytes` the size of its dataset
+DONE      a block was written: `offset` in bytes within the dataset of `file`
+FAILED    a block raised; its traceback lies at `offset` in the notes
+DETAILS   a block's details lie at `offset` in the notes
+SYNC      everything before is safe against a crash of the machine
+========  ====================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcio.errors import PlanError
+from hpcio.slab import checksum
+
+__all__ = ["DETAILS", "DONE", "FAILED", "FILE", "RECORD", "SYNC", "Journal", "Log", "read_log"]
+
+FILE, DONE, FAILED, DETAILS, SYNC = range(1, 6)
+
+MAGIC = b"HPCIOJ01"
+HEADER = 1024
+RECORD = np.dtype(
+    [
+        ("check", "<u8"),
+        ("kind", "<u4"),
+        ("file", "<u4"),
+        ("block", "<i8"),
+        ("offset", "<i8"),
+        ("checksum", "<u8"),
+        ("nbytes", "<i8"),
+        ("end", "<f8"),  # seconds since 1970, when the block was journalled
+        ("compute", "<f4"),  # seconds in the compute function
+        ("io", "<f4"),  # seconds reading and writing
+    ]
+)
+_BODY = struct.Struct("<IIqqQqdff")
+_CHECK = struct.Struct("<Q")
+
+# Finished records wait this long, in seconds, for company before they are written: blocks
+# that take longer are written at once, shorter ones share the price of a system call.
+_LINGER = 1e-3
+
+
+def _seed(digest: str) -> int:
+    return int(digest[:16], 16)
+
+
+class Journal:
+    """Append records to the journal of one attempt.
+
+    Parameters
+    ----------
+    folder : path
+        The journals of the run; the journal is ``NAME.jnl`` in it, and the notes
+        (tracebacks and details) ``NAME.notes``.
+    name : str
+        Name of the attempt.
+    digest : str
+        Digest of the plan, hexadecimal.
+    about : mapping
+        What to keep in the header: host, process, label, start.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], name: str, digest: str, about: Mapping[str, Any]
+    ) -> None:
+        self.path = Path(folder, f"{name}.jnl")
+        self._seed = _seed(digest)
+        head = MAGIC + json.dumps({**about, "name": name, "plan": digest}).encode()
+        if len(head) > HEADER:
+            raise PlanError(f"The name of attempt '{name}' is too long. Use a shorter label.")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        self._fd = os.open(self.path, flags, 0o600)
+        os.write(self._fd, head.ljust(HEADER, b" "))
+        self._notes: int | None = None
+        self._noted = 0
+        self._waiting = bytearray()
+        self._written = time.time()
+        self.linger = _LINGER
+
+    def append(
+        self,
+        kind: int,
+        block: int = -1,
+        *,
+        file: int = 0,
+        offset: int = 0,
+        check: int = 0,
+        nbytes: int = 0,
+        compute: float = 0.0,
+        io: float = 0.0,
+    ) -> None:
+        """Add one record; it is on its way to the file within a millisecond of work."""
+        now = time.time()
+        body = _BODY.pack(kind, file, block, offset, check, nbytes, now, compute, io)
+        self._waiting += _CHECK.pack(checksum(body, self._seed)) + body
+        if now - self._written >= self.linger or kind != DONE:
+            self.flush(now)
+
+    def flush(self, now: float | None = None) -> None:
+        """Hand the waiting records to the operating system: they outlive this process."""
+        if self._waiting:
+            view = bytes(self._waiting)
+            self._waiting.clear()
+            written = os.write(self._fd, view)
+            while written < len(view):
+                written += os.write(self._fd, view[written:])
+        self._written = time.time() if now is None else now
+
+    def note(self, kind: int, block: int, text: bytes) -> None:
+        """Keep `text` beside the journal, then a record of `kind` that points to it."""
+        if self._notes is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+            self._notes = os.open(self.path.with_suffix(".notes"), flags, 0o600)
+        view = memoryview(text)
+        while view:
+            view = view[os.write(self._notes, view) :]
+        self.append(kind, block, offset=self._noted, check=checksum(text), nbytes=len(text))
+        self._noted += len(text)
+
+    def sync(self) -> None:
+        """Record that all data so far are safe, then make the record itself safe.
+
+        To be called when the files of the data have been synced.
+        """
+        if self._notes is not None:
+            os.fsync(self._notes)
+        self.append(SYNC)
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        try:
+            self.flush()
+        finally:
+            os.close(self._fd)
+            if self._notes is not None:
+                os.close(self._notes)
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """What the journal of one attempt says.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    about : dict
+        The header.
+    records : numpy.ndarray of RECORD, shape (n,)
+        The records that check themselves, in the order they were written.
+    safe : int
+        The first `safe` records were followed by a SYNC.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    records: np.ndarray
+    safe: int = 0
+    _notes: list[bytes] = field(default_factory=list, repr=False)
+
+    def note(self, record: np.void) -> bytes:
+        """The text that a FAILED or DETAILS record points to, or b'' if it was lost."""
+        if not self._notes:
+            try:
+                self._notes.append(self.path.with_suffix(".notes").read_bytes())
+            except FileNotFoundError:
+                self._notes.append(b"")
+        start = int(record["offset"])
+        text = self._notes[0][start : start + int(record["nbytes"])]
+        return text if checksum(text) == int(record["checksum"]) else b""
+
+
+def read_log(path: str | os.PathLike[str], digest: str) -> Log | None:
+    """Read a journal, cutting a torn tail; None while its header is not written yet.
+
+    Raises
+    ------
+    PlanError
+        If the journal is of another plan.
+    """
+    with open(path, "rb") as f:
+        head = f.read(HEADER)
+        raw = f.read()
+    if len(head) < HEADER:
+        return None
+    if not head.startswith(MAGIC):
+        raise PlanError(f"'{path}' is no journal of hpcio. Remove it from the run directory.")
+    about = json.loads(head[len(MAGIC) :])
+    if about["plan"] != digest:
+        raise PlanError(
+            f"The journal '{path}' belongs to another plan. "
+            "Start over (in the shell: --fresh), or choose another output."
+        )
+    size, seed = RECORD.itemsize, _seed(digest)
+    view = memoryview(raw)[: len(raw) // size * size]
+    records = np.frombuffer(view, RECORD)
+    good = 0
+    for i, expected in enumerate(records["check"].tolist()):
+        if checksum(view[i * size + 8 : (i + 1) * size], seed) != expected:
+            break
+        good = i + 1
+    records = records[:good]
+    synced = np.flatnonzero(records["kind"] == SYNC)
+    return Log(Path(path), about, records, int(synced[-1]) + 1 if synced.size else 0)

@@ -1,0 +1,132 @@
+"""What all journals of a run say together: for each block, which attempt counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from hpcio import journal, writers
+from hpcio.journal import DETAILS, DONE, FAILED, Log, read_log
+from hpcio.plan import Plan
+
+__all__ = ["Failure", "Ledger", "journal_folder", "read_logs"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A block that failed: its number, its trial, and why."""
+
+    block: int
+    trial: int
+    traceback: str
+
+    @property
+    def reason(self) -> str:
+        """The last line of the traceback."""
+        return self.traceback.strip().rpartition("\n")[2]
+
+
+def journal_folder(plan: Plan) -> Path:
+    """Where the journals of a run lie."""
+    return plan.run_directory / "journal"
+
+
+def read_logs(plan: Plan) -> tuple[Log, ...]:
+    """All journals of a run, in the order that decides between two attempts at a block."""
+    paths = sorted(journal_folder(plan).glob("*.jnl"))
+    logs = (read_log(path, plan.digest) for path in paths)
+    return tuple(log for log in logs if log is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """For each block of a plan, where its result lies.
+
+    Attributes
+    ----------
+    plan : Plan
+    logs : tuple of Log
+        The journals, in fixed order: for each block the first complete one counts.
+    state : numpy.ndarray of uint8, shape (B,)
+        0, `journal.DONE` or `journal.FAILED`.
+    log : numpy.ndarray of int32, shape (B,)
+        Which journal counts, for blocks that are done or failed.
+    record : numpy.ndarray of journal.RECORD, shape (B,)
+        The record that counts.
+    """
+
+    plan: Plan
+    logs: tuple[Log, ...]
+    state: np.ndarray
+    log: np.ndarray
+    record: np.ndarray
+
+    @classmethod
+    def read(cls, plan: Plan) -> Self:
+        """Read the journals as they are: what observers and the finished run need."""
+        return cls._of(plan, read_logs(plan))
+
+    @classmethod
+    def read_trusted(cls, plan: Plan) -> Self:
+        """Read the journals, and hold against their checksums what a crash may have eaten.
+
+        Records before the last SYNC of an attempt are trusted; the data of later ones are
+        read back, and those that differ count as never done.
+        """
+        logs = list(read_logs(plan))
+        for i, log in enumerate(logs):
+            late = np.flatnonzero(log.records["kind"][log.safe :] == DONE) + log.safe
+            if not late.size:
+                continue
+            with writers.module_of(plan.writer).ReadBack(plan, log) as stored:
+                bad = [k for k in late.tolist() if not stored.intact(log.records[k])]
+            if bad:
+                logs[i] = replace(log, records=np.delete(log.records, bad))
+        return cls._of(plan, tuple(logs))
+
+    @classmethod
+    def _of(cls, plan: Plan, logs: tuple[Log, ...]) -> Self:
+        count = len(plan)
+        state = np.zeros(count, np.uint8)
+        which = np.full(count, -1, np.int32)
+        record = np.zeros(count, journal.RECORD)
+        # What is written last stays: failures first, then results, the first journal last.
+        for kind in (FAILED, DONE):
+            for i in reversed(range(len(logs))):
+                found = logs[i].records[logs[i].records["kind"] == kind][::-1]
+                block = found["block"]
+                state[block], which[block], record[block] = kind, i, found
+        return cls(plan, logs, state, which, record)
+
+    @property
+    def done(self) -> np.ndarray:
+        """Whether each block is done, shape (B,)."""
+        return self.state == DONE
+
+    def missing(self) -> np.ndarray:
+        """The blocks that are not done, failed ones included, in order."""
+        return np.flatnonzero(~self.done)
+
+    def failures(self) -> tuple[Failure, ...]:
+        """The blocks that failed and were not done since."""
+        return tuple(
+            Failure(
+                block=b,
+                trial=int(self.plan.trials.index[self.plan.blocks.trial[b]]),
+                traceback=self.logs[self.log[b]].note(self.record[b]).decode(errors="replace"),
+            )
+            for b in np.flatnonzero(self.state == FAILED).tolist()
+        )
+
+    def details(self) -> dict[int, bytes]:
+        """The details of blocks that are done, as their attempt noted them."""
+        found = {}
+        for i, log in enumerate(self.logs):
+            for r in log.records[log.records["kind"] == DETAILS]:
+                block = int(r["block"])
+                if self.state[block] == DONE and self.log[block] == i:
+                    found[block] = log.note(r)
+        return found

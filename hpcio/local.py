@@ -1,0 +1,347 @@
+"""Processes of this machine: the executor that needs no cluster.
+
+A worker is a plain new Python that loads the plan and asks for chunks. It imports neither
+the caller's script nor its notebook, so neither needs an ``if __name__ == "__main__"``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hpcio
+from hpcio.chunks import Attempt, Stop, divide, run_chunk
+from hpcio.errors import HpcioError, OutputError, SourceError, WorkerError
+from hpcio.journal import FAILED
+from hpcio.ledger import Ledger
+from hpcio.memory import block_memory
+from hpcio.plan import Plan
+from hpcio.run import Executor, Work
+
+__all__ = ["Processes", "ThisProcess", "choose", "cores", "serve"]
+
+# Several chunks for each worker even out trials of unequal cost; each chunk is a file.
+CHUNKS_PER_WORKER = 8
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def choose(*, workers: int | None, threads: int) -> Executor:
+    """The executor for a number of workers; 0 computes in this process."""
+    if workers is not None and workers < 0:
+        raise WorkerError(f"workers={workers} makes no sense. Use 0 or more.")
+    if threads < 1:
+        raise WorkerError(f"threads={threads} makes no sense. Use 1 or more.")
+    return ThisProcess() if workers == 0 else Processes(workers or cores(), threads=threads)
+
+
+class ThisProcess:
+    """Computes in the process at hand, where a debugger can follow."""
+
+    workers = 0
+
+    def execute(self, work: Work) -> None:
+        with Attempt(work.plan, "here", retries=work.retries) as attempt:
+            run_chunk(attempt, work.blocks)
+
+
+# ---------------------------------------------------------------------- the session's side
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A worker process and what it is busy with."""
+
+    process: subprocess.Popen[bytes]
+    socket: socket.socket
+    log: Path
+    careful: bool
+    ready: bool = False
+    attempt: str = ""
+    chunk: np.ndarray | None = None
+    received: bytearray = field(default_factory=bytearray)
+
+    def send(self, message: dict[str, Any]) -> None:
+        # A worker that has died is noticed when its socket ends, not here.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.socket.sendall(json.dumps(message).encode() + b"\n")
+
+
+class Processes:
+    """Worker processes of this machine, each taking chunk after chunk.
+
+    Parameters
+    ----------
+    workers : int
+    threads : int
+        Threads that numerical libraries may use in each.
+    """
+
+    def __init__(self, workers: int, *, threads: int = 1) -> None:
+        self.workers = workers
+        self.threads = threads
+
+    def execute(self, work: Work) -> None:
+        _Session(self, work).run()
+
+
+class _Session:
+    """One run on worker processes: hands out chunks, and replaces workers that die."""
+
+    def __init__(self, processes: Processes, work: Work) -> None:
+        self.plan, self.retries = work.plan, work.retries
+        sizes = block_memory(work.plan)[work.blocks]
+        self.wanted = min(processes.workers, work.blocks.size)
+        parts = divide(sizes, self.wanted * CHUNKS_PER_WORKER)
+        self.queue: deque[tuple[np.ndarray, bool]] = deque((work.blocks[p], False) for p in parts)
+        self.threads = processes.threads
+        self.workers: list[_Worker] = []
+        self.selector = selectors.DefaultSelector()
+        self.deaths: Counter[int] = Counter()
+        self.started = 0
+        self.idle_deaths = 0
+
+    def run(self) -> None:
+        try:
+            for _ in range(self.wanted):
+                self._start(careful=False)
+            # All begin at once, so that the clock of the run does not count their start.
+            while self.workers and not all(w.ready for w in self.workers):
+                self._wait()
+            for worker in list(self.workers):
+                self._feed(worker)
+            while any(w.chunk is not None for w in self.workers) or self.queue:
+                self._wait()
+        except BaseException as error:
+            self._end(gently=isinstance(error, KeyboardInterrupt))
+            raise
+        self._end(gently=True)
+
+    # -- workers
+
+    def _start(self, *, careful: bool) -> None:
+        label = f"w{self.started}"
+        self.started += 1
+        ours, theirs = socket.socketpair()
+        log = self.plan.run_directory / "logs" / f"{self.plan.token}-{os.getpid()}-{label}.log"
+        package = str(Path(hpcio.__file__).parent.parent)
+        path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH", "")) if p)
+        threads = {name: str(self.threads) for name in _THREAD_VARIABLES}
+        task = {
+            "out": self.plan.out, "label": label, "retries": self.retries, "careful": careful,
+            "parent": os.getpid(),
+        }  # fmt: skip
+        try:
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    # -P: the folder at hand must not hide modules of the standard library.
+                    [sys.executable, "-P", "-c", "from hpcio.local import serve; serve()",
+                     str(theirs.fileno()), json.dumps(task)],
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                    pass_fds=[theirs.fileno()],
+                    env={**os.environ, **threads, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                )  # fmt: skip
+        except OSError as error:
+            ours.close()
+            raise WorkerError(f"A worker could not be started: {error}.") from error
+        finally:
+            theirs.close()
+        worker = _Worker(process, ours, log, careful)
+        self.workers.append(worker)
+        self.selector.register(ours, selectors.EVENT_READ, worker)
+
+    def _feed(self, worker: _Worker) -> None:
+        if not self.queue:
+            return
+        if self.queue[0][1] and not worker.careful:
+            # These blocks have killed a worker: they go to one that journals each at once.
+            self._dismiss(worker)
+            self._start(careful=True)
+            return
+        worker.chunk, _ = self.queue.popleft()
+        worker.send({"runs": runs(worker.chunk)})
+
+    def _dismiss(self, worker: _Worker) -> None:
+        self._forget(worker)
+        worker.process.wait()
+
+    def _forget(self, worker: _Worker) -> None:
+        self.workers.remove(worker)
+        self.selector.unregister(worker.socket)
+        worker.socket.close()
+
+    # -- events
+
+    def _wait(self) -> None:
+        for key, _ in self.selector.select(timeout=1.0):
+            worker: _Worker = key.data
+            try:
+                data = worker.socket.recv(1 << 16)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self._died(worker)
+                continue
+            worker.received += data
+            *lines, rest = worker.received.split(b"\n")
+            worker.received = bytearray(rest)
+            for line in lines:
+                self._heard(worker, json.loads(line))
+
+    def _heard(self, worker: _Worker, message: dict[str, Any]) -> None:
+        if "error" in message:
+            kind = {"SourceError": SourceError, "OutputError": OutputError}.get(message["kind"])
+            raise (kind or WorkerError)(message["error"])
+        worker.attempt = message["attempt"]
+        first = not worker.ready
+        worker.ready = True
+        worker.chunk = None
+        if not first or self.started > self.wanted:
+            self._feed(worker)
+
+    def _died(self, worker: _Worker) -> None:
+        """Work out which block killed a worker, and give the rest to another."""
+        self._forget(worker)
+        status = worker.process.wait()
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        if worker.chunk is None:
+            self.idle_deaths += 1
+            if not worker.ready or self.idle_deaths > self.wanted:
+                raise WorkerError(
+                    f"A worker ended with {how} before it took work. Its output:\n"
+                    f"{_tail(worker.log)}\n(all of it in '{worker.log}')"
+                )
+        else:
+            state = Ledger.read(self.plan).state
+            left = worker.chunk[state[worker.chunk] == 0]
+            if left.size and worker.careful:
+                suspect = int(left[0])
+                self.deaths[suspect] += 1
+                if self.deaths[suspect] > self.retries:
+                    self._blame(suspect, how, worker.log)
+                    left = left[1:]
+            if left.size:
+                self.queue.appendleft((left, True))
+        if self.queue:
+            self._start(careful=self.queue[0][1])
+
+    def _blame(self, block: int, how: str, log: Path) -> None:
+        """Journal a block that kills its worker as failed."""
+        hint = " (often the system, out of memory)" if how == "signal 9" else ""
+        text = f"The worker ended with {how}{hint} while it computed this block.\n{_tail(log)}"
+        text += f"\nWorkerError: the worker ended with {how}{hint}"
+        with Attempt(self.plan, "session") as attempt:
+            attempt.journal.note(FAILED, block, text.encode())
+            attempt.sync()
+
+    def _end(self, *, gently: bool) -> None:
+        """End all workers; gently: after what they have at hand, else at once."""
+        try:
+            for worker in self.workers:
+                if worker.chunk is not None:
+                    worker.process.send_signal(signal.SIGTERM if gently else signal.SIGKILL)
+                worker.socket.close()  # an idle worker ends by itself then
+            for worker in self.workers:
+                worker.process.wait()
+        except BaseException:  # a second Ctrl-C
+            for worker in self.workers:
+                worker.process.kill()
+                worker.process.wait()
+            raise
+        finally:
+            self.workers.clear()
+            self.selector.close()
+
+
+def _tail(log: Path, lines: int = 12) -> str:
+    try:
+        return "\n".join(log.read_text(errors="replace").strip().splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def runs(blocks: np.ndarray) -> list[list[int]]:
+    """Ascending numbers as ``[first, last)`` of each run of consecutive ones."""
+    if not blocks.size:
+        return []
+    edges = np.flatnonzero(np.diff(blocks) != 1) + 1
+    return [[int(r[0]), int(r[-1]) + 1] for r in np.split(blocks, edges)]
+
+
+def from_runs(pieces: Iterable[list[int]]) -> np.ndarray:
+    """What `runs` took apart."""
+    return np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in pieces])
+
+
+# ---------------------------------------------------------------------- the worker's side
+
+
+def serve() -> None:
+    """The main function of a worker process: take chunks until the session hangs up."""
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    task = json.loads(sys.argv[2])
+    # Ctrl-C reaches the whole group of processes; the session decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def tell(message: dict[str, Any]) -> None:
+        connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def orphaned() -> None:
+        if os.getppid() != task["parent"]:
+            attempt.stopping = True
+
+    try:
+        plan = Plan.load(task["out"])
+        attempt = Attempt(plan, task["label"], retries=task["retries"], pulse=orphaned)
+    except HpcioError as error:
+        tell({"error": str(error), "kind": type(error).__name__})
+        return
+
+    def stop(*_: object) -> None:
+        attempt.stopping = True
+        if attempt.computing:
+            raise Stop
+
+    with attempt, connection, connection.makefile("rb") as chunks:
+        if task["careful"]:
+            attempt.journal.linger = 0.0
+        signal.signal(signal.SIGTERM, stop)
+        try:
+            tell({"attempt": attempt.name})
+            for line in chunks:
+                run_chunk(attempt, from_runs(json.loads(line)["runs"]))
+                if attempt.stopping:
+                    break
+                tell({"attempt": attempt.name})
+        except Stop:
+            attempt.sync()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the session has gone; everything is journalled
+        except HpcioError as error:
+            tell({"error": str(error), "kind": type(error).__name__})

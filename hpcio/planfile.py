@@ -1,0 +1,140 @@
+"""A plan on disk: ``plan.h5`` in the run directory, readable by its owner only."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from hpcio.axes import Axis
+from hpcio.errors import PlanError
+from hpcio.functions import Function
+from hpcio.slab import as_output_error
+from hpcio.sources import Source, open_file
+from hpcio.target import Target
+from hpcio.trials import Blocks, Form, Trials
+
+if TYPE_CHECKING:
+    from hpcio.plan import Plan
+
+__all__ = ["FORMAT", "plain_form", "read_plan", "write_plan"]
+
+FORMAT = 1
+# Fields of a plan that JSON holds as they are.
+_PLAIN = ("writer", "sources", "join", "keeptrials", "casting", "described")
+
+
+def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
+    """Write ``plan.h5`` into `folder`: complete, or not at all."""
+    part, final = Path(folder, f"plan.{plan.token}.part"), Path(folder, "plan.h5")
+    function = asdict(plan.function)
+    pickled = function.pop("pickled")
+    source = {**asdict(plan.source), "dtype": plan.source.dtype.str}
+    spec = {
+        "function": function,
+        "source": source,
+        "axis": plan.blocks.axis,
+        "channel_axis": plan.blocks.channel_axis,
+        "channel_blocks": plan.blocks.channel_blocks,
+        "forms": [plain_form(f) for f in plan.blocks.forms],
+        "axes": [axis.name for axis in plan.axes],
+        **{name: getattr(plan, name) for name in _PLAIN},
+    }
+    try:
+        # Made by hand first: a plan may hold pickles, and is nobody else's business.
+        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        with h5py.File(part, "w", locking=False) as f:
+            f.attrs.update(format=FORMAT, token=plan.token, digest=plan.digest)
+            f["spec"] = np.frombuffer(json.dumps(spec).encode(), np.uint8)
+            f["function"] = np.frombuffer(pickled, np.uint8)
+            f["arguments"] = np.frombuffer(plan.payload, np.uint8)
+            for name, array in plan.arrays().items():
+                f[name] = array
+            plan.target.save(f.create_group("target"))
+            for k, axis in enumerate(plan.axes):
+                if axis.values is not None:
+                    f[f"axes/{k}"] = axis.values
+            f.flush()
+            os.fsync(f.id.get_vfd_handle())
+        os.rename(part, final)
+    except OSError as error:
+        raise as_output_error(error, final) from error
+
+
+def read_plan(out: str) -> dict[str, Any]:
+    """The fields of the plan whose result is `out`."""
+    path = Path(f"{out}.run", "plan.h5")
+    try:
+        owner = path.stat().st_uid
+    except FileNotFoundError:
+        raise PlanError(
+            f"There is no plan '{path}'. Make one: hpcio plan ... --out {out}"
+        ) from None
+    except PermissionError:
+        raise PlanError(f"The plan '{path}' is not yours. Make one of your own.") from None
+    if owner != os.geteuid():
+        # A plan holds pickles, which can run anything when they are loaded.
+        raise PlanError(f"The plan '{path}' belongs to another user. Make one of your own.")
+    with open_file(path) as f:
+        if int(f.attrs.get("format", -1)) != FORMAT:
+            raise PlanError(f"'{path}' was made by another version of hpcio. Plan again.")
+        spec = json.loads(f["spec"][()].tobytes())
+        trials = {name: dataset[()] for name, dataset in f["trials"].items()}
+        blocks = {name: dataset[()] for name, dataset in f["blocks"].items()}
+        values = {name: dataset[()] for name, dataset in f["axes"].items()} if "axes" in f else {}
+        pickled, payload = f["function"][()].tobytes(), f["arguments"][()].tobytes()
+        target = Target.load(f["target"])
+        token, digest = str(f.attrs["token"]), str(f.attrs["digest"])
+    function, source, axis = spec["function"], spec["source"], spec["axis"]
+    return {
+        "function": Function(**{**function, "path": tuple(function["path"])}, pickled=pickled),
+        "source": Source(
+            **{**source, "shape": tuple(source["shape"]), "dtype": np.dtype(source["dtype"])}
+        ),
+        "trials": Trials(**trials, axis=axis),
+        "blocks": Blocks(
+            **blocks,
+            axis=axis,
+            channel_axis=spec["channel_axis"],
+            channel_blocks=spec["channel_blocks"],
+            forms=tuple(_form(x) for x in spec["forms"]),
+        ),
+        "target": target,
+        "axes": tuple(Axis(name, values.get(str(k))) for k, name in enumerate(spec["axes"])),
+        "payload": payload,
+        "out": out,
+        "token": token,
+        "digest": digest,
+        **{name: spec[name] for name in _PLAIN},
+    }
+
+
+def plain_form(form: Form) -> dict[str, Any]:
+    """A form as JSON can hold it."""
+    return {
+        "inshape": form.inshape,
+        "grid": [[s.start, s.stop, s.step] for s in form.grid],
+        # An evenly spaced axis of a million samples is three numbers, not a million.
+        "sigrid": form.sigrid
+        and [
+            {"range": [s.start, s.stop, s.step]} if isinstance(s, range) else s for s in form.sigrid
+        ],
+        "channels": form.channels,
+    }
+
+
+def _form(plain: dict[str, Any]) -> Form:
+    sigrid = plain["sigrid"]
+    return Form(
+        inshape=tuple(plain["inshape"]),
+        grid=tuple(slice(*s) for s in plain["grid"]),
+        sigrid=None
+        if sigrid is None
+        else tuple(range(*s["range"]) if isinstance(s, dict) else tuple(s) for s in sigrid),
+        channels=tuple(plain["channels"]),
+    )

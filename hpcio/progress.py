@@ -1,0 +1,191 @@
+"""What the journals say while a run goes on, shown; and its state, at any time."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hpcio.journal import DONE, FAILED, HEADER, RECORD
+from hpcio.ledger import Failure, Ledger, journal_folder
+from hpcio.plan import Plan
+
+__all__ = ["Status", "status", "watch"]
+
+# How often the journals are looked at, in seconds, and how often a log gets a line.
+_LOOK_EVERY = 0.25
+_LINE_EVERY = 10.0
+
+
+class _Counter:
+    """Counts blocks in the journals of one run, reading only what is new in each."""
+
+    def __init__(self, plan: Plan, todo: np.ndarray) -> None:
+        self._folder = journal_folder(plan)
+        self._out, self._in = plan.target.sizes(), plan.input_sizes()
+        self._known = {path: path.stat().st_size for path in self._folder.glob("*.jnl")}
+        self._open = np.zeros(len(plan), bool)
+        self._open[todo] = True
+        self.done = self.failed = self.nbytes = 0
+
+    def look(self) -> None:
+        for path in self._folder.glob("*.jnl"):
+            start = self._known.get(path, HEADER)
+            with path.open("rb") as f:
+                f.seek(start)
+                raw = f.read()
+            raw = raw[: len(raw) // RECORD.itemsize * RECORD.itemsize]
+            self._known[path] = start + len(raw)
+            records = np.frombuffer(raw, RECORD)
+            self.failed += int((records["kind"] == FAILED).sum())
+            blocks = np.unique(records["block"][records["kind"] == DONE])
+            blocks = blocks[self._open[blocks]]
+            self._open[blocks] = False
+            self.done += blocks.size
+            self.nbytes += int(self._out[blocks].sum() + self._in[blocks].sum())
+
+
+@contextmanager
+def watch(plan: Plan, todo: np.ndarray, *, force: bool = False) -> Iterator[None]:
+    """Show the progress of a run while the body is at work.
+
+    A bar on a terminal; plain lines in a log file that something else shows. Nothing if the
+    error output is neither, unless forced. It only reads the journals, and so looks the
+    same for every executor.
+    """
+    if not (force or sys.stderr.isatty() or _is_log()):
+        yield
+        return
+    counter = _Counter(plan, todo)
+    ended = threading.Event()
+    show = _bar if sys.stderr.isatty() else _lines
+    thread = threading.Thread(
+        target=show, args=(counter, todo.size, ended), name="hpcio-progress", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _is_log() -> bool:
+    """Whether the error output goes to a file: someone will read it later."""
+    try:
+        return Path(f"/proc/self/fd/{sys.stderr.fileno()}").resolve().is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _looks(counter: _Counter, ended: threading.Event) -> Iterator[None]:
+    """Look again and again, and once more after the end."""
+    last = False
+    while not last:
+        last = ended.wait(_LOOK_EVERY)
+        with contextlib.suppress(FileNotFoundError):  # a run directory that was thrown away
+            counter.look()
+        yield
+
+
+def _bar(counter: _Counter, total: int, ended: threading.Event) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} blocks"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[failures]}", style="red"),
+        console=Console(stderr=True),
+    )
+    started = time.monotonic()
+    with bar:
+        task = bar.add_task("hpcio", total=total, speed="", failures="")
+        for _ in _looks(counter, ended):
+            failures = f"{counter.failed} failed" if counter.failed else ""
+            speed = _speed(counter, time.monotonic() - started)
+            bar.update(task, completed=counter.done, speed=speed, failures=failures)
+
+
+def _lines(counter: _Counter, total: int, ended: threading.Event) -> None:
+    started = printed = time.monotonic()
+    for _ in _looks(counter, ended):
+        now = time.monotonic()
+        if now - printed >= _LINE_EVERY or ended.is_set():
+            printed = now
+            elapsed = now - started
+            left = (total - counter.done) * elapsed / counter.done if counter.done else 0.0
+            print(
+                f"hpcio: {counter.done}/{total} blocks, {_speed(counter, elapsed)}"
+                + (f", {left:.0f} s left" if left >= 1 else "")
+                + (f", {counter.failed} failed" if counter.failed else ""),
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _speed(counter: _Counter, seconds: float) -> str:
+    seconds = max(seconds, 1e-3)
+    return f"{counter.done / seconds:.0f}/s, {counter.nbytes / 1e6 / seconds:.0f} MB/s"
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a run, from its journals.
+
+    Attributes
+    ----------
+    out : str
+    published : bool
+        Whether the result is there.
+    blocks, done, failed : int
+    attempts : int
+        How many processes have worked on it.
+    function : str
+    pickled : bool
+        Whether the function is kept as a pickle, since it cannot be imported by name.
+    failures : tuple of Failure
+    """
+
+    out: str
+    published: bool
+    blocks: int
+    done: int
+    failed: int
+    attempts: int
+    function: str
+    pickled: bool
+    failures: tuple[Failure, ...]
+
+    @property
+    def left(self) -> int:
+        """Blocks that nobody has tried to the end yet."""
+        return self.blocks - self.done - self.failed
+
+
+def status(out: str) -> Status:
+    """Read the state of a run; nothing is unpickled and nothing written."""
+    plan = Plan.load(out)
+    ledger = Ledger.read(plan)
+    failures = ledger.failures()
+    return Status(
+        out=plan.out,
+        published=Path(plan.out).exists(),
+        blocks=len(plan),
+        done=int(ledger.done.sum()),
+        failed=len(failures),
+        attempts=len(ledger.logs),
+        function=plan.function.name,
+        pickled=bool(plan.function.pickled),
+        failures=failures,
+    )

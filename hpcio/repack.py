@@ -1,0 +1,127 @@
+"""Making one ordinary file of a result, and only then letting go of its parts."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from hpcio import result
+from hpcio.errors import HpcioError, OutputError, ResultError
+from hpcio.plan import check_new_output
+from hpcio.slab import as_output_error
+from hpcio.sources import open_file
+from hpcio.target import Target
+from hpcio.verify import Verified, spans, verify
+
+__all__ = ["repack"]
+
+
+def repack(path: str | os.PathLike[str], into: str | os.PathLike[str] | None = None) -> Verified:
+    """Copy a result into one ordinary HDF5 file, and verify the copy.
+
+    Parameters
+    ----------
+    path : str or path
+        A result of a run.
+    into : str or path, optional
+        The new file; result and run directory stay as they are. Without it, the result
+        itself becomes one file, and its run directory is removed once every byte of the
+        new file has been verified.
+
+    Returns
+    -------
+    Verified
+
+    Raises
+    ------
+    ResultError
+        If the result cannot be trusted, or the copy differs; nothing is removed then.
+    OutputError
+        If `into` exists or cannot be written.
+
+    Examples
+    --------
+    >>> repack("out.h5", "one.h5")  # doctest: +SKIP
+    Verified(path='one.h5', blocks=300, gaps=0, nbytes=1228800)
+    """
+    source = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
+    final = source if into is None else Path(check_new_output(into))
+    part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
+    try:
+        try:
+            digest = _copy(source, part)
+            checked = verify(part)
+            if into is not None and os.path.lexists(final):
+                raise OutputError(f"The output '{final}' has appeared meanwhile. Move it away.")
+            os.rename(part, final)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        if into is None:
+            _drop(Path(f"{source}.run"), digest)
+    except HpcioError:
+        raise
+    except OSError as error:
+        raise as_output_error(error, final) from error
+    return Verified(os.fspath(final), checked.blocks, checked.gaps, checked.nbytes)
+
+
+def _copy(source: Path, part: Path) -> str:
+    """Copy everything but the parts; returns the digest of the plan."""
+    with (
+        result.open(source) as f,
+        h5py.File(part, "w", libver=("earliest", "v110"), locking=False) as g,
+    ):
+        g.attrs.update(f.attrs)
+        for name in f:
+            if name not in ("data", "hpcio"):
+                f.copy(name, g)
+        group = g.create_group("hpcio")
+        group.attrs.update(f["hpcio"].attrs)
+        for name in ("target", "state", "checksum"):
+            f.copy(f[f"hpcio/{name}"], group)
+        target = Target.load(f["hpcio/target"])
+        data = f["data"]
+        copy = _contiguous(g, target)
+        for _, first, last in spans(target):
+            region: list[slice] = [slice(0, n) for n in target.shape]
+            region[target.axis] = slice(first, last)
+            copy[tuple(region)] = data[tuple(region)]
+        for new, old in zip(copy.dims, f.virtual.dims, strict=True):
+            new.label = old.label
+            for scale in old.keys():
+                new.attach_scale(g[scale])
+        g.flush()
+        os.fsync(g.id.get_vfd_handle())
+        return bytes(f["hpcio"].attrs["plan"]).decode()
+
+
+def _contiguous(file: h5py.File, target: Target) -> h5py.Dataset:
+    """An empty dataset that HDF5 does not fill before it is written."""
+    dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    dcpl.set_layout(h5py.h5d.CONTIGUOUS)
+    dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    if target.dtype.kind in "fc":
+        dcpl.set_fill_value(np.full(1, np.nan, target.dtype))
+    htype = h5py.h5t.py_create(target.dtype, logical=True)
+    space = h5py.h5s.create_simple(target.shape)
+    return h5py.Dataset(h5py.h5d.create(file.id, b"data", htype, space, dcpl))
+
+
+def _drop(folder: Path, digest: str) -> None:
+    """Remove the run directory of a result that is now one file."""
+    if not folder.is_dir():
+        return
+    with open_file(folder / "plan.h5") as f:
+        if str(f.attrs["digest"]) != digest:
+            raise ResultError(
+                f"'{folder}' belongs to another run and is not removed; the result is one file now."
+            )
+    doomed = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
+    folder.rename(doomed)
+    shutil.rmtree(doomed)

@@ -1,0 +1,224 @@
+"""Running a plan: what is missing goes to an executor, what is complete is published."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from hpcio import rundir
+from hpcio.consolidate import publish
+from hpcio.errors import BlocksFailed, Interrupted, OutputError, ResultError
+from hpcio.journal import DONE, FILE, SYNC
+from hpcio.ledger import Failure, Ledger
+from hpcio.memory import check_memory
+from hpcio.plan import Plan
+
+__all__ = ["Done", "Executor", "Work", "execute"]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What an executor is asked to do.
+
+    Attributes
+    ----------
+    plan : Plan
+        Its run directory exists.
+    blocks : numpy.ndarray of int64
+        The blocks to do, ascending.
+    retries : int
+        How often a block that raises, or whose worker dies, is tried again.
+    """
+
+    plan: Plan
+    blocks: np.ndarray
+    retries: int
+
+
+class Executor(Protocol):
+    """Runs chunks of blocks somewhere; what is done, the journals say."""
+
+    @property
+    def workers(self) -> int:
+        """How many chunks it works on at a time."""
+
+    def execute(self, work: Work) -> None:
+        """Try every block of the work at least once, by `hpcio.chunks.run_chunk`.
+
+        Failed blocks are journalled, not raised.
+        """
+
+
+@dataclass(frozen=True)
+class Done:
+    """The record of a run.
+
+    Attributes
+    ----------
+    out : str
+        Path of the result.
+    seconds : float
+        Time of reading, computing and writing, without the start of the workers.
+    blocks : int
+        Blocks that are done, those of earlier runs included.
+    computed : int
+        Blocks that this run has computed.
+    nbytes : int
+        Bytes of results that this run has written.
+    nbytes_read : int
+        Bytes of trials that this run has read.
+    failed : tuple of Failure
+    workers : int
+    """
+
+    out: str
+    seconds: float
+    blocks: int
+    computed: int
+    nbytes: int
+    nbytes_read: int
+    failed: tuple[Failure, ...]
+    workers: int
+
+    @property
+    def blocks_per_second(self) -> float:
+        """Speed of this run."""
+        return self.computed / self.seconds if self.seconds else 0.0
+
+    @property
+    def mb_per_second(self) -> float:
+        """Bytes read and written in a second, in units of 10^6."""
+        return (self.nbytes + self.nbytes_read) / 1e6 / self.seconds if self.seconds else 0.0
+
+    def __str__(self) -> str:
+        earlier = self.blocks - self.computed
+        return (
+            f"{self.computed} blocks in {self.seconds:.2f} s "
+            f"({self.blocks_per_second:.0f} blocks/s, {self.mb_per_second:.0f} MB/s)"
+            + (f", {earlier} from earlier runs" if earlier else "")
+            + (f", {len(self.failed)} failed" if self.failed else "")
+        )
+
+
+def execute(
+    plan: Plan,
+    executor: Executor | None = None,
+    *,
+    workers: int | None = None,
+    threads: int = 1,
+    memory: str | int | None = None,
+    retries: int = 0,
+    gaps: bool = False,
+    fresh: bool = False,
+    progress: bool | None = None,
+) -> Done:
+    """Run what a plan lacks, and publish the result; see :meth:`hpcio.Plan.run`."""
+    if executor is None:
+        from hpcio.local import choose
+
+        executor = choose(workers=workers, threads=threads)
+    if fresh:
+        rundir.discard(plan.out)
+    if os.path.lexists(plan.out):
+        return _finished(plan, executor.workers)
+    plan.source.check_unchanged()
+    check_memory(plan, max(1, executor.workers), memory)
+    plan = rundir.prepare(plan)
+    with ExitStack() as stack:
+        stack.enter_context(rundir.held(plan))
+        before = Ledger.read_trusted(plan)
+        todo = before.missing()
+        known = {log.path for log in before.logs}
+        if todo.size:
+            stack.enter_context(_shown(plan, todo, progress))
+            try:
+                executor.execute(Work(plan, todo, retries))
+            except KeyboardInterrupt:
+                left = Ledger.read(plan).missing().size
+                raise Interrupted(
+                    f"Stopped with {len(plan) - left} of {len(plan)} blocks done. "
+                    f"Continue with: hpcio resume {plan.out}"
+                ) from None
+        ledger = Ledger.read_trusted(plan)
+        done = _record(ledger, known, executor.workers)
+        if not ledger.done.all() and not gaps:
+            raise BlocksFailed(_failed_message(ledger), done)
+        publish(ledger)
+    return done
+
+
+def _shown(plan: Plan, todo: np.ndarray, progress: bool | None) -> ExitStack:
+    from hpcio.progress import watch
+
+    stack = ExitStack()
+    if progress is not False:
+        stack.enter_context(watch(plan, todo, force=progress is True))
+    return stack
+
+
+def _finished(plan: Plan, workers: int) -> Done:
+    """The record of a run that has nothing left to do."""
+    if not plan.run_directory.is_dir() or Plan.load(plan.out).digest != plan.digest:
+        raise OutputError(
+            f"The output '{plan.out}' exists and is not the result of this plan. "
+            "Choose another name, or start over with fresh=True (in the shell: --fresh)."
+        )
+    ledger = Ledger.read(plan)
+    return _record(ledger, {log.path for log in ledger.logs}, workers)
+
+
+def _record(ledger: Ledger, known: set[object], workers: int) -> Done:
+    """What the journals that are new since `known` say of a run."""
+    plan = ledger.plan
+    new = [log for log in ledger.logs if log.path not in known]
+    times = [
+        (float(log.about["start"]), log.records)
+        for log in new
+        if (log.records["kind"] == DONE).any()
+    ]
+    seconds = 0.0
+    if times:
+        started = min(_first_start(records, start) for start, records in times)
+        seconds = max(float(r["end"].max()) for _, r in times) - started
+    ours = [log.records[log.records["kind"] == DONE] for log in new]
+    blocks = (
+        np.unique(np.concatenate([r["block"] for r in ours])) if ours else np.zeros(0, np.int64)
+    )
+    return Done(
+        out=plan.out,
+        seconds=seconds,
+        blocks=int(ledger.done.sum()),
+        computed=int(blocks.size),
+        nbytes=int(plan.target.sizes()[blocks].sum()),
+        nbytes_read=int(plan.input_sizes()[blocks].sum()),
+        failed=ledger.failures(),
+        workers=workers,
+    )
+
+
+def _first_start(records: np.ndarray, opened: float) -> float:
+    """When the first block of an attempt began, in seconds since 1970."""
+    first = records[0]
+    lasted = float(first["compute"]) + float(first["io"]) if first["kind"] == DONE else 0.0
+    return max(opened, float(first["end"]) - lasted)
+
+
+def _failed_message(ledger: Ledger, most: int = 10) -> str:
+    failures = ledger.failures()
+    lost = ledger.missing().size - len(failures)
+    lines = [f"{len(failures)} of {len(ledger.plan)} blocks failed; nothing was published."]
+    lines += [f"  block {f.block} (trial {f.trial}): {f.reason}" for f in failures[:most]]
+    if len(failures) > most:
+        lines.append(f"  ... and {len(failures) - most} more")
+    if lost:
+        lines.append(f"  {lost} blocks were not tried")
+    lines.append(
+        f"Tracebacks: hpcio status {ledger.plan.out} --failed. Mend the cause, then run again: "
+        "only the missing blocks are computed. Or ask for gaps=True (in the shell: --gaps)."
+    )
+    return "\n".join(lines)

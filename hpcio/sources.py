@@ -1,0 +1,209 @@
+"""The recording: one dataset of one HDF5 file, and how a file is opened for reading."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from hpcio.errors import SourceError
+
+__all__ = ["Source", "open_file", "split_spec"]
+
+# What a file system without advisory locks answers; EWOULDBLOCK means that a lock is held.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+def split_spec(spec: str | os.PathLike[str]) -> tuple[str, str]:
+    """Split ``FILE::DATASET`` at its last ``::``.
+
+    Parameters
+    ----------
+    spec : str or path
+        Such as ``"rec.h5::/lfp"``.
+
+    Returns
+    -------
+    file, dataset : str
+
+    Raises
+    ------
+    SourceError
+        If either part is missing.
+
+    Examples
+    --------
+    >>> split_spec("rec.h5::/lfp")
+    ('rec.h5', '/lfp')
+    """
+    file, separator, dataset = os.fspath(spec).rpartition("::")
+    if not separator or not file or not dataset:
+        raise SourceError(
+            f"'{os.fspath(spec)}' does not name a dataset. "
+            "Write FILE::DATASET, such as rec.h5::/lfp."
+        )
+    return file, dataset
+
+
+@functools.lru_cache(maxsize=64)
+def _device_locks(device: int, path: str) -> bool:
+    """Whether the file system that holds `path` offers the lock that HDF5 asks for."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _NO_LOCKS
+    finally:
+        os.close(fd)
+    return True
+
+
+def locking(path: str | os.PathLike[str]) -> bool | None:
+    """What to pass to h5py as `locking` for `path`; asked once for each file system.
+
+    False where the file system has no locks, else None, HDF5's default: HDF5 refuses a
+    second handle of a file that asks for something else than the first.
+
+    Passed to h5py for each file handle, so that nobody has to know the variable
+    ``HDF5_USE_FILE_LOCKING``, which HDF5 reads for the whole process.
+    """
+    name = os.fspath(path)
+    probe = name if os.path.isfile(name) else (os.path.dirname(name) or ".")
+    return None if _device_locks(os.stat(probe).st_dev, probe) else False
+
+
+def open_file(path: str | os.PathLike[str]) -> h5py.File:
+    """Open an HDF5 file for reading, or say exactly why that is not possible.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    h5py.File
+        Mode ``"r"``.
+
+    Raises
+    ------
+    SourceError
+        No such file, no permission, a directory, not HDF5, or open for writing elsewhere.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, "rb"):
+            pass
+        lock = locking(name)
+    except FileNotFoundError:
+        raise SourceError(f"There is no file '{name}'. Check the path.") from None
+    except IsADirectoryError:
+        raise SourceError(f"'{name}' is a directory. Name an HDF5 file in it.") from None
+    except PermissionError:
+        raise SourceError(
+            f"No permission to read '{name}'. Ask its owner, or check chmod."
+        ) from None
+    except OSError as error:
+        raise SourceError(f"Cannot read '{name}': {error.strerror}.") from error
+    try:
+        return h5py.File(name, "r", locking=lock)
+    except OSError as error:
+        if not h5py.is_hdf5(name) and "lock" not in str(error):
+            raise SourceError(f"'{name}' is not an HDF5 file. Convert it first.") from error
+        if "lock" in str(error):
+            raise SourceError(
+                f"'{name}' is open for writing elsewhere. Close it there, then try again."
+            ) from error
+        raise SourceError(f"HDF5 cannot open '{name}': {error}.") from error
+
+
+@dataclass(frozen=True)
+class Source:
+    """One dataset of one HDF5 file, as it was when a plan was made.
+
+    Attributes
+    ----------
+    path : str
+        Absolute path of the file.
+    dataset : str
+        Name of the dataset in it.
+    shape : tuple of int
+    dtype : numpy.dtype
+    size : int
+        Size of the file in bytes.
+    mtime_ns : int
+        Its modification time in nanoseconds since 1970.
+    """
+
+    path: str
+    dataset: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def read(cls, spec: str | os.PathLike[str]) -> Source:
+        """Look at the dataset that ``FILE::DATASET`` names.
+
+        Raises
+        ------
+        SourceError
+            If file or dataset cannot be read, or the dataset holds no plain numbers.
+        """
+        file, dataset = split_spec(spec)
+        path = str(Path(file).expanduser().absolute())
+        with open_file(path) as f:
+            array = find_dataset(f, dataset)
+            if array.dtype.kind not in "biufc":
+                raise SourceError(
+                    f"Dataset '{dataset}' of '{path}' has the type {array.dtype}, which is no "
+                    "plain number. Choose a dataset of integers, floats, complex or bool."
+                )
+            if array.ndim == 0:
+                raise SourceError(
+                    f"Dataset '{dataset}' of '{path}' is a scalar and has no axis to cut "
+                    "trials along. Choose a dataset with at least one axis."
+                )
+            shape, dtype = array.shape, array.dtype
+        stat = os.stat(path)
+        return cls(path, dataset, shape, dtype, stat.st_size, stat.st_mtime_ns)
+
+    def check_unchanged(self) -> None:
+        """Raise SourceError unless size and modification time are those of the plan."""
+        try:
+            stat = os.stat(self.path)
+        except OSError as error:
+            raise SourceError(
+                f"The source '{self.path}' of the plan cannot be found ({error.strerror}). "
+                "Put it back, or make a new plan."
+            ) from error
+        if (stat.st_size, stat.st_mtime_ns) != (self.size, self.mtime_ns):
+            raise SourceError(
+                f"The source '{self.path}' has changed since the plan was made. "
+                "Make a new plan (in the shell: --fresh)."
+            )
+
+
+def find_dataset(file: h5py.File, dataset: str) -> h5py.Dataset:
+    """Dataset `dataset` of an open file, or a SourceError that lists what is there instead."""
+    try:
+        found = file[dataset]
+    except KeyError:
+        found = None
+    if isinstance(found, h5py.Dataset):
+        return found
+    names: list[str] = []
+    file.visititems(
+        lambda name, item: names.append(f"/{name}") if isinstance(item, h5py.Dataset) else None
+    )
+    listed = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "none"
+    what = "is a group, not a dataset" if found is not None else "does not exist"
+    raise SourceError(
+        f"'{dataset}' in '{file.filename}' {what}. Choose one of the datasets: {listed}."
+    )

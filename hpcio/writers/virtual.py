@@ -1,0 +1,322 @@
+"""The writer `virtual`: workers write HDF5 files of their own, joined in one virtual dataset.
+
+``sources="trial"``
+    One file for each block, as the reference has it, written in one call by its header image.
+``sources="task"``
+    One preallocated file for each chunk, holding the results of its blocks back to back as
+    one dataset of one axis; the virtual dataset gives them their shape.
+
+Every attempt writes under its own name, so that two attempts at a block never meet.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import h5py
+import numpy as np
+
+from hpcio.errors import ResultError
+from hpcio.journal import DONE, FILE, Journal, Log
+from hpcio.plan import Plan
+from hpcio.slab import Layout, Slab, as_output_error, checksum, layout, read_at, write_file
+from hpcio.writers import Writer
+
+if TYPE_CHECKING:
+    from hpcio.ledger import Ledger
+
+__all__ = ["ReadBack", "add_data", "check_sources", "open_writer"]
+
+# A folder of some thousand files is what every file system still lists well.
+FILES_PER_FOLDER = 4096
+
+SOURCE = [("size", "<i8"), ("header", "<i8"), ("check", "<u8")]
+
+
+def open_writer(plan: Plan, attempt: str) -> Writer:
+    """The writer of one attempt."""
+    return TrialFiles(plan, attempt) if plan.sources == "trial" else TaskFiles(plan, attempt)
+
+
+def _task_path(attempt: str, file: int) -> str:
+    return f"sources/{attempt}-{file}.h5"
+
+
+def _trial_path(attempt: str, block: int) -> str:
+    return f"sources/{block // FILES_PER_FOLDER:04d}/{block:07d}-{attempt}.h5"
+
+
+def _task_layout(plan: Plan, nbytes: int) -> Layout:
+    dtype = plan.target.dtype
+    return layout((nbytes // dtype.itemsize,), dtype, digest=plan.digest)
+
+
+def _trial_layout(plan: Plan, block: int) -> Layout:
+    shape = plan.target.shapes[int(plan.target.form[block])]
+    return layout(shape, plan.target.dtype, digest=plan.digest)
+
+
+class TaskFiles:
+    """One file for each chunk."""
+
+    def __init__(self, plan: Plan, attempt: str) -> None:
+        self._plan, self._attempt = plan, attempt
+        self._sizes = plan.target.sizes()
+        self._slab: Slab | None = None
+        self._file = -1
+        self._next = 0
+
+    def begin(self, blocks: np.ndarray, journal: Journal) -> None:
+        self.close()
+        self._file += 1
+        self._next = 0
+        shape = _task_layout(self._plan, int(self._sizes[blocks].sum()))
+        path = self._plan.run_directory / _task_path(self._attempt, self._file)
+        try:
+            self._slab = Slab(path, shape)
+        except OSError as error:
+            raise as_output_error(error, path) from error
+        journal.append(FILE, file=self._file, offset=shape.offset, nbytes=shape.nbytes)
+
+    def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
+        assert self._slab is not None
+        offset = self._next
+        self._slab.write(data, offset)
+        self._next = offset + data.nbytes
+        return self._file, offset
+
+    def sync(self) -> None:
+        if self._slab is not None:
+            self._slab.sync()
+
+    def close(self) -> None:
+        if self._slab is not None:
+            self._slab.close()
+            self._slab = None
+
+
+class TrialFiles:
+    """One file for each block."""
+
+    def __init__(self, plan: Plan, attempt: str) -> None:
+        self._plan, self._attempt = plan, attempt
+        self._root = f"{plan.run_directory}/"
+        self._shapes = [
+            layout(shape, plan.target.dtype, digest=plan.digest) for shape in plan.target.shapes
+        ]
+        self._form = plan.target.form
+        self._syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+
+    def begin(self, blocks: np.ndarray, journal: Journal) -> None:
+        for shard in np.unique(blocks // FILES_PER_FOLDER).tolist():
+            folder = Path(self._root, _trial_path("", shard * FILES_PER_FOLDER)).parent
+            try:
+                folder.mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise as_output_error(error, folder) from error
+
+    def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
+        path = self._root + _trial_path(self._attempt, block)
+        write_file(path, self._shapes[self._form[block]], data)
+        return 0, 0
+
+    def sync(self) -> None:
+        # One call for all files since the last: an fsync for each costs a hundred times
+        # what writing a small one does.
+        fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if self._syncfs(fd):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), self._root)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        pass
+
+
+class ReadBack:
+    """The results of one attempt, read as plain bytes by what its journal says."""
+
+    def __init__(self, plan: Plan, log: Log) -> None:
+        self._plan, self._attempt = plan, str(log.about["name"])
+        files = log.records[log.records["kind"] == FILE]
+        self._starts = {int(r["file"]): int(r["offset"]) for r in files}
+        self._open: tuple[str, int] | None = None
+
+    def read(self, record: np.void) -> np.ndarray | None:
+        """The bytes of one block; None if its file is missing or too short."""
+        block, file = int(record["block"]), int(record["file"])
+        if self._plan.sources == "trial":
+            path = _trial_path(self._attempt, block)
+            start = _trial_layout(self._plan, block).offset
+        else:
+            path = _task_path(self._attempt, file)
+            start = self._starts.get(file, -1)
+        data = np.empty(int(record["nbytes"]), np.uint8)
+        try:
+            fd = self._descriptor(path)
+        except FileNotFoundError:
+            return None
+        return data if start >= 0 and read_at(fd, data, start + int(record["offset"])) else None
+
+    def intact(self, record: np.void) -> bool:
+        """Whether the bytes of one block are those that were journalled."""
+        data = self.read(record)
+        return data is not None and checksum(data) == int(record["checksum"])
+
+    def _descriptor(self, path: str) -> int:
+        if self._open is None or self._open[0] != path:
+            self.close()
+            fd = os.open(self._plan.run_directory / path, os.O_RDONLY | os.O_CLOEXEC)
+            self._open = (path, fd)
+        return self._open[1]
+
+    def close(self) -> None:
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# ---------------------------------------------------------------------- the result
+
+
+def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> None:
+    """Make the virtual dataset ``data`` in `file`, and the table of its sources.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Blocks that are not done become gaps: NaN, or zero for integers.
+    file : h5py.File
+        The result, open for writing.
+    folder : pathlib.Path
+        Where the result will lie: the sources are named relative to it.
+    """
+    plan = ledger.plan
+    target = plan.target
+    prefix = os.path.relpath(plan.run_directory, folder)
+    dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if target.dtype.kind in "fc":
+        dcpl.set_fill_value(np.full(1, np.nan, target.dtype))
+    whole = h5py.h5s.create_simple(target.shape)
+    paths: list[str] = []
+    shapes: list[Layout] = []
+    of_block = np.full(len(plan), -1, np.int32)
+    for first, last, path, shape, offset in _runs(ledger):
+        if not paths or paths[-1] != path:
+            paths.append(path)
+            shapes.append(shape)
+        of_block[first:last] = len(paths) - 1
+        start, count = _region(plan, first, last)
+        whole.select_hyperslab(start, count)
+        if plan.sources == "trial":
+            inside = h5py.h5s.create_simple(target.shapes[int(target.form[first])])
+        else:
+            inside = h5py.h5s.create_simple((shape.nbytes // target.dtype.itemsize,))
+            size = int(np.prod(count, dtype=np.int64))
+            inside.select_hyperslab((offset // target.dtype.itemsize,), (size,))
+        # HDF5 takes a per cent sign in the name of a source as a pattern.
+        name = os.path.join(prefix, path).replace("%", "%%")
+        dcpl.set_virtual(whole, os.fsencode(name), b"data", inside)
+    htype = h5py.h5t.py_create(target.dtype, logical=True)
+    h5py.h5d.create(file.id, b"data", htype, h5py.h5s.create_simple(target.shape), dcpl)
+    relative = [os.fsencode(os.path.join(prefix, p)) for p in paths]
+    width = max(map(len, relative), default=1)
+    table = np.zeros(len(paths), [("path", f"S{width}"), *SOURCE])
+    table["path"] = relative
+    table["size"] = [s.size for s in shapes]
+    table["header"] = [s.offset for s in shapes]
+    table["check"] = [checksum(s.header) for s in shapes]
+    check_sources(folder, table)
+    group = file["hpcio"]
+    group["sources"] = table
+    group["source_of_block"] = of_block
+
+
+def _runs(ledger: Ledger) -> Iterator[tuple[int, int, str, Layout, int]]:
+    """Blocks that one mapping covers: first, last, path, layout of the file, byte offset.
+
+    Consecutive blocks that lie back to back both in a source and in the result are one
+    mapping: a virtual dataset costs time and memory for each.
+    """
+    plan, target = ledger.plan, ledger.plan.target
+    done = np.flatnonzero((ledger.state == DONE) & (target.sizes() > 0))
+    if not done.size:
+        return
+    names = [str(log.about["name"]) for log in ledger.logs]
+    if plan.sources == "trial":
+        for b in done.tolist():
+            yield b, b + 1, _trial_path(names[ledger.log[b]], b), _trial_layout(plan, b), 0
+        return
+    record, log = ledger.record[done], ledger.log[done]
+    joined = (
+        (np.diff(done) == 1)
+        & (np.diff(log) == 0)
+        & (np.diff(record["file"].astype(np.int64)) == 0)
+        & (np.diff(record["offset"]) == record["nbytes"][:-1])
+    )
+    if target.axis != 0 or target.channel_axis is not None:
+        joined[:] = False
+    sizes = {
+        (i, int(r["file"])): int(r["nbytes"])
+        for i, one in enumerate(ledger.logs)
+        for r in one.records[one.records["kind"] == FILE]
+    }
+    first = np.concatenate([[0], np.flatnonzero(~joined) + 1])
+    last = np.concatenate([first[1:], [done.size]])
+    for a, b in zip(first.tolist(), last.tolist(), strict=True):
+        key = int(log[a]), int(record["file"][a])
+        shape = _task_layout(plan, sizes[key])
+        path = _task_path(names[key[0]], key[1])
+        yield int(done[a]), int(done[b - 1]) + 1, path, shape, int(record["offset"][a])
+
+
+def _region(plan: Plan, first: int, last: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Start and count of consecutive blocks in the result."""
+    region = plan.target.region(first)
+    start = tuple(s.start for s in region)
+    count = [s.stop - s.start for s in region]
+    if last - first > 1:
+        count[0] = plan.target.region(last - 1)[0].stop - start[0]
+    return start, tuple(count)
+
+
+def check_sources(folder: Path, table: np.ndarray) -> None:
+    """Raise ResultError unless every source is there, whole, and the one that was written.
+
+    HDF5 itself fills the place of a missing source with zeros and says nothing.
+    """
+    for path, size, header, check in table.tolist():
+        name = folder / os.fsdecode(path)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ResultError(
+                error.errno,
+                f"The source '{name}' cannot be read ({error.strerror}). Move a result together "
+                "with its folder OUT.run, or make one file of it first: hpcio repack",
+            ) from error
+        try:
+            found = os.fstat(fd).st_size
+            if found != size:
+                raise ResultError(
+                    f"The source '{name}' has {found} bytes instead of {size}. Restore it from a "
+                    "backup, or remove the result and resume the run."
+                )
+            if checksum(os.pread(fd, header, 0)) != check:
+                raise ResultError(
+                    f"The source '{name}' is not the file that was written for this result. "
+                    "Restore it from a backup, or remove the result and resume the run."
+                )
+        finally:
+            os.close(fd)
