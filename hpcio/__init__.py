@@ -15,7 +15,7 @@ from hpcio.decorators import unwrap_io
 from hpcio.faux import FauxTrial
 from hpcio.plan import Plan
 from hpcio.repack import repack
-from hpcio.result import open  # as h5py and io call theirs
+from hpcio.result import open  # noqa: A004  (as io.open and gzip.open are called)
 from hpcio.trials import Trials
 from hpcio.verify import verify
 

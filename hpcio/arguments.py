@@ -61,6 +61,7 @@ class Arguments:
     kwargs: dict[str, Any]
 
     def dump(self) -> bytes:
+        """The arguments as bytes; PlanError names what cannot be pickled."""
         fingerprint(self)  # says what cannot be pickled
         import cloudpickle
 
@@ -68,6 +69,7 @@ class Arguments:
 
     @classmethod
     def load(cls, payload: bytes) -> Self:
+        """What `dump` made, in a Python environment like the one it was made in."""
         try:
             return cls(*pickle.loads(payload))
         except Exception as error:

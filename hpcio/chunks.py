@@ -86,7 +86,7 @@ class Attempt:
         self.arguments = plan.arguments()
         self.extra = {}
         if takes(self.func, "chunkShape"):
-            self.extra["chunkShape"] = tuple(max(n) for n in zip(*plan.target.shapes, strict=True))
+            self.extra["chunkShape"] = plan.target.largest_shape()
         self.reader = Reader(plan)
         try:
             self.journal = Journal(
@@ -112,6 +112,7 @@ class Attempt:
         self._synced = time.monotonic()
 
     def close(self) -> None:
+        """Let go of all files; what was journalled stays."""
         try:
             self.journal.close()
         finally:
@@ -179,7 +180,7 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                         func, trial, args, kwargs, shapes[out], dtype, casting=casting
                     )
                     attempt.computing = False
-                except Exception:
+                except Exception:  # noqa: BLE001  (whatever it is, it is journalled)
                     attempt.computing = False
                     if tries > 0:
                         tries -= 1

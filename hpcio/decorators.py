@@ -108,7 +108,7 @@ def unwrap_io(func: Callable[P, R]) -> Callable[..., Any]:
             _work(func, trl_dat, args, kwargs)
             return None
         if isinstance(trl_dat, np.ndarray | FauxTrial):
-            return func(trl_dat, *args, **kwargs)  # type: ignore[call-arg, arg-type]
+            return func(trl_dat, *args, **kwargs)  # type: ignore[arg-type]
         raise FunctionError(
             f"'{func.__name__}' was called with a {type(trl_dat).__name__}. "
             "Its first argument is an array, a FauxTrial, or the dict of a worker."
@@ -221,7 +221,8 @@ def _write_shared(
     path = os.fspath(trl_dat["outfile"])
     if not os.path.exists(path):
         raise OutputError(
-            f"There is no output file '{path}'. With vdsdir=None it must exist before workers start."
+            f"There is no output file '{path}'. "
+            "With vdsdir=None it must exist before workers start."
         )
     try:
         with _locked(path), h5py.File(path, "r+", locking=locking(path)) as f:

@@ -58,7 +58,7 @@ def dry_run(
             shape, found = _told(out_shape, form.inshape), dtype
         else:
             where = f"trial {trial} (shape {form.inshape})"
-            shape, found = _probe(func, name, source, blocks, i, arguments, asks, where)
+            shape, found = _probe(func, name, source, blocks, i, arguments, asks=asks, where=where)
             if out_shape is not None and shape != _told(out_shape, form.inshape):
                 raise FunctionError(
                     f"'{name}' gives shape {shape} for {where}, but out_shape says "
@@ -104,6 +104,7 @@ def _probe(
     blocks: Blocks,
     i: int,
     arguments: Arguments,
+    *,
     asks: bool,
     where: str,
 ) -> tuple[Shape, np.dtype]:

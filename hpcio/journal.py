@@ -149,6 +149,7 @@ class Journal:
         os.fsync(self._fd)
 
     def close(self) -> None:
+        """Write what waits, and let go of the file."""
         try:
             self.flush()
         finally:

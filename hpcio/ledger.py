@@ -104,7 +104,8 @@ class Ledger:
     @property
     def done(self) -> np.ndarray:
         """Whether each block is done, shape (B,)."""
-        return self.state == DONE
+        done: np.ndarray = self.state == DONE
+        return done
 
     def missing(self) -> np.ndarray:
         """The blocks that are not done, failed ones included, in order."""

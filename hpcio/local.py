@@ -67,6 +67,7 @@ class ThisProcess:
     workers = 0
 
     def execute(self, work: Work) -> None:
+        """Try every block of the work; see `hpcio.run.Executor`."""
         with Attempt(work.plan, "here", retries=work.retries) as attempt:
             run_chunk(attempt, work.blocks)
 
@@ -108,6 +109,7 @@ class Processes:
         self.threads = threads
 
     def execute(self, work: Work) -> None:
+        """Try every block of the work; see `hpcio.run.Executor`."""
         _Session(self, work).run()
 
 

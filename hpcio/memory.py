@@ -60,7 +60,8 @@ def available() -> int:
 
 def block_memory(plan: Plan) -> np.ndarray:
     """Bytes that each block needs at the least: its trial and its result, shape (B,)."""
-    return plan.input_sizes() + plan.target.sizes()
+    need: np.ndarray = plan.input_sizes() + plan.target.sizes()
+    return need
 
 
 def check_memory(plan: Plan, workers: int, memory: str | int | None) -> None:

@@ -117,6 +117,7 @@ class Reader:
         return self._buffer
 
     def close(self) -> None:
+        """Let go of the source."""
         self._file.close()
         if self._fd >= 0:
             os.close(self._fd)

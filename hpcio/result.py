@@ -24,7 +24,7 @@ SOURCES_PER_PAGE = 256
 SPARE_FILES = 128
 
 
-class ResultFile(h5py.File):
+class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
     """A result, open for reading: an `h5py.File` whose ``data`` tells the truth.
 
     Made by :func:`open`. If the result has more sources than this process may hold open,
@@ -147,7 +147,7 @@ class PagedDataset:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         array: np.ndarray = self[...]
         return array if dtype is None else array.astype(dtype)
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from hpcio import rundir
 from hpcio.consolidate import publish
-from hpcio.errors import BlocksFailed, Interrupted, OutputError, ResultError
-from hpcio.journal import DONE, FILE, SYNC
+from hpcio.errors import BlocksFailed, Interrupted, OutputError
+from hpcio.journal import DONE
 from hpcio.ledger import Failure, Ledger
 from hpcio.memory import check_memory
 from hpcio.plan import Plan
@@ -135,7 +135,7 @@ def execute(
         todo = before.missing()
         known = {log.path for log in before.logs}
         if todo.size:
-            stack.enter_context(_shown(plan, todo, progress))
+            stack.enter_context(_shown(plan, todo, progress=progress))
             try:
                 executor.execute(Work(plan, todo, retries))
             except KeyboardInterrupt:
@@ -152,7 +152,7 @@ def execute(
     return done
 
 
-def _shown(plan: Plan, todo: np.ndarray, progress: bool | None) -> ExitStack:
+def _shown(plan: Plan, todo: np.ndarray, *, progress: bool | None) -> ExitStack:
     from hpcio.progress import watch
 
     stack = ExitStack()
@@ -172,7 +172,7 @@ def _finished(plan: Plan, workers: int) -> Done:
     return _record(ledger, {log.path for log in ledger.logs}, workers)
 
 
-def _record(ledger: Ledger, known: set[object], workers: int) -> Done:
+def _record(ledger: Ledger, known: set[Path], workers: int) -> Done:
     """What the journals that are new since `known` say of a run."""
     plan = ledger.plan
     new = [log for log in ledger.logs if log.path not in known]

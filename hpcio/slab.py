@@ -16,16 +16,21 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import xxhash
 
 from hpcio.errors import FunctionError, OutputError
+from hpcio.filesystems import in_memory
 
 __all__ = ["Layout", "Slab", "checksum", "layout", "read_at", "write_at", "write_file"]
 
 checksum: Callable[..., int] = xxhash.xxh3_64_intdigest
+
+# A C-contiguous array or bytes. numpy tells type checkers of its buffers from Python 3.12 on.
+Raw = Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -128,17 +133,22 @@ def as_output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError
     return OutputError(error.errno, f"Cannot write '{path}': {error.strerror}. {remedy}")
 
 
-def write_at(fd: int, data: np.ndarray | bytes, offset: int) -> None:
+def write_at(fd: int, data: Raw, offset: int) -> None:
     """Write all of `data` at byte `offset`: `os.pwrite` stops at 2 GiB, this does not."""
     written = os.pwrite(fd, data, offset)
     size = data.nbytes if isinstance(data, np.ndarray) else len(data)
     if written != size:
-        view = memoryview(data.reshape(-1).view(np.uint8) if isinstance(data, np.ndarray) else data)
+        view = _bytes_of(data)
         while written < size:
             written += os.pwrite(fd, view[written:], offset + written)
 
 
-def read_at(fd: int, array: np.ndarray, offset: int) -> bool:
+def _bytes_of(data: Raw) -> memoryview:
+    flat: Any = data.reshape(-1).view(np.uint8) if isinstance(data, np.ndarray) else data
+    return memoryview(flat)
+
+
+def read_at(fd: int, array: Raw, offset: int) -> bool:
     """Fill a C-contiguous `array` from byte `offset`; false if the file ends before that."""
     size = array.nbytes
     if not size:
@@ -146,7 +156,7 @@ def read_at(fd: int, array: np.ndarray, offset: int) -> bool:
     got = os.preadv(fd, [array], offset)
     if got == size:
         return True
-    view = memoryview(array.reshape(-1).view(np.uint8))
+    view = _bytes_of(array)
     while got < size:
         step = os.preadv(fd, [view[got:]], offset + got)
         if step == 0:
@@ -155,7 +165,7 @@ def read_at(fd: int, array: np.ndarray, offset: int) -> bool:
     return True
 
 
-def write_file(path: str, shape: Layout, data: np.ndarray) -> int:
+def write_file(path: str, shape: Layout, data: Raw) -> int:
     """Write a whole file, header and data, in one call to the system; return its size.
 
     `data` is C-contiguous and of the layout's type. The name must be new: an attempt
@@ -191,19 +201,25 @@ class Slab:
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             write_at(self.fd, shape.header, 0)
-            # Early allocation of HDF5 reserves nothing on disk; this does, and it tells
-            # at once when the disk is full. Writers of one file gain speed from it too.
-            try:
-                os.posix_fallocate(self.fd, 0, shape.size)
-            except OSError as error:
-                if error.errno not in _NO_FALLOCATE:
-                    raise
-                os.ftruncate(self.fd, shape.size)
+            self._reserve(shape.size)
         except BaseException:
             os.close(self.fd)
             raise
 
-    def write(self, data: np.ndarray, offset: int) -> None:
+    def _reserve(self, size: int) -> None:
+        # Early allocation of HDF5 reserves nothing on disk; this does, and it tells at once
+        # when the disk is full. Several writers of one file gain speed from it too.
+        if not in_memory(self.path):
+            try:
+                os.posix_fallocate(self.fd, 0, size)
+            except OSError as error:
+                if error.errno not in _NO_FALLOCATE:
+                    raise
+            else:
+                return
+        os.ftruncate(self.fd, size)
+
+    def write(self, data: Raw, offset: int) -> None:
         """Write C-contiguous `data` at byte `offset` of the dataset."""
         write_at(self.fd, data, self.offset + offset)
 
@@ -212,4 +228,5 @@ class Slab:
         os.fsync(self.fd)
 
     def close(self) -> None:
+        """Let go of the file."""
         os.close(self.fd)

@@ -59,13 +59,19 @@ class Target:
     def sizes(self) -> np.ndarray:
         """Bytes of each block, shape (B,)."""
         each = [int(np.prod(s, dtype=np.int64)) * self.dtype.itemsize for s in self.shapes]
-        return np.asarray(each, np.int64)[self.form]
+        sizes: np.ndarray = np.asarray(each, np.int64)[self.form]
+        return sizes
 
     def rows(self) -> np.ndarray:
         """Length of each block along `axis`, shape (B,)."""
         if self.stacked:
             return np.ones(self.form.size, np.int64)
-        return np.asarray([s[self.axis] for s in self.shapes], np.int64)[self.form]
+        rows: np.ndarray = np.asarray([s[self.axis] for s in self.shapes], np.int64)[self.form]
+        return rows
+
+    def largest_shape(self) -> tuple[int, ...]:
+        """The longest block on each axis: what Syncopy's functions know as `chunkShape`."""
+        return tuple(max(lengths) for lengths in zip(*self.shapes, strict=True))
 
     def region_shape(self, form: int) -> tuple[int, ...]:
         """Shape of the region that blocks of one form fill in the dataset."""
@@ -145,7 +151,7 @@ def lay_out(
             + ("stacked. " if stacked else f"joined along axis {axis}. ")
             + "Return equal shapes on the other axes, or choose another join."
         )
-    start, length = _positions(blocks, form, shapes, axis, stacked)
+    start, length = _positions(blocks, form, shapes, axis, stacked=stacked)
     channel, width = _channel_positions(blocks, form, shapes, channel_axis)
     region = list(shapes[0])
     if channel_axis is not None:
@@ -168,7 +174,7 @@ def _result_axis(axis: int, rank: int, name: str, remedy: str) -> int:
 
 
 def _positions(
-    blocks: Blocks, form: np.ndarray, shapes: tuple[Shape, ...], axis: int, stacked: bool
+    blocks: Blocks, form: np.ndarray, shapes: tuple[Shape, ...], axis: int, *, stacked: bool
 ) -> tuple[np.ndarray, int]:
     """First row of each block along the join axis, and the length of the whole."""
     per_trial = blocks.channel_blocks

@@ -176,6 +176,7 @@ class ReadBack:
         return self._open[1]
 
     def close(self) -> None:
+        """Let go of the file at hand."""
         if self._open is not None:
             os.close(self._open[1])
             self._open = None

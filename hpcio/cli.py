@@ -1,0 +1,340 @@
+"""The command ``hpcio``.
+
+Exit status: 0 for success, 1 for a run that failed, 2 for misuse or bad input, 130 after
+Ctrl-C. Further subcommands come from other packages by the entry-point group
+``hpcio.commands``.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+import hpcio
+from hpcio.errors import BlocksFailed, HpcioError, Interrupted, ResultError, WorkerError
+from hpcio.plan import Plan
+
+__all__ = ["main"]
+
+FAILED, MISUSE, INTERRUPTED = 1, 2, 130
+
+
+class Commands(click.Group):
+    """The command's own subcommands, and those that other packages bring."""
+
+    def _brought(self) -> dict[str, metadata.EntryPoint]:
+        return {e.name: e for e in metadata.entry_points(group="hpcio.commands")}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.commands, *sorted(self._brought().keys() - self.commands.keys())]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in self.commands:
+            return self.commands[name]
+        brought = self._brought().get(name)
+        return brought.load() if brought else None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(hpcio.__version__, "--version", prog_name="hpcio")
+def cli() -> None:
+    """Run a Python function over every trial of a large HDF5 recording.
+
+    \b
+    hpcio run spectrum.py:power rec.h5::/lfp --trials rec.h5::/trials --out out.h5
+    """  # noqa: D301  (click reads the backspace)
+
+
+def main() -> None:
+    """Run the command; errors of hpcio become one message and an exit status."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(MISUSE)
+    except Interrupted as error:
+        _complain(str(error))
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except HpcioError as error:
+        _complain(str(error))
+        sys.exit(FAILED if isinstance(error, BlocksFailed | WorkerError | ResultError) else MISUSE)
+
+
+def _complain(message: str) -> None:
+    click.secho("hpcio: ", fg="red", bold=True, err=True, nl=False)
+    click.echo(message, err=True)
+
+
+def _stack(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _literal(text: str) -> Any:
+    """A Python value if `text` reads as one, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _pair(_: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    parsed = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"'{pair}' is not NAME=VALUE.", param=option)
+        if name in parsed:
+            raise click.BadParameter(f"'{name}' is given twice.", param=option)
+        parsed[name] = _literal(value)
+    return parsed
+
+
+def _indices(_: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """``START:STOP[:STEP]`` or a list ``3,1,2``."""
+    if text is None:
+        return None
+    try:
+        if ":" in text:
+            return slice(*(int(p) if p else None for p in text.split(":")))
+        return [int(p) for p in text.split(",")]
+    except (ValueError, TypeError):
+        raise click.BadParameter(
+            f"'{text}' is neither START:STOP:STEP nor a list such as 3,1,2.", param=option
+        ) from None
+
+
+_PLAN = [
+    click.option(
+        "--trials",
+        help="Which rows make which trial: FILE::DATASET or a CSV or TSV file with columns "
+        "start, stop [, offset], or a number of rows for equal trials.",
+    ),
+    click.option("--out", type=click.Path(), help="The result, a new HDF5 file."),
+    click.option(
+        "--sources",
+        type=click.Choice(["auto", "trial", "task"]),
+        default="auto",
+        show_default=True,
+        help="Store one file for each block, or for each chunk of blocks.",
+    ),
+    click.option(
+        "--join",
+        type=click.Choice(["concatenate", "stack"]),
+        default="concatenate",
+        show_default=True,
+        help="Join results along an axis of theirs, or along a new first axis.",
+    ),
+    click.option("--join-axis", type=int, help="Axis of the results to join along."),
+    click.option("--axis", type=int, default=0, show_default=True, help="Axis that trials cut."),
+    click.option("--channel-axis", type=int, help="Axis of channels of the recording."),
+    click.option("--channels-per-block", type=int, help="Compute so many channels at a time."),
+    click.option("--out-channel-axis", type=int, help="Axis of channels of one result."),
+    click.option("--select-trials", callback=_indices, help="Some trials, as 0:100 or 3,1,2."),
+    click.option("--select-channels", callback=_indices, help="Some channels, likewise."),
+    click.option("--select-time", callback=_indices, help="Some rows of each trial, likewise."),
+    click.option(
+        "--arg", "args", multiple=True, metavar="VALUE", help="A further argument of the function."
+    ),
+    click.option(
+        "--kwarg",
+        "kwargs",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_pair,
+        help="A keyword argument of the function.",
+    ),
+    click.option("--fresh", is_flag=True, help="Remove the result and its run directory first."),
+]
+
+_RUN = [
+    click.option("--workers", type=click.IntRange(0), help="Processes; 0 computes in this one."),
+    click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
+                 help="Threads of numerical libraries in each worker."),
+    click.option("--memory", help="What one worker may use, such as 4GB."),
+    click.option("--retries", type=click.IntRange(0), default=0, show_default=True,
+                 help="How often a block that raises is tried again."),
+    click.option("--gaps", is_flag=True, help="Publish even if blocks failed, with NaN instead."),
+    click.option("--quiet", is_flag=True, help="Show no progress."),
+]  # fmt: skip
+
+
+def _create(function: str, source: str, options: dict[str, Any]) -> Plan:
+    """The plan that the command line asks for."""
+    from hpcio.rundir import discard
+    from hpcio.sources import Source
+    from hpcio.trials import Trials
+
+    for name in ("trials", "out"):
+        if options[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
+    if options["fresh"]:
+        discard(options["out"])
+    trials: Any = options["trials"]
+    trials = int(trials) if trials.isdigit() else trials
+    chosen = {
+        name: options[f"select_{name}"]
+        for name in ("trials", "channels", "time")
+        if options[f"select_{name}"] is not None
+    }
+    if chosen:
+        shape, axis = Source.read(source).shape, options["axis"]
+        rows = shape[axis] if -len(shape) <= axis < len(shape) else 0
+        trials = Trials.read(trials, rows=rows, axis=axis)
+        if options["channel_axis"] is not None:
+            trials = trials.with_blocks(channel_axis=options["channel_axis"])
+        trials = trials.select(**chosen)
+    return Plan.create(
+        function, source, trials=trials, out=options["out"], sources=options["sources"],
+        join=options["join"], join_axis=options["join_axis"], axis=options["axis"],
+        channel_axis=options["channel_axis"], channels_per_block=options["channels_per_block"],
+        out_channel_axis=options["out_channel_axis"],
+        args=[_literal(a) for a in options["args"]], kwargs=options["kwargs"],
+    )  # fmt: skip
+
+
+def _go(plan: Plan, options: dict[str, Any]) -> None:
+    """Run a plan and say what came of it."""
+    done = plan.run(
+        workers=options["workers"], threads=options["threads"], memory=options["memory"],
+        retries=options["retries"], gaps=options["gaps"],
+        progress=False if options["quiet"] else None,
+    )  # fmt: skip
+    click.echo(f"{done.out}: {done}")
+
+
+def _table(rows: list[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", justify="right")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    Console().print(table)
+
+
+@cli.command()
+@click.argument("function", metavar="FUNCTION|OUT")
+@click.argument("source", required=False)
+@_stack(_PLAN + _RUN)
+def run(function: str, source: str | None, **options: Any) -> None:
+    """Plan and run, or run a plan that was made before.
+
+    FUNCTION is MODULE:FUNC or FILE.py:FUNC, SOURCE is FILE::DATASET. With one argument
+    alone, OUT is the result of a plan: hpcio run out.h5
+    """
+    if source is not None:
+        _go(_create(function, source, options), options)
+        return
+    given = [o for o in ("trials", "out") if options[o] is not None]
+    if given:
+        raise click.UsageError(f"Missing argument 'SOURCE' (with --{given[0]}).")
+    plan = Plan.load(function)
+    if options["fresh"]:
+        from hpcio.rundir import discard
+
+        discard(plan.out)
+    _go(plan, options)
+
+
+@cli.command()
+@click.argument("function")
+@click.argument("source")
+@_stack(_PLAN)
+@click.option("--workers", type=click.IntRange(1), help="Processes to expect the time for.")
+def plan(function: str, source: str, workers: int | None, **options: Any) -> None:
+    """Make a plan and say what its run will take, before any work."""
+    from hpcio.rundir import prepare
+
+    made = _create(function, source, options)
+    _table(made.describe(workers=workers).rows())
+    prepare(made)
+    click.echo(f"Run it with: hpcio run {options['out']}")
+
+
+@cli.command()
+@click.argument("out", type=click.Path())
+@_stack(_RUN)
+def resume(out: str, **options: Any) -> None:
+    """Compute what a run lacks: after a kill, Ctrl-C, or failed blocks."""
+    _go(Plan.load(out), options)
+
+
+@cli.command()
+@click.argument("out", type=click.Path())
+@click.option("--failed", is_flag=True, help="Show the traceback of each failed block.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(out: str, failed: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Say how far a run is, from its journals."""
+    from dataclasses import asdict
+
+    from hpcio.progress import status as read
+
+    state = read(out)
+    if as_json:
+        click.echo(json.dumps({**asdict(state), "left": state.left}, indent=2))
+    else:
+        pickled = " (pickled: it cannot be imported by name)" if state.pickled else ""
+        _table(
+            [
+                ("result", state.out + ("" if state.published else " (not published yet)")),
+                ("function", state.function + pickled),
+                ("blocks", f"{state.done} done, {state.failed} failed, {state.left} left"),
+                ("attempts", str(state.attempts)),
+            ]
+        )
+        for failure in state.failures:
+            click.secho(f"block {failure.block} (trial {failure.trial}): ", bold=True, nl=False)
+            click.echo(failure.traceback if failed else failure.reason)
+        if not state.published:
+            click.echo(f"Go on with: hpcio resume {out}")
+    if state.failed:
+        sys.exit(FAILED)
+
+
+@cli.command()
+@click.argument("out", type=click.Path())
+def verify(out: str) -> None:
+    """Check every byte of a result against its checksums."""
+    click.echo(str(hpcio.verify(out)))
+
+
+@cli.command()
+@click.argument("out", type=click.Path())
+@click.argument("into", type=click.Path(), required=False)
+def repack(out: str, into: str | None) -> None:
+    """Make one ordinary HDF5 file of a result, verified.
+
+    With INTO, a new file is made. Without it, OUT itself becomes one file, and its run
+    directory is removed after verification.
+    """
+    click.echo(str(hpcio.repack(out, into)))
+
+
+@cli.command()
+@click.option("--dir", "folder", type=click.Path(path_type=Path), default="demo",
+              show_default=True, help="Where to put recording, result and picture.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(0), help="Processes; by default one a core.")
+def demo(folder: Path, workers: int | None) -> None:
+    """Make a recording, compute its spectra on all cores, and draw them."""
+    from hpcio.demo import run as run_demo
+
+    run_demo(folder, workers=workers)
