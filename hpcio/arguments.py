@@ -100,7 +100,10 @@ class Arguments:
         """The arguments of one trial."""
         if not self.vary:
             return self.args, self.kwargs
-        pick = lambda v: v.values[trial] if isinstance(v, PerTrial) else v  # noqa: E731
+
+        def pick(value: Any) -> Any:
+            return value.values[trial] if isinstance(value, PerTrial) else value
+
         return tuple(map(pick, self.args)), {k: pick(v) for k, v in self.kwargs.items()}
 
 

@@ -6,26 +6,33 @@ of a source by :meth:`Trials.blocks`. Nothing here opens the source itself.
 
 from __future__ import annotations
 
-import csv
-import operator
 import os
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hpcio.errors import SourceError, TrialError
+from hpcio.selections import (
+    Cut,
+    Selectable,
+    Selection,
+    axis_of,
+    check_range,
+    cut_out,
+    entries_of,
+    integer,
+    plain_slice,
+    resolve,
+    selection_of,
+    show,
+)
 from hpcio.sources import find_dataset, open_file, split_spec
+from hpcio.tables import COLUMNS, check_rows, check_table, read_csv, whole_numbers
 
 __all__ = ["Blocks", "Form", "Trials"]
-
-Selection = slice | tuple[int, ...] | None
-Selectable = slice | npt.ArrayLike | None
-_COLUMNS = ("start", "stop", "offset")
-_INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +191,7 @@ class Trials:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen for everybody else
-        for name in (*_COLUMNS, "index"):
+        for name in (*COLUMNS, "index"):
             column = np.asarray(getattr(self, name))
             if column.dtype.kind not in "iu" or column.shape != (np.size(self.start),):
                 raise TrialError(
@@ -192,14 +199,14 @@ class Trials:
                     "whole numbers, one for each trial, or use Trials.from_array."
                 )
             set_field(self, name, column.astype(np.int64, copy=False))
-        _check_rows(self.start, self.stop, lambda k: f"Trial {self.index[k]}")
-        set_field(self, "axis", _integer(self.axis, "axis"))
-        set_field(self, "time", _selection(self.time, "time"))
-        set_field(self, "channels", _selection(self.channels, "channels"))
+        check_rows(self.start, self.stop, lambda k: f"Trial {self.index[k]}")
+        set_field(self, "axis", integer(self.axis, "axis"))
+        set_field(self, "time", selection_of(self.time, "time"))
+        set_field(self, "channels", selection_of(self.channels, "channels"))
         if self.channel_axis is not None:
-            set_field(self, "channel_axis", _integer(self.channel_axis, "channel_axis"))
+            set_field(self, "channel_axis", integer(self.channel_axis, "channel_axis"))
         if self.channels_per_block is not None:
-            size = _integer(self.channels_per_block, "channels_per_block")
+            size = integer(self.channels_per_block, "channels_per_block")
             if size < 1:
                 raise TrialError(f"channels_per_block is {size}. Give 1 or more.")
             set_field(self, "channels_per_block", size)
@@ -282,7 +289,7 @@ class Trials:
                 "The trial table is no array: its rows differ in length. Give start, stop and "
                 "(if wanted) offset for every trial."
             ) from error
-        _check_table(values.shape, values.dtype, "The trial table")
+        check_table(values.shape, values.dtype, "The trial table")
         return cls._from_table(values, axis, lambda k: f"Trial {k} of the table")
 
     @classmethod
@@ -317,7 +324,7 @@ class Trials:
         with open_file(file) as f:
             found = find_dataset(f, dataset)
             # Before reading: somebody may have named the recording itself.
-            _check_table(found.shape, found.dtype, f"Dataset {where}")
+            check_table(found.shape, found.dtype, f"Dataset {where}")
             try:
                 values = np.asarray(found[()])
             except OSError as error:
@@ -362,7 +369,7 @@ class Trials:
         Trials(2 trials of 100 to 150 rows along axis 0)
         """
         name = os.fspath(path)
-        values, lines = _read_csv(name)
+        values, lines = read_csv(name)
         return cls._from_table(values, axis, lambda k: f"Trial {k} of '{name}' (line {lines[k]})")
 
     @classmethod
@@ -394,7 +401,7 @@ class Trials:
         >>> Trials.equal(100, rows=1050)
         Trials(10 trials of 100 rows along axis 0)
         """
-        length, rows = _integer(length, "length"), _integer(rows, "rows")
+        length, rows = integer(length, "length"), integer(rows, "rows")
         if not 0 < length <= rows:
             raise TrialError(
                 f"Trials of {length} rows cannot be cut from a source of {rows} rows. "
@@ -406,10 +413,10 @@ class Trials:
 
     @classmethod
     def _from_table(cls, table: npt.NDArray[Any], axis: int, name: Callable[[int], str]) -> Trials:
-        columns = np.ascontiguousarray(_whole_numbers(table, name).T)
+        columns = np.ascontiguousarray(whole_numbers(table, name).T)
         start, stop = columns[:2]
         offset = columns[2] if len(columns) == 3 else np.zeros_like(start)
-        _check_rows(start, stop, name)  # here, where the file of a bad row is known
+        check_rows(start, stop, name)  # here, where the file of a bad row is known
         return cls(start, stop, offset, np.arange(len(start)), axis)
 
     # ---- what is selected -------------------------------------------------------------------
@@ -501,10 +508,11 @@ class Trials:
 
     def _positions(self, wanted: slice | npt.ArrayLike) -> npt.NDArray[Any]:
         """The rows of the columns that `wanted` names."""
+        rows: npt.NDArray[Any]
         if isinstance(wanted, slice):
-            rows = np.arange(len(self))[_plain_slice(wanted, "trials")]
+            rows = np.arange(len(self))[plain_slice(wanted, "trials")]
         else:
-            rows = _entries(wanted, "trials", kinds="biu")
+            rows = entries_of(wanted, "trials", kinds="biu")
             if rows.dtype.kind == "b":
                 if len(rows) != len(self):
                     raise TrialError(
@@ -512,7 +520,7 @@ class Trials:
                         "Give one for each trial."
                     )
                 rows = np.flatnonzero(rows)
-            _check_range(rows, len(self), "Trial", f"there are {len(self)} trials")
+            check_range(rows, len(self), "Trial", f"there are {len(self)} trials")
         if not len(rows):
             raise TrialError(
                 f"The selection leaves none of the {len(self)} trials. Select at least one."
@@ -526,7 +534,7 @@ class Trials:
             return present
         if present is not None:
             raise TrialError(
-                f"'{name}' is selected already ({_show(present)}). Select it once, from the "
+                f"'{name}' is selected already ({show(present)}). Select it once, from the "
                 "trials before that selection."
             )
         return wanted
@@ -547,8 +555,8 @@ class Trials:
             f"{len(self)} trial{'s' * (len(self) != 1)} of "
             f"{low if low == high else f'{low} to {high}'} rows along axis {self.axis}"
         ]
-        parts += [f"time {_show(self.time)}"] * (self.time is not None)
-        parts += [f"channels {_show(self.channels)}"] * (self.channels is not None)
+        parts += [f"time {show(self.time)}"] * (self.time is not None)
+        parts += [f"channels {show(self.channels)}"] * (self.channels is not None)
         parts += [f"channel axis {self.channel_axis}"] * (self.channel_axis is not None)
         if self.channels_per_block is not None:
             parts.append(f"{self.channels_per_block} channels per block")
@@ -585,7 +593,7 @@ class Trials:
         (10, 1, (range(99, -1, -1),))
         """
         shape = tuple(int(size) for size in shape)
-        axis = _axis(self.axis, "stacking axis", shape, name)
+        axis = axis_of(self.axis, "stacking axis", shape, name)
         if 0 in shape:
             raise TrialError(
                 f"Nothing can be read from {name}: its shape is {shape}. Choose another dataset."
@@ -594,13 +602,13 @@ class Trials:
         self._check_fits(shape, axis, name)
 
         time_cuts, time_cut = self._time_cuts()
-        channel_cuts: list[tuple[dict[int, _Cut], tuple[int, int]]] = [({}, (0, 0))]
+        channel_cuts: list[tuple[dict[int, Cut], tuple[int, int]]] = [({}, (0, 0))]
         if channel_axis is not None:
             channel_cuts = [
                 ({channel_axis: cut}, span)
                 for cut, span in self._channel_cuts(shape[channel_axis], channel_axis, name)
             ]
-        whole = {other: _Cut(range(size), None) for other, size in enumerate(shape)}
+        whole = {other: Cut(range(size), None) for other, size in enumerate(shape)}
         forms = tuple(
             _form(tuple({**whole, axis: cut, **channels}.values()), span)
             for cut in time_cuts
@@ -622,7 +630,7 @@ class Trials:
 
     def _resolve_channel_axis(self, shape: tuple[int, ...], axis: int, name: str) -> int | None:
         if self.channel_axis is not None:
-            found = _axis(self.channel_axis, "channel axis", shape, name)
+            found = axis_of(self.channel_axis, "channel axis", shape, name)
             if found == axis:
                 raise TrialError(
                     f"Axis {axis} of {name} cannot be both stacking axis and channel axis. "
@@ -653,7 +661,7 @@ class Trials:
                 f"{shape[axis]}. Correct the table or the axis, or select the trials that fit."
             )
 
-    def _time_cuts(self) -> tuple[list[_Cut], npt.NDArray[np.int32]]:
+    def _time_cuts(self) -> tuple[list[Cut], npt.NDArray[np.int32]]:
         """What is read along the stacking axis: the distinct cuts, and each trial's one (N,)."""
         lengths = self.lengths
         if isinstance(self.time, tuple):
@@ -668,77 +676,40 @@ class Trials:
             if min(self.time) >= 0:  # the same samples, however long a trial is
                 lengths = np.full_like(lengths, needed)
         distinct, which = np.unique(lengths, return_inverse=True)
-        cuts: dict[_Cut, int] = {}  # trials of several lengths can share a cut
+        cuts: dict[Cut, int] = {}  # trials of several lengths can share a cut
         numbers = np.empty(len(distinct), np.int32)
         for n, length in enumerate(distinct.tolist()):
-            entries = _resolve(self.time, length)
+            entries = resolve(self.time, length)
             if not len(entries):
                 k = int(np.argmax(which == n))
                 raise TrialError(
-                    f"The selection of time {_show(self.time)} leaves nothing of trial "
+                    f"The selection of time {show(self.time)} leaves nothing of trial "
                     f"{self.index[k]}, which has {length} samples. Select other samples of "
                     "time, or leave that trial out."
                 )
-            numbers[n] = cuts.setdefault(_cut(entries), len(cuts))
+            numbers[n] = cuts.setdefault(cut_out(entries), len(cuts))
         return list(cuts), numbers[which]
 
     def _channel_cuts(
         self, size: int, axis: int, name: str
-    ) -> Iterator[tuple[_Cut, tuple[int, int]]]:
+    ) -> Iterator[tuple[Cut, tuple[int, int]]]:
         """What each channel block reads along the channel axis, and its place in the selection."""
         if isinstance(self.channels, tuple):
             has = f"axis {axis} of {name} has {size} channels"
-            _check_range(np.array(self.channels), size, "Channel", has)
-        entries = _resolve(self.channels, size)
+            check_range(np.array(self.channels), size, "Channel", has)
+        entries = resolve(self.channels, size)
         if not len(entries):
             raise TrialError(
-                f"The selection of channels {_show(self.channels)} leaves none of the {size} "
+                f"The selection of channels {show(self.channels)} leaves none of the {size} "
                 f"channels of {name}. Select at least one."
             )
         step = self.channels_per_block or len(entries)
         for first in range(0, len(entries), step):
             part = entries[first : first + step]
-            yield _cut(part), (first, first + len(part))
+            yield cut_out(part), (first, first + len(part))
 
 
-# ---- selections along one axis ------------------------------------------------------------------
-
-
-class _Cut(NamedTuple):
-    """A selection along one axis: the regular region to read, and what to take of it."""
-
-    region: range
-    take: range | tuple[int, ...] | None  # None: all of it, in order
-
-
-def _resolve(selection: Selection, size: int) -> range | npt.NDArray[np.int64]:
-    """Entries that a (checked) selection takes of an axis, none of them negative."""
-    if selection is None:
-        return range(size)
-    if isinstance(selection, slice):
-        return range(*selection.indices(size))
-    entries = np.array(selection, np.int64)
-    return np.where(entries < 0, entries + size, entries)
-
-
-def _cut(entries: range | npt.NDArray[np.int64]) -> _Cut:
-    """The smallest regular region that holds all `entries`, and where in it they are."""
-    if isinstance(entries, range):
-        if len(entries) == 1:
-            return _Cut(range(entries[0], entries[0] + 1), None)
-        ordered = entries if entries.step > 0 else entries[::-1]
-        take = None if ordered is entries else range(len(entries) - 1, -1, -1)
-        return _Cut(range(ordered[0], ordered[-1] + 1, ordered.step), take)
-    distinct = np.unique(entries)
-    step = int(np.gcd.reduce(np.diff(distinct))) or 1  # 0: there is one entry only
-    region = range(int(distinct[0]), int(distinct[-1]) + 1, step)
-    places = (entries - region.start) // step
-    if np.array_equal(places, np.arange(len(region))):
-        return _Cut(region, None)
-    return _Cut(region, tuple(places.tolist()))
-
-
-def _form(cuts: tuple[_Cut, ...], channels: tuple[int, int]) -> Form:
+def _form(cuts: tuple[Cut, ...], channels: tuple[int, int]) -> Form:
     takes = tuple(range(len(cut.region)) if cut.take is None else cut.take for cut in cuts)
     return Form(
         inshape=tuple(len(take) for take in takes),
@@ -746,226 +717,3 @@ def _form(cuts: tuple[_Cut, ...], channels: tuple[int, int]) -> Form:
         sigrid=None if all(cut.take is None for cut in cuts) else takes,
         channels=channels,
     )
-
-
-def _show(selection: Selection) -> str:
-    if isinstance(selection, slice):
-        ends = [selection.start, selection.stop, selection.step]
-        return ":".join("" if end is None else str(end) for end in ends).removesuffix(":")
-    entries = selection or ()
-    if len(entries) <= 8:
-        return str(list(entries))
-    return f"[{', '.join(map(str, entries[:6]))}, ...] ({len(entries)} entries)"
-
-
-# ---- checks of what the user gave ---------------------------------------------------------------
-
-
-def _integer(value: Any, name: str) -> int:
-    if not isinstance(value, bool | np.bool_):  # True would silently be 1
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass  # said below, for both
-    raise TrialError(f"'{name}' is {value!r}. Give a whole number.")
-
-
-def _plain_slice(value: slice, name: str) -> slice:
-    ends = (value.start, value.stop, value.step)
-    start, stop, step = (None if end is None else _integer(end, name) for end in ends)
-    if step == 0:
-        raise TrialError(f"The step of the slice '{name}' is 0. Give another step.")
-    return slice(start, stop, step)
-
-
-def _selection(value: Any, name: str) -> Selection:
-    """A selection of time or channels in its one form, checked."""
-    if value is None:
-        return None
-    if isinstance(value, slice):
-        return _plain_slice(value, name)
-    entries = tuple(_entries(value, name, kinds="iu").tolist())
-    if not entries:
-        raise TrialError(f"The selection of '{name}' is empty. Select at least one entry.")
-    return entries
-
-
-def _entries(value: Any, name: str, *, kinds: str) -> npt.NDArray[Any]:
-    """A sequence of int (or a mask, if `kinds` has b) as a one-dimensional array."""
-    try:
-        entries = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise TrialError(f"'{name}' is no flat sequence. Give a list of whole numbers.") from error
-    if entries.shape == (0,):
-        return entries.astype(np.int64)  # an empty list has no type of its own
-    if entries.ndim != 1 or entries.dtype.kind not in kinds:
-        mask = ", such as np.flatnonzero(mask)" if entries.dtype.kind == "b" else ""
-        raise TrialError(
-            f"'{name}' cannot be selected by a value of type {entries.dtype} and shape "
-            f"{entries.shape}. Give a slice or a flat list of whole numbers{mask}."
-        )
-    return entries
-
-
-def _check_range(entries: npt.NDArray[Any], size: int, what: str, has: str) -> None:
-    outside = (entries >= size) | (entries < -size)
-    if outside.any():
-        raise TrialError(
-            f"{what} {entries[np.argmax(outside)]} does not exist: {has}. "
-            f"Choose from 0 to {size - 1}."
-        )
-
-
-def _axis(axis: int, what: str, shape: tuple[int, ...], name: str) -> int:
-    """`axis` of a source, counted from 0."""
-    if not -len(shape) <= axis < len(shape):
-        raise TrialError(
-            f"The {what} {axis} does not exist: {name} has the shape {shape}. "
-            + (f"Choose from 0 to {len(shape) - 1}." if shape else "Choose another dataset.")
-        )
-    return axis % len(shape)
-
-
-# ---- tables -------------------------------------------------------------------------------------
-
-
-def _check_table(shape: tuple[int, ...] | None, dtype: np.dtype[Any], where: str) -> None:
-    if not shape or len(shape) != 2 or shape[1] not in (2, 3):
-        raise TrialError(
-            f"{where} has the shape {shape}. A trial table has two axes: one row for each "
-            "trial, with start, stop and (if wanted) offset, such as table[:, :3]."
-        )
-    if dtype.kind not in "iuf":
-        raise TrialError(f"{where} has the type {dtype}. Give whole numbers.")
-    if not shape[0]:
-        raise TrialError(f"{where} has no rows. Give at least one trial.")
-
-
-def _whole_numbers(table: npt.NDArray[Any], name: Callable[[int], str]) -> npt.NDArray[np.int64]:
-    if table.dtype.kind == "f":
-        table = table.astype(np.float64)
-        bad = (table != np.trunc(table)) | (np.abs(table) >= 2.0**63)  # NaN differs from itself
-    else:
-        bad = table >= np.uint64(2**63) if table.dtype == np.uint64 else np.zeros(table.shape, bool)
-    if bad.any():
-        k, column = np.argwhere(bad)[0].tolist()
-        raise TrialError(
-            f"{name(k)}: {_COLUMNS[column]} is {table[k, column]}, which is no row of a "
-            "recording. Give whole numbers, in samples."
-        )
-    return table.astype(np.int64)
-
-
-def _check_rows(
-    start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64], name: Callable[[int], str]
-) -> None:
-    if not len(start):
-        raise TrialError("There are no trials. Give at least one.")
-    bad = (start < 0) | (stop <= start)
-    if bad.any():
-        k = int(np.argmax(bad))
-        raise TrialError(
-            f"{name(k)}: its rows are [{start[k]}, {stop[k]}). "
-            + (
-                "Count rows from 0; start cannot be negative."
-                if start[k] < 0
-                else "Give a stop after start: it is the row after the last one."
-            )
-        )
-
-
-def _read_csv(name: str) -> tuple[npt.NDArray[np.int64], array[int]]:
-    """The table (N, 2) or (N, 3) of a text file, and the line of each of its rows."""
-    values, lines = array("q"), array("q")
-    columns: list[int] = []
-    width = 0
-    for line, cells in _csv_lines(name):
-        if not width:
-            width = len(cells)
-            header = not any(map(_is_number, cells))
-            columns = _csv_columns(cells if header else [""] * width, f"'{name}', line {line}")
-            if header:
-                continue
-        if len(cells) != width:
-            raise TrialError(
-                f"'{name}', line {line} has {len(cells)} columns, the first line has {width}. "
-                "Give every line the same columns."
-            )
-        for column in columns:
-            number = _whole_number(cells[column])
-            if number is None:
-                raise TrialError(
-                    f"'{name}', line {line}, column {column + 1}: '{cells[column]}' is no whole "
-                    "number of samples. Correct it."
-                )
-            values.append(number)
-        lines.append(line)
-    if not lines:
-        raise TrialError(f"'{name}' has no trials. Give one a line: start, stop, offset.")
-    return np.array(values, np.int64).reshape(len(lines), len(columns)), lines
-
-
-def _csv_lines(name: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each line that has any."""
-    sep = ""
-    try:
-        with open(name, encoding="utf-8-sig", newline="") as file:
-            for line, whole in enumerate(file, start=1):
-                text = whole.partition("#")[0].strip(" \r\n")
-                if not text.strip("\t,"):
-                    continue
-                if not sep:
-                    commas = "," in text and ("\t" not in text or name.lower().endswith(".csv"))
-                    sep = "," if commas else "\t"
-                # The csv module where quotes need it: it takes three times as long.
-                cells = next(csv.reader([text], delimiter=sep)) if '"' in text else text.split(sep)
-                yield line, [cell.strip() for cell in cells]
-    except FileNotFoundError:
-        raise SourceError(f"There is no file '{name}'. Check the path.") from None
-    except OSError as error:
-        raise SourceError(f"Cannot read '{name}': {error.strerror}. Name a text file.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(
-            f"'{name}' is no table in UTF-8 text. Name a CSV or TSV file, or FILE::DATASET for "
-            "a table in HDF5."
-        ) from error
-
-
-def _csv_columns(names: list[str], where: str) -> list[int]:
-    """Where start, stop and offset are, by the names in the header or else by position."""
-    names = [name.lower() for name in names]
-    if "start" in names and "stop" in names:
-        wanted = [name for name in _COLUMNS if name in names]
-        twice = [name for name in wanted if names.count(name) > 1]
-        if twice:
-            raise TrialError(f"{where} has two columns '{twice[0]}'. Rename one of them.")
-        return [names.index(name) for name in wanted]
-    if len(names) not in (2, 3):
-        raise TrialError(
-            f"{where} has {len(names)} columns. Separate start, stop and (if wanted) offset by "
-            "commas or tabs, or name these columns in a header."
-        )
-    for position, name in enumerate(names):
-        if name in _COLUMNS and name != _COLUMNS[position]:
-            # By position, this column would be taken for another than the one it says it is.
-            raise TrialError(f"{where} names the column '{name}', but not start and stop. Do so.")
-    return list(range(len(names)))
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _whole_number(cell: str) -> int | None:
-    """The int64 that a cell such as ``100`` or ``1e2`` holds, if it does."""
-    try:
-        number = int(cell)
-    except ValueError:
-        if not _is_number(cell) or not float(cell).is_integer():
-            return None
-        number = int(float(cell))
-    return number if number in _INT64 else None
