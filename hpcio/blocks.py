@@ -23,6 +23,7 @@ __all__ = [
     "pack_details",
     "read_region",
     "split_details",
+    "take",
     "unpack_details",
 ]
 
@@ -67,10 +68,13 @@ def read_region(
             f"The region {region} does not fit '{dataset.name}' of shape {dataset.shape} in "
             f"'{dataset.file.filename}': {error}. Correct ingrid."
         ) from error
-    if sigrid is not None:
-        for axis, indices in enumerate(sigrid):  # as np.ix_, one axis at a time
-            if indices != range(array.shape[axis]):
-                array = np.take(array, indices, axis)
+    try:
+        array = take(array, sigrid)
+    except IndexError as error:
+        raise TrialError(
+            f"A sigrid does not fit the region {region} of '{dataset.name}' in "
+            f"'{dataset.file.filename}', of shape {array.shape}: {error}. Correct sigrid."
+        ) from error
     if array.shape != shape:
         try:
             array = array.reshape(shape)
@@ -107,6 +111,14 @@ def check_details(details: Mapping[Any, Any]) -> Details:
             )
         checked[key] = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
     return checked
+
+
+def take(array: np.ndarray, sigrid: Sequence[Sequence[int]] | None) -> np.ndarray:
+    """``array[np.ix_(*sigrid)]``, one axis at a time, without those that take all."""
+    for axis, indices in enumerate(sigrid or ()):
+        if not isinstance(indices, range) or indices != range(array.shape[axis]):
+            array = np.take(array, np.ix_(indices)[0], axis)
+    return array
 
 
 def pack_details(details: Details) -> bytes:

@@ -151,8 +151,9 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
     blocks = np.asarray(blocks, np.int64)
     shapes, dtype, casting = plan.target.shapes, plan.target.dtype, plan.casting
     forms = plan.blocks.forms
-    in_one_piece = [attempt.reader.in_one_piece(f) for f in forms]
-    read, write, append = attempt.reader.read, writer.write, journal.append
+    of_form = plan.blocks.form[blocks]
+    readers = {f: attempt.reader.of_form(forms[f]) for f in np.unique(of_form).tolist()}
+    write, append = writer.write, journal.append
     func, clock = attempt.func, time.perf_counter
     args, kwargs = attempt.arguments.args, {**attempt.arguments.kwargs, **attempt.extra}
     vary, arguments = attempt.arguments.vary, attempt.arguments
@@ -161,7 +162,7 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
     pulsed = clock()
     writer.begin(blocks, journal)
     todo = zip(
-        blocks.tolist(), plan.blocks.form[blocks].tolist(), plan.blocks.base[blocks].tolist(),
+        blocks.tolist(), of_form.tolist(), plan.blocks.base[blocks].tolist(),
         plan.target.form[blocks].tolist(), plan.blocks.trial[blocks].tolist(), strict=True,
     )  # fmt: skip
     try:
@@ -172,7 +173,7 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
             tries = attempt.retries
             while True:
                 started = clock()
-                trial = read(forms[form], base, in_one_piece=in_one_piece[form])
+                trial = readers[form](base)
                 reading = clock()
                 try:
                     attempt.computing = True

@@ -56,16 +56,13 @@ def main() -> None:
     """Run the command; errors of hpcio become one message and an exit status."""
     try:
         cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as abort:  # click's name for Ctrl-C
+        if isinstance(abort.__cause__, Interrupted):
+            _complain(str(abort.__cause__))
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(MISUSE)
-    except Interrupted as error:
-        _complain(str(error))
-        sys.exit(INTERRUPTED)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
     except HpcioError as error:
         _complain(str(error))
         sys.exit(FAILED if isinstance(error, BlocksFailed | WorkerError | ResultError) else MISUSE)

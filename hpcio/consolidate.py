@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import glob
 import json
 import os
 import platform
@@ -63,6 +64,8 @@ def publish(ledger: Ledger) -> Path:
     final = Path(plan.out)
     part = final.with_name(f".{final.name}.{plan.token}.{os.getpid()}.part")
     try:
+        for left in final.parent.glob(f".{glob.escape(final.name)}.{plan.token}.*.part"):
+            left.unlink(missing_ok=True)  # by a run that was killed while it published
         try:
             _write(ledger, part, final.parent)
             if os.path.lexists(final):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -143,7 +144,9 @@ def _work(
                 _write_own(trl_dat, fill, {}, call_id)
             return
         trial = blocks.read_region(dataset, region, sigrid, tuple(trl_dat["inshape"]))
-    result, details = blocks.compute(func, trial, args, kwargs, shape, dtype)
+    result, details = blocks.compute(
+        func, trial, args, kwargs, shape, dtype, casting="same_kind"
+    )
     if trl_dat["vdsdir"] is not None:
         _write_own(trl_dat, result, details, call_id)
     else:
@@ -175,12 +178,13 @@ def _write_own(
 ) -> None:
     """A virtual source: complete under its final name, or not there at all."""
     path = os.fspath(trl_dat["outfile"])
-    part = f"{path}.{os.getpid()}.part"
+    part = f"{path}.{secrets.token_hex(4)}.part"
     try:
         os.makedirs(trl_dat["vdsdir"], exist_ok=True)
         try:
-            if details:
-                with h5py.File(part, "w", locking=False) as f:
+            if details or "/" in trl_dat["outdset"].strip("/"):
+                # v110 lets an attribute have more than 64 kB.
+                with h5py.File(part, "w", libver=("v110", "v110"), locking=False) as f:
                     f.create_dataset(trl_dat["outdset"], data=result)
                     _write_details(f, details, call_id)
             else:

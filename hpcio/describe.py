@@ -14,7 +14,7 @@ import numpy as np
 from hpcio.blocks import compute
 from hpcio.errors import FunctionError, HpcioError
 from hpcio.functions import takes
-from hpcio.memory import BASE, available, block_memory
+from hpcio.limits import BASE, available, block_memory
 from hpcio.plan import Plan
 from hpcio.reading import Reader
 
@@ -177,10 +177,10 @@ def _probe(plan: Plan, block: int) -> tuple[float, int]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         with Reader(plan) as reader:
+            read = reader.of_form(form)
             for _ in range(3):  # the first call also imports and warms up
                 started = time.perf_counter()
-                base = int(plan.blocks.base[block])
-                trial = reader.read(form, base, in_one_piece=reader.in_one_piece(form))
+                trial = read(int(plan.blocks.base[block]))
                 compute(func, trial, args, kwargs, shape, plan.target.dtype, casting=plan.casting)
                 best = min(best, time.perf_counter() - started)
                 if best > 1.0:

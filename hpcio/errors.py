@@ -19,6 +19,7 @@ __all__ = [
     "HpcioError",
     "Interrupted",
     "MemoryLimitError",
+    "MissingPackageError",
     "OutputError",
     "PlanError",
     "ResultError",
@@ -54,6 +55,10 @@ class PlanError(HpcioError, ValueError):
 
 class MemoryLimitError(HpcioError, ValueError):
     """A block needs more memory than a worker may use."""
+
+
+class MissingPackageError(HpcioError, ImportError):
+    """A package that only some features need is not installed."""
 
 
 class OutputError(HpcioError, OSError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib
 import inspect
@@ -158,7 +157,6 @@ class Function:
         return func
 
 
-@functools.lru_cache(maxsize=128)
 def takes(func: Compute, keyword: str) -> bool:
     """Whether `func` names `keyword` among its parameters."""
     try:

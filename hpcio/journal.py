@@ -1,9 +1,9 @@
 """The journal of one attempt: which blocks are done, where they lie, and their checksums.
 
 One file for each attempt, appended to by one process. It begins with a header of
-`HEADER` bytes (magic, then JSON), then come records of `RECORD.itemsize` bytes. Each
-record checks itself with a hash that is seeded with the plan's digest, so that a torn
-tail and records of another plan are seen and cut.
+`HEADER` bytes (magic, JSON, and a hash of both), then come records of `RECORD.itemsize`
+bytes. Each record checks itself with a hash that is seeded with the plan's digest, so
+that a torn tail and records of another plan are seen and cut.
 
 Kinds of record:
 
@@ -65,6 +65,13 @@ def _seed(digest: str) -> int:
     return int(digest[:16], 16)
 
 
+def _write(fd: int, data: bytes) -> None:
+    """Append all of `data`: `os.write` may stop before its end."""
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, data[written:])
+
+
 class Journal:
     """Append records to the journal of one attempt.
 
@@ -87,11 +94,16 @@ class Journal:
         self.path = Path(folder, f"{name}.jnl")
         self._seed = _seed(digest)
         head = MAGIC + json.dumps({**about, "name": name, "plan": digest}).encode()
-        if len(head) > HEADER:
+        if len(head) > HEADER - _CHECK.size:
             raise PlanError(f"The name of attempt '{name}' is too long. Use a shorter label.")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(self.path, flags, 0o600)
-        os.write(self._fd, head.ljust(HEADER, b" "))
+        head = head.ljust(HEADER - _CHECK.size, b" ")
+        try:
+            _write(self._fd, head + _CHECK.pack(checksum(head)))
+        except BaseException:
+            os.close(self._fd)
+            raise
         self._notes: int | None = None
         self._noted = 0
         self._waiting = bytearray()
@@ -122,9 +134,7 @@ class Journal:
         if self._waiting:
             view = bytes(self._waiting)
             self._waiting.clear()
-            written = os.write(self._fd, view)
-            while written < len(view):
-                written += os.write(self._fd, view[written:])
+            _write(self._fd, view)
         self._written = time.time() if now is None else now
 
     def note(self, kind: int, block: int, text: bytes) -> None:
@@ -132,9 +142,7 @@ class Journal:
         if self._notes is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             self._notes = os.open(self.path.with_suffix(".notes"), flags, 0o600)
-        view = memoryview(text)
-        while view:
-            view = view[os.write(self._notes, view) :]
+        _write(self._notes, text)
         self.append(kind, block, offset=self._noted, check=checksum(text), nbytes=len(text))
         self._noted += len(text)
 
@@ -192,7 +200,9 @@ class Log:
 
 
 def read_log(path: str | os.PathLike[str], digest: str) -> Log | None:
-    """Read a journal, cutting a torn tail; None while its header is not written yet.
+    """Read a journal, cutting a torn tail; None if its header is torn or damaged.
+
+    Then nothing that it says counts, and its blocks are done again.
 
     Raises
     ------
@@ -202,11 +212,13 @@ def read_log(path: str | os.PathLike[str], digest: str) -> Log | None:
     with open(path, "rb") as f:
         head = f.read(HEADER)
         raw = f.read()
-    if len(head) < HEADER:
+    if len(head) < HEADER or _CHECK.unpack(head[-_CHECK.size :]) != (
+        checksum(head[: -_CHECK.size]),
+    ):
         return None
     if not head.startswith(MAGIC):
         raise PlanError(f"'{path}' is no journal of hpcio. Remove it from the run directory.")
-    about = json.loads(head[len(MAGIC) :])
+    about = json.loads(head[len(MAGIC) : -_CHECK.size])
     if about["plan"] != digest:
         raise PlanError(
             f"The journal '{path}' belongs to another plan. "

@@ -27,7 +27,7 @@ from hpcio.chunks import Attempt, Stop, divide, run_chunk
 from hpcio.errors import HpcioError, OutputError, SourceError, WorkerError
 from hpcio.journal import FAILED
 from hpcio.ledger import Ledger
-from hpcio.memory import block_memory
+from hpcio.limits import block_memory
 from hpcio.plan import Plan
 from hpcio.run import Executor, Work
 

@@ -16,6 +16,7 @@ import numpy as np
 from hpcio.journal import DONE, FAILED, HEADER, RECORD
 from hpcio.ledger import Failure, Ledger, journal_folder
 from hpcio.plan import Plan
+from hpcio.result import open as open_result
 
 __all__ = ["Status", "status", "watch"]
 
@@ -34,6 +35,7 @@ class _Counter:
         self._open = np.zeros(len(plan), bool)
         self._open[todo] = True
         self.done = self.failed = self.nbytes = 0
+        self._first, self._last = np.inf, -np.inf
 
     def look(self) -> None:
         for path in self._folder.glob("*.jnl"):
@@ -45,11 +47,28 @@ class _Counter:
             self._known[path] = start + len(raw)
             records = np.frombuffer(raw, RECORD)
             self.failed += int((records["kind"] == FAILED).sum())
-            blocks = np.unique(records["block"][records["kind"] == DONE])
+            done = records[records["kind"] == DONE]
+            if done.size:
+                begun = done["end"] - done["compute"] - done["io"]
+                self._first = min(self._first, float(begun.min()))
+                self._last = max(self._last, float(done["end"].max()))
+            blocks = np.unique(done["block"])
             blocks = blocks[self._open[blocks]]
             self._open[blocks] = False
             self.done += blocks.size
             self.nbytes += int(self._out[blocks].sum() + self._in[blocks].sum())
+
+    @property
+    def seconds(self) -> float:
+        """From the beginning of the first block to the end of the last one."""
+        return max(self._last - self._first, 1e-6) if self.done else 0.0
+
+    @property
+    def speed(self) -> str:
+        """Blocks and bytes in a second, without the start of the workers."""
+        if not self.done:
+            return ""
+        return f"{self.done / self.seconds:.0f}/s, {self.nbytes / 1e6 / self.seconds:.0f} MB/s"
 
 
 @contextmanager
@@ -108,35 +127,27 @@ def _bar(counter: _Counter, total: int, ended: threading.Event) -> None:
         TextColumn("{task.fields[failures]}", style="red"),
         console=Console(stderr=True),
     )
-    started = time.monotonic()
     with bar:
         task = bar.add_task("hpcio", total=total, speed="", failures="")
         for _ in _looks(counter, ended):
             failures = f"{counter.failed} failed" if counter.failed else ""
-            speed = _speed(counter, time.monotonic() - started)
-            bar.update(task, completed=counter.done, speed=speed, failures=failures)
+            bar.update(task, completed=counter.done, speed=counter.speed, failures=failures)
 
 
 def _lines(counter: _Counter, total: int, ended: threading.Event) -> None:
-    started = printed = time.monotonic()
+    printed = time.monotonic()
     for _ in _looks(counter, ended):
         now = time.monotonic()
         if now - printed >= _LINE_EVERY or ended.is_set():
             printed = now
-            elapsed = now - started
-            left = (total - counter.done) * elapsed / counter.done if counter.done else 0.0
-            print(
-                f"hpcio: {counter.done}/{total} blocks, {_speed(counter, elapsed)}"
-                + (f", {left:.0f} s left" if left >= 1 else "")
-                + (f", {counter.failed} failed" if counter.failed else ""),
-                file=sys.stderr,
-                flush=True,
+            left = (total - counter.done) * counter.seconds / max(1, counter.done)
+            parts = (
+                f"{counter.done}/{total} blocks",
+                counter.speed,
+                f"{left:.0f} s left" if left >= 1 else "",
+                f"{counter.failed} failed" if counter.failed else "",
             )
-
-
-def _speed(counter: _Counter, seconds: float) -> str:
-    seconds = max(seconds, 1e-3)
-    return f"{counter.done / seconds:.0f}/s, {counter.nbytes / 1e6 / seconds:.0f} MB/s"
+            print("hpcio:", ", ".join(p for p in parts if p), file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,8 @@ class Status:
 
 def status(out: str) -> Status:
     """Read the state of a run; nothing is unpickled and nothing written."""
+    if not Path(f"{out}.run").exists() and Path(out).exists():
+        return _of_one_file(out)
     plan = Plan.load(out)
     ledger = Ledger.read(plan)
     failures = ledger.failures()
@@ -189,3 +202,15 @@ def status(out: str) -> Status:
         pickled=bool(plan.function.pickled),
         failures=failures,
     )
+
+
+def _of_one_file(out: str) -> Status:
+    """The state that a result keeps, after it was made one file."""
+    with open_result(out) as f:
+        state = f["hpcio/state"][()]
+        function = str(f.attrs["function"])
+    done = int((state == DONE).sum())
+    return Status(
+        out=str(Path(out).absolute()), published=True, blocks=state.size, done=done,
+        failed=state.size - done, attempts=0, function=function, pickled=False, failures=(),
+    )  # fmt: skip

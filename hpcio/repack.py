@@ -49,7 +49,7 @@ def repack(path: str | os.PathLike[str], into: str | os.PathLike[str] | None = N
     >>> repack("out.h5", "one.h5")  # doctest: +SKIP
     Verified(path='one.h5', blocks=300, gaps=0, nbytes=1228800)
     """
-    source = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
+    source = Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
     final = source if into is None else Path(check_new_output(into))
     part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
     try:

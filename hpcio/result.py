@@ -84,7 +84,8 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
     (100, 4)
     >>> folder.cleanup()
     """
-    name = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
+    # Sources are named relative to the file itself, not to a link that leads to it.
+    name = Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
     with open_file(name) as f:
         if "hpcio" not in f or "data" not in f:
             raise ResultError(f"'{name}' is no result of hpcio. Open it with h5py.")

@@ -15,7 +15,7 @@ from hpcio.consolidate import publish
 from hpcio.errors import BlocksFailed, Interrupted, OutputError
 from hpcio.journal import DONE
 from hpcio.ledger import Failure, Ledger
-from hpcio.memory import check_memory
+from hpcio.limits import check_disk, check_memory
 from hpcio.plan import Plan
 
 __all__ = ["Done", "Executor", "Work", "execute"]
@@ -135,6 +135,7 @@ def execute(
         todo = before.missing()
         known = {log.path for log in before.logs}
         if todo.size:
+            check_disk(plan, todo)
             stack.enter_context(_shown(plan, todo, progress=progress))
             try:
                 executor.execute(Work(plan, todo, retries))

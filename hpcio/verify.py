@@ -138,4 +138,4 @@ def _blame(file: h5py.File, path: str | os.PathLike[str], block: int) -> str:
         return f", in '{os.fspath(path)}'"
     source = int(file["hpcio/source_of_block"][block])
     name = os.fsdecode(file["hpcio/sources"][source]["path"])
-    return f", in '{os.path.join(os.path.dirname(os.path.abspath(path)), name)}'"
+    return f", in '{os.path.join(os.path.dirname(os.path.realpath(path)), name)}'"

@@ -1,16 +1,18 @@
-"""How much memory a worker may use, and whether the largest block fits."""
+"""What a run may use: memory of a worker against the largest block, and free disk."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 
-from hpcio.errors import MemoryLimitError, PlanError
+from hpcio.errors import MemoryLimitError, OutputError, PlanError
 from hpcio.plan import Plan
 
-__all__ = ["available", "block_memory", "check_memory", "parse_bytes"]
+__all__ = ["available", "block_memory", "check_disk", "check_memory", "parse_bytes"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -76,4 +78,15 @@ def check_memory(plan: Plan, workers: int, memory: str | int | None) -> None:
             f"Trial {trial} needs {total / 1e6:.0f} MB (trial, result, and "
             f"{BASE / 1e6:.0f} MB for Python), but a worker may use {limit / 1e6:.0f} MB. "
             "Use fewer workers, allow more memory, select less, or plan with channels_per_block."
+        )
+
+
+def check_disk(plan: Plan, blocks: np.ndarray) -> None:
+    """Raise OutputError if the results of `blocks` cannot fit on the disk."""
+    need = int(plan.target.sizes()[blocks].sum())
+    free = shutil.disk_usage(Path(plan.out).parent).free
+    if need > free:
+        raise OutputError(
+            f"The results need {need / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free where "
+            f"'{plan.out}' will lie. Free some space, or choose another output."
         )
