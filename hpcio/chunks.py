@@ -9,6 +9,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -20,7 +21,7 @@ from hpcio.errors import OutputError, SourceError
 from hpcio.functions import takes
 from hpcio.journal import DETAILS, DONE, FAILED, Journal
 from hpcio.plan import Plan
-from hpcio.reading import Reader
+from hpcio.reading import LARGE, ReadAhead, Reader
 from hpcio.slab import as_output_error, checksum
 from hpcio.writers import module_of
 
@@ -98,6 +99,8 @@ class Attempt:
             self.reader.close()
             raise as_output_error(error, plan.run_directory) from error
         self.writer = module_of(plan.writer).open_writer(plan, self.name)
+        # One thread to read ahead, one for checksums; they start when they are first used.
+        self.pool = ThreadPoolExecutor(2, thread_name_prefix="hpcio")
         self._synced = time.monotonic()
 
     def sync(self) -> None:
@@ -113,6 +116,7 @@ class Attempt:
 
     def close(self) -> None:
         """Let go of all files; what was journalled stays."""
+        self.pool.shutdown(cancel_futures=True)
         try:
             self.journal.close()
         finally:
@@ -150,10 +154,11 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
     plan, journal, writer = attempt.plan, attempt.journal, attempt.writer
     blocks = np.asarray(blocks, np.int64)
     shapes, dtype, casting = plan.target.shapes, plan.target.dtype, plan.casting
-    forms = plan.blocks.forms
-    of_form = plan.blocks.form[blocks]
-    readers = {f: attempt.reader.of_form(forms[f]) for f in np.unique(of_form).tolist()}
-    write, append = writer.write, journal.append
+    todo = list(
+        zip(plan.blocks.form[blocks].tolist(), plan.blocks.base[blocks].tolist(), strict=True)
+    )
+    ahead = ReadAhead(attempt.reader, plan.blocks.forms, todo, attempt.pool)
+    write, append, submit = writer.write, journal.append, attempt.pool.submit
     func, clock = attempt.func, time.perf_counter
     args, kwargs = attempt.arguments.args, {**attempt.arguments.kwargs, **attempt.extra}
     vary, arguments = attempt.arguments.vary, attempt.arguments
@@ -161,19 +166,19 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
     done = failed = nbytes = 0
     pulsed = clock()
     writer.begin(blocks, journal)
-    todo = zip(
-        blocks.tolist(), of_form.tolist(), plan.blocks.base[blocks].tolist(),
-        plan.target.form[blocks].tolist(), plan.blocks.trial[blocks].tolist(), strict=True,
+    numbers = zip(
+        blocks.tolist(), plan.target.form[blocks].tolist(), plan.blocks.trial[blocks].tolist(),
+        strict=True,
     )  # fmt: skip
     try:
-        for block, form, base, out, trial_number in todo:
+        for k, (block, out, trial_number) in enumerate(numbers):
             if vary:
                 args, own = arguments.of(trial_number)
                 kwargs = {**own, **attempt.extra}
-            tries = attempt.retries
+            tries = 0
             while True:
                 started = clock()
-                trial = readers[form](base)
+                trial = ahead.again(k) if tries else ahead.take(k)
                 reading = clock()
                 try:
                     attempt.computing = True
@@ -183,8 +188,8 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                     attempt.computing = False
                 except Exception:  # noqa: BLE001  (whatever it is, it is journalled)
                     attempt.computing = False
-                    if tries > 0:
-                        tries -= 1
+                    tries += 1
+                    if tries <= attempt.retries:
                         continue
                     journal.note(FAILED, block, traceback.format_exc().encode())
                     failed += 1
@@ -192,12 +197,15 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                 computed = clock()
                 if details:
                     journal.note(DETAILS, block, pack_details(details))
+                size = result.nbytes
+                # The checksum of a large result is made while it is written.
+                checking = submit(checksum, result) if size >= LARGE else None
                 try:
                     file, offset = write(block, result)
                 except OSError as error:
                     raise as_output_error(error, plan.run_directory) from error
-                size = result.nbytes
-                check = checksum(result)
+                check = checksum(result) if checking is None else checking.result()
+                checking = None
                 ended = clock()
                 append(
                     DONE, block, file=file, offset=offset, check=check, nbytes=size,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Self
 
@@ -18,11 +19,13 @@ from hpcio.slab import read_at
 from hpcio.sources import find_dataset, open_file
 from hpcio.trials import Form
 
-__all__ = ["Reader"]
+__all__ = ["LARGE", "ReadAhead", "Reader"]
 
 # Rows of up to so many bytes are read whole, whatever is selected of them: disk and page
 # cache deal in pages anyway.
 WHOLE_ROWS = 16 << 10
+# Blocks of so many bytes are worth a second thread; at 1 MB, handing over costs what it gains.
+LARGE = 4 << 20
 # Bytes of rows that are held at a time while some of them are picked.
 BATCH = 1 << 20
 
@@ -83,9 +86,17 @@ class Reader:
         except BaseException:
             self.close()
             raise
-        self._buffer: np.ndarray | None = None
+        self._memory: list[np.ndarray] = []
 
-    def of_form(self, form: Form) -> Callable[[int], np.ndarray]:
+    def is_large(self, form: Form) -> bool:
+        """Whether trials of this form are worth reading ahead: large, and not by HDF5.
+
+        HDF5 lets only one thread in, so that reading by it would hold up the function.
+        """
+        size = int(np.prod(form.inshape, dtype=np.int64)) * self._dtype.itemsize
+        return size >= LARGE and self.of_form(form).func != self._through_hdf5
+
+    def of_form(self, form: Form) -> partial[np.ndarray]:
         """How trials of a form are read: a function of the row at which a trial begins.
 
         The array that it gives is the caller's to change.
@@ -135,17 +146,15 @@ class Reader:
             )
 
     def _empty(self, shape: tuple[int, ...]) -> np.ndarray:
-        # Fresh memory for a large trial costs as much as reading it. The last trial's memory
-        # serves again if nobody else holds it: the attribute and the argument are the only
-        # two references then (a view or a stored trial would be a third).
-        if (
-            self._buffer is not None
-            and self._buffer.shape == shape
-            and sys.getrefcount(self._buffer) == 2
-        ):
-            return self._buffer
-        self._buffer = np.empty(shape, self._dtype)
-        return self._buffer
+        # Fresh memory for a large trial costs as much as reading it. Memory of an earlier
+        # trial serves again if nobody else holds it: the list and the argument are the only
+        # two references then (a view, or a trial that the function kept, would be a third).
+        for k in range(len(self._memory)):
+            if self._memory[k].shape == shape and sys.getrefcount(self._memory[k]) == 2:
+                return self._memory[k]
+        array = np.empty(shape, self._dtype)
+        self._memory = [*self._memory[-1:], array]
+        return array
 
     def close(self) -> None:
         """Let go of the source."""
@@ -159,3 +168,42 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class ReadAhead:
+    """The trials of a chunk in their order, the next large one read while one is at work.
+
+    Parameters
+    ----------
+    reader : Reader
+    forms : sequence of Form
+        All forms of the plan.
+    todo : sequence of (int, int)
+        Form and first row of each trial.
+    pool : concurrent.futures.Executor
+        Where to read ahead: it hides the time of a disk behind that of the function.
+    """
+
+    def __init__(
+        self, reader: Reader, forms: Sequence[Form], todo: Sequence[tuple[int, int]], pool: Executor
+    ) -> None:
+        distinct = {form for form, _ in todo}
+        self._read = {form: reader.of_form(forms[form]) for form in distinct}
+        self._large = {form for form in distinct if reader.is_large(forms[form])}
+        self._todo, self._pool = todo, pool
+        self._next: Future[np.ndarray] | None = None
+
+    def take(self, k: int) -> np.ndarray:
+        """The trial at position `k`; positions are taken once each, in order."""
+        # The future goes out of hand before the trial is used: it would keep its memory.
+        future, self._next = self._next, None
+        trial = self.again(k) if future is None else future.result()
+        del future
+        if self._large and k + 1 < len(self._todo) and self._todo[k + 1][0] in self._large:
+            self._next = self._pool.submit(self.again, k + 1)
+        return trial
+
+    def again(self, k: int) -> np.ndarray:
+        """The trial at position `k`, read here and now."""
+        form, base = self._todo[k]
+        return self._read[form](base)
