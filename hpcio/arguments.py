@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import re
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,6 +108,14 @@ class Arguments:
         return tuple(map(pick, self.args)), {k: pick(v) for k, v in self.kwargs.items()}
 
 
+_PLACE = {"__package__", "__name__", "__path__", "__file__"}
+
+
+def _is_random(value: object) -> bool:
+    """Whether this is the identifier that cloudpickle draws for a class of ``__main__``."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value) is not None
+
+
 def fingerprint(value: object) -> str:
     """A digest of any value that can be pickled, functions by their code included.
 
@@ -116,11 +125,22 @@ def fingerprint(value: object) -> str:
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
+        def persistent_id(self, obj: Any) -> Any:
+            if type(obj) in (set, frozenset):  # in an order of its own in each process
+                return type(obj).__name__, sorted(map(fingerprint, obj))
+            if type(obj) is dict and "__name__" in obj and obj.keys() <= _PLACE:
+                return "globals"  # of a function: the file that it was typed in
+            return None
+
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, types.CodeType):  # never loaded again, so any callable does
                 place_free = (obj.co_code, obj.co_consts, obj.co_names, obj.co_varnames)
                 return str, place_free
-            return super().reducer_override(obj)
+            reduced = super().reducer_override(obj)
+            if isinstance(obj, type) and isinstance(reduced, tuple):
+                make, arguments, *state = reduced
+                return make, tuple(None if _is_random(a) else a for a in arguments), *state
+            return reduced
 
     out = io.BytesIO()
     try:

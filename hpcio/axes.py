@@ -15,6 +15,9 @@ from hpcio.trials import Blocks, Trials
 
 __all__ = ["Axis", "attach", "name_axes"]
 
+# Other things in the file of a result have these names.
+_RESERVED = ("", ".", "data", "trials", "hpcio", "metadata")
+
 
 @dataclass(frozen=True, eq=False)
 class Axis:
@@ -51,6 +54,7 @@ def name_axes(
             )
         named = [_checked(k, n, v, target.shape[k]) for k, (n, v) in enumerate(axes.items())]
     if target.stacked and not named[0].name:
+        named = [Axis("") if a.name == "trial" else a for a in named]
         named[0] = Axis("trial")
     if target.stacked and named[0].values is None:
         named[0] = Axis(named[0].name, trials.index)
@@ -58,7 +62,7 @@ def name_axes(
 
 
 def _checked(axis: int, name: str, values: object, length: int) -> Axis:
-    if not name or "/" in name or name in ("data", "trials", "hpcio", "metadata"):
+    if name in _RESERVED or "/" in name:
         raise PlanError(f"'{name}' cannot be the name of an axis. Use a word such as 'frequency'.")
     if values is None:
         return Axis(name)
@@ -74,17 +78,25 @@ def _checked(axis: int, name: str, values: object, length: int) -> Axis:
 
 
 def _from_source(source: Source, blocks: Blocks, target: Target) -> list[Axis]:
-    """What the dimension scales of the source say, for axes that the result shares with it."""
+    """What the dimension scales of the source say, for axes that the function has kept.
+
+    An axis is taken for kept if it is as long in the result of every block as in its trial.
+    """
     unknown = [Axis("") for _ in target.shape]
     shift = int(target.stacked)
     if len(target.shape) - shift != len(source.shape):
         return unknown
+    pairs = np.unique(np.stack([blocks.form, target.form]), axis=1).T.tolist()
+    kept = [
+        all(blocks.forms[f].inshape[axis] == target.shapes[t][axis] for f, t in pairs)
+        for axis in range(len(source.shape))
+    ]
     with open_file(source.path) as f:
         dims = find_dataset(f, source.dataset).dims
         for axis, dim in enumerate(dims):
             name = dim.label or (dim.keys()[0] if len(dim) else "")
             here = axis + shift
-            if not isinstance(name, str) or not name or "/" in name:
+            if not kept[axis] or not isinstance(name, str) or name in _RESERVED or "/" in name:
                 continue
             unknown[here] = Axis(name)
             if len(dim) and axis != blocks.axis:

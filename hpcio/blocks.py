@@ -25,9 +25,13 @@ __all__ = [
     "split_details",
     "take",
     "unpack_details",
+    "write_details",
 ]
 
 Details = dict[str, np.ndarray]
+
+# HDF5 holds an attribute of up to 64 kB in the header of its object.
+_ATTRIBUTE_LIMIT = 60_000
 
 
 def read_region(
@@ -135,6 +139,21 @@ def unpack_details(packed: bytes) -> Details:
     source = io.BytesIO(packed)
     names = json.loads(source.readline())
     return {name: np.lib.format.read_array(source, allow_pickle=False) for name in names}
+
+
+def write_details(file: h5py.File, details: Mapping[str, np.ndarray], suffix: str) -> None:
+    """Details as attributes ``NAME + suffix`` of the group `metadata`, large ones as datasets."""
+    if not details:
+        return
+    group = file.require_group("metadata")
+    for name, value in details.items():
+        key = name + suffix
+        if value.nbytes < _ATTRIBUTE_LIMIT:
+            group.attrs[key] = value
+        else:
+            if key in group:
+                del group[key]
+            group[key] = value
 
 
 def as_array(result: Any) -> np.ndarray:

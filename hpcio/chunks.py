@@ -9,7 +9,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,9 +17,8 @@ from typing import Self
 import numpy as np
 
 from hpcio.blocks import compute, pack_details
-from hpcio.errors import OutputError, SourceError
 from hpcio.functions import takes
-from hpcio.journal import DETAILS, DONE, FAILED, Journal
+from hpcio.journal import DETAILS, DONE, FAILED, LOST, SYNC, Journal
 from hpcio.plan import Plan
 from hpcio.reading import LARGE, ReadAhead, Reader
 from hpcio.slab import as_output_error, checksum
@@ -99,20 +98,49 @@ class Attempt:
             self.reader.close()
             raise as_output_error(error, plan.run_directory) from error
         self.writer = module_of(plan.writer).open_writer(plan, self.name)
-        # One thread to read ahead, one for checksums; they start when they are first used.
-        self.pool = ThreadPoolExecutor(2, thread_name_prefix="hpcio")
+        # Threads to read ahead, for checksums, and to sync; they start when first used.
+        self.pool = ThreadPoolExecutor(3, thread_name_prefix="hpcio")
+        self._syncing: tuple[Future[None], int] | None = None
         self._synced = time.monotonic()
 
-    def sync(self) -> None:
-        """Make all blocks so far safe, data first, then the journal."""
+    def begin_sync(self) -> None:
+        """Begin to make all blocks so far safe against a crash, while work goes on."""
+        self._end_sync()
+        files, notes = self.writer.syncing(), self.journal.sync_notes
+
+        def sync() -> None:
+            files()
+            notes()
+
+        self._syncing = self.pool.submit(sync), self.journal.count
+        self._synced = time.monotonic()
+
+    def sync_is_due(self) -> bool:
+        """Whether `SYNC_EVERY` has passed since the last one began."""
+        return time.monotonic() - self._synced > SYNC_EVERY
+
+    def _end_sync(self) -> None:
+        """Wait for the data that are on their way, then record that they are safe."""
+        if self._syncing is None:
+            return
+        (future, count), self._syncing = self._syncing, None
         try:
-            self.writer.sync()
+            future.result()
+        except OSError as error:
+            # After a failed fsync the system has forgotten what it could not write, and
+            # would even read it back from memory: these blocks are to be computed again.
+            self.journal.append(LOST)
+            raise as_output_error(error, self.plan.run_directory) from error
+        self.journal.append(SYNC, offset=count)
+
+    def sync(self) -> None:
+        """Make all blocks so far safe against a crash: data first, then the journal."""
+        self.begin_sync()
+        self._end_sync()
+        try:
             self.journal.sync()
         except OSError as error:
-            # After a failed fsync the system has forgotten what it could not write: the
-            # blocks since the last SYNC stay unsafe and are checked when the run resumes.
             raise as_output_error(error, self.plan.run_directory) from error
-        self._synced = time.monotonic()
 
     def close(self) -> None:
         """Let go of all files; what was journalled stays."""
@@ -132,6 +160,8 @@ class Attempt:
 
 def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
     """Read, compute and write a run of blocks, and journal each.
+
+    When it returns, the data are on their way to the disk; `Attempt.sync` waits for them.
 
     A block that raises is tried again as often as the attempt allows, then journalled as
     failed; the others go on. Trouble with the source or the output ends the chunk.
@@ -221,16 +251,13 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                 pulsed = now
                 if attempt.pulse is not None:
                     attempt.pulse()
-                if time.monotonic() - attempt._synced > SYNC_EVERY:
-                    attempt.sync()
+                if attempt.sync_is_due():
+                    attempt.begin_sync()
             if attempt.stopping:
                 break
-    except (SourceError, OutputError):
-        journal.flush()
-        raise
     finally:
         attempt.computing = False
-    attempt.sync()
+    attempt.begin_sync()
     return ChunkDone(done, failed, nbytes)
 
 

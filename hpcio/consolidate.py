@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from hpcio.axes import attach
-from hpcio.blocks import unpack_details
+from hpcio.blocks import unpack_details, write_details
 from hpcio.errors import HpcioError, OutputError
 from hpcio.ledger import Ledger
 from hpcio.plan import Plan
@@ -24,9 +24,6 @@ from hpcio.slab import as_output_error
 from hpcio.writers import module_of
 
 __all__ = ["publish"]
-
-# HDF5 holds an attribute of up to 64 kB in the header of its object.
-_ATTRIBUTE_LIMIT = 60_000
 
 TRIAL = np.dtype(
     [
@@ -165,9 +162,4 @@ def _add_details(ledger: Ledger, file: h5py.File) -> None:
     plan = ledger.plan
     for block, packed in ledger.details().items():
         suffix = f"__{plan.blocks.trial[block]}_{plan.blocks.channel_block[block]}"
-        group = file.require_group("metadata")
-        for name, value in unpack_details(packed).items():
-            if value.nbytes < _ATTRIBUTE_LIMIT:
-                group.attrs[name + suffix] = value
-            else:
-                group[name + suffix] = value
+        write_details(file, unpack_details(packed), suffix)

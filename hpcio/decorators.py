@@ -20,7 +20,7 @@ import numpy as np
 from hpcio import blocks, slab
 from hpcio.errors import FunctionError, HpcioError, OutputError, TrialError
 from hpcio.faux import FauxTrial
-from hpcio.sources import find_dataset, locking, open_file
+from hpcio.sources import check_parts, find_dataset, locking, open_file
 
 __all__ = ["unwrap_io"]
 
@@ -52,7 +52,8 @@ def unwrap_io(func: Callable[P, R]) -> Callable[..., Any]:
     func : callable
         ``func(trial, *args, chunkShape=None, noCompute=None, **kwargs)``. It returns an
         array, or ``(array, details)`` with a dict of arrays (no objects); the details
-        become attributes ``NAME + call_id`` of the group ``metadata`` in the file written.
+        become attributes ``NAME + call_id`` of the group ``metadata`` in the file written
+        (datasets of that name where they are too large for an attribute).
 
     Returns
     -------
@@ -143,10 +144,9 @@ def _work(
                 fill = np.full(shape, np.nan if dtype.kind in "fc" else 0, dtype)
                 _write_own(trl_dat, fill, {}, call_id)
             return
+        check_parts(dataset)
         trial = blocks.read_region(dataset, region, sigrid, tuple(trl_dat["inshape"]))
-    result, details = blocks.compute(
-        func, trial, args, kwargs, shape, dtype, casting="same_kind"
-    )
+    result, details = blocks.compute(func, trial, args, kwargs, shape, dtype, casting="same_kind")
     if trl_dat["vdsdir"] is not None:
         _write_own(trl_dat, result, details, call_id)
     else:
@@ -166,13 +166,6 @@ def _is_empty(region: tuple[Any, ...], sigrid: Any, shape: tuple[int, ...]) -> b
     return False
 
 
-def _write_details(file: h5py.File, details: Mapping[str, np.ndarray], call_id: str) -> None:
-    if details:
-        group = file.require_group("metadata")
-        for name, value in details.items():
-            group.attrs[name + call_id] = value
-
-
 def _write_own(
     trl_dat: Mapping[str, Any], result: np.ndarray, details: Mapping[str, np.ndarray], call_id: str
 ) -> None:
@@ -183,10 +176,9 @@ def _write_own(
         os.makedirs(trl_dat["vdsdir"], exist_ok=True)
         try:
             if details or "/" in trl_dat["outdset"].strip("/"):
-                # v110 lets an attribute have more than 64 kB.
-                with h5py.File(part, "w", libver=("v110", "v110"), locking=False) as f:
+                with h5py.File(part, "w", locking=False) as f:
                     f.create_dataset(trl_dat["outdset"], data=result)
-                    _write_details(f, details, call_id)
+                    blocks.write_details(f, details, call_id)
             else:
                 shape = slab.layout(result.shape, result.dtype, name=trl_dat["outdset"])
                 slab.write_file(part, shape, result)
@@ -200,6 +192,8 @@ def _write_own(
             if os.path.exists(part):
                 os.unlink(part)
             raise
+    except HpcioError:
+        raise
     except OSError as error:
         raise slab.as_output_error(error, path) from error
 
@@ -242,7 +236,7 @@ def _write_shared(
                         f"'{target.name}' in '{path}' has {target.shape}. Create it so."
                     )
                 target[()] = np.nansum([target[()], result], axis=0)
-            _write_details(f, details, call_id)
+            blocks.write_details(f, details, call_id)
     except HpcioError:
         raise
     except OSError as error:
@@ -252,7 +246,7 @@ def _write_shared(
 def _region_shape(
     target: h5py.Dataset, region: tuple[Any, ...], result: np.ndarray
 ) -> tuple[int, ...]:
-    """The shape of a region of the target, which must hold as many values as the result."""
+    """The shape of a region of the target: that of the result, but for axes of length one."""
     shape = []
     for axis, length in enumerate(target.shape):
         part = region[axis] if axis < len(region) else slice(None)
@@ -260,7 +254,7 @@ def _region_shape(
             shape.append(len(range(*part.indices(length))))
         elif not np.isscalar(part):
             shape.append(len(part))
-    if int(np.prod(shape, dtype=np.int64)) != result.size:
+    if [n for n in shape if n != 1] != [n for n in result.shape if n != 1]:
         raise TrialError(
             f"The region {region} of '{target.name}' in '{target.file.filename}' has shape "
             f"{tuple(shape)}, the result {result.shape}. Correct outgrid."

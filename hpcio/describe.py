@@ -135,7 +135,7 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
     FunctionError
         If the function raises for the longest trial.
     """
-    count = workers or len(os.sched_getaffinity(0))
+    count = len(os.sched_getaffinity(0)) if workers is None else max(1, workers)
     count = min(count, len(plan))
     read, written = plan.input_sizes(), plan.target.sizes()
     longest = int(read.argmax())

@@ -5,10 +5,15 @@ from __future__ import annotations
 import functools
 import os
 
-__all__ = ["in_memory", "kind_of"]
+__all__ = ["in_memory", "is_local", "kind_of"]
 
 # Their "disk" is memory: reserving it means filling it with zeros.
 _MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
+
+# All others may have clients on other nodes, each with a cache of its own.
+_LOCAL = _MEMORY | {
+    "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "reiserfs", "xfs", "zfs",
+}  # fmt: skip
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
@@ -39,3 +44,8 @@ def _kind_of_device(device: int) -> str:
 def in_memory(path: str | os.PathLike[str]) -> bool:
     """Whether files there are held in memory alone."""
     return kind_of(path) in _MEMORY
+
+
+def is_local(path: str | os.PathLike[str]) -> bool:
+    """Whether only this machine has files there; False if that is not known."""
+    return kind_of(path) in _LOCAL

@@ -10,6 +10,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from typing import Any
 
 from hpcio.arguments import fingerprint
@@ -18,6 +19,9 @@ from hpcio.errors import FunctionError, PlanError
 __all__ = ["Compute", "Function", "takes"]
 
 Compute = Callable[..., Any]
+
+# Modules that were imported from a FILE.py: another file of that name may take the place.
+_from_files: set[str] = set()
 
 
 def _import(name: str, *, path: str | None = None) -> Compute:
@@ -48,6 +52,24 @@ def _import(name: str, *, path: str | None = None) -> Compute:
     if not callable(found):
         raise FunctionError(f"'{name}' is a {type(found).__name__}. Name a function instead.")
     return found  # type: ignore[no-any-return]
+
+
+def _import_file(path: str, attribute: str) -> Compute:
+    """A function of a file, as the file is now: not of one of that name imported before."""
+    folder, file = os.path.split(os.path.abspath(path))
+    name = file[:-3]
+    loaded = sys.modules.get(name)
+    if name in sys.stdlib_module_names or (loaded is not None and name not in _from_files):
+        origin = getattr(loaded, "__file__", None) or ""
+        if not (os.path.exists(origin) and os.path.samefile(origin, path)):
+            raise FunctionError(
+                f"The file '{path}' has the name of another module, '{name}'. Rename the file."
+            )
+    sys.modules.pop(name, None)
+    _from_files.add(name)
+    importlib.invalidate_caches()
+    sys.path[:] = [p for p in sys.path if p != folder]
+    return _import(f"{name}:{attribute}", path=folder)
 
 
 def _version(module_name: str) -> str:
@@ -125,8 +147,7 @@ class Function:
         if place.endswith(".py"):
             if not os.path.isfile(place):
                 raise FunctionError(f"There is no file '{place}' to take '{attribute}' from.")
-            folder, file = os.path.split(os.path.abspath(place))
-            return _import(f"{file[:-3]}:{attribute}", path=folder)
+            return _import_file(place, attribute)
         return _import(f"{place}:{attribute}", path=os.getcwd())
 
     def load(self) -> Compute:
@@ -148,7 +169,13 @@ class Function:
                     f"The pickled function '{self.name}' cannot be loaded here "
                     f"({type(error).__name__}: {error}). Put it into a module and name that."
                 ) from error
-        func = _import(self.name)
+        module, _, attribute = self.name.partition(":")
+        spec = PathFinder.find_spec(module, list(self.path)) if module in _from_files else None
+        loaded = getattr(sys.modules.get(module), "__file__", None)
+        if spec is not None and spec.origin is not None and spec.origin != loaded:
+            func = _import_file(spec.origin, attribute)  # the name is another plan's by now
+        else:
+            func = _import(self.name)
         if _source_digest(func) != self.digest:
             raise PlanError(
                 f"The function '{self.name}' has changed since the plan was made, and old and new "

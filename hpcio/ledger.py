@@ -41,6 +41,15 @@ def read_logs(plan: Plan) -> tuple[Log, ...]:
     return tuple(log for log in logs if log is not None)
 
 
+def _lost_details(log: Log) -> list[int]:
+    """Positions of the DONE records of blocks whose details are damaged or gone."""
+    kind, block = log.records["kind"], log.records["block"]
+    noted = np.flatnonzero(kind == DETAILS).tolist()
+    lost = [int(block[k]) for k in noted if not log.note(log.records[k])]
+    found: list[int] = np.flatnonzero((kind == DONE) & np.isin(block, lost)).tolist()
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Ledger:
     """For each block of a plan, where its result lies.
@@ -73,16 +82,19 @@ class Ledger:
     def read_trusted(cls, plan: Plan) -> Self:
         """Read the journals, and hold against their checksums what a crash may have eaten.
 
-        Records before the last SYNC of an attempt are trusted; the data of later ones are
-        read back, and those that differ count as never done.
+        Records before the last SYNC of an attempt are trusted, as long as their files are
+        there; the data of later ones are read back. Those that differ count as never done.
         """
         logs = list(read_logs(plan))
         for i, log in enumerate(logs):
-            late = np.flatnonzero(log.records["kind"][log.safe :] == DONE) + log.safe
-            if not late.size:
+            done = np.flatnonzero(log.records["kind"] == DONE)
+            if not done.size:
                 continue
+            late = done[done >= log.safe]
             with writers.module_of(plan.writer).ReadBack(plan, log) as stored:
-                bad = [k for k in late.tolist() if not stored.intact(log.records[k])]
+                bad = done[~stored.there(log.records[done])].tolist()
+                bad += [k for k in late.tolist() if not stored.intact(log.records[k])]
+            bad += _lost_details(log)
             if bad:
                 logs[i] = replace(log, records=np.delete(log.records, bad))
         return cls._of(plan, tuple(logs))

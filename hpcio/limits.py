@@ -11,6 +11,7 @@ import numpy as np
 
 from hpcio.errors import MemoryLimitError, OutputError, PlanError
 from hpcio.plan import Plan
+from hpcio.reading import LARGE
 
 __all__ = ["available", "block_memory", "check_disk", "check_memory", "parse_bytes"]
 
@@ -61,14 +62,18 @@ def available() -> int:
 
 
 def block_memory(plan: Plan) -> np.ndarray:
-    """Bytes that each block needs at the least: its trial and its result, shape (B,)."""
-    need: np.ndarray = plan.input_sizes() + plan.target.sizes()
+    """Bytes that each block needs at the least, shape (B,).
+
+    Its trial and its result, and for large trials the next one, which is read ahead.
+    """
+    trial = plan.input_sizes()
+    need: np.ndarray = trial * np.where(trial < LARGE, 1, 2) + plan.target.sizes()
     return need
 
 
-def check_memory(plan: Plan, workers: int, memory: str | int | None) -> None:
-    """Raise MemoryLimitError if the largest block does not fit into a worker."""
-    limit = available() // workers if memory is None else parse_bytes(memory)
+def check_memory(plan: Plan, limit: str | int) -> None:
+    """Raise MemoryLimitError if the largest block does not fit into a worker of `limit` bytes."""
+    limit = parse_bytes(limit)
     need = block_memory(plan)
     largest = int(need.argmax())
     total = int(need[largest]) + BASE

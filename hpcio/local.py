@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 import hpcio
+from hpcio import errors
 from hpcio.chunks import Attempt, Stop, divide, run_chunk
-from hpcio.errors import HpcioError, OutputError, SourceError, WorkerError
-from hpcio.journal import FAILED
-from hpcio.ledger import Ledger
-from hpcio.limits import block_memory
+from hpcio.errors import HpcioError, WorkerError
+from hpcio.journal import DONE, FAILED, read_log
+from hpcio.ledger import journal_folder
+from hpcio.limits import available, block_memory, check_memory
 from hpcio.plan import Plan
 from hpcio.run import Executor, Work
 
@@ -64,12 +65,15 @@ def choose(*, workers: int | None, threads: int) -> Executor:
 class ThisProcess:
     """Computes in the process at hand, where a debugger can follow."""
 
-    workers = 0
+    def check(self, plan: Plan, memory: str | int | None) -> None:
+        """Hold the largest block against the memory of this machine."""
+        check_memory(plan, available() if memory is None else memory)
 
     def execute(self, work: Work) -> None:
         """Try every block of the work; see `hpcio.run.Executor`."""
         with Attempt(work.plan, "here", retries=work.retries) as attempt:
             run_chunk(attempt, work.blocks)
+            attempt.sync()
 
 
 # ---------------------------------------------------------------------- the session's side
@@ -82,7 +86,6 @@ class _Worker:
     process: subprocess.Popen[bytes]
     socket: socket.socket
     log: Path
-    careful: bool
     ready: bool = False
     attempt: str = ""
     chunk: np.ndarray | None = None
@@ -108,6 +111,10 @@ class Processes:
         self.workers = workers
         self.threads = threads
 
+    def check(self, plan: Plan, memory: str | int | None) -> None:
+        """Hold the largest block against a worker's share of this machine's memory."""
+        check_memory(plan, available() // self.workers if memory is None else memory)
+
     def execute(self, work: Work) -> None:
         """Try every block of the work; see `hpcio.run.Executor`."""
         _Session(self, work).run()
@@ -121,7 +128,7 @@ class _Session:
         sizes = block_memory(work.plan)[work.blocks]
         self.wanted = min(processes.workers, work.blocks.size)
         parts = divide(sizes, self.wanted * CHUNKS_PER_WORKER)
-        self.queue: deque[tuple[np.ndarray, bool]] = deque((work.blocks[p], False) for p in parts)
+        self.queue = deque(work.blocks[p] for p in parts)
         self.threads = processes.threads
         self.workers: list[_Worker] = []
         self.selector = selectors.DefaultSelector()
@@ -132,7 +139,7 @@ class _Session:
     def run(self) -> None:
         try:
             for _ in range(self.wanted):
-                self._start(careful=False)
+                self._start()
             # All begin at once, so that the clock of the run does not count their start.
             while self.workers and not all(w.ready for w in self.workers):
                 self._wait()
@@ -140,14 +147,15 @@ class _Session:
                 self._feed(worker)
             while any(w.chunk is not None for w in self.workers) or self.queue:
                 self._wait()
+            self._finish()
         except BaseException as error:
             self._end(gently=isinstance(error, KeyboardInterrupt))
             raise
-        self._end(gently=True)
+        self.selector.close()
 
     # -- workers
 
-    def _start(self, *, careful: bool) -> None:
+    def _start(self) -> None:
         label = f"w{self.started}"
         self.started += 1
         ours, theirs = socket.socketpair()
@@ -156,7 +164,7 @@ class _Session:
         path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH", "")) if p)
         threads = {name: str(self.threads) for name in _THREAD_VARIABLES}
         task = {
-            "out": self.plan.out, "label": label, "retries": self.retries, "careful": careful,
+            "out": self.plan.out, "label": label, "retries": self.retries,
             "parent": os.getpid(),
         }  # fmt: skip
         try:
@@ -174,24 +182,15 @@ class _Session:
             raise WorkerError(f"A worker could not be started: {error}.") from error
         finally:
             theirs.close()
-        worker = _Worker(process, ours, log, careful)
+        worker = _Worker(process, ours, log)
         self.workers.append(worker)
         self.selector.register(ours, selectors.EVENT_READ, worker)
 
     def _feed(self, worker: _Worker) -> None:
         if not self.queue:
             return
-        if self.queue[0][1] and not worker.careful:
-            # These blocks have killed a worker: they go to one that journals each at once.
-            self._dismiss(worker)
-            self._start(careful=True)
-            return
-        worker.chunk, _ = self.queue.popleft()
+        worker.chunk = self.queue.popleft()
         worker.send({"runs": runs(worker.chunk)})
-
-    def _dismiss(self, worker: _Worker) -> None:
-        self._forget(worker)
-        worker.process.wait()
 
     def _forget(self, worker: _Worker) -> None:
         self.workers.remove(worker)
@@ -218,8 +217,7 @@ class _Session:
 
     def _heard(self, worker: _Worker, message: dict[str, Any]) -> None:
         if "error" in message:
-            kind = {"SourceError": SourceError, "OutputError": OutputError}.get(message["kind"])
-            raise (kind or WorkerError)(message["error"])
+            raise getattr(errors, message["kind"], WorkerError)(message["error"])
         worker.attempt = message["attempt"]
         first = not worker.ready
         worker.ready = True
@@ -232,6 +230,8 @@ class _Session:
         self._forget(worker)
         status = worker.process.wait()
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        if worker.chunk is None and status == 0:
+            return  # it has gone home
         if worker.chunk is None:
             self.idle_deaths += 1
             if not worker.ready or self.idle_deaths > self.wanted:
@@ -240,18 +240,27 @@ class _Session:
                     f"{_tail(worker.log)}\n(all of it in '{worker.log}')"
                 )
         else:
-            state = Ledger.read(self.plan).state
-            left = worker.chunk[state[worker.chunk] == 0]
-            if left.size and worker.careful:
+            # Blocks are journalled in order: the first that is not is the one at hand. It
+            # gets a second chance, since whoever killed the worker may have meant another.
+            left = worker.chunk[~np.isin(worker.chunk, self._tried(worker.attempt))]
+            if left.size:
                 suspect = int(left[0])
                 self.deaths[suspect] += 1
-                if self.deaths[suspect] > self.retries:
+                if self.deaths[suspect] > max(1, self.retries):
                     self._blame(suspect, how, worker.log)
                     left = left[1:]
             if left.size:
-                self.queue.appendleft((left, True))
+                self.queue.appendleft(left)
         if self.queue:
-            self._start(careful=self.queue[0][1])
+            self._start()
+
+    def _tried(self, attempt: str) -> np.ndarray:
+        """The blocks that an attempt has journalled, done or failed."""
+        log = read_log(journal_folder(self.plan) / f"{attempt}.jnl", self.plan.digest)
+        if log is None:
+            return np.zeros(0, np.int64)
+        tried: np.ndarray = log.records["block"][np.isin(log.records["kind"], (DONE, FAILED))]
+        return tried
 
     def _blame(self, block: int, how: str, log: Path) -> None:
         """Journal a block that kills its worker as failed."""
@@ -261,6 +270,13 @@ class _Session:
         with Attempt(self.plan, "session") as attempt:
             attempt.journal.note(FAILED, block, text.encode())
             attempt.sync()
+
+    def _finish(self) -> None:
+        """Let all workers bring their data to the disk and go home."""
+        for worker in self.workers:
+            worker.socket.shutdown(socket.SHUT_WR)
+        while self.workers:
+            self._wait()
 
     def _end(self, *, gently: bool) -> None:
         """End all workers; gently: after what they have at hand, else at once."""
@@ -331,8 +347,6 @@ def serve() -> None:
             raise Stop
 
     with attempt, connection, connection.makefile("rb") as chunks:
-        if task["careful"]:
-            attempt.journal.linger = 0.0
         signal.signal(signal.SIGTERM, stop)
         try:
             tell({"attempt": attempt.name})
@@ -341,6 +355,7 @@ def serve() -> None:
                 if attempt.stopping:
                     break
                 tell({"attempt": attempt.name})
+            attempt.sync()
         except Stop:
             attempt.sync()
         except (BrokenPipeError, ConnectionResetError):

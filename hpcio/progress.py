@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcio.journal import DONE, FAILED, HEADER, RECORD
-from hpcio.ledger import Failure, Ledger, journal_folder
+from hpcio.ledger import Failure, Ledger, journal_folder, read_logs
 from hpcio.plan import Plan
 from hpcio.result import open as open_result
 
@@ -31,7 +31,7 @@ class _Counter:
     def __init__(self, plan: Plan, todo: np.ndarray) -> None:
         self._folder = journal_folder(plan)
         self._out, self._in = plan.target.sizes(), plan.input_sizes()
-        self._known = {path: path.stat().st_size for path in self._folder.glob("*.jnl")}
+        self._known = {log.path: HEADER + log.records.nbytes for log in read_logs(plan)}
         self._open = np.zeros(len(plan), bool)
         self._open[todo] = True
         self.done = self.failed = self.nbytes = 0
@@ -43,9 +43,10 @@ class _Counter:
             with path.open("rb") as f:
                 f.seek(start)
                 raw = f.read()
-            raw = raw[: len(raw) // RECORD.itemsize * RECORD.itemsize]
-            self._known[path] = start + len(raw)
-            records = np.frombuffer(raw, RECORD)
+            records = np.frombuffer(raw[: len(raw) // RECORD.itemsize * RECORD.itemsize], RECORD)
+            written = int(np.argmin(np.append(records["kind"], 0)))  # zeros are reserved room
+            records = records[:written]
+            self._known[path] = start + records.nbytes
             self.failed += int((records["kind"] == FAILED).sum())
             done = records[records["kind"] == DONE]
             if done.size:

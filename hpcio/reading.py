@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from functools import partial
 from typing import Self
 
@@ -16,7 +16,7 @@ from hpcio.blocks import read_region, take
 from hpcio.errors import SourceError
 from hpcio.plan import Plan
 from hpcio.slab import read_at
-from hpcio.sources import find_dataset, open_file
+from hpcio.sources import check_parts, find_dataset, open_file
 from hpcio.trials import Form
 
 __all__ = ["LARGE", "ReadAhead", "Reader"]
@@ -75,6 +75,7 @@ class Reader:
                     f"'{source.dataset}' in '{source.path}' is not what the plan was made for. "
                     "Make a new plan (in the shell: --fresh)."
                 )
+            check_parts(self._dataset)
             self._axis = plan.blocks.axis
             self._dtype = source.dtype
             self._shape = source.shape
@@ -197,13 +198,18 @@ class ReadAhead:
         """The trial at position `k`; positions are taken once each, in order."""
         # The future goes out of hand before the trial is used: it would keep its memory.
         future, self._next = self._next, None
-        trial = self.again(k) if future is None else future.result()
+        trial = self._now(k) if future is None else future.result()
         del future
         if self._large and k + 1 < len(self._todo) and self._todo[k + 1][0] in self._large:
-            self._next = self._pool.submit(self.again, k + 1)
+            self._next = self._pool.submit(self._now, k + 1)
         return trial
 
     def again(self, k: int) -> np.ndarray:
-        """The trial at position `k`, read here and now."""
+        """The trial at position `k` once more, in memory of its own."""
+        if self._next is not None:
+            wait([self._next])  # two threads must not look for free memory at the same time
+        return self._now(k)
+
+    def _now(self, k: int) -> np.ndarray:
         form, base = self._todo[k]
         return self._read[form](base)

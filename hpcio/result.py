@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,13 @@ import h5py
 import numpy as np
 
 from hpcio.errors import ResultError
-from hpcio.sources import locking, open_file
+from hpcio.sources import locking, open_file, room_for
 from hpcio.target import Target
 from hpcio.writers.virtual import check_sources
 
 __all__ = ["PagedDataset", "ResultFile", "open"]
 
-# HDF5 keeps each source that it touched open, with half a megabyte of memory for each.
-MOST_SOURCES = 2048
 SOURCES_PER_PAGE = 256
-# Files that a process may want beside the sources.
-SPARE_FILES = 128
 
 
 class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
@@ -93,28 +88,7 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
     if sources is None:
         return ResultFile(name, paged=False)
     check_sources(name.parent, sources)
-    return ResultFile(name, paged=not _room_for(len(sources)))
-
-
-def _room_for(sources: int) -> bool:
-    """Whether so many files can be open at once; raises the soft limit where it may."""
-    if sources > MOST_SOURCES:
-        return False
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        used = len(os.listdir("/proc/self/fd"))
-    except OSError:
-        used = SPARE_FILES
-    needed = sources + used + SPARE_FILES
-    if soft == resource.RLIM_INFINITY or needed <= soft:
-        return True
-    if hard != resource.RLIM_INFINITY and needed > hard:
-        return False
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    except (OSError, ValueError):
-        return False
-    return True
+    return ResultFile(name, paged=not room_for(len(sources)))
 
 
 class PagedDataset:

@@ -15,7 +15,7 @@ from hpcio.consolidate import publish
 from hpcio.errors import BlocksFailed, Interrupted, OutputError
 from hpcio.journal import DONE
 from hpcio.ledger import Failure, Ledger
-from hpcio.limits import check_disk, check_memory
+from hpcio.limits import check_disk
 from hpcio.plan import Plan
 
 __all__ = ["Done", "Executor", "Work", "execute"]
@@ -43,9 +43,11 @@ class Work:
 class Executor(Protocol):
     """Runs chunks of blocks somewhere; what is done, the journals say."""
 
-    @property
-    def workers(self) -> int:
-        """How many chunks it works on at a time."""
+    def check(self, plan: Plan, memory: str | int | None) -> None:
+        """Raise MemoryLimitError if the largest block does not fit into one worker.
+
+        `memory` is what a worker may use, if the caller has said so.
+        """
 
     def execute(self, work: Work) -> None:
         """Try every block of the work at least once, by `hpcio.chunks.run_chunk`.
@@ -74,6 +76,7 @@ class Done:
         Bytes of trials that this run has read.
     failed : tuple of Failure
     workers : int
+        Processes that have computed blocks in this run.
     """
 
     out: str
@@ -125,9 +128,9 @@ def execute(
     if fresh:
         rundir.discard(plan.out)
     if os.path.lexists(plan.out):
-        return _finished(plan, executor.workers)
+        return _finished(plan)
     plan.source.check_unchanged()
-    check_memory(plan, max(1, executor.workers), memory)
+    executor.check(plan, memory)
     plan = rundir.prepare(plan)
     with ExitStack() as stack:
         stack.enter_context(rundir.held(plan))
@@ -146,7 +149,7 @@ def execute(
                     f"Continue with: hpcio resume {plan.out}"
                 ) from None
         ledger = Ledger.read_trusted(plan)
-        done = _record(ledger, known, executor.workers)
+        done = _record(ledger, known)
         if not ledger.done.all() and not gaps:
             raise BlocksFailed(_failed_message(ledger), done)
         publish(ledger)
@@ -162,7 +165,7 @@ def _shown(plan: Plan, todo: np.ndarray, *, progress: bool | None) -> ExitStack:
     return stack
 
 
-def _finished(plan: Plan, workers: int) -> Done:
+def _finished(plan: Plan) -> Done:
     """The record of a run that has nothing left to do."""
     if not plan.run_directory.is_dir() or Plan.load(plan.out).digest != plan.digest:
         raise OutputError(
@@ -170,10 +173,10 @@ def _finished(plan: Plan, workers: int) -> Done:
             "Choose another name, or start over with fresh=True (in the shell: --fresh)."
         )
     ledger = Ledger.read(plan)
-    return _record(ledger, {log.path for log in ledger.logs}, workers)
+    return _record(ledger, {log.path for log in ledger.logs})
 
 
-def _record(ledger: Ledger, known: set[Path], workers: int) -> Done:
+def _record(ledger: Ledger, known: set[Path]) -> Done:
     """What the journals that are new since `known` say of a run."""
     plan = ledger.plan
     new = [log for log in ledger.logs if log.path not in known]
@@ -198,7 +201,7 @@ def _record(ledger: Ledger, known: set[Path], workers: int) -> Done:
         nbytes=int(plan.target.sizes()[blocks].sum()),
         nbytes_read=int(plan.input_sizes()[blocks].sum()),
         failed=ledger.failures(),
-        workers=workers,
+        workers=len(times),
     )
 
 

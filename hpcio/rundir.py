@@ -77,13 +77,22 @@ def held(plan: Plan) -> Iterator[None]:
     Only a courtesy: attempts have files of their own, so two runs would not disturb each
     other. Where the file system has no locks, nothing is asked.
     """
-    fd = os.open(plan.run_directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with _held(plan.run_directory):
+        yield
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    try:
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise as_output_error(error, folder) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PlanError(
-                f"'{plan.run_directory}' is at work in another process. Wait for it, or end it."
+                f"'{folder}' is at work in another process. Wait for it, or end it."
             ) from None
         except OSError:
             pass  # no locks on this file system
@@ -99,6 +108,8 @@ def discard(out: str | os.PathLike[str]) -> None:
     ------
     OutputError
         If either is there but was not made by hpcio.
+    PlanError
+        If a run is at work there.
     """
     path = Path(os.path.abspath(os.path.expanduser(os.fspath(out))))
     folder = Path(f"{path}.run")
@@ -115,13 +126,20 @@ def discard(out: str | os.PathLike[str]) -> None:
     if folder.exists():
         foreign = [p.name for p in folder.iterdir() if not _ours(p.name)]
         if foreign and not (folder / "plan.h5").exists():
-            raise OutputError(f"'{folder}' is no run directory and is not removed.")
+            raise OutputError(
+                f"'{folder}' is no run directory and is not removed. Choose another output."
+            )
     try:
-        path.unlink(missing_ok=True)
-        if folder.exists():
+        if not folder.exists():
+            path.unlink(missing_ok=True)
+            return
+        with _held(folder):
+            path.unlink(missing_ok=True)
             # Renamed first, so that a name in use is free at once, and whole or gone.
             doomed = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
             folder.rename(doomed)
-            shutil.rmtree(doomed)
+        shutil.rmtree(doomed)
+    except OutputError:
+        raise
     except OSError as error:
         raise as_output_error(error, path) from error

@@ -101,10 +101,12 @@ def layout(
     dcpl.set_obj_track_times(False)
     lcpl = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     lcpl.set_create_intermediate_group(True)
+    # The data must come last: groups and long names need more room before them.
+    room = 2048 * (1 + 2 * name.strip("/").count("/") + len(name) // 512)
     # The file is sparse: nothing but its header is ever written.
     with tempfile.TemporaryDirectory(prefix="hpcio-layout-") as folder:
         path = Path(folder, "layout.h5")
-        with h5py.File(path, "w", locking=False) as f:
+        with h5py.File(path, "w", locking=False, meta_block_size=room) as f:
             space = h5py.h5s.create_simple(shape)
             dataset = h5py.Dataset(h5py.h5d.create(f.id, name.encode(), htype, space, dcpl, lcpl))
             if digest:
@@ -130,7 +132,7 @@ def as_output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError
         remedy = "Choose an output folder that you may write to."
     else:
         remedy = "Check the file system, then resume."
-    return OutputError(error.errno, f"Cannot write '{path}': {error.strerror}. {remedy}")
+    return OutputError(error.errno, f"Cannot write '{path}': {error.strerror or error}. {remedy}")
 
 
 def write_at(fd: int, data: Raw, offset: int) -> None:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import functools
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,12 @@ import numpy as np
 
 from hpcio.errors import SourceError
 
-__all__ = ["Source", "open_file", "split_spec"]
+__all__ = ["Source", "check_parts", "open_file", "room_for", "split_spec"]
+
+# HDF5 keeps each source that it touched open, with half a megabyte of memory for each.
+MOST_SOURCES = 2048
+# Files that a process may want beside the sources.
+SPARE_FILES = 128
 
 # What a file system without advisory locks answers; EWOULDBLOCK means that a lock is held.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
@@ -170,6 +176,7 @@ class Source:
                     f"Dataset '{dataset}' of '{path}' is a scalar and has no axis to cut "
                     "trials along. Choose a dataset with at least one axis."
                 )
+            check_parts(array)
             shape, dtype = array.shape, array.dtype
         stat = os.stat(path)
         return cls(path, dataset, shape, dtype, stat.st_size, stat.st_mtime_ns)
@@ -207,3 +214,54 @@ def find_dataset(file: h5py.File, dataset: str) -> h5py.Dataset:
     raise SourceError(
         f"'{dataset}' in '{file.filename}' {what}. Choose one of the datasets: {listed}."
     )
+
+
+def check_parts(dataset: h5py.Dataset) -> None:
+    """Raise SourceError unless all files that a virtual dataset is made of can be read.
+
+    HDF5 itself fills the place of those that it cannot open, and says nothing.
+    """
+    if not dataset.is_virtual:
+        return
+    file = dataset.file.filename
+    names = {part.file_name for part in dataset.virtual_sources()} - {"."}
+    folders = [os.path.dirname(os.path.realpath(file)), os.getcwd()]  # where HDF5 looks, in order
+    for name in names:
+        if "%b" in name.replace("%%", ""):
+            continue  # a pattern for any number of files
+        path = name.replace("%%", "%")
+        found = next((p for f in folders if os.path.exists(p := os.path.join(f, path))), path)
+        try:
+            with open(found, "rb"):
+                pass
+        except OSError as error:
+            raise SourceError(
+                f"'{dataset.name}' of '{file}' is a virtual dataset, and its source '{found}' "
+                f"cannot be read ({error.strerror}). Put it back where it was."
+            ) from error
+    if not room_for(len(names)):
+        raise SourceError(
+            f"'{dataset.name}' of '{file}' is made of {len(names)} files, more than HDF5 can hold "
+            "open here. Make one file of it first: hpcio repack, or h5repack."
+        )
+
+
+def room_for(sources: int) -> bool:
+    """Whether HDF5 can hold so many sources open at once; raises the soft limit where it may."""
+    if sources > MOST_SOURCES:
+        return False
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        used = len(os.listdir("/proc/self/fd"))
+    except OSError:
+        used = SPARE_FILES
+    needed = sources + used + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return True
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        return False
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (OSError, ValueError):
+        return False
+    return True

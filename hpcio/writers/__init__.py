@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,8 +25,11 @@ class Writer(Protocol):
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         """Store one result; returns file number and byte offset for the journal."""
 
-    def sync(self) -> None:
-        """Make everything stored so far outlive a crash of the machine."""
+    def syncing(self) -> Callable[[], None]:
+        """What makes everything stored so far outlive a crash of the machine.
+
+        The function may be called in another thread while storing goes on.
+        """
 
     def close(self) -> None:
         """Let go of all files; what was written stays."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -66,37 +66,43 @@ class TaskFiles:
     def __init__(self, plan: Plan, attempt: str) -> None:
         self._plan, self._attempt = plan, attempt
         self._sizes = plan.target.sizes()
-        self._slab: Slab | None = None
+        self._slabs: list[Slab] = []  # the last one is written, those before await their sync
         self._file = -1
         self._next = 0
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
-        self.close()
         self._file += 1
         self._next = 0
         shape = _task_layout(self._plan, int(self._sizes[blocks].sum()))
         path = self._plan.run_directory / _task_path(self._attempt, self._file)
         try:
-            self._slab = Slab(path, shape)
+            self._slabs.append(Slab(path, shape))
         except OSError as error:
             raise as_output_error(error, path) from error
         journal.append(FILE, file=self._file, offset=shape.offset, nbytes=shape.nbytes)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
-        assert self._slab is not None
         offset = self._next
-        self._slab.write(data, offset)
+        self._slabs[-1].write(data, offset)
         self._next = offset + data.nbytes
         return self._file, offset
 
-    def sync(self) -> None:
-        if self._slab is not None:
-            self._slab.sync()
+    def syncing(self) -> Callable[[], None]:
+        slabs = list(self._slabs)
+        self._slabs = slabs[-1:]
+
+        def sync() -> None:
+            for slab in slabs:
+                slab.sync()
+            for slab in slabs[:-1]:
+                slab.close()
+
+        return sync
 
     def close(self) -> None:
-        if self._slab is not None:
-            self._slab.close()
-            self._slab = None
+        for slab in self._slabs:
+            slab.close()
+        self._slabs = []
 
 
 class TrialFiles:
@@ -124,7 +130,10 @@ class TrialFiles:
         write_file(path, self._shapes[self._form[block]], data)
         return 0, 0
 
-    def sync(self) -> None:
+    def syncing(self) -> Callable[[], None]:
+        return self._sync
+
+    def _sync(self) -> None:
         # One call for all files since the last: an fsync for each costs a hundred times
         # what writing a small one does.
         fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
@@ -145,7 +154,25 @@ class ReadBack:
         self._plan, self._attempt = plan, str(log.about["name"])
         files = log.records[log.records["kind"] == FILE]
         self._starts = {int(r["file"]): int(r["offset"]) for r in files}
+        self._sizes = {int(r["file"]): int(r["nbytes"]) for r in files}
         self._open: tuple[str, int] | None = None
+
+    def there(self, records: np.ndarray) -> np.ndarray:
+        """Whether the files of some blocks are there, as long as they were written, and ours."""
+        if self._plan.sources == "trial":
+            shapes = (_trial_layout(self._plan, b) for b in records["block"].tolist())
+            paths = (_trial_path(self._attempt, b) for b in records["block"].tolist())
+            which = np.arange(records.size)
+        else:
+            files, which = np.unique(records["file"], return_inverse=True)
+            shapes = (_task_layout(self._plan, self._sizes.get(f, 0)) for f in files.tolist())
+            paths = (_task_path(self._attempt, f) for f in files.tolist())
+        folder = self._plan.run_directory
+        defects = [
+            _defect(folder / path, shape.size, shape.offset, checksum(shape.header))
+            for path, shape in zip(paths, shapes, strict=True)
+        ]
+        return np.asarray([defect is None for defect in defects], bool)[which]
 
     def read(self, record: np.void) -> np.ndarray | None:
         """The bytes of one block; None if its file is missing or too short."""
@@ -292,32 +319,36 @@ def _region(plan: Plan, first: int, last: int) -> tuple[tuple[int, ...], tuple[i
     return start, tuple(count)
 
 
+def _defect(path: Path, size: int, header: int, check: int) -> ResultError | None:
+    """What is wrong with a source: absent, of another size, or with another header."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        return ResultError(
+            error.errno,
+            f"The source '{path}' cannot be read ({error.strerror}). Move a result together "
+            "with its folder OUT.run, or make one file of it first: hpcio repack",
+        )
+    try:
+        found = os.fstat(fd).st_size
+        remedy = "Restore it from a backup, or remove the result and resume the run."
+        if found != size:
+            return ResultError(f"The source '{path}' has {found} bytes instead of {size}. {remedy}")
+        if checksum(os.pread(fd, header, 0)) != check:
+            return ResultError(
+                f"The source '{path}' is not the file that was written for this result. {remedy}"
+            )
+    finally:
+        os.close(fd)
+    return None
+
+
 def check_sources(folder: Path, table: np.ndarray) -> None:
     """Raise ResultError unless every source is there, whole, and the one that was written.
 
     HDF5 itself fills the place of a missing source with zeros and says nothing.
     """
     for path, size, header, check in table.tolist():
-        name = folder / os.fsdecode(path)
-        try:
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise ResultError(
-                error.errno,
-                f"The source '{name}' cannot be read ({error.strerror}). Move a result together "
-                "with its folder OUT.run, or make one file of it first: hpcio repack",
-            ) from error
-        try:
-            found = os.fstat(fd).st_size
-            if found != size:
-                raise ResultError(
-                    f"The source '{name}' has {found} bytes instead of {size}. Restore it from a "
-                    "backup, or remove the result and resume the run."
-                )
-            if checksum(os.pread(fd, header, 0)) != check:
-                raise ResultError(
-                    f"The source '{name}' is not the file that was written for this result. "
-                    "Restore it from a backup, or remove the result and resume the run."
-                )
-        finally:
-            os.close(fd)
+        defect = _defect(folder / os.fsdecode(path), size, header, check)
+        if defect is not None:
+            raise defect
