@@ -81,7 +81,7 @@ class Attempt:
         self.pulse = pulse
         self.stopping = False
         self.computing = False
-        self.func = plan.function.load()
+        self.func = plan.live or plan.function.load()
         # The plan drives the function itself; its dict branch is made of the same pieces.
         self.arguments = plan.arguments()
         self.extra = {}

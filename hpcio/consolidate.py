@@ -20,7 +20,7 @@ from hpcio.blocks import unpack_details, write_details
 from hpcio.errors import HpcioError, OutputError
 from hpcio.ledger import Ledger
 from hpcio.plan import Plan
-from hpcio.slab import as_output_error
+from hpcio.slab import as_output_error, sync_folder
 from hpcio.writers import module_of
 
 __all__ = ["publish"]
@@ -73,20 +73,12 @@ def publish(ledger: Ledger) -> Path:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
     except HpcioError:
         raise
     except OSError as error:
         raise as_output_error(error, final) from error
     return final
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _write(ledger: Ledger, part: Path, folder: Path) -> None:

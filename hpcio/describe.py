@@ -166,7 +166,7 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
 
 def _probe(plan: Plan, block: int) -> tuple[float, int]:
     """Seconds and bytes of memory that one block takes, reading and computing."""
-    func, arguments = plan.function.load(), plan.arguments()
+    func, arguments = plan.live or plan.function.load(), plan.arguments()
     trial_number = int(plan.blocks.trial[block])
     args, kwargs = arguments.of(trial_number)
     if takes(func, "chunkShape"):

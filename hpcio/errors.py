@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlocksFailed",
+    "ClusterError",
     "ConfigError",
     "FunctionError",
     "HpcioError",
@@ -55,6 +56,10 @@ class PlanError(HpcioError, ValueError):
 
 class MemoryLimitError(HpcioError, ValueError):
     """A block needs more memory than a worker may use."""
+
+
+class ClusterError(HpcioError, RuntimeError):
+    """The scheduler is not there, does not answer, or refuses; with its own words."""
 
 
 class MissingPackageError(HpcioError, ImportError):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from typing import Any
 
 from hpcio.arguments import fingerprint
 from hpcio.errors import FunctionError, PlanError
+from hpcio.sourcetext import text_digest
 
 __all__ = ["Compute", "Function", "takes"]
 
@@ -72,17 +72,25 @@ def _import_file(path: str, attribute: str) -> Compute:
     return _import(f"{name}:{attribute}", path=folder)
 
 
+def _add_to_path(folders: Sequence[str]) -> None:
+    """Let modules be found where the session found them that made the plan.
+
+    A module beside the user's script comes before an installed one of the same name, as it
+    did there, yet never before one of the standard library.
+    """
+    standard = os.path.dirname(os.__file__)
+    library = [k for k, p in enumerate(sys.path) if p == standard or "lib-dynload" in p]
+    for k, folder in enumerate(folders):
+        if folder not in sys.path:
+            later = [sys.path.index(p) for p in folders[k + 1 :] if p in sys.path]
+            behind = [place for place in later if place > max(library, default=-1)]
+            sys.path.insert(min(behind, default=len(sys.path)), folder)
+
+
 def _version(module_name: str) -> str:
     module = sys.modules.get(module_name.partition(".")[0])
     version = getattr(module, "__version__", "")
     return version if isinstance(version, str) else ""
-
-
-def _source_digest(func: Compute) -> str:
-    try:
-        return hashlib.sha256(inspect.getsource(inspect.unwrap(func)).encode()).hexdigest()
-    except (OSError, TypeError):  # built in, or its source is not on this machine
-        return ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,8 @@ class Function:
         Empty if the function is found by import; else it was pickled by value, since it
         comes from ``__main__``, a notebook, or the inside of another function.
     digest : str
-        Of its source text, or of its pickled code: a changed function is another plan.
+        Of its source text and what it uses of its module, or of its pickled code: a changed
+        function is another plan.
     version : str
         ``__version__`` of its package, or ``""``.
     path : tuple of str
@@ -133,7 +142,7 @@ class Function:
                 found = getattr(found, part, None)
             spec = getattr(sys.modules.get(module), "__spec__", None)
             if found is func and spec is not None:
-                return cls(name, b"", _source_digest(func), _version(module), path)
+                return cls(name, b"", text_digest(func), _version(module), path)
         import cloudpickle
 
         digest = fingerprint(func)  # says what cannot be pickled
@@ -160,7 +169,7 @@ class Function:
         PlanError
             If its source text has changed since the plan was made.
         """
-        sys.path.extend(p for p in self.path if p not in sys.path)
+        _add_to_path(self.path)
         if self.pickled:
             try:
                 return pickle.loads(self.pickled)  # type: ignore[no-any-return]
@@ -176,7 +185,7 @@ class Function:
             func = _import_file(spec.origin, attribute)  # the name is another plan's by now
         else:
             func = _import(self.name)
-        if _source_digest(func) != self.digest:
+        if text_digest(func) != self.digest:
             raise PlanError(
                 f"The function '{self.name}' has changed since the plan was made, and old and new "
                 "results would be mixed. Start over (in the shell: --fresh)."

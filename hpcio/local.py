@@ -37,6 +37,16 @@ __all__ = ["Processes", "ThisProcess", "choose", "cores", "serve"]
 # Several chunks for each worker even out trials of unequal cost; each chunk is a file.
 CHUNKS_PER_WORKER = 8
 
+# What a worker runs. It takes hpcio from where this is; what else lies there must not come
+# before the user's modules.
+_SERVE = """
+import sys
+sys.path.insert(0, sys.argv[3])
+from hpcio.local import serve
+sys.path.append(sys.path.pop(0))
+serve()
+"""
+
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -161,7 +171,6 @@ class _Session:
         ours, theirs = socket.socketpair()
         log = self.plan.run_directory / "logs" / f"{self.plan.token}-{os.getpid()}-{label}.log"
         package = str(Path(hpcio.__file__).parent.parent)
-        path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH", "")) if p)
         threads = {name: str(self.threads) for name in _THREAD_VARIABLES}
         task = {
             "out": self.plan.out, "label": label, "retries": self.retries,
@@ -171,11 +180,11 @@ class _Session:
             with log.open("wb") as output:
                 process = subprocess.Popen(
                     # -P: the folder at hand must not hide modules of the standard library.
-                    [sys.executable, "-P", "-c", "from hpcio.local import serve; serve()",
-                     str(theirs.fileno()), json.dumps(task)],
+                    [sys.executable, "-P", "-c", _SERVE, str(theirs.fileno()), json.dumps(task),
+                     package],
                     stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                     pass_fds=[theirs.fileno()],
-                    env={**os.environ, **threads, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                    env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
                 )  # fmt: skip
         except OSError as error:
             ours.close()

@@ -82,6 +82,8 @@ class Plan:
     described: Mapping[str, str]
     token: str
     digest: str
+    # The function itself, where it was given: this process need not find it again.
+    live: Callable[..., Any] | None = field(default=None, repr=False)
 
     # ------------------------------------------------------------------ making
 
@@ -236,6 +238,7 @@ class Plan:
             casting="same_kind" if out_dtype is not None else "equiv",
             token=secrets.token_hex(8),
             digest="",
+            live=call,
             described={"args": repr(arguments.args), "kwargs": repr(arguments.kwargs)},
         )
         return replace(plan, digest=plan._digest(fingerprint(arguments)))
@@ -248,12 +251,15 @@ class Plan:
                        self.source.size, self.source.mtime_ns],
             "arguments": arguments, "dtype": self.target.dtype.str, "shape": self.target.shape,
             "writer": self.writer, "sources": self.sources, "join": self.join,
-            "casting": self.casting, "forms": [plain_form(f) for f in self.blocks.forms],
+            "casting": self.casting,
+            "axes": [a.name for a in self.axes],
+            "forms": [plain_form(f) for f in self.blocks.forms],
             "shapes": self.target.shapes,
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
         target = (self.target.form, self.target.start, self.target.channel)
-        for array in (*self.arrays().values(), *target):
+        values = [a.values for a in self.axes if a.values is not None]
+        for array in (*self.arrays().values(), *target, *values):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:32]
 
@@ -301,7 +307,7 @@ class Plan:
         """
         form = self.blocks.forms[int(self.blocks.form[i])]
         trial, part = int(self.blocks.trial[i]), int(self.blocks.channel_block[i])
-        folder = self.run_directory / "byhand"
+        folder = Path(f"{self.out}.byhand")
         return {
             "keeptrials": self.keeptrials,
             "infile": self.source.path,
@@ -404,7 +410,9 @@ class Plan:
             If there is no plan, it is of another user, or of another version of hpcio.
         """
         name = os.path.abspath(os.path.expanduser(os.fspath(out)))
-        return cls(**read_plan(name.removesuffix(".run")))
+        if name.endswith(".run") and Path(name, "plan.h5").exists():
+            name = name.removesuffix(".run")
+        return cls(**read_plan(name))
 
 
 def _rows(source: Source, axis: int) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import os
 import secrets
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -13,7 +17,8 @@ import numpy as np
 from hpcio import result
 from hpcio.errors import HpcioError, OutputError, ResultError
 from hpcio.plan import check_new_output
-from hpcio.slab import as_output_error
+from hpcio.rundir import remove
+from hpcio.slab import as_output_error, sync_folder
 from hpcio.sources import open_file
 from hpcio.target import Target
 from hpcio.verify import Verified, spans, verify
@@ -51,17 +56,18 @@ def repack(path: str | os.PathLike[str], into: str | os.PathLike[str] | None = N
     """
     source = Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
     final = source if into is None else Path(check_new_output(into))
-    part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
     try:
-        try:
+        with _part_of(final) as part:
             digest = _copy(source, part)
-            checked = verify(part)
+            try:
+                checked = verify(part)
+            except ResultError:
+                verify(source)  # names the damaged file, if it is not the copy
+                raise
             if into is not None and os.path.lexists(final):
                 raise OutputError(f"The output '{final}' has appeared meanwhile. Move it away.")
             os.rename(part, final)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        sync_folder(final.parent)
         if into is None:
             _drop(Path(f"{source}.run"), digest)
     except HpcioError:
@@ -69,6 +75,26 @@ def repack(path: str | os.PathLike[str], into: str | os.PathLike[str] | None = N
     except OSError as error:
         raise as_output_error(error, final) from error
     return Verified(os.fspath(final), checked.blocks, checked.gaps, checked.nbytes)
+
+
+@contextmanager
+def _part_of(final: Path) -> Iterator[Path]:
+    """A file beside the final one for what is not finished yet.
+
+    It is locked while somebody is at work on it, so that one that was left is told from it.
+    """
+    for left in final.parent.glob(f".{glob.escape(final.name)}.*.repack"):
+        with contextlib.suppress(OSError), left.open("rb") as f:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+    part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.repack")
+    with part.open("xb") as f:
+        with contextlib.suppress(OSError):  # no locks on this file system: nothing is removed
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _copy(source: Path, part: Path) -> str:
@@ -81,6 +107,8 @@ def _copy(source: Path, part: Path) -> str:
         for name in f:
             if name not in ("data", "hpcio"):
                 f.copy(name, g)
+                # A scale refers to the dataset that it was attached to: now to nothing.
+                g[name].attrs.pop("REFERENCE_LIST", None)
         group = g.create_group("hpcio")
         group.attrs.update(f["hpcio"].attrs)
         for name in ("target", "state", "checksum"):
@@ -122,6 +150,4 @@ def _drop(folder: Path, digest: str) -> None:
             raise ResultError(
                 f"'{folder}' belongs to another run and is not removed; the result is one file now."
             )
-    doomed = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
+    remove(folder)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,11 @@ __all__ = ["PagedDataset", "ResultFile", "open"]
 
 SOURCES_PER_PAGE = 256
 
+Rows = range | np.ndarray
+
+# Results that are open: as soon as they are read, they hold their sources open too.
+_results: list[weakref.ref[ResultFile]] = []
+
 
 class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
     """A result, open for reading: an `h5py.File` whose ``data`` tells the truth.
@@ -26,9 +35,13 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
     ``f["data"]`` is a :class:`PagedDataset`, which reads some sources at a time.
     """
 
-    def __init__(self, path: Path, *, paged: bool) -> None:
+    def __init__(self, path: Path, *, sources: int) -> None:
         super().__init__(path, "r", locking=locking(path))
-        self._paged = paged
+        _results[:] = [r for r in _results if (f := r()) is not None and f.id.valid]
+        others = sum(f._sources for r in _results if (f := r()) is not None)
+        self._paged = sources > 0 and not room_for(sources + others)
+        self._sources: int = 0 if self._paged else sources
+        _results.append(weakref.ref(self))
 
     @property
     def virtual(self) -> h5py.Dataset:
@@ -86,9 +99,9 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
             raise ResultError(f"'{name}' is no result of hpcio. Open it with h5py.")
         sources = f["hpcio/sources"][()] if "hpcio/sources" in f else None
     if sources is None:
-        return ResultFile(name, paged=False)
+        return ResultFile(name, sources=0)
     check_sources(name.parent, sources)
-    return ResultFile(name, paged=not room_for(len(sources)))
+    return ResultFile(name, sources=len(sources))
 
 
 class PagedDataset:
@@ -106,18 +119,25 @@ class PagedDataset:
     def __init__(self, path: str) -> None:
         self._path = path
         with open_file(path) as f:
-            self._target = Target.load(f["hpcio/target"])
+            target = Target.load(f["hpcio/target"])
             source = f["hpcio/source_of_block"][()]
             self.attrs = dict(f["data"].attrs)
-        self.shape = self._target.shape
-        self.dtype = self._target.dtype
+        self.shape = target.shape
+        self.dtype = target.dtype
         self.ndim = len(self.shape)
         self.size = int(np.prod(self.shape, dtype=np.int64))
-        # Pages: rows of the join axis that need no more than so many sources.
-        changed = np.flatnonzero(np.diff(source, prepend=source[:1] - 1))
-        first = changed[:: SOURCES_PER_PAGE // 2]
-        starts = np.unique(np.concatenate([[0], self._target.start[first]]))
-        self._edges = np.append(starts, self.shape[self._target.axis]).astype(np.int64)
+        self._join_axis = target.axis
+        # Pages: regions that need no more than so many sources.
+        channels = np.unique(target.channel)
+        if channels.size <= SOURCES_PER_PAGE // 4:
+            changed = np.flatnonzero(np.diff(source, prepend=source[:1] - 1))
+            first = target.start[changed[:: SOURCES_PER_PAGE // 2]]
+            self._edges = {target.axis: np.unique(first)[1:]}
+        else:  # one trial alone may have too many
+            side = math.isqrt(SOURCES_PER_PAGE)
+            self._edges = {target.axis: np.unique(target.start[:: side * channels.size])[1:]}
+            assert target.channel_axis is not None  # there are blocks of channels
+            self._edges[target.channel_axis] = channels[::side][1:]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -130,35 +150,42 @@ class PagedDataset:
         return f'<paged HDF5 dataset "data": shape {self.shape}, type "{self.dtype.str}">'
 
     def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, np.ndarray) and key.dtype == bool and key.ndim > 1:
+            return self._masked(key)
         parts = _expand(key, self.ndim)
-        axis = self._target.axis
-        rows = parts[axis]
-        length = self.shape[axis]
-        if isinstance(rows, int | np.integer):
-            wanted = np.asarray([range(length)[rows]])
-        elif isinstance(rows, slice):
-            wanted = np.arange(length)[rows]
-        else:
-            wanted = np.asarray(rows)
-            if wanted.dtype == bool:
-                wanted = np.flatnonzero(wanted)
-        pages = np.searchsorted(self._edges, wanted, side="right") - 1
-        if wanted.size and (np.diff(wanted) <= 0).any():
-            raise TypeError("Indexing elements must be in increasing order")
-        pieces = []
-        for page in np.unique(pages).tolist() or [0]:
-            some = wanted[pages == page]
-            parts[axis] = _compact(some)
-            with open_file(self._path) as f:  # closed again: this is what frees its sources
-                pieces.append(f["data"][tuple(parts)])
-        dropped = sum(isinstance(p, int | np.integer) for p in parts[:axis])
-        whole = np.concatenate(pieces, axis=axis - dropped)
-        if isinstance(rows, int | np.integer):
-            whole = whole.reshape(
-                tuple(n for k, n in enumerate(whole.shape) if k != axis - dropped)
-            )
-            return whole[()]
-        return whole
+        wanted = [_rows(part, n) for part, n in zip(parts, self.shape, strict=True)]
+        if sum(isinstance(rows, np.ndarray) for rows in wanted) > 1:
+            raise TypeError("Only one indexing vector or array is allowed for fancy indexing")
+        rows_of = [range(w, w + 1) if isinstance(w, int) else w for w in wanted]
+        whole = np.empty(tuple(len(rows) for rows in rows_of), self.dtype)
+        if whole.size:
+            pages = (self._pages(axis, rows) for axis, rows in enumerate(rows_of))
+            for page in itertools.product(*pages):
+                # Closed again each time: this is what frees its sources.
+                with open_file(self._path) as f:
+                    whole[tuple(place for place, _ in page)] = f["data"][
+                        tuple(_compact(rows) for _, rows in page)
+                    ]
+        return whole[tuple(0 if isinstance(w, int) else slice(None) for w in wanted)]
+
+    def _masked(self, mask: np.ndarray) -> np.ndarray:
+        """The elements that a mask of the whole dataset selects, one after the other."""
+        if mask.shape != self.shape:
+            raise TypeError("Boolean indexing array has incompatible shape")
+        others = tuple(k for k in range(self.ndim) if k != self._join_axis)
+        some: list[Any] = [slice(None)] * self.ndim
+        some[self._join_axis] = np.flatnonzero(mask.any(axis=others))
+        found: np.ndarray = self[tuple(some)][mask[tuple(some)]]
+        return found
+
+    def _pages(self, axis: int, rows: Rows) -> Iterator[tuple[slice, Rows]]:
+        """Cut rows along an axis into pages: their places among the rows, and they."""
+        edges = self._edges.get(axis, np.zeros(0, np.int64))
+        edges = edges[(edges > rows[0]) & (edges <= rows[-1])]
+        places = np.concatenate([[0], _places(rows, edges), [len(rows)]]).tolist()
+        for first, last in itertools.pairwise(places):
+            if last > first:
+                yield slice(first, last), rows[first:last]
 
 
 def _expand(key: Any, ndim: int) -> list[Any]:
@@ -167,18 +194,51 @@ def _expand(key: Any, ndim: int) -> list[Any]:
     dots = [k for k, part in enumerate(parts) if part is Ellipsis]
     missing = ndim - len(parts) + len(dots)
     if len(dots) > 1 or missing < 0:
-        raise IndexError(f"{len(parts) - len(dots)} indices for {ndim} axes. Use one for each.")
+        raise ValueError(f"{len(parts) - len(dots)} indices for {ndim} axes. Use one for each.")
     at = dots[0] if dots else len(parts)
     parts[at : at + len(dots)] = [slice(None)] * missing
     return parts
 
 
-def _compact(rows: np.ndarray) -> slice | np.ndarray:
+def _rows(part: Any, length: int) -> Rows | int:
+    """The rows that one part of an index takes, by the rules of h5py."""
+    if isinstance(part, slice):
+        rows = range(*part.indices(length))
+        if rows.step < 1:
+            raise ValueError(f"Step must be >= 1 (got {rows.step})")
+        return rows
+    array = np.asarray(part)
+    if array.dtype == bool and array.ndim == 1:
+        if array.size != length:
+            raise TypeError("Boolean indexing array has incompatible shape")
+        return np.flatnonzero(array)
+    if array.shape == (0,):
+        return range(0)
+    if array.dtype.kind not in "iu" or array.ndim > 1:
+        raise TypeError(f"Selection can't process {part!r}")
+    if array.min() < -length or array.max() >= length:
+        raise IndexError(f"Index out of range for (0-{length - 1})")
+    array = np.where(array < 0, array + length, array).astype(np.int64)
+    if array.ndim == 0:
+        return int(array)
+    if (np.diff(array) <= 0).any():
+        raise TypeError("Indexing elements must be in increasing order")
+    return array
+
+
+def _places(rows: Rows, edges: np.ndarray) -> np.ndarray:
+    """How many of the rows come before each edge."""
+    if isinstance(rows, range):
+        return -((rows.start - edges) // rows.step)
+    return np.searchsorted(rows, edges)
+
+
+def _compact(rows: Rows) -> slice | np.ndarray:
     """Rows as a slice if they are evenly spaced: HDF5 reads those much faster."""
-    if not rows.size:
-        return slice(0, 0)
+    if isinstance(rows, range):
+        return slice(rows.start, rows.stop, rows.step)
     steps = np.unique(np.diff(rows))
     if steps.size > 1:
-        return rows
+        return np.asarray(rows)
     step = int(steps[0]) if steps.size else 1
     return slice(int(rows[0]), int(rows[-1]) + 1, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import secrets
 import shutil
@@ -17,11 +18,9 @@ from hpcio.planfile import write_plan
 from hpcio.slab import as_output_error
 from hpcio.sources import open_file
 
-__all__ = ["discard", "held", "prepare"]
+__all__ = ["discard", "held", "prepare", "remove"]
 
 FOLDERS = ("journal", "sources", "logs")
-# `Plan.trl_dat` writes here when a worker is called by hand.
-BYHAND = "byhand"
 
 
 def prepare(plan: Plan) -> Plan:
@@ -67,7 +66,7 @@ def prepare(plan: Plan) -> Plan:
 
 
 def _ours(name: str) -> bool:
-    return name in (*FOLDERS, BYHAND, "lock") or name.startswith("plan.")
+    return name in (*FOLDERS, "lock") or name.startswith("plan.")
 
 
 @contextmanager
@@ -135,11 +134,16 @@ def discard(out: str | os.PathLike[str]) -> None:
             return
         with _held(folder):
             path.unlink(missing_ok=True)
-            # Renamed first, so that a name in use is free at once, and whole or gone.
-            doomed = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
-            folder.rename(doomed)
-        shutil.rmtree(doomed)
+            remove(folder)
     except OutputError:
         raise
     except OSError as error:
         raise as_output_error(error, path) from error
+
+
+def remove(folder: Path) -> None:
+    """Remove a run directory, and what is left of earlier ones whose removal was cut short."""
+    # Renamed first, so that a name in use is free at once, and whole or gone.
+    folder.rename(folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old"))
+    for doomed in folder.parent.glob(f"{glob.escape(folder.name)}.????????.old"):
+        shutil.rmtree(doomed)

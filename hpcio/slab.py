@@ -25,7 +25,16 @@ import xxhash
 from hpcio.errors import FunctionError, OutputError
 from hpcio.filesystems import in_memory
 
-__all__ = ["Layout", "Slab", "checksum", "layout", "read_at", "write_at", "write_file"]
+__all__ = [
+    "Layout",
+    "Slab",
+    "checksum",
+    "layout",
+    "read_at",
+    "sync_folder",
+    "write_at",
+    "write_file",
+]
 
 checksum: Callable[..., int] = xxhash.xxh3_64_intdigest
 
@@ -133,6 +142,15 @@ def as_output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError
     else:
         remedy = "Check the file system, then resume."
     return OutputError(error.errno, f"Cannot write '{path}': {error.strerror or error}. {remedy}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlive a crash of the machine."""
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def write_at(fd: int, data: Raw, offset: int) -> None:

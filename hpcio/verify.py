@@ -128,14 +128,18 @@ def check_blocks(
             if checksum(block) != int(expected[b]):
                 raise ResultError(
                     f"Block {b} (rows {rows.start} to {rows.stop - 1} of 'data') differs from "
-                    f"what was computed{blame(b)}. Remove the result and the damaged file, then "
-                    "resume the run: it computes what is missing."
+                    f"what was computed, {blame(b)}"
                 )
 
 
 def _blame(file: h5py.File, path: str | os.PathLike[str], block: int) -> str:
+    """Where a block lies, and how to mend it."""
     if "hpcio/source_of_block" not in file:
-        return f", in '{os.fspath(path)}'"
+        return f"in '{os.fspath(path)}'. Restore it from a backup, or run the plan again."
     source = int(file["hpcio/source_of_block"][block])
     name = os.fsdecode(file["hpcio/sources"][source]["path"])
-    return f", in '{os.path.join(os.path.dirname(os.path.realpath(path)), name)}'"
+    source_path = os.path.join(os.path.dirname(os.path.realpath(path)), name)
+    return (
+        f"in '{source_path}'. Remove the result and the damaged file, then resume the run: it "
+        "computes what is missing."
+    )
