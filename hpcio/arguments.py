@@ -7,7 +7,7 @@ import io
 import pickle
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -60,6 +60,21 @@ class Arguments:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    @classmethod
+    def given(cls, args: object, kwargs: object) -> Self:
+        """Arguments as a caller gives them.
+
+        Raises
+        ------
+        PlanError
+            If they are no sequence and no dict.
+        """
+        if not isinstance(args, Sequence) or isinstance(args, str | bytes):
+            raise PlanError(f"args={args!r:.100} is no tuple. Write args=(value,) for one value.")
+        if not isinstance(kwargs, Mapping):
+            raise PlanError(f"kwargs={kwargs!r:.100} is no dict. Write kwargs={{'name': value}}.")
+        return cls(tuple(args), dict(kwargs))
 
     def dump(self) -> bytes:
         """The arguments as bytes; PlanError names what cannot be pickled."""

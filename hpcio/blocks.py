@@ -249,5 +249,7 @@ def dry_outcome(returned: Any) -> tuple[tuple[int, ...], np.dtype]:
             "Return (shape, dtype) when noCompute is true."
         ) from None
     if any(n < 0 for n in size):
-        raise FunctionError(f"In the dry run the function announced the shape {size}.")
+        raise FunctionError(
+            f"In the dry run the function announced the shape {size}. Return lengths from 0."
+        )
     return size, kind

@@ -8,7 +8,8 @@ import secrets
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Self
 import numpy as np
 
 from hpcio.blocks import compute, pack_details
+from hpcio.errors import HpcioError
 from hpcio.functions import takes
 from hpcio.journal import DETAILS, DONE, FAILED, LOST, SYNC, Journal
 from hpcio.plan import Plan
@@ -24,7 +26,16 @@ from hpcio.reading import LARGE, ReadAhead, Reader
 from hpcio.slab import as_output_error, checksum
 from hpcio.writers import module_of
 
-__all__ = ["Attempt", "ChunkDone", "divide", "run_chunk"]
+__all__ = [
+    "Attempt",
+    "ChunkDone",
+    "Deaths",
+    "Stop",
+    "divide",
+    "from_runs",
+    "run_chunk",
+    "runs",
+]
 
 # How often, in seconds, the data of a long chunk are made safe against a crash.
 SYNC_EVERY = 5.0
@@ -39,6 +50,20 @@ class ChunkDone:
     done: int
     failed: int
     nbytes: int
+
+
+def attempt_name(label: str) -> str:
+    """A name that no other attempt has."""
+    return f"{label}-{secrets.token_hex(4)}"
+
+
+def open_journal(plan: Plan, name: str, label: str) -> Journal:
+    """The journal of a new attempt of this process."""
+    return Journal(
+        Path(plan.run_directory, "journal"), name, plan.digest,
+        {"label": label, "token": plan.token, "host": socket.gethostname()[:64],
+         "pid": os.getpid(), "user": getpass.getuser()[:64], "start": time.time()},
+    )  # fmt: skip
 
 
 class Stop(BaseException):
@@ -76,7 +101,7 @@ class Attempt:
         pulse: Callable[[], None] | None = None,
     ) -> None:
         self.plan = plan
-        self.name = f"{label}-{secrets.token_hex(4)}"
+        self.name = attempt_name(label)
         self.retries = retries
         self.pulse = pulse
         self.stopping = False
@@ -89,11 +114,7 @@ class Attempt:
             self.extra["chunkShape"] = plan.target.largest_shape()
         self.reader = Reader(plan)
         try:
-            self.journal = Journal(
-                Path(plan.run_directory, "journal"), self.name, plan.digest,
-                {"label": label, "token": plan.token, "host": socket.gethostname()[:64],
-                 "pid": os.getpid(), "user": getpass.getuser()[:64], "start": time.time()},
-            )  # fmt: skip
+            self.journal = open_journal(plan, self.name, label)
         except OSError as error:
             self.reader.close()
             raise as_output_error(error, plan.run_directory) from error
@@ -216,7 +237,7 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                         func, trial, args, kwargs, shapes[out], dtype, casting=casting
                     )
                     attempt.computing = False
-                except Exception:  # noqa: BLE001  (whatever it is, it is journalled)
+                except (Exception, SystemExit):  # noqa: BLE001  (whatever it is, it is journalled)
                     attempt.computing = False
                     tries += 1
                     if tries <= attempt.retries:
@@ -255,6 +276,10 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                     attempt.begin_sync()
             if attempt.stopping:
                 break
+    except HpcioError:
+        raise
+    except OSError as error:  # of the journal
+        raise as_output_error(error, plan.run_directory) from error
     finally:
         attempt.computing = False
     attempt.begin_sync()
@@ -286,3 +311,64 @@ def divide(sizes: np.ndarray, parts: int) -> list[np.ndarray]:
     part = np.minimum((middle / work[-1] * parts).astype(np.int64), parts - 1)
     edges = np.flatnonzero(np.diff(part)) + 1
     return np.split(np.arange(count, dtype=np.int64), edges)
+
+
+def runs(blocks: np.ndarray) -> list[list[int]]:
+    """Ascending numbers as ``[first, last)`` of each run of consecutive ones."""
+    if not blocks.size:
+        return []
+    edges = np.flatnonzero(np.diff(blocks) != 1) + 1
+    return [[int(r[0]), int(r[-1]) + 1] for r in np.split(blocks, edges)]
+
+
+def from_runs(pieces: Iterable[list[int]]) -> np.ndarray:
+    """What `runs` took apart."""
+    return np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in pieces])
+
+
+class Deaths:
+    """Which block it is that its workers die of.
+
+    Blocks of a chunk are journalled in order: the first that is not is the one at hand when
+    a worker died. It gets a second chance, since whoever killed the worker may have meant
+    another process.
+
+    Parameters
+    ----------
+    plan : Plan
+    retries : int
+        How many deaths of a block are forgiven; at least one is.
+    """
+
+    def __init__(self, plan: Plan, retries: int) -> None:
+        self._plan, self._forgiven = plan, max(1, retries)
+        self._deaths: Counter[int] = Counter()
+
+    def left(self, chunk: np.ndarray, tried: np.ndarray, why: str) -> np.ndarray:
+        """The blocks that are to be done again after a death; one may be journalled as failed.
+
+        Parameters
+        ----------
+        chunk : numpy.ndarray of int
+            What the worker had.
+        tried : numpy.ndarray of int
+            Blocks that are journalled, done or failed.
+        why : str
+            What is known of the death, for the traceback.
+        """
+        left = chunk[~np.isin(chunk, tried)]
+        if left.size:
+            suspect = int(left[0])
+            self._deaths[suspect] += 1
+            if self._deaths[suspect] > self._forgiven:
+                self._blame(suspect, why)
+                left = left[1:]
+        return left
+
+    def _blame(self, block: int, why: str) -> None:
+        journal = open_journal(self._plan, attempt_name("session"), "session")
+        try:
+            journal.note(FAILED, block, why.encode())
+            journal.sync()
+        finally:
+            journal.close()

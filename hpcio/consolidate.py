@@ -20,7 +20,7 @@ from hpcio.blocks import unpack_details, write_details
 from hpcio.errors import HpcioError, OutputError
 from hpcio.ledger import Ledger
 from hpcio.plan import Plan
-from hpcio.slab import as_output_error, sync_folder
+from hpcio.slab import as_output_error, in_memory_file, sync_folder, write_image
 from hpcio.writers import module_of
 
 __all__ = ["publish"]
@@ -84,7 +84,7 @@ def publish(ledger: Ledger) -> Path:
 def _write(ledger: Ledger, part: Path, folder: Path) -> None:
     plan = ledger.plan
     # libver "v110" lets the group of details hold any number of attributes.
-    with h5py.File(part, "w", libver=("earliest", "v110"), locking=False) as f:
+    with in_memory_file(libver=("earliest", "v110")) as f:
         f.attrs.update(provenance(plan))
         group = f.create_group("hpcio")
         group.attrs["plan"] = np.bytes_(plan.digest)
@@ -96,8 +96,7 @@ def _write(ledger: Ledger, part: Path, folder: Path) -> None:
         attach(plan.axes, f, f["data"])
         f["trials"] = trial_table(ledger)
         _add_details(ledger, f)
-        f.flush()
-        os.fsync(f.id.get_vfd_handle())
+        write_image(f, part)
 
 
 def trial_table(ledger: Ledger) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from hpcio import blocks as block_parts
 from hpcio.arguments import Arguments, fingerprint
-from hpcio.errors import FunctionError, HpcioError
+from hpcio.errors import FunctionError, HpcioError, PlanError
 from hpcio.faux import FauxTrial
 from hpcio.functions import takes
 from hpcio.sources import Source, find_dataset, open_file
@@ -50,7 +51,7 @@ def dry_run(
 
     known: dict[Shape, int] = {}
     shape_of_case = []
-    dtype = np.dtype(out_dtype) if out_dtype is not None else None
+    dtype = _dtype(out_dtype) if out_dtype is not None else None
     for i in first.tolist():
         trial = int(blocks.trial[i])
         form = blocks.forms[int(blocks.form[i])]
@@ -94,7 +95,23 @@ def _key(value: Any) -> str:
 
 def _told(out_shape: OutShape, inshape: Shape) -> Shape:
     told = out_shape(inshape) if callable(out_shape) else out_shape
-    return tuple(int(n) for n in told)
+    try:
+        return tuple(operator.index(n) for n in told)
+    except TypeError:
+        raise PlanError(
+            f"out_shape={told!r:.100} is no shape. Give a tuple of int, or a function of the "
+            "trial's shape that returns one."
+        ) from None
+
+
+def _dtype(out_dtype: Any) -> np.dtype:
+    try:
+        dtype: np.dtype = np.dtype(out_dtype)
+    except TypeError:
+        raise PlanError(
+            f"out_dtype={out_dtype!r:.100} is no type of numpy. Give one such as 'float32'."
+        ) from None
+    return dtype
 
 
 def _probe(
@@ -125,7 +142,7 @@ def _probe(
         raise FunctionError(f"'{name}' cannot be planned, {where}: {error}") from error
     except HpcioError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise FunctionError(
             f"'{name}' raised {type(error).__name__} in the dry run, {where}: {error}. "
             "Call it with one trial to find out why."

@@ -31,7 +31,7 @@ def _import(name: str, *, path: str | None = None) -> Compute:
         sys.path.insert(0, path)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end with sys.exit(main())
         hint = (
             "Check the name and that its folder is on PYTHONPATH."
             if isinstance(error, ModuleNotFoundError) and error.name == module_name
@@ -155,7 +155,9 @@ class Function:
             raise FunctionError(f"'{name}' names no function. Write MODULE:FUNC or FILE.py:FUNC.")
         if place.endswith(".py"):
             if not os.path.isfile(place):
-                raise FunctionError(f"There is no file '{place}' to take '{attribute}' from.")
+                raise FunctionError(
+                    f"There is no file '{place}' to take '{attribute}' from. Check the path."
+                )
             return _import_file(place, attribute)
         return _import(f"{place}:{attribute}", path=os.getcwd())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -12,7 +13,7 @@ from hpcio import journal, writers
 from hpcio.journal import DETAILS, DONE, FAILED, Log, read_log
 from hpcio.plan import Plan
 
-__all__ = ["Failure", "Ledger", "journal_folder", "read_logs"]
+__all__ = ["Failure", "Ledger", "journal_folder", "read_logs", "tried_since"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ def _lost_details(log: Log) -> list[int]:
     lost = [int(block[k]) for k in noted if not log.note(log.records[k])]
     found: list[int] = np.flatnonzero((kind == DONE) & np.isin(block, lost)).tolist()
     return found
+
+
+def tried_since(plan: Plan, known: Collection[Path]) -> np.ndarray:
+    """The blocks that are done or failed by journals other than those `known`."""
+    tried = [
+        log.records["block"][np.isin(log.records["kind"], (DONE, FAILED))]
+        for log in read_logs(plan)
+        if log.path not in known
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *tried])
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import Counter, deque
-from collections.abc import Iterable
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,14 @@ import numpy as np
 
 import hpcio
 from hpcio import errors
-from hpcio.chunks import Attempt, Stop, divide, run_chunk
+from hpcio.chunks import Attempt, Deaths, Stop, divide, from_runs, run_chunk, runs
 from hpcio.errors import HpcioError, WorkerError
 from hpcio.journal import DONE, FAILED, read_log
 from hpcio.ledger import journal_folder
 from hpcio.limits import available, block_memory, check_memory
 from hpcio.plan import Plan
 from hpcio.run import Executor, Work
+from hpcio.slab import as_output_error
 
 __all__ = ["Processes", "ThisProcess", "choose", "cores", "serve"]
 
@@ -142,7 +142,7 @@ class _Session:
         self.threads = processes.threads
         self.workers: list[_Worker] = []
         self.selector = selectors.DefaultSelector()
-        self.deaths: Counter[int] = Counter()
+        self.deaths = Deaths(work.plan, work.retries)
         self.started = 0
         self.idle_deaths = 0
 
@@ -177,7 +177,13 @@ class _Session:
             "parent": os.getpid(),
         }  # fmt: skip
         try:
-            with log.open("wb") as output:
+            output = log.open("wb")
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            raise as_output_error(error, log) from error
+        try:
+            with output:
                 process = subprocess.Popen(
                     # -P: the folder at hand must not hide modules of the standard library.
                     [sys.executable, "-P", "-c", _SERVE, str(theirs.fileno()), json.dumps(task),
@@ -249,15 +255,9 @@ class _Session:
                     f"{_tail(worker.log)}\n(all of it in '{worker.log}')"
                 )
         else:
-            # Blocks are journalled in order: the first that is not is the one at hand. It
-            # gets a second chance, since whoever killed the worker may have meant another.
-            left = worker.chunk[~np.isin(worker.chunk, self._tried(worker.attempt))]
-            if left.size:
-                suspect = int(left[0])
-                self.deaths[suspect] += 1
-                if self.deaths[suspect] > max(1, self.retries):
-                    self._blame(suspect, how, worker.log)
-                    left = left[1:]
+            hint = " (often the system, out of memory)" if status == -signal.SIGKILL else ""
+            why = f"{_tail(worker.log)}\nWorkerError: the worker ended with {how}{hint}"
+            left = self.deaths.left(worker.chunk, self._tried(worker.attempt), why)
             if left.size:
                 self.queue.appendleft(left)
         if self.queue:
@@ -270,15 +270,6 @@ class _Session:
             return np.zeros(0, np.int64)
         tried: np.ndarray = log.records["block"][np.isin(log.records["kind"], (DONE, FAILED))]
         return tried
-
-    def _blame(self, block: int, how: str, log: Path) -> None:
-        """Journal a block that kills its worker as failed."""
-        hint = " (often the system, out of memory)" if how == "signal 9" else ""
-        text = f"The worker ended with {how}{hint} while it computed this block.\n{_tail(log)}"
-        text += f"\nWorkerError: the worker ended with {how}{hint}"
-        with Attempt(self.plan, "session") as attempt:
-            attempt.journal.note(FAILED, block, text.encode())
-            attempt.sync()
 
     def _finish(self) -> None:
         """Let all workers bring their data to the disk and go home."""
@@ -313,19 +304,6 @@ def _tail(log: Path, lines: int = 12) -> str:
         return ""
 
 
-def runs(blocks: np.ndarray) -> list[list[int]]:
-    """Ascending numbers as ``[first, last)`` of each run of consecutive ones."""
-    if not blocks.size:
-        return []
-    edges = np.flatnonzero(np.diff(blocks) != 1) + 1
-    return [[int(r[0]), int(r[-1]) + 1] for r in np.split(blocks, edges)]
-
-
-def from_runs(pieces: Iterable[list[int]]) -> np.ndarray:
-    """What `runs` took apart."""
-    return np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in pieces])
-
-
 # ---------------------------------------------------------------------- the worker's side
 
 
@@ -358,16 +336,16 @@ def serve() -> None:
     with attempt, connection, connection.makefile("rb") as chunks:
         signal.signal(signal.SIGTERM, stop)
         try:
-            tell({"attempt": attempt.name})
-            for line in chunks:
-                run_chunk(attempt, from_runs(json.loads(line)["runs"]))
-                if attempt.stopping:
-                    break
+            # A session that has gone, or that has no use for a block any more, is no reason
+            # to leave what is done unsafe.
+            with contextlib.suppress(Stop, BrokenPipeError, ConnectionResetError):
                 tell({"attempt": attempt.name})
+                for line in chunks:
+                    run_chunk(attempt, from_runs(json.loads(line)["runs"]))
+                    if attempt.stopping:
+                        break
+                    tell({"attempt": attempt.name})
             attempt.sync()
-        except Stop:
-            attempt.sync()
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the session has gone; everything is journalled
         except HpcioError as error:
-            tell({"error": str(error), "kind": type(error).__name__})
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                tell({"error": str(error), "kind": type(error).__name__})

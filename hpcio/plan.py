@@ -198,7 +198,7 @@ class Plan:
         )
         function = Function.of(func)
         call = function.load() if isinstance(func, str) else func
-        arguments = Arguments(tuple(args), dict(kwargs or {}))
+        arguments = Arguments.given(args, {} if kwargs is None else kwargs)
         arguments.check(len(table))
         form, shapes, dtype = dry_run(
             call, function.name, recording, layout_in, arguments, out_shape, out_dtype

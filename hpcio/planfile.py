@@ -8,13 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from hpcio.axes import Axis
 from hpcio.errors import PlanError
 from hpcio.functions import Function
-from hpcio.slab import as_output_error
+from hpcio.slab import as_output_error, in_memory_file, write_image
 from hpcio.sources import Source, open_file
 from hpcio.target import Target
 from hpcio.trials import Blocks, Form, Trials
@@ -46,9 +45,7 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
         **{name: getattr(plan, name) for name in _PLAIN},
     }
     try:
-        # Made by hand first: a plan may hold pickles, and is nobody else's business.
-        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        with h5py.File(part, "w", locking=False) as f:
+        with in_memory_file() as f:
             f.attrs.update(format=FORMAT, token=plan.token, digest=plan.digest)
             f["spec"] = np.frombuffer(json.dumps(spec).encode(), np.uint8)
             f["function"] = np.frombuffer(pickled, np.uint8)
@@ -59,10 +56,11 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
             for k, axis in enumerate(plan.axes):
                 if axis.values is not None:
                     f[f"axes/{k}"] = axis.values
-            f.flush()
-            os.fsync(f.id.get_vfd_handle())
+            # A plan may hold pickles, and is nobody else's business.
+            write_image(f, part, mode=0o600)
         os.rename(part, final)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise as_output_error(error, final) from error
 
 
@@ -70,14 +68,14 @@ def read_plan(out: str) -> dict[str, Any]:
     """The fields of the plan whose result is `out`."""
     path = Path(f"{out}.run", "plan.h5")
     try:
-        owner = path.stat().st_uid
+        owners = {path.stat().st_uid, path.parent.stat().st_uid}
     except FileNotFoundError:
         raise PlanError(
             f"There is no plan '{path}'. Make one: hpcio plan ... --out {out}"
         ) from None
     except PermissionError:
         raise PlanError(f"The plan '{path}' is not yours. Make one of your own.") from None
-    if owner != os.geteuid():
+    if owners != {os.geteuid()}:
         # A plan holds pickles, which can run anything when they are loaded.
         raise PlanError(f"The plan '{path}' belongs to another user. Make one of your own.")
     with open_file(path) as f:

@@ -140,7 +140,15 @@ class Reader:
         return read_region(self._dataset, tuple(region), form.sigrid, form.inshape)
 
     def _fill(self, array: np.ndarray, row: int) -> None:
-        if not read_at(self._fd, array, self._offset + row * self._row):
+        try:
+            whole = read_at(self._fd, array, self._offset + row * self._row)
+        except OSError as error:
+            raise SourceError(
+                error.errno,
+                f"Reading row {row} of '{self._file.filename}' failed ({error.strerror}). "
+                "Check its disk, then resume.",
+            ) from error
+        if not whole:
             raise SourceError(
                 f"'{self._file.filename}' ends before row {row + len(array)}. It was cut short "
                 "while the run went on: make a new plan."

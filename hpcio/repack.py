@@ -72,7 +72,7 @@ def repack(path: str | os.PathLike[str], into: str | os.PathLike[str] | None = N
             _drop(Path(f"{source}.run"), digest)
     except HpcioError:
         raise
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise as_output_error(error, final) from error
     return Verified(os.fspath(final), checked.blocks, checked.gaps, checked.nbytes)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from hpcio import rundir
 from hpcio.consolidate import publish
-from hpcio.errors import BlocksFailed, Interrupted, OutputError
+from hpcio.errors import BlocksFailed, Interrupted, OutputError, PlanError
 from hpcio.journal import DONE
 from hpcio.ledger import Failure, Ledger
 from hpcio.limits import check_disk
@@ -121,6 +121,8 @@ def execute(
     progress: bool | None = None,
 ) -> Done:
     """Run what a plan lacks, and publish the result; see :meth:`hpcio.Plan.run`."""
+    if retries < 0:
+        raise PlanError(f"retries={retries} makes no sense. Use 0 or more.")
     if executor is None:
         from hpcio.local import choose
 

@@ -12,8 +12,11 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
+import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +32,13 @@ __all__ = [
     "Layout",
     "Slab",
     "checksum",
+    "in_memory_file",
     "layout",
     "read_at",
     "sync_folder",
     "write_at",
     "write_file",
+    "write_image",
 ]
 
 checksum: Callable[..., int] = xxhash.xxh3_64_intdigest
@@ -112,16 +117,23 @@ def layout(
     lcpl.set_create_intermediate_group(True)
     # The data must come last: groups and long names need more room before them.
     room = 2048 * (1 + 2 * name.strip("/").count("/") + len(name) // 512)
-    # The file is sparse: nothing but its header is ever written.
-    with tempfile.TemporaryDirectory(prefix="hpcio-layout-") as folder:
-        path = Path(folder, "layout.h5")
-        with h5py.File(path, "w", locking=False, meta_block_size=room) as f:
-            space = h5py.h5s.create_simple(shape)
-            dataset = h5py.Dataset(h5py.h5d.create(f.id, name.encode(), htype, space, dcpl, lcpl))
-            if digest:
-                dataset.attrs["plan"] = np.bytes_(digest)
-            offset = dataset.id.get_offset()
-        size = path.stat().st_size
+    # The file is sparse: nothing but its header is ever written. HDF5 takes a full disk
+    # badly (its library may crash later), memory has room.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
+    fd, path = tempfile.mkstemp(prefix="hpcio-layout-", suffix=".h5", dir=memory)
+    try:
+        try:
+            with h5py.File(path, "w", locking=False, meta_block_size=room) as f:
+                os.unlink(path)  # so that a process that is killed leaves nothing
+                space = h5py.h5s.create_simple(shape)
+                made = h5py.h5d.create(f.id, name.encode(), htype, space, dcpl, lcpl)
+                dataset = h5py.Dataset(made)
+                if digest:
+                    dataset.attrs["plan"] = np.bytes_(digest)
+                offset = dataset.id.get_offset()
+        except (OSError, RuntimeError) as error:
+            raise as_output_error(error, path) from error
+        size = os.fstat(fd).st_size
         if nbytes == 0:
             offset = size  # HDF5 allocates nothing for an empty dataset
         if offset is None or offset + nbytes != size:
@@ -129,25 +141,59 @@ def layout(
                 f"HDF5 {h5py.version.hdf5_version} laid out a contiguous dataset in a way that "
                 "hpcio does not know. Report this with the version."
             )
-        with path.open("rb") as raw:
-            return Layout(raw.read(offset), nbytes)
+        return Layout(os.pread(fd, offset, 0), nbytes)
+    finally:
+        os.close(fd)
 
 
-def as_output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError:
-    """Say what happened to `path`, and the remedy."""
-    if error.errno in _FULL:
+def as_output_error(error: OSError | RuntimeError, path: str | os.PathLike[str]) -> OutputError:
+    """Say what happened to `path`, and the remedy.
+
+    HDF5 tells of a full disk by errors of both types, and the number in their text only.
+    """
+    number = getattr(error, "errno", None)
+    said = re.search(r"errno = (\d+)", str(error)) if number is None else None
+    if said:
+        number = int(said[1])
+    what = str(error).partition("\n")[0] if number is None else os.strerror(number)
+    if number in _FULL:
         remedy = "The disk or quota is full. Free some space, then resume."
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
         remedy = "Choose an output folder that you may write to."
     else:
         remedy = "Check the file system, then resume."
-    return OutputError(error.errno, f"Cannot write '{path}': {error.strerror or error}. {remedy}")
+    return OutputError(number, f"Cannot write '{path}': {what}. {remedy}")
 
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder outlive a crash of the machine."""
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def in_memory_file(**options: Any) -> Iterator[h5py.File]:
+    """An HDF5 file in memory, to be written by `write_image`.
+
+    HDF5 cannot close a file on a disk that is full: it may crash the whole process then.
+    """
+    name = secrets.token_hex(8)  # HDF5 tells such files apart by it
+    with h5py.File(
+        name, "w", driver="core", backing_store=False, block_size=1 << 20, **options
+    ) as f:
+        yield f
+
+
+def write_image(file: h5py.File, path: str | os.PathLike[str], *, mode: int = 0o666) -> None:
+    """Write all of an HDF5 file in memory under a new name, and make it outlive a crash."""
+    file.flush()
+    image = file.id.get_file_image()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        write_at(fd, image, 0)
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -115,17 +115,20 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
             f"No permission to read '{name}'. Ask its owner, or check chmod."
         ) from None
     except OSError as error:
-        raise SourceError(f"Cannot read '{name}': {error.strerror}.") from error
+        raise SourceError(f"Cannot read '{name}': {error.strerror}. Check the path.") from error
     try:
         return h5py.File(name, "r", locking=lock)
     except OSError as error:
-        if not h5py.is_hdf5(name) and "lock" not in str(error):
+        locked = "lock file" in str(error)
+        if not h5py.is_hdf5(name) and not locked:
             raise SourceError(f"'{name}' is not an HDF5 file. Convert it first.") from error
-        if "lock" in str(error):
+        if locked:
             raise SourceError(
                 f"'{name}' is open for writing elsewhere. Close it there, then try again."
             ) from error
-        raise SourceError(f"HDF5 cannot open '{name}': {error}.") from error
+        raise SourceError(
+            f"HDF5 cannot open '{name}': {error}. Restore it from a backup."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,11 @@ class Source:
                 raise SourceError(
                     f"Dataset '{dataset}' of '{path}' is a scalar and has no axis to cut "
                     "trials along. Choose a dataset with at least one axis."
+                )
+            if array.size == 0:
+                raise SourceError(
+                    f"Dataset '{dataset}' of '{path}' has the shape {array.shape} and holds "
+                    "nothing. Choose another dataset."
                 )
             check_parts(array)
             shape, dtype = array.shape, array.dtype

@@ -116,6 +116,8 @@ class TrialFiles:
         ]
         self._form = plan.target.form
         self._syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+        # Open all the time: it tells of every error since, also of those that others heard of.
+        self._fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         for shard in np.unique(blocks // FILES_PER_FOLDER).tolist():
@@ -136,15 +138,11 @@ class TrialFiles:
     def _sync(self) -> None:
         # One call for all files since the last: an fsync for each costs a hundred times
         # what writing a small one does.
-        fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if self._syncfs(fd):
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), self._root)
-        finally:
-            os.close(fd)
+        if self._syncfs(self._fd):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), self._root)
 
     def close(self) -> None:
-        pass
+        os.close(self._fd)
 
 
 class ReadBack:
