@@ -8,7 +8,7 @@ comma := ,
 
 # A half-made environment must not pass as one.
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench torture oldstack-env clean distclean
+.PHONY: help demo test lint bench torture slurm-up slurm-down oldstack-env clean distclean
 
 help:
 	@echo "make demo       see it work: a recording, a run, a result, pictures"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint       ruff, mypy --strict, import-linter"
 	@echo "make bench      which writer is fastest here"
 	@echo "make torture    the long tests: kills, floods, full disks"
+	@echo "make slurm-up   a real SLURM on this machine; its last line is for eval; slurm-down"
 	@echo "make clean      remove caches and builds; distclean: also $(VENV)"
 
 demo: $(VENV)/.has-demo
@@ -28,6 +29,7 @@ lint: $(VENV)/.has-dev+test+slurm+plot
 	$(BIN)/lint-imports
 
 test: lint
+	@.ci/slurm-packages
 	@old=$$(.ci/oldstack-env) || echo "Tests marked oldstack will be skipped." >&2; \
 	set -x; HPCIO_OLDSTACK_PYTHON="$$old" \
 	$(BIN)/python -m pytest -m "not torture" --cov --cov-report=term $(ARGS)
@@ -37,6 +39,16 @@ torture: $(VENV)/.has-dev+test+slurm+plot
 
 bench: $(VENV)/.has-slurm+plot
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# A SLURM to play with: eval "$$(make -s slurm-up)"
+SLURM_FOLDER ?= $(or $(TMPDIR),/tmp)/hpcio-slurm-$(shell id -un)
+slurm-up: | $(BIN)/python
+	@.ci/slurm-packages
+	@mkdir -p -m 755 $(SLURM_FOLDER)
+	@$(BIN)/python tests/slurm_rig.py up $(SLURM_FOLDER)
+
+slurm-down: | $(BIN)/python
+	@$(BIN)/python tests/slurm_rig.py down $(SLURM_FOLDER)
 
 oldstack-env:
 	@.ci/oldstack-env

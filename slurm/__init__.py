@@ -1,5 +1,14 @@
-"""Run hpcio plans on a cluster: job arrays by sbatch, and live sessions through dask.
+"""SLURM job arrays for the plans of hpcio.
 
-This package knows the scheduler and nothing of HDF5; :mod:`hpcio` knows HDF5 and
-nothing of schedulers. Imports go one way, from ``slurm`` to ``hpcio``.
+>>> import hpcio, slurm
+>>> plan = hpcio.Plan.create(spectrum, "rec.h5::/lfp", trials="rec.h5::/trials",
+...                          out="out.h5")                            # doctest: +SKIP
+>>> with slurm.SLURMArrayCluster(tasks=64, memory="8GB", walltime="01:00:00") as cluster:
+...     done = plan.run(cluster)                                      # doctest: +SKIP
 """
+
+from slurm.arrays import SLURMArrayCluster, SLURMArrayJob
+from slurm.session import DaskExecutor, run
+from slurm.site import read_site
+
+__all__ = ["DaskExecutor", "SLURMArrayCluster", "SLURMArrayJob", "read_site", "run"]

@@ -1,0 +1,66 @@
+"""Calling SLURM's own commands, and passing on what they say."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from hpcio.errors import ClusterError
+
+__all__ = ["NO_SLURM", "call", "require"]
+
+# slurmctld that does not answer lets its clients wait for 9 s and more before they give up.
+PATIENCE = 60.0
+
+NO_SLURM = (
+    "There is no SLURM on this machine (no command '{command}' on PATH). Go to a login node of "
+    "the cluster, or run the plan here: plan.run(workers=...), in the shell: hpcio run"
+)
+
+
+def require(command: str) -> None:
+    """Raise ClusterError if a command of SLURM is not installed here."""
+    if shutil.which(command) is None:
+        raise ClusterError(NO_SLURM.format(command=command))
+
+
+def call(arguments: Sequence[str], *, timeout: float = PATIENCE) -> str:
+    """Run a command of SLURM and return what it prints.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        The command and its arguments; no shell sees them.
+    timeout : float
+        Seconds to wait for an answer.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ClusterError
+        If the command is missing, says no (with its own words), or does not answer.
+    """
+    require(arguments[0])
+    try:
+        done = subprocess.run(
+            list(arguments), capture_output=True, text=True, timeout=timeout, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise ClusterError(
+            f"'{arguments[0]}' has not answered for {timeout:.0f} s. The controller of SLURM may "
+            "be down: ask again later."
+        ) from None
+    if done.returncode:
+        raise refusal(arguments[0], done.stderr or done.stdout)
+    return done.stdout
+
+
+def refusal(command: str, words: str) -> ClusterError:
+    """The error of a command that said no."""
+    said = " ".join(words.split()) or "nothing"
+    return ClusterError(f"'{command}' refuses. It says: {said}")

@@ -1,0 +1,227 @@
+"""Running a plan from a live Python session, through any dask client.
+
+The session hands out chunks and hears a few numbers of each; trials and results never
+travel. What is done, the journals in the run directory say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import secrets
+import time
+from collections import deque
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed import Client, KilledWorker
+
+from hpcio.chunks import Deaths, from_runs, runs
+from hpcio.errors import ClusterError, HpcioError, WorkerError
+from hpcio.ledger import read_logs, tried_since
+from hpcio.limits import block_memory, parse_bytes
+from hpcio.plan import Plan
+from hpcio.run import Done, Work
+from slurm import mapping, worker
+
+__all__ = ["DaskExecutor", "run"]
+
+# How often the session looks which workers there are, in seconds.
+_LOOK_EVERY = 1.0
+
+
+def run(plan: Plan, client: Client, **options: Any) -> Done:
+    """Run a plan on the workers of a dask client.
+
+    Parameters
+    ----------
+    plan : Plan
+    client : distributed.Client
+        Of any cluster whose workers see the plan's files.
+    **options
+        As for :meth:`hpcio.Plan.run`: retries, gaps, fresh, progress, memory.
+
+    Returns
+    -------
+    Done
+
+    Examples
+    --------
+    >>> from distributed import Client, LocalCluster            # doctest: +SKIP
+    >>> with LocalCluster(n_workers=2) as cluster, Client(cluster) as client:
+    ...     done = run(plan, client)                            # doctest: +SKIP
+    """
+    return plan.run(DaskExecutor(client), **options)
+
+
+class DaskExecutor:
+    """Runs chunks on the workers of a dask client.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    memory : int, optional
+        Bytes that one worker may use; by default what the workers say.
+    """
+
+    def __init__(self, client: Client, *, memory: int | None = None) -> None:
+        self.client = client
+        self.memory = memory
+
+    def check(self, plan: Plan, memory: str | int | None) -> None:
+        """Hold the largest block against the memory of one worker."""
+        limit = self.memory if memory is None else parse_bytes(memory)
+        if limit:
+            mapping.check_memory(plan, limit)
+
+    def execute(self, work: Work) -> None:
+        """Try every block of the work; see `hpcio.run.Executor`."""
+        _Session(self.client, work).run()
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A dask worker and the range of blocks that is its own."""
+
+    address: str
+    threads: int
+    own: deque[np.ndarray] = field(default_factory=deque)
+    busy: int = 0
+    leaving: bool = False
+
+
+class _Session:
+    """One run through a client: hands out chunks, and gives those of dead workers to others.
+
+    A worker takes the chunks of its own range first, which lie side by side in the source
+    and in the result; when it has none left, it takes the last one of whoever has most.
+    """
+
+    def __init__(self, client: Client, work: Work) -> None:
+        self.client, self.plan, self.retries = client, work.plan, work.retries
+        self.token = secrets.token_hex(8)
+        sizes = block_memory(work.plan)[work.blocks]
+        mapped = mapping.map_blocks(work.blocks, sizes, tasks=max(1, self._expected()))
+        self.ranges: deque[deque[np.ndarray]] = deque(deque() for _ in range(mapped.tasks))
+        for chunk, task in zip(mapped.chunks, mapped.task.tolist(), strict=True):
+            self.ranges[task].append(chunk)
+        self.again: deque[np.ndarray] = deque()
+        self.known = {log.path for log in read_logs(work.plan)}
+        self.workers: dict[str, _Worker] = {}
+        self.flying: dict[Any, tuple[_Worker, np.ndarray]] = {}
+        self.landed: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.deaths = Deaths(work.plan, work.retries)
+        self.submitted = 0
+
+    def _expected(self) -> int:
+        """How many workers there will be."""
+        cluster = self.client.cluster
+        wanted = len(getattr(cluster, "worker_spec", ()) or ())
+        return max(wanted, len(self.client.nthreads()))
+
+    def run(self) -> None:
+        Path(self.plan.run_directory, "claims").mkdir(mode=0o700, exist_ok=True)
+        try:
+            looked = 0.0
+            while self.again or any(self.ranges) or self._owned() or self.flying:
+                if time.monotonic() - looked > _LOOK_EVERY:
+                    looked = time.monotonic()
+                    self._look_for_workers()
+                self._feed_all()
+                with contextlib.suppress(queue.Empty):
+                    self._hear(self.landed.get(timeout=_LOOK_EVERY))
+        except BaseException:
+            self._abandon()
+            raise
+        self.client.run(worker.finish, self.token, on_error="ignore")
+
+    def _owned(self) -> bool:
+        return any(w.own for w in self.workers.values())
+
+    def _look_for_workers(self) -> None:
+        failure = getattr(self.client.cluster, "failure", None)
+        if failure is not None:
+            raise failure
+        if self.client.status != "running":
+            raise ClusterError("The dask cluster has gone. Start it again, then resume.")
+        there = self.client.nthreads()
+        for address, threads in there.items():
+            if address not in self.workers:
+                found = _Worker(address, threads)
+                if self.ranges:
+                    found.own = self.ranges.popleft()
+                self.workers[address] = found
+        for address in [a for a in self.workers if a not in there]:
+            # Its chunks at work come back as errors; the rest of its range is free again.
+            gone = self.workers.pop(address)
+            if gone.own:
+                self.ranges.append(gone.own)
+
+    def _feed_all(self) -> None:
+        for found in self.workers.values():
+            # One more than it can work on: the next chunk is there when one is done.
+            while not found.leaving and found.busy < found.threads + 1:
+                chunk = self._next(found)
+                if chunk is None:
+                    return
+                self._submit(found, chunk)
+
+    def _next(self, found: _Worker) -> np.ndarray | None:
+        if self.again:
+            return self.again.popleft()
+        if found.own:
+            return found.own.popleft()
+        if self.ranges:  # of a worker that has not come yet, or is gone
+            found.own = self.ranges.popleft()
+            return self._next(found)
+        richest = max(self.workers.values(), key=lambda w: len(w.own))
+        return richest.own.pop() if richest.own else None
+
+    def _submit(self, found: _Worker, chunk: np.ndarray) -> None:
+        name = f"{self.token}-{self.submitted}"
+        self.submitted += 1
+        future = self.client.submit(
+            worker.chunk, self.plan.out, self.token, runs(chunk), self.retries, name,
+            key=f"hpcio-{name}", workers=[found.address], allow_other_workers=True, pure=False,
+        )  # fmt: skip
+        found.busy += 1
+        self.flying[future] = found, chunk
+        future.add_done_callback(self.landed.put)
+
+    def _hear(self, future: Any) -> None:
+        found, chunk = self.flying.pop(future)
+        found.busy -= 1
+        try:
+            answer = future.result()
+        except (KilledWorker, CancelledError) as error:
+            self._bury(chunk, error)
+            return
+        except HpcioError:
+            raise
+        except Exception as error:
+            raise WorkerError(
+                f"A worker could not run its chunk: {type(error).__name__}: {error}. "
+                "Does it have the same Python environment, and see the same files?"
+            ) from error
+        if answer["left"]:
+            # Its walltime is nearly over: let it go, SLURM starts another.
+            found.leaving = True
+            self.again.append(from_runs(answer["left"]))
+            self.client.retire_workers([found.address], close_workers=True)
+
+    def _bury(self, chunk: np.ndarray, error: Exception) -> None:
+        """Do again what a dead worker has left; a block that kills twice is failed."""
+        why = f"WorkerError: its worker died each time: {error}"
+        left = self.deaths.left(chunk, tried_since(self.plan, self.known), why)
+        if left.size:
+            self.again.append(left)
+
+    def _abandon(self) -> None:
+        """Let workers end after the block at hand, and keep what they have done."""
+        with contextlib.suppress(Exception):  # the reason why it ends is what counts
+            self.client.cancel(list(self.flying), force=True)
+            self.client.run(worker.stop, self.token, on_error="ignore")
+            self.client.run(worker.finish, self.token, on_error="ignore")

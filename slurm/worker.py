@@ -1,0 +1,130 @@
+"""What runs inside a dask worker: chunks, by attempts that stay open between them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from hpcio.chunks import Attempt, from_runs, run_chunk, runs
+from hpcio.ledger import Ledger
+from hpcio.plan import Plan
+
+__all__ = ["chunk", "finish", "stop"]
+
+_attempts: dict[tuple[str, int], Attempt] = {}
+_lock = threading.Lock()
+
+# What the array task has of memory beside the data of Python, in bytes: code, stacks, and
+# what the kernel counts for it.
+_ASIDE = 64 << 20
+
+
+def chunk(out: str, token: str, pieces: list[list[int]], retries: int, claim: str) -> Any:
+    """Run a chunk of blocks; what comes back is a few numbers.
+
+    Parameters
+    ----------
+    out : str
+        The result, whose run directory holds the plan.
+    token : str
+        Of the session: its attempts are kept open until `finish`.
+    pieces : list of [first, last)
+        The blocks.
+    retries : int
+    claim : str
+        A new name for each submission of a chunk. dask sends a task again if its worker
+        died: then only the blocks that no journal has are done.
+
+    Returns
+    -------
+    dict
+        ``left``: blocks that were not tried, since the worker is to end soon.
+    """
+    blocks = from_runs(pieces)
+    attempt = _attempt(out, token, retries)
+    if not _first(attempt.plan, claim):
+        blocks = blocks[Ledger.read(attempt.plan).state[blocks] == 0]
+    if _soon_over():
+        return {"done": 0, "failed": 0, "left": runs(blocks)}
+    done = run_chunk(attempt, blocks)
+    left = blocks[done.done + done.failed :]
+    return {"done": done.done, "failed": done.failed, "left": runs(left)}
+
+
+def finish(token: str) -> None:
+    """Bring the data of a session to the disk and let go of its files."""
+    for attempt in _of(token):
+        with contextlib.closing(attempt):
+            attempt.sync()
+
+
+def stop(token: str) -> None:
+    """End the chunks of a session after the block at hand."""
+    with _lock:
+        for (session, _), attempt in _attempts.items():
+            if session == token:
+                attempt.stopping = True
+
+
+def _attempt(out: str, token: str, retries: int) -> Attempt:
+    """The attempt of this thread: a thread has one journal, and files of its own."""
+    key = (token, threading.get_ident())
+    with _lock:
+        if key not in _attempts:
+            _limit_memory()
+            attempt = Attempt(Plan.load(out), _label(), retries=retries)
+            attempt.pulse = lambda: _look_at_the_clock(attempt)
+            _attempts[key] = attempt
+        return _attempts[key]
+
+
+def _of(token: str) -> list[Attempt]:
+    with _lock:
+        keys = [key for key in _attempts if key[0] == token]
+        return [_attempts.pop(key) for key in keys]
+
+
+def _label() -> str:
+    """Whose attempt it is: the array task, or the dask worker."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{x}_ID") for x in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else f"dask{os.getpid()}"
+
+
+def _first(plan: Plan, claim: str) -> bool:
+    """Whether a claim is taken for the first time; only success means so."""
+    path = Path(plan.run_directory, "claims", claim)
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError:
+        return False
+    return True
+
+
+def _soon_over() -> bool:
+    """Whether the walltime of this array task is nearly over."""
+    until = os.environ.get("HPCIO_UNTIL")
+    return until is not None and time.time() > float(until)
+
+
+def _look_at_the_clock(attempt: Attempt) -> None:
+    if _soon_over():
+        attempt.stopping = True
+
+
+def _limit_memory() -> None:
+    """Let Python run into its limit, which names the trial, before SLURM's killer does."""
+    megabytes = os.environ.get("SLURM_MEM_PER_NODE")
+    per_cpu, cpus = (os.environ.get(f"SLURM_{x}") for x in ("MEM_PER_CPU", "CPUS_ON_NODE"))
+    if megabytes is None and per_cpu and cpus:
+        megabytes = str(int(per_cpu) * int(cpus))
+    if not megabytes:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = (int(megabytes) << 20) - _ASIDE
+    if limit > 0 and (hard == resource.RLIM_INFINITY or limit < hard):
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
