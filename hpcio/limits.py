@@ -13,7 +13,7 @@ from hpcio.errors import MemoryLimitError, OutputError, PlanError
 from hpcio.plan import Plan
 from hpcio.reading import LARGE
 
-__all__ = ["available", "block_memory", "check_disk", "check_memory", "parse_bytes"]
+__all__ = ["available", "block_memory", "check_disk", "check_memory", "check_room", "parse_bytes"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -88,10 +88,14 @@ def check_memory(plan: Plan, limit: str | int) -> None:
 
 def check_disk(plan: Plan, blocks: np.ndarray) -> None:
     """Raise OutputError if the results of `blocks` cannot fit on the disk."""
-    need = int(plan.target.sizes()[blocks].sum())
-    free = shutil.disk_usage(Path(plan.out).parent).free
+    check_room(Path(plan.out), int(plan.target.sizes()[blocks].sum()))
+
+
+def check_room(out: Path, need: int) -> None:
+    """Raise OutputError if `need` bytes cannot fit on the disk where `out` will lie."""
+    free = shutil.disk_usage(out.parent).free
     if need > free:
         raise OutputError(
             f"The results need {need / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free where "
-            f"'{plan.out}' will lie. Free some space, or choose another output."
+            f"'{out}' will lie. Free some space, or choose another output."
         )

@@ -8,7 +8,7 @@ import glob
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import h5py
@@ -16,6 +16,7 @@ import numpy as np
 
 from hpcio import result
 from hpcio.errors import HpcioError, OutputError, ResultError
+from hpcio.limits import check_room
 from hpcio.plan import check_new_output
 from hpcio.rundir import remove
 from hpcio.slab import as_output_error, sync_folder
@@ -58,7 +59,7 @@ def repack(path: str | os.PathLike[str], into: str | os.PathLike[str] | None = N
     final = source if into is None else Path(check_new_output(into))
     try:
         with _part_of(final) as part:
-            digest = _copy(source, part)
+            digest = _copy(source, part, final)
             try:
                 checked = verify(part)
             except ResultError:
@@ -97,12 +98,14 @@ def _part_of(final: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def _copy(source: Path, part: Path) -> str:
+def _copy(source: Path, part: Path, final: Path) -> str:
     """Copy everything but the parts; returns the digest of the plan."""
-    with (
-        result.open(source) as f,
-        h5py.File(part, "w", libver=("earliest", "v110"), locking=False) as g,
-    ):
+    with ExitStack() as stack:
+        f = stack.enter_context(result.open(source))
+        target = Target.load(f["hpcio/target"])
+        # Beforehand: HDF5 takes a full disk badly, its library may crash later.
+        check_room(final, target.nbytes)
+        g = stack.enter_context(h5py.File(part, "w", libver=("earliest", "v110"), locking=False))
         g.attrs.update(f.attrs)
         for name in f:
             if name not in ("data", "hpcio"):
@@ -113,7 +116,6 @@ def _copy(source: Path, part: Path) -> str:
         group.attrs.update(f["hpcio"].attrs)
         for name in ("target", "state", "checksum"):
             f.copy(f[f"hpcio/{name}"], group)
-        target = Target.load(f["hpcio/target"])
         data = f["data"]
         copy = _contiguous(g, target)
         for _, first, last in spans(target):

@@ -144,6 +144,7 @@ def layout(
         return Layout(os.pread(fd, offset, 0), nbytes)
     finally:
         os.close(fd)
+        Path(path).unlink(missing_ok=True)
 
 
 def as_output_error(error: OSError | RuntimeError, path: str | os.PathLike[str]) -> OutputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import os
 import re
@@ -348,6 +349,7 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
         self._batch.throttle = throttle
         self._batch.max_array_size = self.site.max_array_size
         self._supervisor: asyncio.Task[None] | None = None
+        self._left = asyncio.Event()
         self._seen: set[str] = set()
         self._stillborn = 0
         shared = os.path.expanduser(
@@ -454,14 +456,20 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
         if op == "add":
             self._seen |= {_without_restart(str(w["name"])) for w in msg["workers"].values()}
             self._stillborn = 0
+        else:
+            self._left.set()
         Cluster._update_worker_status(self, op, msg)
 
     async def _supervise(self) -> None:
         """Ask SLURM now and then which tasks have ended, and replace those."""
         delay = _FIRST_LOOK
         while True:
-            await asyncio.sleep(delay)
-            delay = min(delay * 1.5, _LAST_LOOK)
+            # A worker that has left is a reason to look sooner, yet never in a hurry.
+            await asyncio.sleep(_FIRST_LOOK)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._left.wait(), delay - _FIRST_LOOK)
+            delay = _FIRST_LOOK if self._left.is_set() else min(delay * 1.5, _LAST_LOOK)
+            self._left.clear()
             jobs = {n: j for n, j in self.workers.items() if j.job_id and n in self.worker_spec}
             if not jobs or self.failure is not None:
                 continue

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -249,6 +249,14 @@ def _free_ports(count: int) -> int:
             except OSError:
                 continue
             return first
+
+
+def until(condition: Callable[[], object], what: str = "it", *, seconds: float = 60) -> None:
+    """Wait for something that SLURM or dask is about to do; asking costs them a call each."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.1)
 
 
 def main() -> None:

@@ -262,7 +262,9 @@ def test_a_changed_module_is_refused_when_the_run_goes_on(folder):
 
 
 @pytest.mark.parametrize("where", ["cell", "module"])
-def test_a_notebook(folder, where):
+def test_a_notebook(folder, where, monkeypatch):
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):
+        monkeypatch.setenv(name, str(folder / name))
     (folder / "mine.py").write_text(MODULE)
     if where == "cell":
         cells = ["FACTOR = 2.0", "def function(trial):\n    return FACTOR * trial", RUN]

@@ -134,6 +134,17 @@ def test_an_impossible_new_file_is_refused(done, into, error, says):
     assert after == before
 
 
+def test_a_disk_that_is_too_small_is_refused_beforehand(done, monkeypatch):
+    usage = shutil.disk_usage(done.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    for into in (None, done.folder / "one.h5"):
+        with pytest.raises(OutputError, match=r"need 0 MB.* where '.*\.h5' will lie.*Free some"):
+            hpcio.repack(done.out, into)
+    assert names(done.folder, "*.h5") == ["out.h5", "rec.h5"]
+    assert names(done.folder, ".*") == []
+    done.check()
+
+
 def test_what_is_no_result_is_refused(done):
     with pytest.raises(ResultError, match="is no result of hpcio"):
         hpcio.repack(done.folder / "rec.h5")

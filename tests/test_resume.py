@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -242,8 +247,8 @@ def test_a_torn_tail_of_the_journal_is_computed_again(bench, tmp_path, sources):
 
 @pytest.mark.torture
 @both_sources
-def test_every_torn_tail_of_the_journal_is_computed_again(bench, tmp_path, sources):
-    torn(bench, tmp_path, step=1)
+def test_many_torn_tails_of_the_journal_are_computed_again(bench, tmp_path, sources):
+    torn(bench, tmp_path, step=3)
 
 
 def flipped(bench: Bench, tmp_path: Path, step: int) -> None:
@@ -265,8 +270,8 @@ def test_a_damaged_journal_is_computed_again_from_there(bench, tmp_path, sources
 
 @pytest.mark.torture
 @both_sources
-def test_every_damaged_journal_is_computed_again_from_there(bench, tmp_path, sources):
-    flipped(bench, tmp_path, step=1)
+def test_many_damaged_journals_are_computed_again_from_there(bench, tmp_path, sources):
+    flipped(bench, tmp_path, step=11)  # every bit of a byte has its turn
 
 
 def stored(bench: Bench, block: int) -> tuple[Path, int]:
@@ -500,6 +505,19 @@ def test_a_second_run_at_the_same_time_is_refused(bench, workers):
     bench.check()
 
 
+@both_sources
+def test_several_runs_started_at_once_do_the_work_once(bench, sources):
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(ended(bench.start(workers=1))) for _ in range(3)]
+        said = [child.communicate(timeout=60) for child in children]
+        codes = [child.returncode for child in children]
+    assert 0 in codes
+    for code, (_, err) in zip(codes, said, strict=True):
+        assert code == 0 or "at work in another process" in err or "out.h5' exists" in err, err
+    assert sorted(bench.calls) == sorted(ALL)
+    bench.check()
+
+
 @any_workers
 def test_after_the_first_was_killed_a_second_run_is_welcome(bench, workers):
     bench.hold(5)
@@ -534,6 +552,23 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(bench, workers, sources):
         late = log.records["kind"][log.safe :]
         assert workers == 0 or not (late == DONE).any()
     resume(bench, workers=workers)
+
+
+def test_the_command_that_ctrl_c_names_goes_on(bench):
+    bench.hold(6)
+    with ended(bench.start(workers=1)) as child:
+        until(lambda: 6 in bench.calls, "the trial")
+        os.killpg(child.pid, signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    bench.hold()
+    (command,) = re.findall(r"Continue with: (hpcio resume .*)", err)
+    bench.forget_calls()
+    program, *args = shlex.split(command)
+    subprocess.run(
+        [Path(sys.executable).with_name(program), *args], cwd="/", check=True, capture_output=True
+    )
+    assert sorted(bench.calls) == list(range(6, TRIALS))
+    bench.check()
 
 
 def test_ctrl_c_in_a_session_is_an_error_that_can_be_caught(bench):

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from distributed import Client
+from slurm_rig import until
 
 import hpcio
 from hpcio.errors import BlocksFailed, ClusterError, MemoryLimitError
@@ -236,13 +237,3 @@ def test_a_function_that_raises_for_three_trials(slurm, folder):
     assert [f.trial for f in caught.value.done.failed] == ill
     assert caught.value.done.computed == 240 - len(ill)
     assert not Path("out.h5").exists()
-
-
-def until(condition: Any, seconds: float = 60) -> None:
-    """Wait for something that SLURM or dask is about to do."""
-    import time
-
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.1)

@@ -1,0 +1,87 @@
+"""The command ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import IO
+
+import click
+from rich.console import Console
+
+from benchmarks import machine, show
+from benchmarks.measure import Figure
+from benchmarks.rows import ROWS, Bench
+from hpcio.filesystems import in_memory, kind_of
+
+# What the largest row has on the disk at a time, in bytes.
+_SPACE = {False: 2 << 30, True: 8 << 30}
+
+
+def _default_folders() -> list[Path]:
+    """Memory and disk, as far as this machine has them."""
+    memory = [p for p in (Path("/dev/shm"),) if p.is_dir()]
+    disks = [Path(tempfile.gettempdir()), Path.home(), Path.cwd()]
+    return memory + [p for p in disks if not in_memory(p)][:1]
+
+
+@click.command()
+@click.option("--full", is_flag=True, help="Larger, with 15 repetitions instead of 7.")
+@click.option("--only", multiple=True, type=click.Choice(list(ROWS)), help="These rows.")
+@click.option(
+    "--dir", "folders", multiple=True,
+    type=click.Path(exists=True, file_okay=False, writable=True, resolve_path=True, path_type=Path),
+    help="Measure in these folders instead of /dev/shm and a temporary folder on disk.",
+)  # fmt: skip
+@click.option("--json", "json_file", type=click.File("w"), help="All values; - for the output.")
+@click.option("--markdown", type=click.File("w"), help="The table, such as RESULTS.md.")
+def main(
+    full: bool,
+    only: tuple[str, ...],
+    folders: tuple[Path, ...],
+    json_file: IO[str] | None,
+    markdown: IO[str] | None,
+) -> None:
+    """Measure hpcio against the limits of this machine, as ratios within one run.
+
+    Everything is made in a temporary folder inside each DIR and removed afterwards.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console = Console(stderr=True, width=120)
+    about = machine.describe()
+    figures: list[Figure] = []
+    for folder in folders or _default_folders():
+        if shutil.disk_usage(folder).free < _SPACE[full]:
+            raise click.ClickException(
+                f"'{folder}' has less than {_SPACE[full] >> 30} GiB free. Choose another by --dir."
+            )
+        place = f"{folder} ({kind_of(folder)})"
+        for name, row in ROWS.items():
+            if only and name not in only:
+                continue
+            started, others = time.perf_counter(), machine.Others()
+            with (
+                console.status(f"{place}: {name}"),
+                tempfile.TemporaryDirectory(prefix="hpcio-bench-", dir=folder) as inside,
+            ):
+                found = list(row(Bench(Path(inside), full=full)))
+            seconds, busy = time.perf_counter() - started, others.cores()
+            figures += [replace(f, row=name, folder=place, others=busy) for f in found]
+            console.print(
+                f"{place}: {name}, {seconds:.1f} s, others used {busy:.1f} cores", style="dim"
+            )
+    show.terminal(console, figures)
+    if json_file is not None:
+        values = {"machine": about, "full": full, "figures": [asdict(f) for f in figures]}
+        json.dump(values, json_file, indent=1)
+    if markdown is not None:
+        markdown.write(show.markdown(about, figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The limits: what the system itself takes for the same bytes, in the tightest loops."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Self
+
+import h5py
+import numpy as np
+
+from benchmarks.functions import subtract_mean
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+clock = time.perf_counter
+
+
+def files(folder: Path, data: memoryview, count: int) -> float:
+    """Seconds to open, write and close `count` new files of `data`."""
+    names = [f"{folder}/{i}" for i in range(count)]
+    started = clock()
+    for name in names:
+        fd = os.open(name, _NEW, 0o600)
+        os.pwrite(fd, data, 0)
+        os.close(fd)
+    return clock() - started
+
+
+def one_file(path: Path, data: memoryview, count: int) -> float:
+    """Seconds to write `data` `count` times, back to back, into one new file."""
+    size = data.nbytes
+    started = clock()
+    fd = os.open(path, _NEW, 0o600)
+    for i in range(count):
+        os.pwrite(fd, data, i * size)
+    ended = clock()
+    os.close(fd)
+    return ended - started
+
+
+def copy(source: Path, offset: int, path: Path, data: memoryview, count: int) -> float:
+    """Seconds to read pieces as large as `data` into it, and write each into one new file."""
+    size = data.nbytes
+    started = clock()
+    src = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, _NEW, 0o600)
+    for i in range(count):
+        os.preadv(src, [data], offset + i * size)
+        os.pwrite(fd, data, i * size)
+    ended = clock()
+    os.close(fd)
+    os.close(src)
+    return ended - started
+
+
+def h5py_loop(source: str, out: str, rows: int) -> float:
+    """Seconds over an open input and an open output dataset.
+
+    To be called in a new process, as the workers are new: where a process has had large
+    arrays before, glibc keeps their memory, and the same loop takes half the time.
+    """
+    with h5py.File(source) as a, h5py.File(out, "w") as b:
+        there = a["data"]
+        here = b.create_dataset("data", there.shape, there.dtype)
+        started = clock()
+        for first in range(0, len(there), rows):
+            here[first : first + rows] = subtract_mean(there[first : first + rows])
+        return clock() - started
+
+
+class Writers:
+    """Processes that write a raw file each, all beginning at a barrier."""
+
+    def __init__(self, count: int, task: Callable[[int], tuple[object, ...]]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._barrier = context.Barrier(count)  # a process that has started keeps no reference
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for i in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(self._barrier, theirs, *task(i)), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def run(self, paths: list[Path], *, sync: bool) -> float:
+        """Seconds from the first begin to the last end, each writing one of `paths`."""
+        for pipe, path in zip(self._pipes, paths, strict=True):
+            pipe.send((path, sync))
+        times = [pipe.recv() for pipe in self._pipes]
+        return float(max(t[1] for t in times) - min(t[0] for t in times))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join()
+
+
+def _serve(barrier: Barrier, pipe: Connection, size: int, count: int) -> None:
+    data = np.random.default_rng(os.getpid()).bytes(size)
+    while True:
+        try:
+            path, sync = pipe.recv()
+        except EOFError:
+            return
+        barrier.wait()
+        started = clock()  # the same clock for all processes of a machine
+        fd = os.open(path, _NEW, 0o600)
+        for i in range(count):
+            os.pwrite(fd, data, i * size)
+        if sync:
+            os.fsync(fd)
+        pipe.send((started, clock()))
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    print(h5py_loop(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -1,0 +1,306 @@
+"""The rows of the table, one function each; `README.md` says what they mean."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+import hpcio
+from benchmarks import limits, planning
+from benchmarks.functions import identity, subtract_mean
+from benchmarks.limits import clock
+from benchmarks.measure import Figure, alone, compare, interleave
+from hpcio import rundir
+from hpcio.chunks import Attempt, run_chunk
+from hpcio.journal import DONE, Journal
+from hpcio.slab import checksum
+
+MICRO = (1e6, "µs")
+WORKERS = 2
+Sources = Literal["auto", "trial", "task"]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how long to measure."""
+
+    folder: Path
+    full: bool
+
+    @property
+    def repetitions(self) -> int:
+        return 15 if self.full else 7
+
+    def size(self, quick: int, full: int) -> int:
+        return full if self.full else quick
+
+    @contextmanager
+    def fresh(self) -> Iterator[Path]:
+        """A folder for one repetition."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            yield Path(folder)
+
+
+Row = Callable[[Bench], Iterator[Figure]]
+
+
+def recording(bench: Bench, trials: int, rows: int, columns: int) -> Path:
+    """A source of random float32 numbers, dataset `data`, in the page cache."""
+    path = bench.folder / "rec.h5"
+    random = np.random.default_rng(0)
+    with h5py.File(path, "w") as f:
+        data = f.create_dataset("data", (trials * rows, columns), np.float32)
+        for i in range(trials):
+            data[i * rows : (i + 1) * rows] = random.random((rows, columns), np.float32)
+        f.flush()
+        os.fsync(f.id.get_vfd_handle())  # or its writing back would disturb what is measured
+    return path
+
+
+def data_offset(path: Path) -> int:
+    with h5py.File(path) as f:
+        return int(f["data"].id.get_offset())
+
+
+def _new_process(module: str, *arguments: object) -> str:
+    """What a module of this package prints, run as a program."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    return subprocess.check_output(command, cwd=Path(__file__).parents[1], text=True)
+
+
+# ---------------------------------------------------------------------- whole runs
+
+
+def _workload(trials: int, rows: int, columns: int, target: float) -> Row:
+    def row(bench: Bench) -> Iterator[Figure]:
+        source = recording(bench, trials, rows, columns)
+        what, against = f"{WORKERS} workers, done.seconds", "1 process, h5py loop"
+
+        def ours() -> float:
+            with bench.fresh() as folder:
+                return _run(source, folder, rows, subtract_mean)
+
+        def limit() -> float:
+            with bench.fresh() as folder:
+                return float(_new_process("limits", source, folder / "out.h5", rows))
+
+        values = interleave({against: limit, what: ours}, bench.repetitions)
+        yield compare(values, what=what, against=against, target=target)
+
+    return row
+
+
+def _run(
+    source: Path,
+    folder: Path,
+    rows: int,
+    func: Callable[..., Any],
+    sources: Sources = "auto",
+) -> float:
+    """Seconds of a run, without the start of its workers."""
+    plan = hpcio.Plan.create(
+        func, f"{source}::data", trials=rows, out=folder / "out.h5", sources=sources
+    )
+    return plan.run(workers=WORKERS, progress=False).seconds
+
+
+def hard_records(bench: Bench) -> Iterator[Figure]:
+    rows, columns = 1, 47_008 // 4
+    count = bench.size(4_000, 40_000)
+    source = recording(bench, count, rows, columns)
+    what = f"{WORKERS} workers, done.seconds"
+    against = f"{WORKERS} processes, raw file each"
+    synced = f"{WORKERS} processes, raw file each, fsync"
+
+    with limits.Writers(WORKERS, lambda _: (4 * columns, count // WORKERS)) as writers:
+
+        def raw(*, sync: bool) -> float:
+            with bench.fresh() as folder:
+                return writers.run([folder / str(i) for i in range(WORKERS)], sync=sync)
+
+        def ours() -> float:
+            with bench.fresh() as folder:
+                return _run(source, folder, rows, identity, "task")
+
+        values = interleave(
+            {against: lambda: raw(sync=False), what: ours, synced: lambda: raw(sync=True)},
+            bench.repetitions,
+        )
+    yield compare(values, what=what, against=against, target=1.5)
+    yield compare(values, what=what, against=synced)
+
+
+# ---------------------------------------------------------------------- one trial
+
+
+class _Unsynced(Attempt):
+    """An attempt that leaves the disk out: nothing is made safe against a crash."""
+
+    def begin_sync(self) -> None:
+        pass
+
+
+def _per_trial(bench: Bench, source: Path, rows: int, sources: Sources, count: int) -> float:
+    """Seconds a trial in the loop over a chunk: files, journal and reader are open before."""
+    with bench.fresh() as folder:
+        plan = hpcio.Plan.create(
+            identity, f"{source}::data", trials=rows, out=folder / "out.h5", sources=sources
+        )
+        with _Unsynced(rundir.prepare(plan), "bench") as attempt:
+            started = clock()
+            run_chunk(attempt, np.arange(count))
+            return (clock() - started) / count
+
+
+def trial_file(bench: Bench) -> Iterator[Figure]:
+    rows, columns, count = 25, 100, bench.size(2_000, 20_000)
+    source = recording(bench, count, rows, columns)
+    data = np.random.default_rng(1).random((rows, columns), np.float32)
+    what, against = "trial of 10 kB, read to journal", "open + pwrite + close"
+
+    def limit() -> float:
+        with bench.fresh() as folder:
+            return limits.files(folder, data.data, count) / count
+
+    def ours() -> float:
+        return _per_trial(bench, source, rows, "trial", count)
+
+    values = interleave({against: limit, what: ours}, bench.repetitions)
+    yield compare(values, what=what, against=against, scale=MICRO, target=4)
+
+
+def _task_file(label: str, rows: int, quick: int, full: int, target: float) -> Row:
+    def row(bench: Bench) -> Iterator[Figure]:
+        columns, count = 100, bench.size(quick, full)
+        source = recording(bench, count, rows, columns)
+        offset = data_offset(source)
+        data = np.random.default_rng(1).random((rows, columns), np.float32)
+        buffer = data.copy()
+        what = f"trial of {label}, read to journal"
+        against, reading = "pwrite into one file", "pread + pwrite"
+
+        def limit() -> float:
+            with bench.fresh() as folder:
+                return limits.one_file(folder / "out", data.data, count) / count
+
+        def copy() -> float:
+            with bench.fresh() as folder:
+                return limits.copy(source, offset, folder / "out", buffer.data, count) / count
+
+        def ours() -> float:
+            return _per_trial(bench, source, rows, "task", count)
+
+        values = interleave({against: limit, what: ours, reading: copy}, bench.repetitions)
+        for limit_name, limit_target in ((against, target), (reading, None)):
+            yield compare(values, what=what, against=limit_name, scale=MICRO, target=limit_target)
+
+    return row
+
+
+def journal(bench: Bench) -> Iterator[Figure]:
+    count = 20_000
+    data = np.random.default_rng(0).random((25, 100), np.float32)
+    what, against = "journal and checksum of 10 kB", "pwrite into one file"
+
+    def limit() -> float:
+        with bench.fresh() as folder:
+            return limits.one_file(folder / "out", data.data, count) / count
+
+    def ours() -> float:
+        with bench.fresh() as folder:
+            book = Journal(folder, "bench", "0" * 32, {})
+            append = book.append
+            started = clock()
+            for i in range(count):
+                append(
+                    DONE, i, file=0, offset=i, check=checksum(data), nbytes=data.nbytes,
+                    compute=1e-6, io=1e-6,
+                )  # fmt: skip
+            ended = clock()
+            book.close()
+            return (ended - started) / count
+
+    values = interleave({against: limit, what: ours}, bench.repetitions)
+    yield compare(values, what=what, against=against, scale=MICRO, target=1.0, absolute=True)
+
+
+# ---------------------------------------------------------------------- the result
+
+
+def full_read(bench: Bench) -> Iterator[Figure]:
+    rows, columns, count = 500, 32, bench.size(2_100, 17_000)
+    source = recording(bench, count, rows, columns)
+    what, checked = "h5py, full read of the result", "hpcio.open, full read of the result"
+    against = "h5py, one contiguous dataset"
+    with bench.fresh() as folder:
+        _run(source, folder, rows, identity, "task")
+        result = folder / "out.h5"
+
+        def read(open_file: Callable[[Path], Any], path: Path) -> float:
+            started = clock()
+            with open_file(path) as f:
+                f["data"][...]
+            return clock() - started
+
+        with h5py.File(source) as a, h5py.File(result) as b:
+            assert np.array_equal(a["data"], b["data"])
+        values = interleave(
+            {
+                against: lambda: read(h5py.File, source),
+                what: lambda: read(h5py.File, result),
+                checked: lambda: read(hpcio.open, result),
+            },
+            2 * bench.repetitions,
+        )
+    yield compare(values, what=what, against=against, target=1.15)
+    yield compare(values, what=checked, against=against)
+
+
+def plans(bench: Bench) -> Iterator[Figure]:
+    path = bench.folder / "rec.h5"
+    with h5py.File(path, "w") as f:  # no data: nothing but one trial is ever read
+        f.create_dataset("data", (planning.TRIALS * planning.ROWS, 4), np.float32)
+
+    def call(action: str) -> dict[str, float]:
+        found: dict[str, float] = json.loads(_new_process("planning", action, bench.folder))
+        return found
+
+    made, loaded = [], []
+    for _ in range(bench.repetitions):
+        made.append(call("make"))
+        loaded.append(call("load"))
+        rundir.discard(bench.folder / "out.h5")
+    for what, values, unit, target in (
+        ("planning 1,000,000 trials", [m["seconds"] for m in made], "s", 10.0),
+        ("... its peak of memory", [m["peak"] / 2**20 for m in made], "MiB", 1024.0),
+        ("... writing that plan", [m["write"] for m in made], "s", None),
+        ("loading that plan", [m["seconds"] for m in loaded], "s", 2.0),
+        ("... its peak of memory", [m["peak"] / 2**20 for m in loaded], "MiB", None),
+    ):
+        yield alone(what, values, unit, target)
+
+
+ROWS: dict[str, Row] = {
+    "loop-a": _workload(200, 2_000, 64, 1.0),
+    "loop-b": _workload(2_000, 500, 32, 0.65),
+    "loop-c": _workload(20, 100_000, 64, 0.7),
+    "trial-file": trial_file,
+    "task-10kB": _task_file("10 kB", 25, 2_000, 20_000, 5),
+    "task-1MB": _task_file("1 MB", 2_500, 200, 1_000, 1.4),
+    "task-64MB": _task_file("64 MB", 160_000, 6, 16, 1.15),
+    "records": hard_records,
+    "journal": journal,
+    "read": full_read,
+    "plan": plans,
+}
