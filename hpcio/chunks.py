@@ -237,12 +237,12 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                         func, trial, args, kwargs, shapes[out], dtype, casting=casting
                     )
                     attempt.computing = False
-                except (Exception, SystemExit):  # noqa: BLE001  (whatever it is, it is journalled)
+                except (Exception, SystemExit) as error:  # noqa: BLE001  (it is journalled)
                     attempt.computing = False
                     tries += 1
                     if tries <= attempt.retries:
                         continue
-                    journal.note(FAILED, block, traceback.format_exc().encode())
+                    journal.note(FAILED, block, _why(error, block).encode())
                     failed += 1
                     break
                 computed = clock()
@@ -284,6 +284,14 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
         attempt.computing = False
     attempt.begin_sync()
     return ChunkDone(done, failed, nbytes)
+
+
+def _why(error: BaseException, block: int) -> str:
+    """The traceback of a block that raised."""
+    text = traceback.format_exc()
+    if isinstance(error, MemoryError):
+        text += f"MemoryError: block {block} needs more memory than its worker may use\n"
+    return text
 
 
 def divide(sizes: np.ndarray, parts: int) -> list[np.ndarray]:

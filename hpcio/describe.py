@@ -18,7 +18,7 @@ from hpcio.limits import BASE, available, block_memory
 from hpcio.plan import Plan
 from hpcio.reading import Reader
 
-__all__ = ["Description", "describe"]
+__all__ = ["Description", "describe", "duration", "probe", "size"]
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
     count = min(count, len(plan))
     read, written = plan.input_sizes(), plan.target.sizes()
     longest = int(read.argmax())
-    seconds, grown = _probe(plan, longest)
+    seconds, grown = probe(plan, longest)
     share = float(read.sum()) / max(1, int(read[longest]))
     return Description(
         function=plan.function.name + (" (pickled)" if plan.function.pickled else ""),
@@ -164,7 +164,7 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
     )
 
 
-def _probe(plan: Plan, block: int) -> tuple[float, int]:
+def probe(plan: Plan, block: int) -> tuple[float, int]:
     """Seconds and bytes of memory that one block takes, reading and computing."""
     func, arguments = plan.live or plan.function.load(), plan.arguments()
     trial_number = int(plan.blocks.trial[block])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy as np
 
 from hpcio import rundir
 from hpcio.consolidate import publish
-from hpcio.errors import BlocksFailed, Interrupted, OutputError, PlanError
+from hpcio.errors import BlocksFailed, Interrupted, OutputError, PlanError, SourceError
 from hpcio.journal import DONE
 from hpcio.ledger import Failure, Ledger
 from hpcio.limits import check_disk
 from hpcio.plan import Plan
+from hpcio.sources import open_file
 
 __all__ = ["Done", "Executor", "Work", "execute"]
 
@@ -136,6 +138,8 @@ def execute(
     plan = rundir.prepare(plan)
     with ExitStack() as stack:
         stack.enter_context(rundir.held(plan))
+        if os.path.lexists(plan.out):  # another run has finished meanwhile
+            return _finished(plan)
         before = Ledger.read_trusted(plan)
         todo = before.missing()
         known = {log.path for log in before.logs}
@@ -148,7 +152,7 @@ def execute(
                 left = Ledger.read(plan).missing().size
                 raise Interrupted(
                     f"Stopped with {len(plan) - left} of {len(plan)} blocks done. "
-                    f"Continue with: hpcio resume {plan.out}"
+                    f"Continue with: hpcio resume {shlex.quote(plan.out)}"
                 ) from None
         ledger = Ledger.read_trusted(plan)
         done = _record(ledger, known)
@@ -169,13 +173,22 @@ def _shown(plan: Plan, todo: np.ndarray, *, progress: bool | None) -> ExitStack:
 
 def _finished(plan: Plan) -> Done:
     """The record of a run that has nothing left to do."""
-    if not plan.run_directory.is_dir() or Plan.load(plan.out).digest != plan.digest:
+    if _plan_of(plan.out) != plan.digest or not plan.run_directory.is_dir():
         raise OutputError(
             f"The output '{plan.out}' exists and is not the result of this plan. "
             "Choose another name, or start over with fresh=True (in the shell: --fresh)."
         )
     ledger = Ledger.read(plan)
     return _record(ledger, {log.path for log in ledger.logs})
+
+
+def _plan_of(path: str) -> str:
+    """Digest of the plan that a file is the result of; "" if it is none."""
+    try:
+        with open_file(path) as f:
+            return bytes(f["hpcio"].attrs["plan"]).decode()
+    except (SourceError, KeyError):
+        return ""
 
 
 def _record(ledger: Ledger, known: set[Path]) -> Done:

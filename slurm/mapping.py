@@ -1,22 +1,34 @@
-"""Blocks to chunks to array tasks, inside the limits of a site. Pure functions of numbers."""
+"""Blocks to chunks to array tasks, inside the limits of a site."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpcio.chunks import divide
+from hpcio.describe import duration, probe, size
 from hpcio.errors import MemoryLimitError, PlanError
+from hpcio.limits import parse_bytes
+from slurm.site import parse_time
 
 if TYPE_CHECKING:
     from hpcio.plan import Plan
-    from slurm.site import Site
 
-__all__ = ["Array", "Mapping", "arrays_of", "check_memory", "map_blocks", "needed_memory"]
+__all__ = [
+    "Array",
+    "Description",
+    "Mapping",
+    "arrays_of",
+    "check_memory",
+    "describe",
+    "map_blocks",
+    "measured_speed",
+    "needed_memory",
+    "predicted_seconds",
+]
 
 # A task's range is cut into so many chunks, so that an idle task can take over the rest of
 # a slow one's.
@@ -121,7 +133,7 @@ def arrays_of(tasks: int, *, max_array_size: int) -> tuple[Array, ...]:
         raise PlanError("Job arrays are switched off here (MaxArraySize is 0). Use plan.run().")
     count = math.ceil(tasks / max_array_size)
     sizes = [tasks // count + (k < tasks % count) for k in range(count)]
-    firsts = [sum(sizes[:k]) for k in range(count)]
+    firsts = np.cumsum([0, *sizes[:-1]]).tolist()
     return tuple(Array(first, size) for first, size in zip(firsts, sizes, strict=True))
 
 
@@ -157,16 +169,135 @@ def check_memory(plan: Plan, memory: int, *, factor: float = WORKING_FACTOR) -> 
 def predicted_seconds(
     sizes: np.ndarray, mapping: Mapping, *, bytes_per_second: float
 ) -> np.ndarray:
-    """Seconds that each array task will take at a measured speed, shape (tasks,)."""
-    edges = [c.size for c in mapping.chunks]
-    work = np.add.reduceat(sizes, np.concatenate([[0], np.cumsum(edges)[:-1]])) if edges else sizes
-    return np.bincount(mapping.task, work, minlength=mapping.tasks) / bytes_per_second
+    """Seconds that each array task will take at a measured speed, shape (tasks,).
+
+    Parameters
+    ----------
+    sizes : numpy.ndarray, shape (n,)
+        Bytes of each block, in the order of the mapping.
+    mapping : Mapping
+    bytes_per_second : float
+        Of one task.
+    """
+    if not mapping.chunks:
+        return np.zeros(0)
+    first = np.cumsum([0, *(c.size for c in mapping.chunks[:-1])])
+    work = np.add.reduceat(np.asarray(sizes, np.float64), first)
+    seconds: np.ndarray = np.bincount(mapping.task, work, mapping.tasks) / bytes_per_second
+    return seconds
 
 
-def limits(site: Site, partition: str) -> Sequence[str]:
-    """The limits of a partition, for people."""
-    from slurm.site import format_time
+def measured_speed(plan: Plan, *, probes: int = 3) -> float:
+    """Bytes that one task reads and writes in a second, from some trials computed here.
 
-    found = site.partition(partition)
-    time = "none" if found.seconds is None else format_time(found.seconds)
-    return [f"MaxArraySize {site.max_array_size}", f"time limit {time}"]
+    Parameters
+    ----------
+    plan : Plan
+    probes : int
+        How many trials, evenly spread from the smallest to the largest.
+    """
+    work = plan.input_sizes() + plan.target.sizes()
+    order = np.argsort(work, kind="stable")
+    picked = np.unique(order[np.linspace(0, order.size - 1, probes).astype(int)])
+    seconds = sum(probe(plan, int(block))[0] for block in picked)
+    return float(work[picked].sum()) / max(seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a plan will ask of a cluster; ``str()`` of it is a table.
+
+    Attributes
+    ----------
+    tasks, chunks, arrays : int
+    blocks : int
+    largest, smallest : int
+        Bytes of work of the largest and the smallest task.
+    memory_needed : int
+        Bytes for the largest block.
+    memory : int or None
+        Bytes of a task, if known.
+    seconds : float
+        Of the slowest task, at the speed of the probes on this machine.
+    walltime : int or None
+        Seconds of a task, if known.
+    """
+
+    tasks: int
+    chunks: int
+    arrays: int
+    blocks: int
+    largest: int
+    smallest: int
+    memory_needed: int
+    memory: int | None
+    seconds: float
+    walltime: int | None
+
+    def __str__(self) -> str:
+        much = "" if self.memory is None else f" of {size(self.memory)} asked for"
+        if self.memory is not None and self.memory_needed > self.memory:
+            much += " -- too little!"
+        long = "" if self.walltime is None else f" of {duration(self.walltime)} asked for"
+        if self.walltime is not None and self.seconds > self.walltime:
+            long += ", so that tasks will be replaced"
+        rows = [
+            ("array tasks", f"{self.tasks} in {self.arrays} job array{'s' * (self.arrays != 1)}"),
+            ("chunks", f"{self.chunks} of {self.blocks} blocks"),
+            ("work of a task", f"{size(self.smallest)} to {size(self.largest)}"),
+            ("memory", f"{size(self.memory_needed)}{much}"),
+            ("time of a task", f"{duration(self.seconds)}{long}"),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:>{width}}  {value}" for name, value in rows)
+
+
+def describe(
+    plan: Plan,
+    *,
+    tasks: int,
+    memory: str | int | None = None,
+    walltime: str | None = None,
+    max_array_size: int = 1001,
+    chunks_per_task: int = CHUNKS_PER_TASK,
+    factor: float = WORKING_FACTOR,
+) -> Description:
+    """Say, before anything is submitted, how a plan maps to array tasks and what they need.
+
+    Parameters
+    ----------
+    plan : Plan
+    tasks : int
+        Array tasks to ask for.
+    memory, walltime : optional
+        What a task will ask for, such as ``"8GB"`` and ``"01:00:00"``.
+    max_array_size : int
+        The site's, as ``slurm.read_site().max_array_size`` says.
+    chunks_per_task : int
+    factor : float
+        What the function needs, in units of its trial and result.
+
+    Returns
+    -------
+    Description
+        ``print`` it.
+
+    Examples
+    --------
+    >>> print(describe(plan, tasks=64, memory="8GB", walltime="01:00:00"))  # doctest: +SKIP
+    """
+    work = plan.input_sizes() + plan.target.sizes()
+    mapping = map_blocks(np.arange(len(plan)), work, tasks=tasks, chunks_per_task=chunks_per_task)
+    of_task = predicted_seconds(work, mapping, bytes_per_second=1.0)
+    return Description(
+        tasks=mapping.tasks,
+        chunks=len(mapping.chunks),
+        arrays=len(arrays_of(mapping.tasks, max_array_size=max_array_size)),
+        blocks=len(plan),
+        largest=int(of_task.max()),
+        smallest=int(of_task.min()),
+        memory_needed=int(needed_memory(plan, factor=factor).max()),
+        memory=None if memory is None else parse_bytes(memory),
+        seconds=float(of_task.max()) / measured_speed(plan),
+        walltime=None if walltime is None else parse_time(walltime),
+    )

@@ -482,6 +482,25 @@ def test_fresh_removes_nothing_that_is_not_its_own(bench):
     assert (other / "thesis.tex").read_text() == "my thesis"
 
 
+@pytest.mark.parametrize("content", ["my thesis", "a recording", "another result"])
+def test_a_file_of_somebody_else_is_not_taken_for_the_result(bench, content):
+    half_done(bench, safe=3, unsafe=2)
+    before = finished(bench.out)
+    if content == "my thesis":
+        bench.out.write_text(content)
+    elif content == "a recording":
+        shutil.copy(bench.folder / "rec.h5", bench.out)
+    else:
+        bench.plan(out=bench.folder / "other.h5", join="stack").run(workers=0, progress=False)
+        (bench.folder / "other.h5").rename(bench.out)
+    known = bench.out.read_bytes()
+    with pytest.raises(OutputError, match=r"out\.h5' exists and is not the result of this plan"):
+        hpcio.Plan.load(bench.out).run(workers=0, progress=False)
+    assert bench.out.read_bytes() == known
+    bench.out.unlink()
+    resume_here(bench, bench.out, before)
+
+
 def test_a_finished_run_has_nothing_left_to_do(bench):
     bench.plan().run(workers=0, progress=False)
     bench.forget_calls()
