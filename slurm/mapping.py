@@ -133,7 +133,7 @@ def arrays_of(tasks: int, *, max_array_size: int) -> tuple[Array, ...]:
         raise PlanError("Job arrays are switched off here (MaxArraySize is 0). Use plan.run().")
     count = math.ceil(tasks / max_array_size)
     sizes = [tasks // count + (k < tasks % count) for k in range(count)]
-    firsts = np.cumsum([0, *sizes[:-1]]).tolist()
+    firsts = np.cumsum([0, *sizes])[:-1].tolist()
     return tuple(Array(first, size) for first, size in zip(firsts, sizes, strict=True))
 
 
