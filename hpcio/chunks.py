@@ -31,6 +31,7 @@ __all__ = [
     "ChunkDone",
     "Deaths",
     "Stop",
+    "blame",
     "divide",
     "from_runs",
     "run_chunk",
@@ -369,14 +370,16 @@ class Deaths:
             suspect = int(left[0])
             self._deaths[suspect] += 1
             if self._deaths[suspect] > self._forgiven:
-                self._blame(suspect, why)
+                blame(self._plan, suspect, why)
                 left = left[1:]
         return left
 
-    def _blame(self, block: int, why: str) -> None:
-        journal = open_journal(self._plan, attempt_name("session"), "session")
-        try:
-            journal.note(FAILED, block, why.encode())
-            journal.sync()
-        finally:
-            journal.close()
+
+def blame(plan: Plan, block: int, why: str) -> None:
+    """Journal a block as failed that could not say so itself, since it killed its worker."""
+    journal = open_journal(plan, attempt_name("session"), "session")
+    try:
+        journal.note(FAILED, block, why.encode())
+        journal.sync()
+    finally:
+        journal.close()

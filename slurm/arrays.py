@@ -18,8 +18,6 @@ from typing import Any, ClassVar
 
 import dask
 from dask.utils import parse_bytes
-from dask_jobqueue.core import JobQueueCluster
-from dask_jobqueue.slurm import SLURMJob
 from distributed import Client
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
@@ -30,6 +28,7 @@ from hpcio.limits import parse_bytes as parse_size
 from hpcio.plan import Plan
 from hpcio.run import Work
 from slurm.commands import refusal, require
+from slurm.jobqueue import JobQueueCluster, SLURMJob
 from slurm.mapping import arrays_of, check_memory
 from slurm.session import DaskExecutor
 from slurm.site import parse_time, read_site

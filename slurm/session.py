@@ -11,7 +11,7 @@ import queue
 import secrets
 import time
 from collections import deque
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from distributed import Client, KilledWorker
 
-from hpcio.chunks import Deaths, from_runs, runs
+from hpcio.chunks import blame, from_runs, runs
 from hpcio.errors import ClusterError, HpcioError, WorkerError
 from hpcio.ledger import read_logs, tried_since
 from hpcio.limits import block_memory, parse_bytes
@@ -93,6 +93,16 @@ class _Worker:
     leaving: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class _Flight:
+    """A chunk that has been submitted."""
+
+    worker: _Worker
+    blocks: np.ndarray
+    name: str
+    alone: bool
+
+
 class _Session:
     """One run through a client: hands out chunks, and gives those of dead workers to others.
 
@@ -109,12 +119,13 @@ class _Session:
         for chunk, task in zip(mapped.chunks, mapped.task.tolist(), strict=True):
             self.ranges[task].append(chunk)
         self.again: deque[np.ndarray] = deque()
+        self.suspects: deque[np.ndarray] = deque()
         self.known = {log.path for log in read_logs(work.plan)}
         self.workers: dict[str, _Worker] = {}
-        self.flying: dict[Any, tuple[_Worker, np.ndarray]] = {}
-        self.landed: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.deaths = Deaths(work.plan, work.retries)
+        self.flying: dict[Any, _Flight] = {}
+        self.landed: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self.submitted = 0
+        self.pool = ThreadPoolExecutor(32, thread_name_prefix="hpcio-answers")
 
     def _expected(self) -> int:
         """How many workers there will be."""
@@ -126,20 +137,23 @@ class _Session:
         Path(self.plan.run_directory, "claims").mkdir(mode=0o700, exist_ok=True)
         try:
             looked = 0.0
-            while self.again or any(self.ranges) or self._owned() or self.flying:
+            while self.flying or self._has_work():
                 if time.monotonic() - looked > _LOOK_EVERY:
                     looked = time.monotonic()
                     self._look_for_workers()
                 self._feed_all()
                 with contextlib.suppress(queue.Empty):
-                    self._hear(self.landed.get(timeout=_LOOK_EVERY))
+                    self._hear(*self.landed.get(timeout=_LOOK_EVERY))
         except BaseException:
             self._abandon()
             raise
+        finally:
+            self.pool.shutdown(wait=False)
         self.client.run(worker.finish, self.token, on_error="ignore")
 
-    def _owned(self) -> bool:
-        return any(w.own for w in self.workers.values())
+    def _has_work(self) -> bool:
+        own = any(w.own for w in self.workers.values())
+        return bool(own or self.again or self.suspects or any(self.ranges))
 
     def _look_for_workers(self) -> None:
         failure = getattr(self.client.cluster, "failure", None)
@@ -155,12 +169,22 @@ class _Session:
                     found.own = self.ranges.popleft()
                 self.workers[address] = found
         for address in [a for a in self.workers if a not in there]:
-            # Its chunks at work come back as errors; the rest of its range is free again.
             gone = self.workers.pop(address)
             if gone.own:
                 self.ranges.append(gone.own)
+            # dask would keep chunks that are bound to a dead worker for ever.
+            for future in [f for f, flight in self.flying.items() if flight.worker is gone]:
+                self.client.cancel([future], force=True)
+                self._bury(self.flying.pop(future))
 
     def _feed_all(self) -> None:
+        if self.suspects:
+            ready = [w for w in self.workers.values() if not w.leaving]
+            if ready and not self.flying:
+                self._submit(ready[0], self.suspects.popleft(), alone=True)
+            return
+        if any(flight.alone for flight in self.flying.values()):
+            return
         for found in self.workers.values():
             # One more than it can work on: the next chunk is there when one is done.
             while not found.leaving and found.busy < found.threads + 1:
@@ -180,43 +204,66 @@ class _Session:
         richest = max(self.workers.values(), key=lambda w: len(w.own))
         return richest.own.pop() if richest.own else None
 
-    def _submit(self, found: _Worker, chunk: np.ndarray) -> None:
+    def _submit(self, found: _Worker, blocks: np.ndarray, *, alone: bool = False) -> None:
         name = f"{self.token}-{self.submitted}"
         self.submitted += 1
         future = self.client.submit(
-            worker.chunk, self.plan.out, self.token, runs(chunk), self.retries, name,
-            key=f"hpcio-{name}", workers=[found.address], allow_other_workers=True, pure=False,
+            worker.chunk, self.plan.out, self.token, runs(blocks), self.retries, name,
+            key=f"hpcio-{name}", workers=[found.address], allow_other_workers=False, pure=False,
         )  # fmt: skip
         found.busy += 1
-        self.flying[future] = found, chunk
-        future.add_done_callback(self.landed.put)
+        self.flying[future] = _Flight(found, blocks, name, alone)
+        future.add_done_callback(lambda done: self.pool.submit(self._fetch, done))
 
-    def _hear(self, future: Any) -> None:
-        found, chunk = self.flying.pop(future)
-        found.busy -= 1
+    def _fetch(self, future: Any) -> None:
+        # In a thread: the answer of a worker that has died since is lost, and waited for
+        # until another worker has found that there is nothing left to do.
         try:
-            answer = future.result()
-        except (KilledWorker, CancelledError) as error:
-            self._bury(chunk, error)
+            answer: Any = future.result()
+        except (Exception, CancelledError) as error:  # noqa: BLE001  (it is raised in the session)
+            answer = error
+        self.landed.put((future, answer))
+
+    def _hear(self, future: Any, answer: Any) -> None:
+        flight = self.flying.pop(future, None)
+        if flight is None:
+            return  # buried already
+        found = flight.worker
+        found.busy -= 1
+        if isinstance(answer, KilledWorker | CancelledError):
+            self._bury(flight)
             return
-        except HpcioError:
-            raise
-        except Exception as error:
+        if isinstance(answer, HpcioError):
+            raise answer
+        if isinstance(answer, BaseException):
             raise WorkerError(
-                f"A worker could not run its chunk: {type(error).__name__}: {error}. "
+                f"A worker could not run its chunk: {type(answer).__name__}: {answer}. "
                 "Does it have the same Python environment, and see the same files?"
-            ) from error
+            ) from answer
         if answer["left"]:
             # Its walltime is nearly over: let it go, SLURM starts another.
             found.leaving = True
             self.again.append(from_runs(answer["left"]))
             self.client.retire_workers([found.address], close_workers=True)
 
-    def _bury(self, chunk: np.ndarray, error: Exception) -> None:
-        """Do again what a dead worker has left; a block that kills twice is failed."""
-        why = f"WorkerError: its worker died each time: {error}"
-        left = self.deaths.left(chunk, tried_since(self.plan, self.known), why)
-        if left.size:
+    def _bury(self, flight: _Flight) -> None:
+        """Do again what a dead worker has left.
+
+        The block at hand is suspected to have killed it, but so is that of every other
+        thread of the worker. Suspects are run again one at a time, with nothing beside
+        them: what dies then is to blame.
+        """
+        left = flight.blocks[~np.isin(flight.blocks, tried_since(self.plan, self.known))]
+        if not left.size:
+            return
+        if flight.alone:
+            why = "WorkerError: its worker died each time it was computed"
+            blame(self.plan, int(left[0]), why)
+        elif Path(self.plan.run_directory, "claims", flight.name).exists():
+            self.suspects.append(left[:1])
+            if left.size > 1:
+                self.again.append(left[1:])
+        else:  # it only waited there
             self.again.append(left)
 
     def _abandon(self) -> None:
