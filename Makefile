@@ -29,7 +29,7 @@ lint: $(VENV)/.has-dev+test+slurm+plot
 	$(BIN)/lint-imports
 
 test: lint
-	@.ci/slurm-packages
+	@.ci/system-packages
 	@old=$$(.ci/oldstack-env) || echo "Tests marked oldstack will be skipped." >&2; \
 	set -x; HPCIO_OLDSTACK_PYTHON="$$old" \
 	$(BIN)/python -m pytest -m "not torture" --cov --cov-report=term $(ARGS)
@@ -43,7 +43,7 @@ bench: $(VENV)/.has-slurm+plot
 # A SLURM to play with: eval "$$(make -s slurm-up)"
 SLURM_FOLDER ?= $(or $(TMPDIR),/tmp)/hpcio-slurm-$(shell id -un)
 slurm-up: | $(BIN)/python
-	@.ci/slurm-packages
+	@.ci/system-packages
 	@mkdir -p -m 755 $(SLURM_FOLDER)
 	@$(BIN)/python tests/slurm_rig.py up $(SLURM_FOLDER)
 
