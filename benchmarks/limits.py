@@ -59,8 +59,8 @@ def copy(source: Path, offset: int, path: Path, data: memoryview, count: int) ->
     return ended - started
 
 
-def h5py_loop(source: str, out: str, rows: int) -> float:
-    """Seconds over an open input and an open output dataset.
+def h5py_loop(source: str, out: str, rows: int, *, sync: bool) -> float:
+    """Seconds over an open input and an open output dataset; with `sync`, till it is on disk.
 
     To be called in a new process, as the workers are new: where a process has had large
     arrays before, glibc keeps their memory, and the same loop takes half the time.
@@ -71,6 +71,9 @@ def h5py_loop(source: str, out: str, rows: int) -> float:
         started = clock()
         for first in range(0, len(there), rows):
             here[first : first + rows] = subtract_mean(there[first : first + rows])
+        if sync:
+            b.flush()
+            os.fsync(b.id.get_vfd_handle())
         return clock() - started
 
 
@@ -128,4 +131,4 @@ def _serve(barrier: Barrier, pipe: Connection, size: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    print(h5py_loop(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    print(h5py_loop(sys.argv[1], sys.argv[2], int(sys.argv[3]), sync="fsync" in sys.argv))

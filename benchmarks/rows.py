@@ -86,17 +86,21 @@ def _workload(trials: int, rows: int, columns: int, target: float) -> Row:
     def row(bench: Bench) -> Iterator[Figure]:
         source = recording(bench, trials, rows, columns)
         what, against = f"{WORKERS} workers, done.seconds", "1 process, h5py loop"
+        synced = f"{against}, fsync"
 
         def ours() -> float:
             with bench.fresh() as folder:
                 return _run(source, folder, rows, subtract_mean)
 
-        def limit() -> float:
+        def limit(*options: str) -> float:
             with bench.fresh() as folder:
-                return float(_new_process("limits", source, folder / "out.h5", rows))
+                return float(_new_process("limits", source, folder / "out.h5", rows, *options))
 
-        values = interleave({against: limit, what: ours}, bench.repetitions)
+        values = interleave(
+            {against: limit, what: ours, synced: lambda: limit("fsync")}, bench.repetitions
+        )
         yield compare(values, what=what, against=against, target=target)
+        yield compare(values, what=what, against=synced)
 
     return row
 
@@ -164,7 +168,7 @@ def _per_trial(bench: Bench, source: Path, rows: int, sources: Sources, count: i
 
 
 def trial_file(bench: Bench) -> Iterator[Figure]:
-    rows, columns, count = 25, 100, bench.size(2_000, 20_000)
+    rows, columns, count = 25, 100, bench.size(1_000, 20_000)
     source = recording(bench, count, rows, columns)
     data = np.random.default_rng(1).random((rows, columns), np.float32)
     what, against = "trial of 10 kB, read to journal", "open + pwrite + close"
@@ -298,7 +302,7 @@ ROWS: dict[str, Row] = {
     "trial-file": trial_file,
     "task-10kB": _task_file("10 kB", 25, 2_000, 20_000, 5),
     "task-1MB": _task_file("1 MB", 2_500, 200, 1_000, 1.4),
-    "task-64MB": _task_file("64 MB", 160_000, 6, 16, 1.15),
+    "task-64MB": _task_file("64 MB", 160_000, 12, 24, 1.15),
     "records": hard_records,
     "journal": journal,
     "read": full_read,
