@@ -1,0 +1,136 @@
+"""The command: what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import hpcio
+
+WORK = """
+import numpy as np
+
+def demean(trial, scale=1.0, noCompute=None):
+    if noCompute:
+        return trial.shape, "f8"
+    if len(trial) == 13:
+        raise ValueError("unlucky")
+    return (trial - trial.mean(axis=0)) * scale
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    data = np.random.default_rng(1).standard_normal((1000, 3))
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = data
+        f["trials"] = [[10 * k, 10 * k + 8] for k in range(100)]
+    (tmp_path / "work.py").write_text(WORK)
+    (tmp_path / "unlucky.csv").write_text("start,stop\n0,8\n20,33\n40,48\n")
+    return tmp_path
+
+
+def command(folder: Path, *words: str) -> tuple[int, str, str]:
+    """Exit status, output and error output of the command."""
+    call = "import sys; from hpcio.cli import main; sys.argv[0] = 'hpcio'; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", call, *words], cwd=folder, capture_output=True, text=True,
+        check=False, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+RUN = ("work.py:demean", "rec.h5::/lfp", "--trials", "rec.h5::/trials", "--out", "out.h5")
+
+
+def test_run_status_verify_repack(folder):
+    status, said, _ = command(folder, "run", *RUN, "--kwarg", "scale=2", "--workers", "2")
+    assert status == 0
+    assert said.startswith(f"{folder}/out.h5: 100 blocks in ")
+    with h5py.File(folder / "rec.h5") as f, hpcio.open(folder / "out.h5") as g:
+        trials = [f["lfp"][a:b] for a, b in f["trials"]]
+        expected = np.concatenate([(t - t.mean(axis=0)) * 2 for t in trials])
+        assert np.array_equal(g["data"][...], expected)
+    status, said, _ = command(folder, "status", "out.h5", "--json")
+    state = json.loads(said)
+    assert (status, state["done"], state["failed"], state["left"]) == (0, 100, 0, 0)
+    assert command(folder, "verify", "out.h5")[:2] == (0, "out.h5: 100 blocks, 0.0 MB verified\n")
+    assert command(folder, "repack", "out.h5")[0] == 0
+    assert not (folder / "out.h5.run").exists()
+    assert command(folder, "verify", "out.h5")[0] == 0
+
+
+def test_a_plan_says_what_its_run_takes_and_is_run_later(folder):
+    status, said, _ = command(folder, "plan", *RUN)
+    assert status == 0
+    for part in (
+        "work:demean",
+        "100 in 100 blocks",
+        "19.2 kB: float64 of shape (800, 3)",
+        "one file a block",
+        "the longest",
+        "expected",
+        "hpcio run out.h5",
+    ):
+        assert part in said
+    assert not (folder / "out.h5").exists()
+    assert command(folder, "run", "out.h5", "--quiet")[0] == 0
+    assert (folder / "out.h5").exists()
+
+
+def test_a_failed_run_ends_with_1_and_can_be_looked_into(folder):
+    words = ("work.py:demean", "rec.h5::/lfp", "--trials", "unlucky.csv", "--out", "out.h5")
+    status, _, said = command(folder, "run", *words, "--workers", "1")
+    assert status == 1
+    assert "1 of 3 blocks failed; nothing was published" in said
+    assert "block 1 (trial 1): ValueError: unlucky" in said
+    assert not (folder / "out.h5").exists()
+    status, said, _ = command(folder, "status", "out.h5", "--failed")
+    assert status == 1
+    assert 'raise ValueError("unlucky")' in said
+    assert command(folder, "resume", "out.h5", "--gaps", "--quiet")[0] == 0
+    with hpcio.open(folder / "out.h5") as f:
+        assert f["trials"]["done"].tolist() == [True, False, True]
+        assert np.isnan(f["data"][8:21]).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", *RUN[:-2]), "Missing option '--out'"),
+        (("run", "nowhere:func", *RUN[1:]), "Cannot import module 'nowhere'"),
+        (("run", RUN[0], "rec.h5::/eeg", *RUN[2:]), "'/eeg' in"),
+        (("run", *RUN, "--kwarg", "scale"), "is not NAME=VALUE"),
+        (("run", *RUN, "--select-trials", "x"), "START:STOP:STEP"),
+        (("verify", "nothing.h5"), "There is no file"),
+        (("resume", "nothing.h5"), "There is no plan"),
+    ],
+)
+def test_misuse_ends_with_2(folder, words, said):
+    status, _, error = command(folder, *words)
+    assert status == 2
+    assert said in error
+    assert not (folder / "out.h5").exists()
+    assert not (folder / "out.h5.run").exists()
+
+
+def test_selections(folder):
+    options = ("--select-trials", "5,2", "--select-channels", "2,0", "--select-time", "1:4")
+    assert command(folder, "run", *RUN, *options, "--quiet")[0] == 0
+    with h5py.File(folder / "rec.h5") as f, hpcio.open(folder / "out.h5") as g:
+        trials = [f["lfp"][10 * k + 1 : 10 * k + 4][:, [2, 0]] for k in (5, 2)]
+        assert np.array_equal(g["data"][...], np.concatenate([t - t.mean(axis=0) for t in trials]))
+
+
+def test_help_names_every_subcommand(folder):
+    status, said, _ = command(folder, "--help")
+    assert status == 0
+    for name in ("run", "plan", "resume", "status", "verify", "repack", "demo"):
+        assert f"\n  {name} " in said

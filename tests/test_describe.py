@@ -1,0 +1,61 @@
+"""What a run will take, before any work."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+import hpcio
+from hpcio.describe import duration, size
+from hpcio.errors import FunctionError
+
+
+@pytest.fixture
+def recording(tmp_path):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = np.zeros((1000, 4))
+    return f"{tmp_path}/rec.h5::/lfp"
+
+
+TABLE = [[0, 10], [10, 500], [500, 520]]
+
+
+def test_says_what_is_read_and_written_and_probes_the_longest_trial(recording, tmp_path):
+    seen = []
+
+    def twice(trial):
+        seen.append(len(trial))
+        return np.concatenate([trial, trial], axis=1)
+
+    plan = hpcio.Plan.create(twice, recording, trials=TABLE, out=tmp_path / "out.h5")
+    seen.clear()
+    said = plan.describe(workers=2)
+    assert set(seen) == {490}
+    assert (said.trials, said.blocks, said.workers, said.probe_trial) == (3, 3, 2, 1)
+    assert (said.smallest, said.largest) == (10 * 32, 490 * 32)
+    assert (said.nbytes_read, said.nbytes_written) == (520 * 32, 520 * 64)
+    assert said.shape == (520, 8)
+    # The probe's time, for as many bytes, by two workers.
+    assert said.seconds == pytest.approx(said.probe_seconds * 520 / 490 / 2)
+    assert said.memory > 490 * 96
+    for part in ("16.6 kB", "33.3 kB: float64 of shape (520, 8)", "trial 1, the longest"):
+        assert part in str(said)
+    assert not list(tmp_path.glob("out.h5*"))
+
+
+def test_a_function_that_raises_for_the_longest_trial_says_which(recording, tmp_path):
+    def fragile(trial, noCompute=None):
+        if noCompute:
+            return trial.shape, "f8"
+        raise ValueError("too long")
+
+    plan = hpcio.Plan.create(fragile, recording, trials=TABLE, out=tmp_path / "out.h5")
+    with pytest.raises(FunctionError, match="trial 1, the longest: too long"):
+        plan.describe()
+
+
+def test_sizes_and_times_for_people():
+    assert [size(n) for n in (7, 4096, 2.5e6, 3e13)] == ["7 B", "4.1 kB", "2.5 MB", "30 TB"]
+    said = [duration(s) for s in (2e-5, 0.5, 3.21, 600, 7500)]
+    assert said == ["20 us", "500 ms", "3.21 s", "10 min", "2 h 5 min"]
