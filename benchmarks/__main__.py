@@ -30,7 +30,7 @@ def _default_folders() -> list[Path]:
 
 
 @click.command()
-@click.option("--full", is_flag=True, help="Larger, with 15 repetitions instead of 7.")
+@click.option("--full", is_flag=True, help="Larger, with 15 repetitions instead of 5.")
 @click.option("--only", multiple=True, type=click.Choice(list(ROWS)), help="These rows.")
 @click.option(
     "--dir", "folders", multiple=True,
