@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 
 from hpcio.blocks import compute, pack_details
-from hpcio.errors import HpcioError
+from hpcio.errors import HpcioError, WorkerError
 from hpcio.functions import takes
 from hpcio.journal import DETAILS, DONE, FAILED, LOST, SYNC, Journal
 from hpcio.plan import Plan
@@ -42,6 +42,8 @@ __all__ = [
 SYNC_EVERY = 5.0
 # How often, in seconds, a worker looks whether it should go on.
 PULSE_EVERY = 0.05
+# So many deaths of workers in a row without one finished block are not due to single blocks.
+FRUITLESS = 16
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Attempt:
         Whose attempt it is, such as ``w0``; a random suffix makes the name unique.
     retries : int
         How often a block that raises is tried again.
+    max_failed : int, optional
+        How many blocks may fail here before the attempt stops; by default all.
     pulse : callable, optional
         Called every `PULSE_EVERY` seconds of work; it may set `stopping`.
 
@@ -89,6 +93,8 @@ class Attempt:
     ----------
     stopping : bool
         Set it to end after the block at hand.
+    may_fail : int
+        How many blocks may fail yet before the attempt stops by itself.
     computing : bool
         Whether the compute function is running: only then may `Stop` be raised.
     """
@@ -99,11 +105,13 @@ class Attempt:
         label: str,
         *,
         retries: int = 0,
+        max_failed: int | None = None,
         pulse: Callable[[], None] | None = None,
     ) -> None:
         self.plan = plan
         self.name = attempt_name(label)
         self.retries = retries
+        self.may_fail = len(plan) if max_failed is None else max_failed
         self.pulse = pulse
         self.stopping = False
         self.computing = False
@@ -245,6 +253,9 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                         continue
                     journal.note(FAILED, block, _why(error, block).encode())
                     failed += 1
+                    attempt.may_fail -= 1
+                    if attempt.may_fail < 0:
+                        attempt.stopping = True
                     break
                 computed = clock()
                 if details:
@@ -347,11 +358,21 @@ class Deaths:
     plan : Plan
     retries : int
         How many deaths of a block are forgiven; at least one is.
+    workers : int
+        How many there are; all of them may die at once of something that is soon over.
+
+    Attributes
+    ----------
+    blamed : int
+        How many blocks were journalled as failed.
     """
 
-    def __init__(self, plan: Plan, retries: int) -> None:
+    def __init__(self, plan: Plan, retries: int, *, workers: int) -> None:
         self._plan, self._forgiven = plan, max(1, retries)
         self._deaths: Counter[int] = Counter()
+        self._most = FRUITLESS + 2 * workers
+        self._fruitless = 0
+        self.blamed = 0
 
     def left(self, chunk: np.ndarray, tried: np.ndarray, why: str) -> np.ndarray:
         """The blocks that are to be done again after a death; one may be journalled as failed.
@@ -364,13 +385,25 @@ class Deaths:
             Blocks that are journalled, done or failed.
         why : str
             What is known of the death, for the traceback.
+
+        Raises
+        ------
+        WorkerError
+            If workers die and die, and nothing gets done.
         """
         left = chunk[~np.isin(chunk, tried)]
+        self._fruitless = self._fruitless + 1 if left.size == chunk.size else 0
+        if self._fruitless >= self._most:
+            raise WorkerError(
+                f"{self._fruitless} workers in a row died before they had finished a single "
+                f"block. The last one:\n{why}"
+            )
         if left.size:
             suspect = int(left[0])
             self._deaths[suspect] += 1
             if self._deaths[suspect] > self._forgiven:
                 blame(self._plan, suspect, why)
+                self.blamed += 1
                 left = left[1:]
         return left
 

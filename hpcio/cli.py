@@ -166,6 +166,8 @@ _RUN = [
     click.option("--memory", help="What one worker may use, such as 4GB."),
     click.option("--retries", type=click.IntRange(0), default=0, show_default=True,
                  help="How often a block that raises is tried again."),
+    click.option("--max-failed", type=click.IntRange(0),
+                 help="Stop when more have failed.  [default: a tenth, at least 100]"),
     click.option("--gaps", is_flag=True, help="Publish even if blocks failed, with NaN instead."),
     click.option("--quiet", is_flag=True, help="Show no progress."),
 ]  # fmt: skip
@@ -209,7 +211,7 @@ def _go(plan: Plan, options: dict[str, Any]) -> None:
     """Run a plan and say what came of it."""
     done = plan.run(
         workers=options["workers"], threads=options["threads"], memory=options["memory"],
-        retries=options["retries"], gaps=options["gaps"],
+        retries=options["retries"], max_failed=options["max_failed"], gaps=options["gaps"],
         progress=False if options["quiet"] else None,
     )  # fmt: skip
     click.echo(f"{done.out}: {done}")

@@ -25,6 +25,7 @@ __all__ = [
     "PlanError",
     "ResultError",
     "SourceError",
+    "TimeLimitError",
     "TrialError",
     "WorkerError",
 ]
@@ -56,6 +57,10 @@ class PlanError(HpcioError, ValueError):
 
 class MemoryLimitError(HpcioError, ValueError):
     """A block needs more memory than a worker may use."""
+
+
+class TimeLimitError(HpcioError, ValueError):
+    """A block takes longer than an array task may run."""
 
 
 class ClusterError(HpcioError, RuntimeError):

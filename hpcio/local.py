@@ -75,13 +75,16 @@ def choose(*, workers: int | None, threads: int) -> Executor:
 class ThisProcess:
     """Computes in the process at hand, where a debugger can follow."""
 
+    about = ""
+
     def check(self, plan: Plan, memory: str | int | None) -> None:
         """Hold the largest block against the memory of this machine."""
         check_memory(plan, available() if memory is None else memory)
 
     def execute(self, work: Work) -> None:
         """Try every block of the work; see `hpcio.run.Executor`."""
-        with Attempt(work.plan, "here", retries=work.retries) as attempt:
+        attempt = Attempt(work.plan, "here", retries=work.retries, max_failed=work.max_failed)
+        with attempt:
             run_chunk(attempt, work.blocks)
             attempt.sync()
 
@@ -117,6 +120,8 @@ class Processes:
         Threads that numerical libraries may use in each.
     """
 
+    about = ""
+
     def __init__(self, workers: int, *, threads: int = 1) -> None:
         self.workers = workers
         self.threads = threads
@@ -134,7 +139,7 @@ class _Session:
     """One run on worker processes: hands out chunks, and replaces workers that die."""
 
     def __init__(self, processes: Processes, work: Work) -> None:
-        self.plan, self.retries = work.plan, work.retries
+        self.plan, self.retries, self.max_failed = work.plan, work.retries, work.max_failed
         sizes = block_memory(work.plan)[work.blocks]
         self.wanted = min(processes.workers, work.blocks.size)
         parts = divide(sizes, self.wanted * CHUNKS_PER_WORKER)
@@ -142,7 +147,8 @@ class _Session:
         self.threads = processes.threads
         self.workers: list[_Worker] = []
         self.selector = selectors.DefaultSelector()
-        self.deaths = Deaths(work.plan, work.retries)
+        self.deaths = Deaths(work.plan, work.retries, workers=self.wanted)
+        self.failed = 0
         self.started = 0
         self.idle_deaths = 0
 
@@ -156,12 +162,18 @@ class _Session:
             for worker in list(self.workers):
                 self._feed(worker)
             while any(w.chunk is not None for w in self.workers) or self.queue:
+                if self._given_up():
+                    self.queue.clear()
                 self._wait()
             self._finish()
         except BaseException as error:
             self._end(gently=isinstance(error, KeyboardInterrupt))
             raise
         self.selector.close()
+
+    def _given_up(self) -> bool:
+        """Whether too many blocks have failed."""
+        return self.failed + self.deaths.blamed > self.max_failed
 
     # -- workers
 
@@ -174,7 +186,7 @@ class _Session:
         threads = {name: str(self.threads) for name in _THREAD_VARIABLES}
         task = {
             "out": self.plan.out, "label": label, "retries": self.retries,
-            "parent": os.getpid(),
+            "max_failed": self.max_failed, "parent": os.getpid(),
         }  # fmt: skip
         try:
             output = log.open("wb")
@@ -202,7 +214,7 @@ class _Session:
         self.selector.register(ours, selectors.EVENT_READ, worker)
 
     def _feed(self, worker: _Worker) -> None:
-        if not self.queue:
+        if not self.queue or self._given_up():
             return
         worker.chunk = self.queue.popleft()
         worker.send({"runs": runs(worker.chunk)})
@@ -234,6 +246,9 @@ class _Session:
         if "error" in message:
             raise getattr(errors, message["kind"], WorkerError)(message["error"])
         worker.attempt = message["attempt"]
+        self.failed += message["failed"]
+        if message["leaving"]:
+            return  # what it has left of its chunk is seen when it has gone
         first = not worker.ready
         worker.ready = True
         worker.chunk = None
@@ -245,7 +260,7 @@ class _Session:
         self._forget(worker)
         status = worker.process.wait()
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        if worker.chunk is None and status == 0:
+        if status == 0 and (worker.chunk is None or self._given_up()):
             return  # it has gone home
         if worker.chunk is None:
             self.idle_deaths += 1
@@ -323,7 +338,10 @@ def serve() -> None:
 
     try:
         plan = Plan.load(task["out"])
-        attempt = Attempt(plan, task["label"], retries=task["retries"], pulse=orphaned)
+        attempt = Attempt(
+            plan, task["label"], retries=task["retries"], max_failed=task["max_failed"],
+            pulse=orphaned,
+        )  # fmt: skip
     except HpcioError as error:
         tell({"error": str(error), "kind": type(error).__name__})
         return
@@ -339,12 +357,13 @@ def serve() -> None:
             # A session that has gone, or that has no use for a block any more, is no reason
             # to leave what is done unsafe.
             with contextlib.suppress(Stop, BrokenPipeError, ConnectionResetError):
-                tell({"attempt": attempt.name})
+                tell({"attempt": attempt.name, "failed": 0, "leaving": False})
                 for line in chunks:
-                    run_chunk(attempt, from_runs(json.loads(line)["runs"]))
+                    done = run_chunk(attempt, from_runs(json.loads(line)["runs"]))
+                    tell({"attempt": attempt.name, "failed": done.failed,
+                          "leaving": attempt.stopping})  # fmt: skip
                     if attempt.stopping:
                         break
-                    tell({"attempt": attempt.name})
             attempt.sync()
         except HpcioError as error:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):

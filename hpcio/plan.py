@@ -342,6 +342,7 @@ class Plan:
         threads: int = 1,
         memory: str | int | None = None,
         retries: int = 0,
+        max_failed: int | None = None,
         gaps: bool = False,
         fresh: bool = False,
         progress: bool | None = None,
@@ -362,6 +363,9 @@ class Plan:
             what is free.
         retries : int
             How often a block that raises is tried again.
+        max_failed : int, optional
+            The run stops when more blocks than this have failed; by default a tenth of
+            them, and at least 100.
         gaps : bool
             Publish even if blocks failed, with NaN (or zero) in their place.
         fresh : bool
@@ -384,7 +388,7 @@ class Plan:
 
         return execute(
             self, executor, workers=workers, threads=threads, memory=memory, retries=retries,
-            gaps=gaps, fresh=fresh, progress=progress,
+            max_failed=max_failed, gaps=gaps, fresh=fresh, progress=progress,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ keeping

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,21 +72,45 @@ class _Counter:
             return ""
         return f"{self.done / self.seconds:.0f}/s, {self.nbytes / 1e6 / self.seconds:.0f} MB/s"
 
+    def line(self, total: int) -> str:
+        """All of it, as text."""
+        left = (total - self.done) * self.seconds / max(1, self.done)
+        parts = (
+            f"{self.done}/{total} blocks",
+            self.speed,
+            f"{left:.0f} s left" if left >= 1 else "",
+            f"{self.failed} failed" if self.failed else "",
+        )
+        return ", ".join(p for p in parts if p)
+
 
 @contextmanager
-def watch(plan: Plan, todo: np.ndarray, *, force: bool = False) -> Iterator[None]:
+def watch(plan: Plan, todo: np.ndarray, *, about: str = "", force: bool = False) -> Iterator[None]:
     """Show the progress of a run while the body is at work.
 
-    A bar on a terminal; plain lines in a log file that something else shows. Nothing if the
-    error output is neither, unless forced. It only reads the journals, and so looks the
-    same for every executor.
+    A bar on a terminal and in a notebook; plain lines in a log file that something else
+    shows. Nothing if the error output is neither, unless forced. It only reads the journals,
+    and so looks the same for every executor.
+
+    Parameters
+    ----------
+    plan : Plan
+    todo : numpy.ndarray of int
+        The blocks that the run is to do.
+    about : str
+        What its executor has to say; a line of its own.
+    force : bool
+        Show it wherever the error output goes.
     """
-    if not (force or sys.stderr.isatty() or _is_log()):
+    notebook = _in_notebook()
+    if not (force or notebook or sys.stderr.isatty() or _is_log()):
         yield
         return
+    if about:
+        print(f"hpcio: {about}", file=sys.stderr, flush=True)
     counter = _Counter(plan, todo)
     ended = threading.Event()
-    show = _bar if sys.stderr.isatty() else _lines
+    show = _cell if notebook else _bar if sys.stderr.isatty() else _lines
     thread = threading.Thread(
         target=show, args=(counter, todo.size, ended), name="hpcio-progress", daemon=True
     )
@@ -103,6 +128,13 @@ def _is_log() -> bool:
         return Path(f"/proc/self/fd/{sys.stderr.fileno()}").resolve().is_file()
     except (OSError, ValueError):
         return False
+
+
+def _in_notebook() -> bool:
+    """Whether this is the kernel of a notebook, whose output is no terminal and no file."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def _looks(counter: _Counter, ended: threading.Event) -> Iterator[None]:
@@ -135,20 +167,32 @@ def _bar(counter: _Counter, total: int, ended: threading.Event) -> None:
             bar.update(task, completed=counter.done, speed=counter.speed, failures=failures)
 
 
+_CELL = """\
+<progress style="width: 20em; vertical-align: middle" value="{done}" max="{total}"></progress>
+<span style="font-family: monospace">{text}</span>"""
+
+
+def _cell(counter: _Counter, total: int, ended: threading.Event) -> None:
+    from IPython import display as ipython
+
+    shown = None
+    for _ in _looks(counter, ended):
+        page: Any = ipython.HTML(
+            _CELL.format(done=counter.done, total=total, text=counter.line(total))
+        )
+        if shown is None:
+            shown = ipython.display(page, display_id=True)
+        else:
+            shown.update(page)
+
+
 def _lines(counter: _Counter, total: int, ended: threading.Event) -> None:
     printed = time.monotonic()
     for _ in _looks(counter, ended):
         now = time.monotonic()
         if now - printed >= _LINE_EVERY or ended.is_set():
             printed = now
-            left = (total - counter.done) * counter.seconds / max(1, counter.done)
-            parts = (
-                f"{counter.done}/{total} blocks",
-                counter.speed,
-                f"{left:.0f} s left" if left >= 1 else "",
-                f"{counter.failed} failed" if counter.failed else "",
-            )
-            print("hpcio:", ", ".join(p for p in parts if p), file=sys.stderr, flush=True)
+            print("hpcio:", counter.line(total), file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

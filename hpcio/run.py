@@ -35,15 +35,27 @@ class Work:
         The blocks to do, ascending.
     retries : int
         How often a block that raises, or whose worker dies, is tried again.
+    max_failed : int
+        When more blocks than this have failed, the others need not be tried.
     """
 
     plan: Plan
     blocks: np.ndarray
     retries: int
+    max_failed: int
 
 
 class Executor(Protocol):
-    """Runs chunks of blocks somewhere; what is done, the journals say."""
+    """Runs chunks of blocks somewhere; what is done, the journals say.
+
+    Attributes
+    ----------
+    about : str
+        A line for whoever watches, such as where to see more; may be empty.
+    """
+
+    @property
+    def about(self) -> str: ...  # noqa: D102
 
     def check(self, plan: Plan, memory: str | int | None) -> None:
         """Raise MemoryLimitError if the largest block does not fit into one worker.
@@ -54,7 +66,7 @@ class Executor(Protocol):
     def execute(self, work: Work) -> None:
         """Try every block of the work at least once, by `hpcio.chunks.run_chunk`.
 
-        Failed blocks are journalled, not raised.
+        Failed blocks are journalled, not raised; if there are too many, it returns early.
         """
 
 
@@ -72,6 +84,9 @@ class Done:
         Blocks that are done, those of earlier runs included.
     computed : int
         Blocks that this run has computed.
+    repeated : int
+        How many results it has computed once more than needed, since a worker was lost or
+        two copies of one were at work.
     nbytes : int
         Bytes of results that this run has written.
     nbytes_read : int
@@ -85,6 +100,7 @@ class Done:
     seconds: float
     blocks: int
     computed: int
+    repeated: int
     nbytes: int
     nbytes_read: int
     failed: tuple[Failure, ...]
@@ -106,6 +122,7 @@ class Done:
             f"{self.computed} blocks in {self.seconds:.2f} s "
             f"({self.blocks_per_second:.0f} blocks/s, {self.mb_per_second:.0f} MB/s)"
             + (f", {earlier} from earlier runs" if earlier else "")
+            + (f", {self.repeated} computed twice" if self.repeated else "")
             + (f", {len(self.failed)} failed" if self.failed else "")
         )
 
@@ -118,13 +135,17 @@ def execute(
     threads: int = 1,
     memory: str | int | None = None,
     retries: int = 0,
+    max_failed: int | None = None,
     gaps: bool = False,
     fresh: bool = False,
     progress: bool | None = None,
 ) -> Done:
     """Run what a plan lacks, and publish the result; see :meth:`hpcio.Plan.run`."""
-    if retries < 0:
-        raise PlanError(f"retries={retries} makes no sense. Use 0 or more.")
+    for name, number in (("retries", retries), ("max_failed", max_failed)):
+        if number is not None and number < 0:
+            raise PlanError(f"{name}={number} makes no sense. Use 0 or more.")
+    if max_failed is None:
+        max_failed = max(100, len(plan) // 10)
     if executor is None:
         from hpcio.local import choose
 
@@ -145,9 +166,9 @@ def execute(
         known = {log.path for log in before.logs}
         if todo.size:
             check_disk(plan, todo)
-            stack.enter_context(_shown(plan, todo, progress=progress))
+            stack.enter_context(_shown(plan, todo, executor.about, progress=progress))
             try:
-                executor.execute(Work(plan, todo, retries))
+                executor.execute(Work(plan, todo, retries, max_failed))
             except KeyboardInterrupt:
                 left = Ledger.read(plan).missing().size
                 raise Interrupted(
@@ -156,18 +177,19 @@ def execute(
                 ) from None
         ledger = Ledger.read_trusted(plan)
         done = _record(ledger, known)
-        if not ledger.done.all() and not gaps:
-            raise BlocksFailed(_failed_message(ledger), done)
+        # A gap is a block that was tried.
+        if not ledger.done.all() and not (gaps and ledger.state.all()):
+            raise BlocksFailed(_failed_message(ledger, max_failed), done)
         publish(ledger)
     return done
 
 
-def _shown(plan: Plan, todo: np.ndarray, *, progress: bool | None) -> ExitStack:
+def _shown(plan: Plan, todo: np.ndarray, about: str, *, progress: bool | None) -> ExitStack:
     from hpcio.progress import watch
 
     stack = ExitStack()
     if progress is not False:
-        stack.enter_context(watch(plan, todo, force=progress is True))
+        stack.enter_context(watch(plan, todo, about=about, force=progress is True))
     return stack
 
 
@@ -213,6 +235,7 @@ def _record(ledger: Ledger, known: set[Path]) -> Done:
         seconds=seconds,
         blocks=int(ledger.done.sum()),
         computed=int(blocks.size),
+        repeated=sum(r.size for r in ours) - int(blocks.size),
         nbytes=int(plan.target.sizes()[blocks].sum()),
         nbytes_read=int(plan.input_sizes()[blocks].sum()),
         failed=ledger.failures(),
@@ -227,7 +250,7 @@ def _first_start(records: np.ndarray, opened: float) -> float:
     return max(opened, float(first["end"]) - lasted)
 
 
-def _failed_message(ledger: Ledger, most: int = 10) -> str:
+def _failed_message(ledger: Ledger, max_failed: int, most: int = 10) -> str:
     failures = ledger.failures()
     lost = ledger.missing().size - len(failures)
     lines = [f"{len(failures)} of {len(ledger.plan)} blocks failed; nothing was published."]
@@ -235,7 +258,8 @@ def _failed_message(ledger: Ledger, most: int = 10) -> str:
     if len(failures) > most:
         lines.append(f"  ... and {len(failures) - most} more")
     if lost:
-        lines.append(f"  {lost} blocks were not tried")
+        stopped = f", since more than {max_failed} had failed (max_failed)"
+        lines.append(f"  {lost} blocks were not tried" + stopped * (len(failures) > max_failed))
     lines.append(
         f"Tracebacks: hpcio status {ledger.plan.out} --failed. Mend the cause, then run again: "
         "only the missing blocks are computed. Or ask for gaps=True (in the shell: --gaps)."

@@ -29,9 +29,9 @@ from hpcio.plan import Plan
 from hpcio.run import Work
 from slurm.commands import refusal, require
 from slurm.jobqueue import JobQueueCluster, SLURMJob
-from slurm.mapping import arrays_of, check_memory
-from slurm.session import DaskExecutor
-from slurm.site import parse_time, read_site
+from slurm.mapping import Description, arrays_of, check_memory, describe
+from slurm.session import DaskExecutor, dashboard
+from slurm.site import format_time, parse_time, read_site
 
 __all__ = ["SLURMArrayCluster", "SLURMArrayJob"]
 
@@ -388,7 +388,29 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
                 self.close()
                 raise self.failure
 
+    def describe(self, plan: Plan, *, tasks: int | None = None) -> Description:
+        """Say how a plan maps to this cluster's tasks, and what they need; `print` it.
+
+        Some trials are computed here to measure the speed.
+
+        Parameters
+        ----------
+        plan : Plan
+        tasks : int, optional
+            How many; by default those that the cluster has.
+        """
+        return describe(
+            plan, tasks=tasks or max(1, len(self.worker_spec)), memory=self.task_memory,
+            walltime=None if self.task_seconds is None else format_time(self.task_seconds),
+            max_array_size=self.site.max_array_size,
+        )  # fmt: skip
+
     # ---- an executor of plans
+
+    @property
+    def about(self) -> str:
+        """Where the dashboard of dask is."""
+        return dashboard(self)
 
     def check(self, plan: Plan, memory: str | int | None) -> None:
         """Hold the largest block of a plan against the memory of a task."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from hpcio.chunks import divide
 from hpcio.describe import duration, probe, size
-from hpcio.errors import MemoryLimitError, PlanError
+from hpcio.errors import MemoryLimitError, PlanError, TimeLimitError
 from hpcio.limits import parse_bytes
 from slurm.site import parse_time
 
@@ -23,6 +23,7 @@ __all__ = [
     "Mapping",
     "arrays_of",
     "check_memory",
+    "check_walltime",
     "describe",
     "map_blocks",
     "measured_speed",
@@ -166,6 +167,31 @@ def check_memory(plan: Plan, memory: int, *, factor: float = WORKING_FACTOR) -> 
         )
 
 
+def check_walltime(plan: Plan, seconds: float, *, bytes_per_second: float) -> None:
+    """Raise TimeLimitError if the largest block takes longer than a task may run.
+
+    A task may be shorter than its chunks: it stops between two blocks, and another goes on.
+
+    Parameters
+    ----------
+    plan : Plan
+    seconds : float
+        That a task works, without the margin in which it ends.
+    bytes_per_second : float
+        Of one task, as `measured_speed` says.
+    """
+    work = plan.input_sizes() + plan.target.sizes()
+    block = int(work.argmax())
+    takes = float(work[block]) / bytes_per_second
+    if takes > seconds:
+        trial = int(plan.trials.index[plan.blocks.trial[block]])
+        raise TimeLimitError(
+            f"Trial {trial} takes about {duration(takes)} at the speed of the probes, but a task "
+            f"works for {duration(seconds)} at the most. Ask for a longer walltime, or plan with "
+            "channels_per_block."
+        )
+
+
 def predicted_seconds(
     sizes: np.ndarray, mapping: Mapping, *, bytes_per_second: float
 ) -> np.ndarray:
@@ -219,6 +245,8 @@ class Description:
         Bytes of a task, if known.
     seconds : float
         Of the slowest task, at the speed of the probes on this machine.
+    longest : float
+        Seconds of the largest block, at that speed.
     walltime : int or None
         Seconds of a task, if known.
     """
@@ -232,6 +260,7 @@ class Description:
     memory_needed: int
     memory: int | None
     seconds: float
+    longest: float
     walltime: int | None
 
     def __str__(self) -> str:
@@ -239,7 +268,9 @@ class Description:
         if self.memory is not None and self.memory_needed > self.memory:
             much += " -- too little!"
         long = "" if self.walltime is None else f" of {duration(self.walltime)} asked for"
-        if self.walltime is not None and self.seconds > self.walltime:
+        if self.walltime is not None and self.longest > self.walltime:
+            long += " -- too little!"
+        elif self.walltime is not None and self.seconds > self.walltime:
             long += ", so that tasks will be replaced"
         rows = [
             ("array tasks", f"{self.tasks} in {self.arrays} job array{'s' * (self.arrays != 1)}"),
@@ -247,6 +278,7 @@ class Description:
             ("work of a task", f"{size(self.smallest)} to {size(self.largest)}"),
             ("memory", f"{size(self.memory_needed)}{much}"),
             ("time of a task", f"{duration(self.seconds)}{long}"),
+            ("longest block", duration(self.longest)),
         ]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:>{width}}  {value}" for name, value in rows)
@@ -289,6 +321,7 @@ def describe(
     work = plan.input_sizes() + plan.target.sizes()
     mapping = map_blocks(np.arange(len(plan)), work, tasks=tasks, chunks_per_task=chunks_per_task)
     of_task = predicted_seconds(work, mapping, bytes_per_second=1.0)
+    speed = measured_speed(plan)
     return Description(
         tasks=mapping.tasks,
         chunks=len(mapping.chunks),
@@ -298,6 +331,7 @@ def describe(
         smallest=int(of_task.min()),
         memory_needed=int(needed_memory(plan, factor=factor).max()),
         memory=None if memory is None else parse_bytes(memory),
-        seconds=float(of_task.max()) / measured_speed(plan),
+        seconds=float(of_task.max()) / speed,
+        longest=float(work.max()) / speed,
         walltime=None if walltime is None else parse_time(walltime),
     )

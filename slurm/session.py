@@ -7,6 +7,7 @@ travel. What is done, the journals in the run directory say.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import queue
 import secrets
 import time
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from distributed import Client, KilledWorker
 
-from hpcio.chunks import blame, from_runs, runs
+from hpcio.chunks import FRUITLESS, blame, from_runs, runs
 from hpcio.errors import ClusterError, HpcioError, WorkerError
 from hpcio.ledger import read_logs, tried_since
 from hpcio.limits import block_memory, parse_bytes
@@ -64,12 +65,26 @@ class DaskExecutor:
     ----------
     client : distributed.Client
     memory : int, optional
-        Bytes that one worker may use; by default what the workers say.
+        Bytes that one worker may use; not looked at by default.
+    chunks_per_worker : int
+        Into how many chunks the range of a worker is cut; an idle one takes over others'.
     """
 
-    def __init__(self, client: Client, *, memory: int | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        memory: int | None = None,
+        chunks_per_worker: int = mapping.CHUNKS_PER_TASK,
+    ) -> None:
         self.client = client
         self.memory = memory
+        self.chunks_per_worker = chunks_per_worker
+
+    @property
+    def about(self) -> str:
+        """Where the dashboard of dask is."""
+        return dashboard(self.client)
 
     def check(self, plan: Plan, memory: str | int | None) -> None:
         """Hold the largest block against the memory of one worker."""
@@ -79,7 +94,13 @@ class DaskExecutor:
 
     def execute(self, work: Work) -> None:
         """Try every block of the work; see `hpcio.run.Executor`."""
-        _Session(self.client, work).run()
+        _Session(self.client, work, self.chunks_per_worker).run()
+
+
+def dashboard(there: Any) -> str:
+    """Where the dashboard of a client or a cluster is; "" if it has none to show."""
+    link = there.dashboard_link
+    return f"dask dashboard {link}" if link and importlib.util.find_spec("bokeh") else ""
 
 
 @dataclass(eq=False)
@@ -110,11 +131,14 @@ class _Session:
     and in the result; when it has none left, it takes the last one of whoever has most.
     """
 
-    def __init__(self, client: Client, work: Work) -> None:
+    def __init__(self, client: Client, work: Work, chunks_per_worker: int) -> None:
         self.client, self.plan, self.retries = client, work.plan, work.retries
+        self.max_failed, self.failed, self.fruitless = work.max_failed, 0, 0
         self.token = secrets.token_hex(8)
         sizes = block_memory(work.plan)[work.blocks]
-        mapped = mapping.map_blocks(work.blocks, sizes, tasks=max(1, self._expected()))
+        mapped = mapping.map_blocks(
+            work.blocks, sizes, tasks=max(1, self._expected()), chunks_per_task=chunks_per_worker
+        )
         self.ranges: deque[deque[np.ndarray]] = deque(deque() for _ in range(mapped.tasks))
         for chunk, task in zip(mapped.chunks, mapped.task.tolist(), strict=True):
             self.ranges[task].append(chunk)
@@ -138,6 +162,9 @@ class _Session:
         try:
             looked = 0.0
             while self.flying or self._has_work():
+                if self.failed > self.max_failed:
+                    self._abandon()
+                    return
                 if time.monotonic() - looked > _LOOK_EVERY:
                     looked = time.monotonic()
                     self._look_for_workers()
@@ -208,7 +235,8 @@ class _Session:
         name = f"{self.token}-{self.submitted}"
         self.submitted += 1
         future = self.client.submit(
-            worker.chunk, self.plan.out, self.token, runs(blocks), self.retries, name,
+            worker.chunk, self.plan.out, self.token, runs(blocks), self.retries,
+            self.max_failed, name,
             key=f"hpcio-{name}", workers=[found.address], allow_other_workers=False, pure=False,
         )  # fmt: skip
         found.busy += 1
@@ -240,6 +268,9 @@ class _Session:
                 f"A worker could not run its chunk: {type(answer).__name__}: {answer}. "
                 "Does it have the same Python environment, and see the same files?"
             ) from answer
+        self.failed += answer["failed"]
+        if self.failed > self.max_failed:
+            return
         if answer["left"]:
             # Its walltime is nearly over: let it go, SLURM starts another.
             found.leaving = True
@@ -254,12 +285,23 @@ class _Session:
         them: what dies then is to blame.
         """
         left = flight.blocks[~np.isin(flight.blocks, tried_since(self.plan, self.known))]
+        claimed = Path(self.plan.run_directory, "claims", flight.name).exists()
+        if left.size < flight.blocks.size:
+            self.fruitless = 0
+        elif claimed:
+            self.fruitless += 1
+        if self.fruitless > FRUITLESS + 4 * (len(self.workers) + len(self.flying)):
+            raise WorkerError(
+                f"Workers have died {self.fruitless} times before they had finished a single "
+                f"block, the last time at block {left[0]}. See the logs of the tasks."
+            )
         if not left.size:
             return
         if flight.alone:
             why = "WorkerError: its worker died each time it was computed"
             blame(self.plan, int(left[0]), why)
-        elif Path(self.plan.run_directory, "claims", flight.name).exists():
+            self.failed += 1
+        elif claimed:
             self.suspects.append(left[:1])
             if left.size > 1:
                 self.again.append(left[1:])

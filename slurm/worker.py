@@ -7,6 +7,8 @@ import os
 import resource
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ from hpcio.plan import Plan
 
 __all__ = ["chunk", "finish", "stop"]
 
+# By session and thread: the attempts that are open, and those in the middle of a chunk.
 _attempts: dict[tuple[str, int], Attempt] = {}
+_busy: set[tuple[str, int]] = set()
+_over: set[str] = set()  # sessions that want no more
 _lock = threading.Lock()
 
 # What the array task has of memory beside the data of Python, in bytes: code, stacks, and
@@ -24,7 +29,9 @@ _lock = threading.Lock()
 _ASIDE = 64 << 20
 
 
-def chunk(out: str, token: str, pieces: list[list[int]], retries: int, claim: str) -> Any:
+def chunk(
+    out: str, token: str, pieces: list[list[int]], retries: int, max_failed: int, claim: str
+) -> Any:
     """Run a chunk of blocks; what comes back is a few numbers.
 
     Parameters
@@ -35,7 +42,7 @@ def chunk(out: str, token: str, pieces: list[list[int]], retries: int, claim: st
         Of the session: its attempts are kept open until `finish`.
     pieces : list of [first, last)
         The blocks.
-    retries : int
+    retries, max_failed : int
     claim : str
         A new name for each submission of a chunk. dask sends a task again if its worker
         died: then only the blocks that no journal has are done.
@@ -46,21 +53,32 @@ def chunk(out: str, token: str, pieces: list[list[int]], retries: int, claim: st
         ``left``: blocks that were not tried, since the worker is to end soon.
     """
     blocks = from_runs(pieces)
-    attempt = _attempt(out, token, retries)
-    if not _first(attempt.plan, claim):
-        blocks = blocks[Ledger.read(attempt.plan).state[blocks] == 0]
-    if _soon_over():
-        return {"done": 0, "failed": 0, "left": runs(blocks)}
-    done = run_chunk(attempt, blocks)
+    with _attempt(out, token, retries, max_failed) as attempt:
+        if not _first(attempt.plan, claim):
+            blocks = blocks[Ledger.read(attempt.plan).state[blocks] == 0]
+        if _soon_over():
+            return {"done": 0, "failed": 0, "left": runs(blocks)}
+        done = run_chunk(attempt, blocks)
     left = blocks[done.done + done.failed :]
     return {"done": done.done, "failed": done.failed, "left": runs(left)}
 
 
 def finish(token: str) -> None:
-    """Bring the data of a session to the disk and let go of its files."""
-    for attempt in _of(token):
-        with contextlib.closing(attempt):
-            attempt.sync()
+    """Bring the data of a session to the disk and let go of its files.
+
+    A chunk that is still at work does so itself when it ends.
+    """
+    with _lock:
+        _over.add(token)
+        idle = [key for key in _attempts if key[0] == token and key not in _busy]
+        attempts = [_attempts.pop(key) for key in idle]
+    for attempt in attempts:
+        _end(attempt)
+
+
+def _end(attempt: Attempt) -> None:
+    with contextlib.closing(attempt):
+        attempt.sync()
 
 
 def stop(token: str) -> None:
@@ -71,22 +89,26 @@ def stop(token: str) -> None:
                 attempt.stopping = True
 
 
-def _attempt(out: str, token: str, retries: int) -> Attempt:
-    """The attempt of this thread: a thread has one journal, and files of its own."""
+@contextmanager
+def _attempt(out: str, token: str, retries: int, max_failed: int) -> Iterator[Attempt]:
+    """The attempt of this thread, at work: a thread has a journal and files of its own."""
     key = (token, threading.get_ident())
     with _lock:
         if key not in _attempts:
             _limit_memory()
-            attempt = Attempt(Plan.load(out), _label(), retries=retries)
+            attempt = Attempt(Plan.load(out), _label(), retries=retries, max_failed=max_failed)
             attempt.pulse = lambda: _look_at_the_clock(attempt)
             _attempts[key] = attempt
-        return _attempts[key]
-
-
-def _of(token: str) -> list[Attempt]:
-    with _lock:
-        keys = [key for key in _attempts if key[0] == token]
-        return [_attempts.pop(key) for key in keys]
+        attempt = _attempts[key]
+        _busy.add(key)
+    try:
+        yield attempt
+    finally:
+        with _lock:
+            _busy.discard(key)
+            over = token in _over and _attempts.pop(key, None) is not None
+        if over:
+            _end(attempt)
 
 
 def _label() -> str:

@@ -20,7 +20,14 @@ from support import ROWS, TRIALS, Bench, damage, ended, group, kill, names, star
 
 import hpcio
 from hpcio.chunks import Attempt, run_chunk
-from hpcio.errors import BlocksFailed, HpcioError, Interrupted, OutputError, PlanError
+from hpcio.errors import (
+    BlocksFailed,
+    HpcioError,
+    Interrupted,
+    OutputError,
+    PlanError,
+    WorkerError,
+)
 from hpcio.journal import DONE, HEADER, RECORD
 from hpcio.ledger import Ledger, read_logs
 from hpcio.rundir import prepare
@@ -691,6 +698,19 @@ def test_several_deadly_trials_and_retries(bench):
         bench.plan("deadly").run(workers=2, progress=False, retries=1)
     assert [f.block for f in info.value.done.failed] == [0, 5, 6, 11]
     assert finished(bench.out) == ALL - {0, 5, 6, 11}
+
+
+def test_a_function_that_ends_every_worker_ends_the_run(tmp_path):
+    bench = Bench(tmp_path, trials=100)
+    deadly(bench, "os._exit(7)", tuple(range(100)))
+    with pytest.raises(WorkerError, match="workers in a row died before they had finished") as info:
+        bench.plan("deadly").run(workers=2, progress=False)
+    assert "last words" in str(info.value)
+    assert len(bench.calls) < 30
+    path = tmp_path / f"{bench.module}.py"
+    path.write_text(path.read_text().replace("os._exit(7)", "pass"))
+    bench.plan("deadly").run(workers=2, progress=False, fresh=True)
+    bench.check()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -780,6 +780,24 @@ def test_gaps_are_published_if_asked_for(tmp_path, counts, workers, sources, dty
     assert (verified.blocks, verified.gaps) == (3, 2)
 
 
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_a_run_stops_when_too_many_blocks_have_failed(tmp_path, workers, gaps):
+    data = np.arange(4000.0).reshape(-1, 1)
+    plan = Plan.create(
+        lambda trial: 1 / 0, record(tmp_path / "rec.h5", data), trials=4,
+        out=tmp_path / "out.h5", out_shape=(4, 1), out_dtype="f8",
+    )  # fmt: skip
+    options = {"workers": workers, "gaps": gaps, "progress": False}
+    with pytest.raises(BlocksFailed, match="not tried, since more than 20 had failed") as caught:
+        plan.run(**options, max_failed=20)
+    # A worker stops at 20 of its own; what others are at when one says so is finished.
+    assert 21 <= len(caught.value.done.failed) <= 21 * max(1, workers)
+    assert not (tmp_path / "out.h5").exists()  # what was not tried is no gap
+    with pytest.raises(BlocksFailed, match="more than 100 had failed"):
+        plan.run(**options)
+
+
 def test_everything_may_be_a_gap(tmp_path, lfp):
     plan = Plan.create(
         lambda trial: 1 / 0, lfp, trials=TABLE, out=tmp_path / "out.h5",
