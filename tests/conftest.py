@@ -1,10 +1,14 @@
-"""What all tests share: which of them this machine can run, and a real SLURM."""
+"""What all tests share: which of them this machine can run, a real SLURM, a real GlusterFS."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
+import gluster_rig
 import pytest
 import slurm_rig
 
@@ -16,6 +20,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("no HPCIO_OLDSTACK_PYTHON: `make test` and `make oldstack-env` build it")
     if item.get_closest_marker("slurm") and slurm_rig.missing():
         pytest.skip(slurm_rig.missing())
+    if item.get_closest_marker("gluster") and gluster_rig.missing():
+        pytest.skip(gluster_rig.missing())
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +42,51 @@ def slurm(the_slurm: slurm_rig.Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.setenv(name, the_slurm.environment[name])
     yield the_slurm
     the_slurm.empty()
+
+
+@pytest.fixture(scope="session")
+def the_gluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gluster_rig.Gluster]:
+    """One GlusterFS for all tests of a session: `login` is the client of this process."""
+    gluster = gluster_rig.Gluster(tmp_path_factory.mktemp("gluster"), ("login", "a", "b"))
+    try:
+        gluster.up()
+        yield gluster
+    finally:
+        gluster.down()
+
+
+@pytest.fixture(scope="session")
+def the_gluster_slurm(
+    the_gluster: gluster_rig.Gluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[slurm_rig.Slurm]:
+    """One SLURM of four nodes, which see the folder of `login` through clients of their own."""
+    slurm = slurm_rig.Slurm(
+        tmp_path_factory.mktemp("slurm"),
+        cpus=1,  # so that two tasks are on two nodes
+        at=the_gluster.path("login"),
+        shared=(the_gluster.path("a"), the_gluster.path("b")),
+    )
+    try:
+        slurm.up()
+        yield slurm
+    finally:
+        slurm.down()
+
+
+class GlusterSlurm(NamedTuple):
+    """A SLURM, and a fresh folder that this process and its nodes see as different clients."""
+
+    slurm: slurm_rig.Slurm
+    folder: Path
+
+
+@pytest.fixture
+def gluster_slurm(
+    the_gluster_slurm: slurm_rig.Slurm, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[GlusterSlurm]:
+    """The SLURM on GlusterFS, empty, with this process speaking to it."""
+    slurm = the_gluster_slurm
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, slurm.environment[name])
+    yield GlusterSlurm(slurm, Path(tempfile.mkdtemp(dir=slurm.at)))
+    slurm.empty()

@@ -47,13 +47,27 @@ class Slurm:
         Of each node, in MB.
     extra : str
         Further lines of slurm.conf.
+    at : path, optional
+        A folder that nodes are to see by different ways.
+    shared : tuple of path
+        What the nodes see there, in turn: mounts of one shared file system, each with caches
+        of its own. Needs root.
     """
 
     def __init__(
-        self, folder: Path, *, nodes: int = 4, cpus: int = 4, memory: int = 8000, extra: str = ""
+        self,
+        folder: Path,
+        *,
+        nodes: int = 4,
+        cpus: int = 4,
+        memory: int = 8000,
+        extra: str = "",
+        at: Path | None = None,
+        shared: tuple[Path, ...] = (),
     ) -> None:
         self.folder = Path(folder).resolve()
         self.nodes, self.cpus, self.memory, self.extra = nodes, cpus, memory, extra
+        self.at, self.shared = at, shared
         self.conf = self.folder / "slurm.conf"
 
     @property
@@ -92,7 +106,7 @@ class Slurm:
             f"--pid-file={munge / 'pid'}", f"--log-file={munge / 'log'}",
             f"--seed-file={munge / 'seed'}",
         )  # fmt: skip
-        self.conf.write_text(self._config(_free_ports(self.nodes + 1)))
+        self.conf.write_text(self._config(free_ports(self.nodes + 1)))
         self.start_controller()
         for k in range(self.nodes):
             self.start_node(k + 1)
@@ -102,7 +116,14 @@ class Slurm:
         self.call("slurmctld", "-f", str(self.conf))
 
     def start_node(self, number: int) -> None:
-        self.call("slurmd", "-f", str(self.conf), "-N", f"n{number}")
+        command = ["slurmd", "-f", str(self.conf), "-N", f"n{number}"]
+        if self.at is not None:
+            # In mounts of its own, which go when the last of its processes ends.
+            mount = self.shared[(number - 1) % len(self.shared)]
+            bind = 'mount --bind "$0" "$1" && shift && exec "$@"'
+            private = ["unshare", "--mount", "--propagation", "private"]
+            command = [*private, "sh", "-c", bind, str(mount), str(self.at), *command]
+        self.call(*command)
 
     def wait_for_nodes(self, seconds: float = 60) -> None:
         """Wait until every node is idle."""
@@ -236,7 +257,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int) -> int:
     """The first of some consecutive free ports, below those that the system gives away."""
     while True:
         first = random.randrange(20000, 32000)
