@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from benchmarks.measure import Figure, alone, compare, interleave
 from hpcio import rundir
 from hpcio.chunks import Attempt, run_chunk
 from hpcio.journal import DONE, Journal
+from hpcio.ledger import Ledger
+from hpcio.run import Work
 from hpcio.slab import checksum
 
 MICRO = (1e6, "µs")
@@ -301,6 +304,49 @@ def plans(bench: Bench) -> Iterator[Figure]:
         yield alone(what, values, unit, target)
 
 
+# ---------------------------------------------------------------------- through dask
+
+
+def dask_session(bench: Bench) -> Iterator[Figure]:
+    """Blocks that cost nothing, so that what is left is the way there and back."""
+    from distributed import Client, LocalCluster
+
+    from slurm import DaskExecutor
+
+    blocks, chunks = 100_000, 1_000
+    source = recording(bench, blocks, 1, 25)
+    whole, idle, against = (
+        "a block in 1,000 chunks, dask",
+        "... CPU of session and scheduler",
+        (f"the same, {WORKERS} local workers"),
+    )
+    values: dict[str, list[float]] = {whole: [], idle: [], against: []}
+    options = {"host": "127.0.0.1", "security": True, "dashboard_address": None}
+    with (
+        LocalCluster(n_workers=WORKERS, threads_per_worker=1, **options) as cluster,
+        Client(cluster) as client,
+    ):
+        executor = DaskExecutor(client, chunks_per_worker=chunks // WORKERS)
+        for repetition in range(bench.repetitions + 1):
+            with bench.fresh() as folder:
+                plan = hpcio.Plan.create(
+                    identity, f"{source}::data", trials=1, out=folder / "out.h5", sources="task"
+                )
+                plan = rundir.prepare(plan)
+                work = Work(plan, np.arange(blocks), retries=0, max_failed=0)
+                started, cpu = clock(), time.process_time()
+                executor.execute(work)
+                took = clock() - started, time.process_time() - cpu
+                assert Ledger.read(plan).done.all()
+            with bench.fresh() as folder:
+                local = _run(source, folder, 1, identity, "task")
+            if repetition:
+                for name, seconds in zip(values, (*took, local), strict=True):
+                    values[name].append(seconds / blocks)
+    yield compare(values, what=whole, against=against, scale=MICRO, target=20, absolute=True)
+    yield alone(idle, [1e6 * v for v in values[idle]], "µs", None)
+
+
 ROWS: dict[str, Row] = {
     "loop-a": _workload(200, 2_000, 64, 1.0),
     "loop-b": _workload(2_000, 500, 32, 0.65),
@@ -313,4 +359,5 @@ ROWS: dict[str, Row] = {
     "journal": journal,
     "read": full_read,
     "plan": plans,
+    "dask": dask_session,
 }

@@ -32,6 +32,9 @@ __all__ = ["DaskExecutor", "run"]
 
 # How often the session looks which workers there are, in seconds.
 _LOOK_EVERY = 1.0
+# A worker gets this share of what is left of its range at a time, in whole chunks: a message
+# through dask costs some milliseconds, however many chunks it names.
+_SHARE = 4
 
 
 def run(plan: Plan, client: Client, **options: Any) -> Done:
@@ -116,7 +119,7 @@ class _Worker:
 
 @dataclass(frozen=True, eq=False)
 class _Flight:
-    """A chunk that has been submitted."""
+    """Some chunks that have been submitted together."""
 
     worker: _Worker
     blocks: np.ndarray
@@ -215,32 +218,32 @@ class _Session:
         for found in self.workers.values():
             # One more than it can work on: the next chunk is there when one is done.
             while not found.leaving and found.busy < found.threads + 1:
-                chunk = self._next(found)
-                if chunk is None:
+                chunks = self._next(found)
+                if not chunks:
                     return
-                self._submit(found, chunk)
+                self._submit(found, *chunks)
 
-    def _next(self, found: _Worker) -> np.ndarray | None:
+    def _next(self, found: _Worker) -> list[np.ndarray]:
+        """The chunks that a worker is to do next, ascending; none if there are no more."""
         if self.again:
-            return self.again.popleft()
-        if found.own:
-            return found.own.popleft()
-        if self.ranges:  # of a worker that has not come yet, or is gone
+            return [self.again.popleft()]
+        if not found.own and self.ranges:  # of a worker that has not come yet, or is gone
             found.own = self.ranges.popleft()
-            return self._next(found)
-        richest = max(self.workers.values(), key=lambda w: len(w.own))
-        return richest.own.pop() if richest.own else None
+        if found.own:
+            return [found.own.popleft() for _ in range(-(-len(found.own) // _SHARE))]
+        richest = max(self.workers.values(), key=lambda w: len(w.own)).own
+        return [richest.pop() for _ in range(-(-len(richest) // _SHARE))][::-1]
 
-    def _submit(self, found: _Worker, blocks: np.ndarray, *, alone: bool = False) -> None:
+    def _submit(self, found: _Worker, *chunks: np.ndarray, alone: bool = False) -> None:
         name = f"{self.token}-{self.submitted}"
         self.submitted += 1
         future = self.client.submit(
-            worker.chunk, self.plan.out, self.token, runs(blocks), self.retries,
+            worker.chunk, self.plan.out, self.token, [runs(c) for c in chunks], self.retries,
             self.max_failed, name,
             key=f"hpcio-{name}", workers=[found.address], allow_other_workers=False, pure=False,
         )  # fmt: skip
         found.busy += 1
-        self.flying[future] = _Flight(found, blocks, name, alone)
+        self.flying[future] = _Flight(found, np.concatenate(chunks), name, alone)
         future.add_done_callback(lambda done: self.pool.submit(self._fetch, done))
 
     def _fetch(self, future: Any) -> None:

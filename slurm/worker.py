@@ -30,9 +30,14 @@ _ASIDE = 64 << 20
 
 
 def chunk(
-    out: str, token: str, pieces: list[list[int]], retries: int, max_failed: int, claim: str
+    out: str,
+    token: str,
+    pieces: list[list[list[int]]],
+    retries: int,
+    max_failed: int,
+    claim: str,
 ) -> Any:
-    """Run a chunk of blocks; what comes back is a few numbers.
+    """Run chunks of blocks; what comes back is a few numbers.
 
     Parameters
     ----------
@@ -40,27 +45,33 @@ def chunk(
         The result, whose run directory holds the plan.
     token : str
         Of the session: its attempts are kept open until `finish`.
-    pieces : list of [first, last)
-        The blocks.
+    pieces : list of list of [first, last)
+        The blocks of each chunk.
     retries, max_failed : int
     claim : str
-        A new name for each submission of a chunk. dask sends a task again if its worker
-        died: then only the blocks that no journal has are done.
+        A new name for each submission. dask sends a task again if its worker died: then
+        only the blocks that no journal has are done.
 
     Returns
     -------
     dict
         ``left``: blocks that were not tried, since the worker is to end soon.
     """
-    blocks = from_runs(pieces)
+    failed = 0
+    left: list[list[int]] = []
     with _attempt(out, token, retries, max_failed) as attempt:
+        chunks = [from_runs(piece) for piece in pieces]
         if not _first(attempt.plan, claim):
-            blocks = blocks[Ledger.read(attempt.plan).state[blocks] == 0]
-        if _soon_over():
-            return {"done": 0, "failed": 0, "left": runs(blocks)}
-        done = run_chunk(attempt, blocks)
-    left = blocks[done.done + done.failed :]
-    return {"done": done.done, "failed": done.failed, "left": runs(left)}
+            state = Ledger.read(attempt.plan).state
+            chunks = [blocks[state[blocks] == 0] for blocks in chunks]
+        for blocks in chunks:
+            tried = 0
+            if blocks.size and not attempt.stopping and not _soon_over():
+                done = run_chunk(attempt, blocks)
+                failed += done.failed
+                tried = done.done + done.failed
+            left += runs(blocks[tried:])
+    return {"failed": failed, "left": left}
 
 
 def finish(token: str) -> None:
