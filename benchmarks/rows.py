@@ -321,7 +321,7 @@ def dask_session(bench: Bench) -> Iterator[Figure]:
         (f"the same, {WORKERS} local workers"),
     )
     values: dict[str, list[float]] = {whole: [], idle: [], against: []}
-    options = {"host": "127.0.0.1", "security": True, "dashboard_address": None}
+    options = {"host": "127.0.0.1", "security": True, "dashboard_address": "127.0.0.1:0"}
     with (
         LocalCluster(n_workers=WORKERS, threads_per_worker=1, **options) as cluster,
         Client(cluster) as client,

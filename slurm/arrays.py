@@ -204,6 +204,12 @@ class SLURMArrayJob(SLURMJob):  # type: ignore[misc]  # dask-jobqueue is untyped
         again = "${SLURM_RESTART_COUNT:+-r$SLURM_RESTART_COUNT}"
         command: str = self._command_template
         command = command.replace(f"--name {name}", f'--name {shlex.quote(base)}"{task}{again}"')
+        # The pages of a worker have no password, and nobody asked for them.
+        words = command.split()
+        if not {"--dashboard", "--no-dashboard"} & set(words):
+            command += " --no-dashboard"
+        if "--dashboard-address" not in words:
+            command += " --dashboard-address 127.0.0.1:0"
         seconds = parse_time(walltime) if walltime else None
         self._until = ""
         if seconds is not None:

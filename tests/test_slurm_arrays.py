@@ -184,6 +184,7 @@ def test_keywords_and_configuration_of_dask_jobqueue(slurm, folder):
         "--local-directory '/scratch/my files'",
         "--no-nanny",
         "--no-dashboard",
+        "--dashboard-address 127.0.0.1:0",
         "--death-timeout 33",
         "--nthreads 3",
     ):
