@@ -9,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpcio
-from hpcio.errors import MemoryLimitError, PlanError
-from slurm.mapping import arrays_of, check_memory, describe, map_blocks, predicted_seconds
+from hpcio.errors import MemoryLimitError, PlanError, TimeLimitError
+from slurm.mapping import (
+    arrays_of,
+    check_memory,
+    check_walltime,
+    describe,
+    map_blocks,
+    predicted_seconds,
+)
 
 sizes = st.lists(st.integers(0, 10**9), min_size=1, max_size=300).map(np.asarray)
 few = st.integers(1, 70)
@@ -67,6 +74,13 @@ def test_memory_is_held_against_the_largest_block(plan):
     check_memory(plan, 300_000_000)
     with pytest.raises(MemoryLimitError, match=r"Trial 3 needs about 28\d MB.*memory='1GB'"):
         check_memory(plan, 200_000_000)
+
+
+def test_walltime_is_held_against_the_largest_block(plan):
+    largest = 2 * 50_000 * 16 * 8
+    check_walltime(plan, 10.0, bytes_per_second=largest / 9.0)
+    with pytest.raises(TimeLimitError, match=r"Trial 3 takes about 11 s.*works for 10 s"):
+        check_walltime(plan, 10.0, bytes_per_second=largest / 11.0)
 
 
 def test_the_table_before_anything_is_submitted(plan):

@@ -82,6 +82,18 @@ def test_a_block_that_kills_its_workers_fails_alone(client):
     assert caught.value.done.blocks == 399
 
 
+def test_too_many_failures_end_the_run(client):
+    def fails(trial):
+        raise ValueError("always")
+
+    plan = make(fails, out_shape=(50, 4), out_dtype="f8")
+    with pytest.raises(BlocksFailed, match="not tried, since more than 5 had failed") as caught:
+        slurm_side.run(plan, client, progress=False, max_failed=5)
+    # Each of four attempts stops by itself, and a chunk in the queue finds that it has.
+    assert 6 <= len(caught.value.done.failed) <= 4 * 6 + 4
+    assert not os.path.exists("out.h5")
+
+
 def test_trouble_with_the_source_ends_the_run_with_its_words(client):
     plan = make()
     os.rename("rec.h5", "away.h5")
