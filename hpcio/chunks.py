@@ -95,6 +95,8 @@ class Attempt:
         Set it to end after the block at hand.
     may_fail : int
         How many blocks may fail yet before the attempt stops by itself.
+    until : int
+        Blocks from this number on are left to somebody else.
     computing : bool
         Whether the compute function is running: only then may `Stop` be raised.
     """
@@ -115,6 +117,7 @@ class Attempt:
         self.pulse = pulse
         self.stopping = False
         self.computing = False
+        self.until = len(plan)
         self.func = plan.live or plan.function.load()
         # The plan drives the function itself; its dict branch is made of the same pieces.
         self.arguments = plan.arguments()
@@ -232,6 +235,8 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
     )  # fmt: skip
     try:
         for k, (block, out, trial_number) in enumerate(numbers):
+            if block >= attempt.until:
+                break
             if vary:
                 args, own = arguments.of(trial_number)
                 kwargs = {**own, **attempt.extra}

@@ -311,6 +311,16 @@ def status(out: str, failed: bool, as_json: bool) -> None:  # noqa: FBT001
 
 @cli.command()
 @click.argument("out", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="The page.  [default: OUT.html]")
+def report(out: str, output: str | None) -> None:
+    """Write a page of HTML about a run, finished or not: speed, workers, failures."""
+    from hpcio.page import write_page
+
+    click.echo(str(write_page(output, out)))
+
+
+@cli.command()
+@click.argument("out", type=click.Path())
 def verify(out: str) -> None:
     """Check every byte of a result against its checksums."""
     click.echo(str(hpcio.verify(out)))

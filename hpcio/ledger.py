@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Self
 import numpy as np
 
 from hpcio import journal, writers
-from hpcio.journal import DETAILS, DONE, FAILED, Log, read_log
+from hpcio.journal import DETAILS, DONE, FAILED, RECORD, Log, read_log
 from hpcio.plan import Plan
 
-__all__ = ["Failure", "Ledger", "journal_folder", "read_logs", "tried_since"]
+__all__ = ["Failure", "Follower", "Ledger", "journal_folder", "read_logs", "tried_since"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,47 @@ def tried_since(plan: Plan, known: Collection[Path]) -> np.ndarray:
         if log.path not in known
     ]
     return np.concatenate([np.zeros(0, np.int64), *tried])
+
+
+class Follower:
+    """Reads the journals of a run again and again, and of each only what is new.
+
+    Records are taken as they are, without their checksums: enough to watch a run at work.
+
+    Parameters
+    ----------
+    plan : Plan
+    known : collection of str
+        File names of journals that are not to be read.
+    """
+
+    def __init__(self, plan: Plan, *, known: Collection[str] = ()) -> None:
+        self._folder, self._ignored = journal_folder(plan), frozenset(known)
+        self._read: dict[str, int] = {}
+
+    def look(self) -> list[tuple[Path, np.ndarray]]:
+        """For each journal the records that are new since the last look, shape (n,).
+
+        Journals are opened anew each time, which is what makes network file systems show
+        what other nodes have written.
+        """
+        found = []
+        for name in sorted(n for n in os.listdir(self._folder) if n.endswith(".jnl")):
+            if name in self._ignored:
+                continue
+            path, start = self._folder / name, self._read.get(name, journal.HEADER)
+            try:
+                with path.open("rb") as f:
+                    f.seek(start)
+                    raw = f.read()
+            except FileNotFoundError:  # of a run that is being thrown away
+                continue
+            records = np.frombuffer(raw[: len(raw) // RECORD.itemsize * RECORD.itemsize], RECORD)
+            written = int(np.argmin(np.append(records["kind"], 0)))  # zeros are reserved room
+            self._read[name] = start + written * RECORD.itemsize
+            if written:
+                found.append((path, records[:written]))
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from hpcio.journal import DONE, FAILED, HEADER, RECORD
-from hpcio.ledger import Failure, Ledger, journal_folder, read_logs
+from hpcio.journal import DONE, FAILED
+from hpcio.ledger import Failure, Follower, Ledger
 from hpcio.plan import Plan
 from hpcio.result import open as open_result
 
@@ -30,24 +30,16 @@ class _Counter:
     """Counts blocks in the journals of one run, reading only what is new in each."""
 
     def __init__(self, plan: Plan, todo: np.ndarray) -> None:
-        self._folder = journal_folder(plan)
+        self._journals = Follower(plan)
+        self._journals.look()  # what earlier runs have done
         self._out, self._in = plan.target.sizes(), plan.input_sizes()
-        self._known = {log.path: HEADER + log.records.nbytes for log in read_logs(plan)}
         self._open = np.zeros(len(plan), bool)
         self._open[todo] = True
         self.done = self.failed = self.nbytes = 0
         self._first, self._last = np.inf, -np.inf
 
     def look(self) -> None:
-        for path in self._folder.glob("*.jnl"):
-            start = self._known.get(path, HEADER)
-            with path.open("rb") as f:
-                f.seek(start)
-                raw = f.read()
-            records = np.frombuffer(raw[: len(raw) // RECORD.itemsize * RECORD.itemsize], RECORD)
-            written = int(np.argmin(np.append(records["kind"], 0)))  # zeros are reserved room
-            records = records[:written]
-            self._known[path] = start + records.nbytes
+        for _, records in self._journals.look():
             self.failed += int((records["kind"] == FAILED).sum())
             done = records[records["kind"] == DONE]
             if done.size:

@@ -1,30 +1,48 @@
-"""What the journals say, kept: who worked when on which block, as arrays and as pictures.
-
-Everything is read from the journals of a run, so that it looks the same for every executor,
-and costs the run nothing. matplotlib is imported only to draw.
-"""
+"""Pictures of a run: who worked when, and how fast. matplotlib is imported only to draw."""
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpcio.errors import MissingPackageError, ResultError
+from hpcio.errors import MissingPackageError
 from hpcio.ledger import Ledger
 from hpcio.plan import Plan
 from hpcio.slab import as_output_error
+from hpcio.timeline import (
+    COLUMNS,
+    Bars,
+    Timeline,
+    bars_of,
+    passed_by,
+    read_timeline,
+    rows_of,
+    shares_of,
+    without_pauses,
+    worked,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "Timeline", "canvas", "picture", "read_timeline", "throughput", "timeline"]
+__all__ = [
+    "COLOURS",
+    "canvas",
+    "drawing",
+    "picture",
+    "read_timeline",
+    "summary",
+    "throughput",
+    "timeline",
+]
 
 # Told apart by everybody: Okabe, M. & Ito, K. (2008), Color Universal Design.
 COLOURS = {
@@ -35,6 +53,7 @@ COLOURS = {
 _DPI = 160
 _STYLE: Any = {  # matplotlib's own type lists its 300 names
     "font.family": "sans-serif", "font.size": 9.5, "text.usetex": False,
+    "text.parse_math": False,  # a name with dollars is a name
     "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlepad": 8,
     "figure.titlesize": 12, "figure.titleweight": "bold",
     "figure.constrained_layout.w_pad": 0.1, "figure.constrained_layout.h_pad": 0.08,
@@ -45,98 +64,11 @@ _STYLE: Any = {  # matplotlib's own type lists its 300 names
     # Whatever a matplotlibrc says of these, size and colours are those announced.
     "savefig.bbox": None, "savefig.facecolor": "white", "figure.facecolor": "white",
     "axes.facecolor": "white", "figure.autolayout": False,
+    "svg.fonttype": "none", "svg.hashsalt": "hpcio",  # the same run, the same bytes
 }  # fmt: skip
 
-# Columns of a timeline: blocks that begin in the same one are drawn as one.
-_COLUMNS = 600
 # More rows than this are too thin for two colours on top of each other.
 _THICK_ROWS = 24
-# A pause longer than this share of the work is cut out of a timeline, to this much of it.
-_PAUSE, _CUT = 0.5, 0.04
-
-
-# ---------------------------------------------------------------------- arrays
-
-
-@dataclass(frozen=True, eq=False)
-class Timeline:
-    """When each finished block was at work, and in which attempt.
-
-    Attributes
-    ----------
-    block : numpy.ndarray of int64, shape (n,)
-        The blocks that are done, those of an attempt together and in the order of their end.
-    attempt : numpy.ndarray of int32, shape (n,)
-        Index into `workers`.
-    start, end : numpy.ndarray of float64, shape (n,)
-        Seconds since 1970, by the clock of the worker's machine.
-    compute, io : numpy.ndarray of float64, shape (n,)
-        Seconds in the compute function, and of reading and writing.
-    nbytes, nbytes_read : numpy.ndarray of int64, shape (n,)
-        Bytes of the result, and of the trial.
-    workers : tuple of tuple of str
-        Host and label of the worker of each attempt.
-    finish : float
-        When the last attempt wrote its last record, its data being safe on disk.
-    function : str
-        What was computed, as ``MODULE:FUNC``.
-    """
-
-    block: np.ndarray
-    attempt: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
-    compute: np.ndarray
-    io: np.ndarray
-    nbytes: np.ndarray
-    nbytes_read: np.ndarray
-    workers: tuple[tuple[str, str], ...]
-    finish: float
-    function: str
-
-    def __len__(self) -> int:
-        """Number of blocks."""
-        return int(self.block.size)
-
-
-def read_timeline(ledger: Ledger) -> Timeline:
-    """Read when each block was at work; of two attempts at one, the one that counts.
-
-    Parameters
-    ----------
-    ledger : Ledger
-
-    Returns
-    -------
-    Timeline
-        As long as there are blocks that are done.
-
-    Examples
-    --------
-    >>> times = read_timeline(Ledger.read(Plan.load("out.h5")))  # doctest: +SKIP
-    >>> times.compute.sum() / (times.end.max() - times.start.min())  # doctest: +SKIP
-    1.87
-    """
-    block = np.flatnonzero(ledger.done)
-    block = block[np.lexsort((ledger.record["end"][block], ledger.log[block]))]
-    record = ledger.record[block]
-    compute, io = record["compute"].astype(np.float64), record["io"].astype(np.float64)
-    return Timeline(
-        block=block,
-        attempt=ledger.log[block],
-        start=record["end"] - compute - io,
-        end=record["end"],
-        compute=compute,
-        io=io,
-        nbytes=record["nbytes"],
-        nbytes_read=ledger.plan.input_sizes()[block],
-        workers=tuple((str(x.about["host"]), str(x.about["label"])) for x in ledger.logs),
-        finish=max((float(x.records["end"][-1]) for x in ledger.logs if x.records.size), default=0),
-        function=ledger.plan.function.name,
-    )
-
-
-# ---------------------------------------------------------------------- drawing
 
 
 def timeline(ax: Axes, times: Timeline) -> None:
@@ -156,53 +88,78 @@ def timeline(ax: Axes, times: Timeline) -> None:
     ResultError
         If no block is done yet.
     """
-    start, end, span, pauses = _without_pauses(times)
-    row, names = _rows(times)
-    bars = _merge(row, start, end, times.compute, times.io, span / _COLUMNS)
-    height = 0.8 if len(names) <= _THICK_ROWS else 1.0
-    ax.barh(np.arange(len(names)), span, height, color=COLOURS["pale"])
-    if len(names) <= _THICK_ROWS:
-        _stack(ax, bars, height, wide=6 * span / _COLUMNS)
+    start, end, span, pauses = without_pauses(times)
+    row, names = rows_of(times)
+    count = len(names)
+    if count <= _THICK_ROWS:
+        ax.barh(np.arange(count), span, 0.8, color=COLOURS["pale"])
+        _stack(ax, bars_of(row, start, end, times.compute, times.io, span / COLUMNS), span)
     else:
-        _mix(ax, bars)
-    _mark(ax, pauses)
-    _legend(ax, times, span * len(names))
-    margin = 0.9 if len(names) == 1 else 0.6
+        ax.barh((count - 1) / 2, span, count, color=COLOURS["pale"])
+        _mix(ax, *shares_of(row, start, end, times.compute, times.io, span, count), span, count)
+    _mark(ax, pauses, span)
+    _legend(ax, times, span * count)
+    margin = 0.9 if count == 1 else 0.6
+    room = 0.5 + 0.05 * count if pauses else 0.0  # for their names
     # The axis points down, so that the first worker is on top.
-    ax.set(xlim=(0, span), ylim=(len(names) - 1 + margin, -margin), xlabel="time (s)")
-    ax.set_ylabel("worker")
-    step = -(-len(names) // 16)
-    ax.set_yticks(range(0, len(names), step), names[::step])
+    ax.set(ylim=(count - 1 + margin, -margin - room), ylabel="worker")
+    _time_axis(ax, span)
+    step = -(-count // 16)
+    ax.set_yticks(range(0, count, step), names[::step])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
 
 
-def _stack(ax: Axes, bars: _Bars, height: float, *, wide: float) -> None:
+def _stack(ax: Axes, bars: Bars, span: float) -> None:
     """Two colours on top of each other in each bar."""
+    from matplotlib.collections import PolyCollection
+
+    width = bars.right - bars.left
     # Bars that are wide are single blocks: a gap between them lets each be seen.
-    gap = 0.5 if float(np.median(bars.right - bars.left)) > wide else 0.0
-    bottom = bars.row + height / 2
+    wide = float(np.median(width)) > 6 * span / COLUMNS
+    left, right = bars.left, bars.right - (np.minimum(0.001 * span, width / 2) if wide else 0.0)
+    bottom = bars.row + 0.4
     for colour, share in (("blue", bars.compute), ("orange", bars.io)):
-        top = bottom - height * share
-        _boxes(ax, bars, bottom, top, facecolors=COLOURS[colour], linewidths=gap)
+        top = bottom - 0.8 * share
+        corners = [(left, bottom), (left, top), (right, top), (right, bottom)]
+        boxes: Any = np.moveaxis(np.asarray(corners), 2, 0)
+        # As vectors they would make an SVG of megabytes.
+        ax.add_collection(
+            PolyCollection(
+                boxes, facecolors=COLOURS[colour], linewidths=0, antialiaseds=False, rasterized=True
+            )
+        )
         bottom = top
 
 
-def _mix(ax: Axes, bars: _Bars) -> None:
-    """One colour for each bar, mixed by its shares of time."""
+def _mix(ax: Axes, compute: np.ndarray, io: np.ndarray, span: float, count: int) -> None:
+    """Rows of pixels: the colour by what a worker did, the opacity by how much of the time."""
     from matplotlib.colors import to_rgb
 
-    shares = np.stack([bars.compute, bars.io, 1 - bars.compute - bars.io], axis=1)
-    mixed = shares @ np.asarray([to_rgb(COLOURS[c]) for c in ("blue", "orange", "pale")])
-    _boxes(ax, bars, bars.row + 0.5, bars.row - 0.5, facecolors=mixed, linewidths=0.0)
+    busy = compute + io
+    share = compute / np.maximum(busy, 1e-9)
+    image = np.empty((*busy.shape, 4))
+    blue, orange = (np.asarray(to_rgb(COLOURS[c])) for c in ("blue", "orange"))
+    # Sixteen steps are more than the eye tells apart here, and make a small file.
+    share, busy = (np.rint(16 * x) / 16 for x in (share, busy))
+    image[..., :3] = share[..., np.newaxis] * (blue - orange) + orange
+    image[..., 3] = np.minimum(busy, 1.0)
+    ax.imshow(
+        np.rint(255 * image).astype(np.uint8), extent=(0, span, count - 0.5, -0.5),
+        aspect="auto", interpolation="nearest", zorder=1.5,
+    )  # fmt: skip
 
 
-def _boxes(ax: Axes, bars: _Bars, bottom: np.ndarray, top: np.ndarray, **style: Any) -> None:
-    from matplotlib.collections import PolyCollection
+def _time_axis(ax: Axes, span: float) -> None:
+    """An axis of `span` seconds, in units that make small numbers."""
+    from matplotlib.ticker import MaxNLocator
 
-    corners = [(bars.left, bottom), (bars.left, top), (bars.right, top), (bars.right, bottom)]
-    boxes: Any = np.moveaxis(np.asarray(corners), 2, 0)
-    ax.add_collection(PolyCollection(boxes, edgecolors="white", antialiaseds=False, **style))
+    size, name = next((x for x in ((3600, "h"), (60, "min")) if span > 5 * x[0]), (1, "s"))
+    ax.set(xlim=(0, span), xlabel=f"time ({name})")
+    if size > 1:
+        ticks = np.asarray(MaxNLocator(9, steps=[1, 2, 5, 10]).tick_values(0, span / size))
+        ticks = ticks[ticks <= span / size]
+        ax.set_xticks(ticks * size, [f"{tick:g}" for tick in ticks])
 
 
 def _legend(ax: Axes, times: Timeline, total: float) -> None:
@@ -222,13 +179,15 @@ def _legend(ax: Axes, times: Timeline, total: float) -> None:
     )  # fmt: skip
 
 
-def _mark(ax: Axes, pauses: list[tuple[float, float]]) -> None:
+def _mark(ax: Axes, pauses: list[tuple[float, float]], span: float) -> None:
     """Show where a pause was cut out."""
     for at, seconds in pauses:
+        side = 1 if at < 0.8 * span else -1
         ax.axvline(at, color=COLOURS["ink"], linestyle=":", linewidth=1)
         ax.annotate(
             f"pause of {_duration(seconds)}", (at, 1), xycoords=("data", "axes fraction"),
-            xytext=(3, -3), textcoords="offset points", va="top", fontsize="small",
+            xytext=(3 * side, -1), textcoords="offset points", fontsize="small",
+            va="top", ha="left" if side > 0 else "right",
         )  # fmt: skip
 
 
@@ -245,7 +204,8 @@ def throughput(ax: Axes, times: Timeline) -> None:
     ResultError
         If no block is done yet.
     """
-    start, end, span, pauses = _without_pauses(times)
+    start, end, span, pauses = without_pauses(times)
+    seconds = worked(times)
     edges = np.linspace(0, span, 121)
     width = edges[1]
     bottom = np.zeros(120)
@@ -253,17 +213,18 @@ def throughput(ax: Axes, times: Timeline) -> None:
         ("read", "sky", times.nbytes_read),
         ("written", "green", times.nbytes),
     ):
-        top = bottom + np.diff(_passed(start, end, sizes, edges)) / width / 1e6
-        mean = sizes.sum() / span / 1e6
+        top = bottom + np.diff(passed_by(start, end, sizes, edges)) / width / 1e6
+        mean = sizes.sum() / seconds / 1e6
         ax.stairs(
             top, edges, baseline=bottom, fill=True, color=COLOURS[colour],
             label=f"{name}, {_number(mean)} MB/s on average",
         )  # fmt: skip
         bottom = top
-    _mark(ax, pauses)
+    _mark(ax, pauses, span)
     ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
-    ax.set(xlim=(0, span), xlabel="time (s)", ylabel="throughput (MB/s)")
+    ax.set_ylabel("throughput (MB/s)")
     ax.set_ylim(0, 1.15 * float(bottom.max()))  # room for the names of pauses
+    _time_axis(ax, span)
 
 
 def picture(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
@@ -294,19 +255,66 @@ def picture(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     """
     times = read_timeline(Ledger.read(Plan.load(out)))
     with canvas(path, 1600, 1100) as figure:
-        top, bottom = figure.subplots(2, 1, height_ratios=(2, 3))
         figure.suptitle(summary(times), x=0.012, ha="left")
-        top.set_title("Throughput")
-        throughput(top, times)
-        bottom.set_title("Workers")
-        timeline(bottom, times)
+        _both(figure, times, height_ratios=(2, 3))
     return Path(path)
+
+
+def drawing(times: Timeline) -> str:
+    """Draw the throughput and the timeline of a run as a piece of SVG to stand in HTML.
+
+    Its text is text, in whatever font the page has. What is not coloured is in the variables
+    of CSS ``--ink``, ``--grey`` and ``--pale``, so that a page may be dark.
+
+    Parameters
+    ----------
+    times : Timeline
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    MissingPackageError
+        If matplotlib is not installed.
+    ResultError
+        If no block is done yet.
+    """
+    rows = min(len(rows_of(times)[1]), 20)
+    upper, lower = 340, 160 + 32 * rows
+    text = io.StringIO()
+    with _figure(1600, upper + lower) as figure:
+        _both(figure, times, height_ratios=(upper, lower))
+        none = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", dpi=_DPI, transparent=True, metadata=none)
+    return _for_html(text.getvalue())
+
+
+def _both(figure: Figure, times: Timeline, *, height_ratios: tuple[float, float]) -> None:
+    top, bottom = figure.subplots(2, 1, height_ratios=height_ratios)
+    top.set_title("Throughput")
+    throughput(top, times)
+    bottom.set_title("Workers")
+    timeline(bottom, times)
+
+
+def _for_html(svg: str) -> str:
+    """An SVG file as an element of HTML, which needs no names of schemas."""
+    head, body = svg[svg.index("<svg") :].split(">", 1)
+    head = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", head)
+    body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # nothing refers to them
+    for name in ("ink", "grey", "pale"):
+        colour = COLOURS[name].lower()
+        body = re.sub(f"(fill|stroke): {colour}", rf"\1: var(--{name})", body)
+    return f'{head} role="img" aria-label="Throughput and workers over time">{body}'
 
 
 def summary(times: Timeline) -> str:
     """One line on a run: what ran, on how many blocks, how fast."""
-    _, _, seconds, _ = _without_pauses(times)
-    workers = len(_rows(times)[1])
+    seconds = worked(times)
+    workers = len(rows_of(times)[1])
     nbytes = int(times.nbytes.sum() + times.nbytes_read.sum())
     return (
         f"{times.function}, {_count(len(times), 'block')} by {_count(workers, 'worker')} in "
@@ -326,6 +334,17 @@ def canvas(path: str | os.PathLike[str], width: int, height: int) -> Iterator[Fi
     OutputError
         If the picture cannot be written.
     """
+    with _figure(width, height) as figure:
+        yield figure
+        try:
+            figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": "hpcio"})
+        except OSError as error:
+            raise as_output_error(error, path) from error
+
+
+@contextmanager
+def _figure(width: int, height: int) -> Iterator[Figure]:
+    """A figure of `width` x `height` pixels in the style of all pictures."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -335,120 +354,7 @@ def canvas(path: str | os.PathLike[str], width: int, height: int) -> Iterator[Fi
         ) from error
     with matplotlib.rc_context(_STYLE):
         # A figure of its own: pyplot would keep it, and might open a window.
-        figure = Figure((width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
-        yield figure
-        try:
-            figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": "hpcio"})
-        except OSError as error:
-            raise as_output_error(error, path) from error
-
-
-# ---------------------------------------------------------------------- arithmetic
-
-
-def _rows(times: Timeline) -> tuple[np.ndarray, list[str]]:
-    """The row of each block, and the names of the rows.
-
-    Attempts of one worker that follow each other, as those of a resumed run, share a row.
-    """
-    attempts, first = np.unique(times.attempt, return_index=True)
-    begin = times.start[first]
-    finish = np.maximum.reduceat(times.end, first)
-    rows: list[tuple[tuple[str, str], float]] = []  # whose, and busy until
-    row_of = np.zeros(len(times.workers), np.int64)
-    for k in np.argsort(begin, kind="stable").tolist():
-        worker = times.workers[attempts[k]]
-        free = [r for r, (owner, until) in enumerate(rows) if owner == worker and until <= begin[k]]
-        row = free[0] if free else len(rows)
-        rows[row : row + 1] = [(worker, float(finish[k]))]
-        row_of[attempts[k]] = row
-    # w2 before w10.
-    order = sorted(range(len(rows)), key=lambda r: (rows[r][0][0], len(rows[r][0][1]), rows[r][0]))
-    place = np.argsort(order)
-    several = len({host for (host, _), _ in rows}) > 1
-    names = [f"{host} {label}" if several else label for (host, label), _ in rows]
-    return place[row_of[times.attempt]], [names[r] for r in order]
-
-
-def _without_pauses(
-    times: Timeline,
-) -> tuple[np.ndarray, np.ndarray, float, list[tuple[float, float]]]:
-    """Start and end of each block from 0 on, with long pauses cut short.
-
-    Returns
-    -------
-    start, end : numpy.ndarray of float64, shape (n,)
-        Seconds.
-    span : float
-        Seconds to the end of all, when the last data were safe.
-    pauses : list of (float, float)
-        Where one was cut, and how long it was, in seconds.
-    """
-    if not len(times):
-        raise ResultError("No block is done yet, so there is nothing to draw. Run the plan first.")
-    order = np.argsort(times.start)
-    begin, until = times.start[order], np.maximum.accumulate(times.end[order])
-    gap = np.maximum(begin[1:] - until[:-1], 0.0)
-    busy = float(until[-1] - begin[0] - gap.sum())
-    limit = max(1.0, _PAUSE * busy)
-    long = np.flatnonzero(gap > limit)
-    old, new, pauses = [float(begin[0])], [0.0], []
-    for k in long.tolist():
-        left = new[-1] + float(until[k]) - old[-1]
-        old += [float(until[k]), float(begin[k + 1])]
-        new += [left, left + _CUT * busy]
-        pauses.append((left + _CUT * busy / 2, float(gap[k])))
-    old.append(max(float(until[-1]), old[-1] + 1e-6))
-    new.append(new[-1] + old[-1] - old[-2])
-    span = new[-1] + min(max(0.0, times.finish - old[-1]), limit)
-    return np.interp(times.start, old, new), np.interp(times.end, old, new), span, pauses
-
-
-@dataclass(frozen=True, eq=False)
-class _Bars:
-    """Bars of a timeline: the row, left and right of each, and its shares of time."""
-
-    row: np.ndarray
-    left: np.ndarray
-    right: np.ndarray
-    compute: np.ndarray
-    io: np.ndarray
-
-
-def _merge(
-    row: np.ndarray,
-    start: np.ndarray,
-    end: np.ndarray,
-    compute: np.ndarray,
-    io: np.ndarray,
-    column: float,
-) -> _Bars:
-    """Make one bar of all blocks of a row that begin in the same column of the picture."""
-    order = np.lexsort((start, row))
-    row, start, end, compute, io = (x[order] for x in (row, start, end, compute, io))
-    where = np.floor(start / column)
-    new = (np.diff(row, prepend=-1) != 0) | (np.diff(where, prepend=-1.0) != 0)
-    first = np.flatnonzero(new)
-    left, right = start[first], np.maximum.reduceat(end, first)
-    # What is too narrow to see belongs to the bar before it.
-    follows = np.append((np.diff(row[first]) == 0) & (left[1:] - right[:-1] < column), False)
-    right = np.where(follows, np.roll(left, -1), right)
-    width = np.maximum(right - left, 1e-9)
-    shares = [np.add.reduceat(x, first) / width for x in (compute, io)]
-    # The clocks of a journal are not exact to the microsecond.
-    over = np.maximum(shares[0] + shares[1], 1.0)
-    return _Bars(row[first], left, right, shares[0] / over, shares[1] / over)
-
-
-def _passed(start: np.ndarray, end: np.ndarray, sizes: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Bytes passed at each of the times `at`, if each block's pass evenly while it is at work."""
-    slope = sizes / np.maximum(end - start, 1e-6)
-    when = np.concatenate([start, np.maximum(end, start + 1e-6)])
-    order = np.argsort(when, kind="stable")
-    when, change = when[order], np.concatenate([slope, -slope])[order]
-    rate = np.cumsum(change)
-    passed = np.concatenate([[0.0], np.cumsum(rate[:-1] * np.diff(when))])
-    return np.asarray(np.interp(at, when, passed))
+        yield Figure((width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
 
 
 def _count(number: int, what: str) -> str:

@@ -20,7 +20,7 @@ from hpcio.sources import open_file
 
 __all__ = ["discard", "held", "prepare", "remove"]
 
-FOLDERS = ("journal", "sources", "logs")
+FOLDERS = ("journal", "sources", "logs", "claims", "usage")
 
 
 def prepare(plan: Plan) -> Plan:

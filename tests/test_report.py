@@ -1,4 +1,4 @@
-"""Timelines: arrays that agree with the journals, and what pictures make of them."""
+"""Pictures of a run: what is drawn, and into what."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from test_timeline import times
 
 import hpcio
 from hpcio import report
 from hpcio.errors import MissingPackageError, OutputError, ResultError
-from hpcio.journal import DONE
-from hpcio.ledger import Ledger
-from hpcio.report import Timeline
 
 
 @pytest.fixture(scope="module")
@@ -29,136 +27,6 @@ def plan(tmp_path_factory):
     )
     plan.run(workers=2, progress=False)
     return plan
-
-
-def times(
-    start: list[float], seconds: list[float], attempt: list[int] | None = None, **other: object
-) -> Timeline:
-    """Blocks of four bytes read and one written, three quarters of the time computing."""
-    begin, lasted = np.asarray(start, float), np.asarray(seconds, float)
-    count = begin.size
-    whose = np.zeros(count, np.int32) if attempt is None else np.asarray(attempt, np.int32)
-    workers = tuple(("here", f"w{k}") for k in range(int(whose.max(initial=0)) + 1))
-    values = {
-        "block": np.arange(count), "attempt": whose, "start": begin, "end": begin + lasted,
-        "compute": 0.75 * lasted, "io": 0.25 * lasted, "nbytes": np.full(count, 1),
-        "nbytes_read": np.full(count, 4), "workers": workers,
-        "finish": float((begin + lasted).max(initial=0)), "function": "module:func",
-    }  # fmt: skip
-    return Timeline(**{**values, **other})  # type: ignore[arg-type]
-
-
-# ---- arrays
-
-
-def test_arrays_agree_with_the_journals(plan):
-    ledger = Ledger.read(plan)
-    found = report.read_timeline(ledger)
-    assert len(found) == len(plan) == 60
-    assert found.function == "numpy:negative"
-    assert {label for _, label in found.workers} == {"w0", "w1"}
-    for k, log in enumerate(ledger.logs):
-        mine = found.attempt == k
-        records = log.records[log.records["kind"] == DONE]
-        np.testing.assert_array_equal(found.block[mine], records["block"])
-        np.testing.assert_array_equal(found.end[mine], records["end"])
-        np.testing.assert_array_equal(found.compute[mine], records["compute"])
-        np.testing.assert_array_equal(found.io[mine], records["io"])
-        assert (found.start[mine] >= log.about["start"] - 0.01).all()
-        assert (np.diff(found.start[mine]) > 0).all()
-    np.testing.assert_allclose(found.end - found.start, found.compute + found.io, atol=1e-6)
-    assert (found.nbytes == 50 * 4 * 8).all()
-    assert (found.nbytes_read == 50 * 4 * 8).all()
-
-
-def test_blocks_that_are_not_done_are_left_out(plan):
-    ledger = Ledger.read(plan)
-    ledger.state[10:20] = 0
-    found = report.read_timeline(ledger)
-    assert sorted(found.block) == [*range(10), *range(20, 60)]
-
-
-# ---- arithmetic
-
-
-def test_short_blocks_are_merged_and_long_ones_kept():
-    start = np.asarray([0.0, 0.2, 0.4, 1.0, 5.0, 0.0])
-    row = np.asarray([0, 0, 0, 0, 0, 1])
-    lasted = np.asarray([0.2, 0.2, 0.6, 3.0, 1.0, 6.0])
-    bars = report._merge(row, start, start + lasted, 0.75 * lasted, 0.25 * lasted, 1.0)
-    assert bars.row.tolist() == [0, 0, 0, 1]
-    np.testing.assert_allclose(bars.left, [0, 1, 5, 0])
-    np.testing.assert_allclose(bars.right, [1, 4, 6, 6])
-    np.testing.assert_allclose(bars.compute, 0.75)
-    np.testing.assert_allclose(bars.io, 0.25)
-
-
-def test_a_merged_bar_is_as_full_as_its_blocks():
-    start = np.linspace(0, 100, 1000, endpoint=False)  # at work for half of the time
-    row, lasted = np.zeros(1000, int), np.full(1000, 0.05)
-    bars = report._merge(row, start, start + lasted, lasted, 0 * lasted, 1.0)
-    assert bars.row.size == 100
-    np.testing.assert_allclose(bars.compute[:-1], 0.5)
-
-
-def test_bars_of_many_workers_are_few():
-    rng = np.random.default_rng(0)
-    row = np.repeat(np.arange(64), 10_000)
-    lasted = rng.gamma(2, 0.5, row.size)
-    start = np.concatenate([np.cumsum(x) - x for x in lasted.reshape(64, -1)])
-    span = float((start + lasted).max())
-    bars = report._merge(row, start, start + lasted, 0.9 * lasted, 0.1 * lasted, span / 600)
-    assert bars.row.size <= 64 * 600
-    assert (bars.right - bars.left) @ bars.compute == pytest.approx(0.9 * lasted.sum(), rel=1e-3)
-
-
-def test_a_pause_between_two_runs_is_cut_out():
-    day = 86400.0
-    start, end, span, pauses = report._without_pauses(
-        times([1e9, 1e9 + 1, 1e9 + day], [1.0, 1.0, 2.0])
-    )
-    cut = 0.04 * 4
-    np.testing.assert_allclose(start, [0, 1, 2 + cut], atol=1e-6)
-    np.testing.assert_allclose(end, [1, 2, 4 + cut], atol=1e-6)
-    assert span == pytest.approx(4 + cut)
-    assert pauses == [(pytest.approx(2 + cut / 2), pytest.approx(day - 2))]
-
-
-def test_short_pauses_stay():
-    start, _, span, pauses = report._without_pauses(times([0.0, 3.0, 8.0], [2.0, 3.0, 4.0]))
-    assert start.tolist() == [0, 3, 8]
-    assert span == 12
-    assert pauses == []
-
-
-def test_the_last_sync_belongs_to_the_run(plan):
-    found = report.read_timeline(Ledger.read(plan))
-    _, end, span, _ = report._without_pauses(found)
-    assert found.finish == max(log.records["end"][-1] for log in Ledger.read(plan).logs)
-    assert span == pytest.approx(found.finish - found.start.min(), abs=1e-5)
-    assert span > end.max()
-
-
-def test_attempts_of_a_resumed_run_share_the_row_of_their_worker():
-    workers = (("a", "w0"), ("a", "w1"), ("a", "w0"), ("a", "w10"), ("a", "w0"))
-    # Attempt 4 of w0 runs beside its attempt 2, as a task that a cluster runs twice.
-    found = times([0, 0, 10, 0, 11], [5, 5, 5, 5, 5], [0, 1, 2, 3, 4], workers=workers)
-    row, names = report._rows(found)
-    assert names == ["w0", "w0", "w1", "w10"]
-    assert row[0] == row[2] != row[4]
-    assert [names[r] for r in row] == ["w0", "w1", "w0", "w10", "w0"]
-
-
-def test_rows_name_the_host_if_there_are_several():
-    found = times([0, 0], [1, 1], [0, 1], workers=(("n2", "w0"), ("n1", "w1")))
-    assert report._rows(found)[1] == ["n1 w1", "n2 w0"]
-
-
-def test_bytes_pass_evenly_while_a_block_is_at_work():
-    start, end = np.asarray([0.0, 1.0, 6.0]), np.asarray([2.0, 3.0, 6.0])
-    sizes = np.asarray([200, 100, 50])
-    passed = report._passed(start, end, sizes, np.asarray([0, 1, 2, 3, 5, 7]))
-    np.testing.assert_allclose(passed, [0, 100, 250, 300, 300, 350])
 
 
 def test_summary_says_what_ran():
@@ -195,7 +63,12 @@ def test_timeline_has_a_row_for_each_worker(workers, tmp_path):
     with report.canvas(tmp_path / "run.png", 800, 600) as figure:
         ax = figure.subplots()
         report.timeline(ax, found)
-        assert len(ax.patches) == workers
+        if workers <= 24:
+            assert len(ax.patches) == workers
+        else:
+            (image,) = ax.images
+            assert image.get_array().shape[0] == workers
+            assert image.get_zorder() > max(patch.get_zorder() for patch in ax.patches)
         low, high = sorted(ax.get_ylim())
         assert low < 0
         assert high > workers - 1
@@ -218,6 +91,27 @@ def test_a_pause_is_marked(tmp_path):
             assert ax.get_xlim()[1] < 2.2
 
 
+def test_the_name_of_a_late_pause_stays_inside(tmp_path):
+    start = [*map(float, range(9)), 7200.0]
+    with report.canvas(tmp_path / "run.png", 800, 600) as figure:
+        for ax, draw in zip(figure.subplots(2), (report.timeline, report.throughput), strict=True):
+            draw(ax, times(start, [1.0] * 10))
+            figure.canvas.draw()
+            (name,) = ax.texts
+            assert name.get_window_extent().x1 < ax.get_window_extent().x1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unit", "last"), [(200, "s", "200"), (5400, "min", "90"), (90000, "h", "25")]
+)
+def test_long_times_are_in_minutes_and_hours(tmp_path, seconds, unit, last):
+    with report.canvas(tmp_path / "run.png", 1600, 1100) as figure:
+        ax = figure.subplots()
+        report.timeline(ax, times([0.0], [float(seconds)]))
+        assert ax.get_xlabel() == f"time ({unit})"
+        assert [text.get_text() for text in ax.get_xticklabels()][-1] == last
+
+
 def test_throughput_adds_up_to_all_bytes(tmp_path):
     found = times([0, 1, 4], [1, 3, 2])
     with report.canvas(tmp_path / "run.png", 800, 600) as figure:
@@ -227,6 +121,49 @@ def test_throughput_adds_up_to_all_bytes(tmp_path):
     width = np.diff(read.edges)
     assert width @ read.values == pytest.approx(12e-6)
     assert width @ (both.values - both.baseline) == pytest.approx(3e-6)
+
+
+def colours(path, row: slice, column: slice) -> set[tuple[int, ...]]:
+    """The colours of some pixels of a picture."""
+    from matplotlib.image import imread
+
+    pixels = np.rint(255 * imread(path)[row, column, :3]).astype(int)
+    return {tuple(pixel) for pixel in pixels.reshape(-1, 3).tolist()}
+
+
+@pytest.mark.parametrize("workers", [2, 30, 1000])
+def test_busy_workers_are_blue_and_orange(tmp_path, workers):
+    whose = np.arange(workers)
+    found = times([0.0] * workers, [10.0] * workers, whose.tolist())
+    path = tmp_path / "run.png"
+    with report.canvas(path, 800, 600) as figure:
+        ax = figure.subplots()
+        report.timeline(ax, found)
+        figure.canvas.draw()
+        left, bottom, right, top = (round(x) for x in ax.get_window_extent().extents)
+    middle = slice((left + right) // 2, (left + right) // 2 + 1)
+    seen = colours(path, slice(600 - top, 600 - bottom), middle)
+    blue, orange = (np.asarray([0, 114, 178]), np.asarray([230, 159, 0]))
+    if workers == 2:
+        assert {tuple(blue), tuple(orange)} <= seen
+    else:
+        mixed = 0.75 * blue + 0.25 * orange
+        assert any(np.abs(np.asarray(colour) - mixed).max() <= 2 for colour in seen)
+
+
+def test_a_drawing_for_a_page_has_variables_for_what_may_be_dark():
+    svg = report.drawing(times([0, 1], [1, 1], [0, 1], workers=(("a", "<$w0$>"), ("a", "w1"))))
+    assert svg.startswith('<svg viewBox="0 0 720 ')
+    assert "http" not in svg
+    assert "metadata" not in svg
+    assert "&lt;$w0$&gt;" in svg
+    for name in ("ink", "grey", "pale"):
+        assert f"var(--{name})" in svg
+        assert report.COLOURS[name].lower() not in svg
+    assert len(svg) < 100_000
+    ids = [part.split('"')[0] for part in svg.split(' id="')[1:]]
+    assert len(ids) == len(set(ids))
+    assert report.drawing(times([0, 1], [1, 1])) == report.drawing(times([0, 1], [1, 1]))
 
 
 def test_a_matplotlibrc_changes_neither_size_nor_state(plan, tmp_path):
