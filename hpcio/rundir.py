@@ -20,7 +20,9 @@ from hpcio.sources import open_file
 
 __all__ = ["discard", "held", "prepare", "remove"]
 
-FOLDERS = ("journal", "sources", "logs", "claims", "usage")
+FOLDERS = ("journal", "sources", "logs")
+# What only some runs have.
+MORE = ("claims", "beats", "submissions", "usage", "lock")
 
 
 def prepare(plan: Plan) -> Plan:
@@ -66,7 +68,7 @@ def prepare(plan: Plan) -> Plan:
 
 
 def _ours(name: str) -> bool:
-    return name in (*FOLDERS, "lock") or name.startswith("plan.")
+    return name in (*FOLDERS, *MORE) or name.startswith("plan.")
 
 
 @contextmanager
