@@ -35,6 +35,7 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
     pickled = function.pop("pickled")
     source = {**asdict(plan.source), "dtype": plan.source.dtype.str}
     spec = {
+        "folder": os.path.dirname(plan.out),
         "function": function,
         "source": source,
         "axis": plan.blocks.axis,
@@ -89,8 +90,11 @@ def read_plan(out: str) -> dict[str, Any]:
         target = Target.load(f["target"])
         token, digest = str(f.attrs["token"]), str(f.attrs["digest"])
     function, source, axis = spec["function"], spec["source"], spec["axis"]
+    moved = spec["folder"], os.path.dirname(out)
+    source["path"] = _now(source["path"], *moved)
+    function["path"] = tuple(_now(path, *moved) for path in function["path"])
     return {
-        "function": Function(**{**function, "path": tuple(function["path"])}, pickled=pickled),
+        "function": Function(**function, pickled=pickled),
         "source": Source(
             **{**source, "shape": tuple(source["shape"]), "dtype": np.dtype(source["dtype"])}
         ),
@@ -110,6 +114,14 @@ def read_plan(out: str) -> dict[str, Any]:
         "digest": digest,
         **{name: spec[name] for name in _PLAIN},
     }
+
+
+def _now(path: str, before: str, after: str) -> str:
+    """Where a path of the plan is, if the tree that holds it and the plan has moved."""
+    if before == after or os.path.exists(path):
+        return path
+    there = os.path.normpath(os.path.join(after, os.path.relpath(path, before)))
+    return there if os.path.exists(there) else path
 
 
 def plain_form(form: Form) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from hpcio.limits import check_disk
 from hpcio.plan import Plan
 from hpcio.sources import open_file
 
-__all__ = ["Done", "Executor", "Work", "execute"]
+__all__ = ["Done", "Executor", "Work", "execute", "record"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +176,7 @@ def execute(
                     f"Continue with: hpcio resume {shlex.quote(plan.out)}"
                 ) from None
         ledger = Ledger.read_trusted(plan)
-        done = _record(ledger, known)
+        done = record(ledger, known)
         # A gap is a block that was tried.
         if not ledger.done.all() and not (gaps and ledger.state.all()):
             raise BlocksFailed(_failed_message(ledger, max_failed), done)
@@ -201,7 +201,7 @@ def _finished(plan: Plan) -> Done:
             "Choose another name, or start over with fresh=True (in the shell: --fresh)."
         )
     ledger = Ledger.read(plan)
-    return _record(ledger, {log.path for log in ledger.logs})
+    return record(ledger, {log.path for log in ledger.logs})
 
 
 def _plan_of(path: str) -> str:
@@ -213,8 +213,8 @@ def _plan_of(path: str) -> str:
         return ""
 
 
-def _record(ledger: Ledger, known: set[Path]) -> Done:
-    """What the journals that are new since `known` say of a run."""
+def record(ledger: Ledger, known: set[Path]) -> Done:
+    """What the journals that are not `known` say of a run, as the record of it."""
     plan = ledger.plan
     new = [log for log in ledger.logs if log.path not in known]
     times = [

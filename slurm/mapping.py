@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hpcio.plan import Plan
 
 __all__ = [
+    "BASE_TASK",
     "Array",
     "Description",
     "Mapping",
@@ -37,8 +38,9 @@ CHUNKS_PER_TASK = 4
 # What a compute function needs beside its trial and its result, in units of both: copies
 # and intermediate arrays.
 WORKING_FACTOR = 2.0
-# Python with its libraries, and a dask worker around it, in bytes.
+# Python with its libraries, in bytes: with a dask worker around it, and without.
 BASE = 250 << 20
+BASE_TASK = 100 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,13 +140,15 @@ def arrays_of(tasks: int, *, max_array_size: int) -> tuple[Array, ...]:
     return tuple(Array(first, size) for first, size in zip(firsts, sizes, strict=True))
 
 
-def needed_memory(plan: Plan, *, factor: float = WORKING_FACTOR) -> np.ndarray:
+def needed_memory(plan: Plan, *, factor: float = WORKING_FACTOR, base: int = BASE) -> np.ndarray:
     """Bytes that a task needs for each block: `factor` times trial and result, and Python."""
     need: np.ndarray = (factor * (plan.input_sizes() + plan.target.sizes())).astype(np.int64)
-    return need + BASE
+    return need + base
 
 
-def check_memory(plan: Plan, memory: int, *, factor: float = WORKING_FACTOR) -> None:
+def check_memory(
+    plan: Plan, memory: int, *, factor: float = WORKING_FACTOR, base: int = BASE
+) -> None:
     """Raise MemoryLimitError if the largest block needs more than a task is given.
 
     Parameters
@@ -154,14 +158,16 @@ def check_memory(plan: Plan, memory: int, *, factor: float = WORKING_FACTOR) -> 
         Bytes of one task.
     factor : float
         What the function needs, in units of its trial and result.
+    base : int
+        Bytes of Python and what is around it.
     """
-    need = needed_memory(plan, factor=factor)
+    need = needed_memory(plan, factor=factor, base=base)
     block = int(need.argmax())
     if int(need[block]) > memory:
         trial = int(plan.trials.index[plan.blocks.trial[block]])
         raise MemoryLimitError(
             f"Trial {trial} needs about {need[block] / 1e6:.0f} MB ({factor:g} times trial and "
-            f"result, and {BASE / 1e6:.0f} MB for Python), but a task has {memory / 1e6:.0f} MB. "
+            f"result, and {base / 1e6:.0f} MB for Python), but a task has {memory / 1e6:.0f} MB. "
             f"Ask for memory='{math.ceil(need[block] / 1e9 * 1.1)}GB', or plan with "
             "channels_per_block."
         )

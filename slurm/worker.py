@@ -16,7 +16,7 @@ from hpcio.chunks import Attempt, from_runs, run_chunk, runs
 from hpcio.ledger import Ledger
 from hpcio.plan import Plan
 
-__all__ = ["chunk", "finish", "stop"]
+__all__ = ["chunk", "finish", "limit_memory", "stop"]
 
 # By session and thread: the attempts that are open, and those in the middle of a chunk.
 _attempts: dict[tuple[str, int], Attempt] = {}
@@ -106,7 +106,7 @@ def _attempt(out: str, token: str, retries: int, max_failed: int) -> Iterator[At
     key = (token, threading.get_ident())
     with _lock:
         if key not in _attempts:
-            _limit_memory()
+            limit_memory()
             attempt = Attempt(Plan.load(out), _label(), retries=retries, max_failed=max_failed)
             attempt.pulse = lambda: _look_at_the_clock(attempt)
             _attempts[key] = attempt
@@ -149,7 +149,7 @@ def _look_at_the_clock(attempt: Attempt) -> None:
         attempt.stopping = True
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
     """Let Python run into its limit, which names the trial, before SLURM's killer does."""
     megabytes = os.environ.get("SLURM_MEM_PER_NODE")
     per_cpu, cpus = (os.environ.get(f"SLURM_{x}") for x in ("MEM_PER_CPU", "CPUS_ON_NODE"))

@@ -136,6 +136,21 @@ class Slurm:
             time.sleep(0.1)
         raise RuntimeError(f"SLURM is not ready after {seconds} s: see {self.folder / 'log'}")
 
+    def has_saved(self, since: float) -> Callable[[], bool]:
+        """Whether the controller has saved its jobs since a time; to be asked again and again."""
+        return lambda: (self.folder / "state" / "job_state").stat().st_mtime > since
+
+    def wait_for_answer(self, seconds: float = 60) -> None:
+        """Wait until the controller answers."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+                self.call("scontrol", "ping", timeout=10)
+                self.call("squeue", "-h", timeout=10)
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"SLURM does not answer: see {self.folder / 'log'}")
+
     def empty(self, seconds: float = 60) -> None:
         """Cancel all jobs and wait until none is left, and all nodes are as they were."""
         self.call("scancel", "--quiet", f"--user={os.geteuid()}")

@@ -1,0 +1,214 @@
+"""Subcommands of ``hpcio`` that need SLURM: submit, resume, cancel, logs, config."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpcio.cli import (
+    MEMORY_OPTION,
+    PLAN_OPTIONS,
+    RUN_OPTIONS,
+    create_plan,
+    print_table,
+    run_plan,
+    with_options,
+)
+from hpcio.errors import PlanError
+from hpcio.plan import Plan
+from slurm import batch, submissions
+from slurm.config import settings
+from slurm.script import join_words
+
+__all__ = ["cancel", "config", "logs", "resume", "submit"]
+
+_ASK = [
+    click.option("--tasks", type=click.IntRange(1), help="Array tasks at the most."),
+    click.option("--partition", help="Where to run; auto: the smallest that fits."),
+    click.option("--time", "walltime", help="Of each task, such as 01:00:00."),
+    click.option("--cpus", type=click.IntRange(1), help="Of each task."),
+    click.option("--throttle", type=click.IntRange(1), help="Tasks that may run at a time."),
+    click.option("--prologue", help="Shell before Python, such as 'module load hdf5'."),
+    click.option("--name", help="Of the jobs."),
+]
+_ALSO = [
+    click.option("--retries", type=click.IntRange(0), default=None,
+                 help="How often a block that raises is tried again.  [default: 0]"),
+    click.option("--max-failed", type=click.IntRange(0),
+                 help="Stop when more have failed.  [default: a tenth, at least 100]"),
+    click.option("--gaps/--no-gaps", default=None,
+                 help="Publish even if blocks failed, with NaN instead."),
+]  # fmt: skip
+
+
+def _given(options: dict[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
+    """What `slurm.submit` is asked for; what was not said is left to its defaults."""
+    names = ("tasks", "partition", "walltime", "memory", "cpus", "throttle", "prologue", "name",
+             "retries", "max_failed", "gaps")  # fmt: skip
+    found = {n: options[n] for n in names if options.get(n) is not None}
+    if words:
+        found["sbatch"] = join_words(words)
+    return found
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.argument("function", metavar="FUNCTION|OUT")
+@click.argument("source", required=False)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- SBATCH_OPTIONS...]")
+@with_options([*PLAN_OPTIONS, MEMORY_OPTION, *_ASK, *_ALSO])
+@click.option("--print", "only_print", is_flag=True, help="Show the job scripts, submit nothing.")
+@click.option("--script-only", is_flag=True, help="Write the job scripts, submit nothing.")
+@click.option("--probe", is_flag=True, help="Compute a few trials here first, to check --time.")
+def submit(
+    function: str,
+    source: str | None,
+    words: tuple[str, ...],
+    only_print: bool,  # noqa: FBT001
+    script_only: bool,  # noqa: FBT001
+    probe: bool,  # noqa: FBT001
+    **options: Any,
+) -> None:
+    """Submit a run as a SLURM job array; log out, and come back to the result.
+
+    FUNCTION is MODULE:FUNC or FILE.py:FUNC, SOURCE is FILE::DATASET. With one argument
+    alone, OUT is the result of a plan: hpcio submit out.h5
+
+    \b
+    hpcio submit spectrum.py:power rec.h5::/lfp --trials rec.h5::/trials --out out.h5 \\
+        --tasks 64 --partition short --time 01:00:00 --mem 8G -- --qos=high
+    """  # noqa: D301  (click reads the backspace)
+    if source is not None and source.startswith("-"):  # OUT alone, then -- and options
+        words, source = (source, *words), None
+    plan = Plan.load(function) if source is None else create_plan(function, source, options)
+    given = _given(options, words)
+    if only_print:
+        for text in batch.scripts(plan, **given):
+            click.echo(text)
+        return
+    run = batch.submit(plan, script_only=script_only, probe=probe, **given)
+    _say(run, plan, script_only=script_only)
+
+
+def _say(run: batch.Submitted, plan: Plan, *, script_only: bool = False) -> None:
+    """Tell what was submitted, and what to do with it."""
+    out = shlex.quote(_short(run.out))
+    if Path(run.out).exists():
+        click.echo(f"{run.out} is there: nothing is missing.")
+        return
+    last = submissions.newest(plan)
+    assert last is not None
+    if script_only:
+        for script in last.script:
+            click.echo(f"sbatch {shlex.quote(script)}")
+        click.echo(f"sbatch --dependency=afterany:JOB {shlex.quote(last.finish_script)}")
+        return
+    jobs = submissions.jobs(plan, last.number)
+    if jobs is not None:
+        arrays = ", ".join(map(str, jobs.arrays))
+        tasks = f"{last.tasks} task{'s' * (last.tasks != 1)}"
+        click.echo(f"Submitted {tasks} as job {arrays}; job {jobs.finish} finishes the result.")
+    click.echo(f"See how far it is:  hpcio status {out}\nStop it:            hpcio cancel {out}")
+
+
+def _short(path: str) -> str:
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+@click.command()
+@click.argument("out", type=click.Path())
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- SBATCH_OPTIONS...]")
+@with_options([*RUN_OPTIONS, *_ASK])
+@click.option("--here", is_flag=True, help="Compute on this machine, wherever it began.")
+def resume(out: str, words: tuple[str, ...], here: bool, **options: Any) -> None:  # noqa: FBT001
+    """Compute what a run lacks: after a kill, Ctrl-C, or failed blocks.
+
+    A run that was submitted is submitted again, with what was asked for before where
+    nothing else is said; any other goes on here.
+    """
+    plan = Plan.load(out)
+    last = submissions.newest(plan)
+    context = click.get_current_context()
+    given = _given({k: v for k, v in options.items() if _was_said(context, k)}, words)
+    asked = set(given) - {"retries", "max_failed", "gaps", "memory"}
+    if here or (last is None and not asked):
+        run_plan(plan, options)
+        return
+    run = batch.Submitted(plan.out).resume(**given)
+    _say(run, plan)
+
+
+def _was_said(context: click.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source is not click.core.ParameterSource.DEFAULT
+
+
+@click.command()
+@click.argument("out", type=click.Path())
+def cancel(out: str) -> None:
+    """Cancel the jobs of a run; what is done is kept."""
+    run = batch.attach(out)
+    before = run.queue()
+    alive = [row for row in before.rows if row.alive] if before else []
+    run.cancel()
+    if alive:
+        click.echo(f"Cancelled. Go on with: hpcio resume {shlex.quote(out)}")
+    else:
+        click.echo("No job of this run is in the queue.")
+
+
+@click.command()
+@click.argument("out", type=click.Path())
+@click.argument("task", type=int, required=False)
+@click.option("--lines", type=click.IntRange(1), default=50, show_default=True,
+              help="Of each log, from its end.")  # fmt: skip
+def logs(out: str, task: int | None, lines: int) -> None:
+    """Show the log of an array task, or of those that say that something went wrong."""
+    plan = Plan.load(out)
+    last = submissions.newest(plan)
+    if last is None:
+        raise PlanError(f"'{plan.out}' was not submitted. Its logs: {plan.run_directory}/logs")
+    found = batch.log_files(plan, last, task=task)
+    if not found:
+        click.echo("No log says that something went wrong." if task is None else "No log yet.")
+    for path in found:
+        click.secho(f"==> {path} <==", bold=True)
+        kept = path.read_text(errors="replace").splitlines()
+        if len(kept) > lines:
+            click.secho(f"... {len(kept) - lines} lines before", dim=True)
+        click.echo("\n".join(kept[-lines:]))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def config(as_json: bool) -> None:  # noqa: FBT001
+    """Show the defaults of submissions, and the file that they come from."""
+    from slurm.commands import call
+
+    try:
+        answer = call(["scontrol", "show", "config"], timeout=5)
+        match = re.search(r"^ClusterName\s*=\s*(\S+)", answer, re.MULTILINE)
+        cluster = match[1] if match else None
+    except Exception:  # noqa: BLE001  (without SLURM, what holds everywhere is shown)
+        cluster = None
+    found = settings(cluster)
+    if as_json:
+        said = {"path": str(found.path), "cluster": cluster}
+        click.echo(json.dumps({**said, "values": found.values, "origin": found.origin}, indent=2))
+        return
+    there = "" if found.path.exists() else " (not there)"
+    rows = [("file", f"{found.path}{there}"), ("cluster", cluster or "none here")]
+    rows += [(n, f"{_shown(v)}  {found.origin[n]}") for n, v in found.values.items()]
+    print_table(rows)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return shlex.join(value) or "-"
+    return "-" if value in (None, "") else str(value)
