@@ -35,7 +35,7 @@ TRIALS, ROWS = 48, 50
 WORK = """
 import os, time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+HERE = NOTES
 
 
 def double(trial):
@@ -57,17 +57,21 @@ OPTIONS = {"memory": "400MB", "walltime": "00:30:00"}
 
 
 class Place:
-    """A folder with a recording, and a function that tells of its calls."""
+    """A folder with a recording, and a function that tells of its calls.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Notes of calls, and files that hold it, are in `notes`, which all nodes see at once: they
+    are on one machine, whatever filesystem the folder is on.
+    """
+
+    def __init__(self, folder: Path, notes: Path | None = None) -> None:
+        self.folder, self.notes = folder, notes or folder
         data = np.random.default_rng(3).standard_normal((TRIALS * ROWS, 4))
         data[::ROWS, 0] = np.arange(TRIALS)
         with h5py.File(folder / "rec.h5", "w") as f:
             f["lfp"] = data
         self.expected = data * 2
-        (folder / "work.py").write_text(WORK)
-        (folder / "calls").touch()
+        (folder / "work.py").write_text(WORK.replace("NOTES", repr(str(self.notes))))
+        (self.notes / "calls").touch()
         self.out = folder / "out.h5"
 
     def plan(self, **options: Any) -> hpcio.Plan:
@@ -81,16 +85,16 @@ class Place:
 
     def mark(self, what: str, *numbers: object) -> None:
         for number in numbers:
-            (self.folder / f"{what}-{number}").touch()
+            (self.notes / f"{what}-{number}").touch()
 
     def clear(self, what: str) -> None:
-        for path in self.folder.glob(f"{what}-*"):
+        for path in self.notes.glob(f"{what}-*"):
             path.unlink()
 
     @property
     def calls(self) -> list[tuple[int, int, int]]:
         """Trial, process and array task of each call."""
-        lines = (self.folder / "calls").read_text().splitlines()
+        lines = (self.notes / "calls").read_text().splitlines()
         return [tuple(map(int, line.split())) for line in lines]
 
     @property
@@ -98,6 +102,8 @@ class Place:
         return [number for number, _, _ in self.calls]
 
     def check(self) -> None:
+        # On a shared filesystem this client may have looked before it was there.
+        until(self.out.exists, "the result")
         with hpcio.open(self.out) as f:
             assert f["data"][...].tobytes() == self.expected.tobytes()
         assert hpcio.verify(self.out).blocks == TRIALS
@@ -108,7 +114,6 @@ class Place:
 
     def finished(self, run: slurm_side.Submitted) -> None:
         run.wait(timeout=100)
-        assert self.out.exists(), self.logs()
         self.check()
         assert set(self.trials_called) == set(range(TRIALS))
 
