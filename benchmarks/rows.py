@@ -347,6 +347,47 @@ def dask_session(bench: Bench) -> Iterator[Figure]:
     yield alone(idle, [1e6 * v for v in values[idle]], "µs", None)
 
 
+def array_task(bench: Bench) -> Iterator[Figure]:
+    """Tasks that have one block of nothing each, started as a job script starts them."""
+    from slurm.batch import write_submission
+    from slurm.script import Ask
+    from slurm.site import Site
+
+    tasks = bench.size(20, 200)
+    source = recording(bench, tasks, 1, 25)
+    site = Site("bench", "", 1001, 10_000, ())
+    ask = Ask(
+        partition=None, seconds=None, memory=None, cpus=1, throttle=None, name="bench", signal=90
+    )
+    computing: list[float] = []
+    for _ in range(bench.repetitions):
+        with bench.fresh() as folder:
+            plan = rundir.prepare(
+                hpcio.Plan.create(
+                    identity, f"{source}::data", trials=1, out=folder / "out.h5", sources="task"
+                )
+            )
+            write_submission(
+                plan, site, ask, np.arange(tasks), Ledger.read(plan), tasks=tasks, options={},
+                stale=120.0,
+            )  # fmt: skip
+            before = os.times()
+            for task in range(tasks):
+                subprocess.run(
+                    [sys.executable, "-P", "-m", "slurm.task", "run", plan.out, "1", "0"],
+                    env={**os.environ, "SLURM_ARRAY_TASK_ID": str(task), "OMP_NUM_THREADS": "1",
+                         "OPENBLAS_NUM_THREADS": "1"},
+                    check=True,
+                )  # fmt: skip
+            after = os.times()
+            assert Ledger.read(plan).done.all()
+            spent = (after.children_user - before.children_user) + (
+                after.children_system - before.children_system
+            )
+            computing.append(spent / tasks)
+    yield alone("an array task of nothing, CPU", computing, "s", 0.3)
+
+
 ROWS: dict[str, Row] = {
     "loop-a": _workload(200, 2_000, 64, 1.0),
     "loop-b": _workload(2_000, 500, 32, 0.65),
@@ -360,4 +401,5 @@ ROWS: dict[str, Row] = {
     "read": full_read,
     "plan": plans,
     "dask": dask_session,
+    "array-task": array_task,
 }

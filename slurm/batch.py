@@ -44,7 +44,7 @@ from slurm.site import Site, parse_time, read_site
 from slurm.submissions import Jobs, Submission
 from slurm.submissions import jobs as jobs_of
 
-__all__ = ["Submitted", "attach", "log_files", "scripts", "submit"]
+__all__ = ["Submitted", "attach", "log_files", "scripts", "submit", "write_submission"]
 
 # What wait() asks, in seconds: first, then more and more rarely.
 _FIRST_LOOK, _LAST_LOOK = 1.0, 30.0
@@ -248,7 +248,7 @@ def submit(
         kept = {**given, "name": name, "retries": retries, "max_failed": max_failed, "gaps": gaps}
         chosen = {k: v for k, v in kept.items() if v is not None}
         while True:
-            made = _make(
+            made = write_submission(
                 plan, site, ask, missing, ledger, tasks=most, options=chosen,
                 stale=float(asked["stale"]),
             )  # fmt: skip
@@ -321,7 +321,7 @@ def _map(plan: Plan, missing: np.ndarray, *, tasks: int) -> Mapping:
     return map_blocks(missing, work, tasks=tasks)
 
 
-def _make(
+def write_submission(
     plan: Plan,
     site: Site,
     ask: Ask,
@@ -332,7 +332,27 @@ def _make(
     options: dict[str, Any],
     stale: float,
 ) -> Submission:
-    """Write scripts and submission; they are all that a task needs."""
+    """Write the scripts and what they need, which is all that a submission is.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its run directory exists.
+    site : Site
+    ask : Ask
+    missing : numpy.ndarray of int
+        The blocks to do.
+    ledger : Ledger
+        As it is before.
+    tasks : int
+    options : dict
+        Of `submit`, to be kept.
+    stale : float
+
+    Returns
+    -------
+    Submission
+    """
     number = max(submissions.numbers(plan), default=0) + 1
     mapping = _map(plan, missing, tasks=tasks)
     arrays = arrays_of(mapping.tasks, max_array_size=site.max_array_size)
