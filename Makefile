@@ -35,6 +35,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not torture" --cov --cov-report=term $(ARGS)
 
 torture: $(VENV)/.has-dev+test+slurm+plot
+	@.ci/system-packages torture
 	$(BIN)/python -m pytest -m torture $(ARGS)
 
 bench: $(VENV)/.has-slurm+plot

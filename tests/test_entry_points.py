@@ -14,7 +14,7 @@ import pytest
 from support import ROWS, TRIALS, ended, record, run
 
 import hpcio
-from hpcio.progress import status
+from hpcio.status import status
 
 # Every way in ends with these lines, and all must give the same numbers.
 RUN = f"""
