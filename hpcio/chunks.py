@@ -139,11 +139,13 @@ class Attempt:
     def begin_sync(self) -> None:
         """Begin to make all blocks so far safe against a crash, while work goes on."""
         self._end_sync()
-        files, notes = self.writer.syncing(), self.journal.sync_notes
+        files, journal = self.writer.syncing(), self.journal
 
         def sync() -> None:
             files()
-            notes()
+            journal.sync_notes()
+            if journal.shared:
+                journal.sync()
 
         self._syncing = self.pool.submit(sync), self.journal.count
         self._synced = time.monotonic()

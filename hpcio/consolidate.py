@@ -18,6 +18,7 @@ import numpy as np
 from hpcio.axes import attach
 from hpcio.blocks import unpack_details, write_details
 from hpcio.errors import HpcioError, OutputError
+from hpcio.filesystems import look_again
 from hpcio.ledger import Ledger
 from hpcio.plan import Plan
 from hpcio.slab import as_output_error, in_memory_file, sync_folder, write_image
@@ -65,6 +66,7 @@ def publish(ledger: Ledger) -> Path:
             left.unlink(missing_ok=True)  # by a run that was killed while it published
         try:
             _write(ledger, part, final.parent)
+            look_again(final)
             if os.path.lexists(final):
                 raise OutputError(
                     f"The output '{final}' has appeared during the run. Move it away, then resume."

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 
-__all__ = ["in_memory", "is_local", "kind_of"]
+__all__ = ["in_memory", "is_local", "kind_of", "look_again"]
 
 # Their "disk" is memory: reserving it means filling it with zeros.
 _MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
@@ -39,6 +40,16 @@ def _kind_of_device(device: int) -> str:
     except OSError:
         pass  # not Linux
     return ""
+
+
+def look_again(path: str | os.PathLike[str]) -> None:
+    """Have a network file system ask its server whether a name is there.
+
+    A client of NFS that has found a name absent once goes on to say so for half a minute;
+    opening the folder makes it look.
+    """
+    with contextlib.suppress(OSError):
+        os.close(os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY))
 
 
 def in_memory(path: str | os.PathLike[str]) -> bool:

@@ -132,7 +132,8 @@ class Function:
             func = cls._by_name(func)
         if not callable(func):
             raise FunctionError(f"{func!r} is not callable. Pass a function, or its name.")
-        path = tuple(os.path.abspath(p) for p in sys.path)
+        # Each once, where it counts: at its first place.
+        path = tuple(dict.fromkeys(os.path.abspath(p) for p in sys.path))
         module = getattr(func, "__module__", None) or ""
         qualname = getattr(func, "__qualname__", None) or type(func).__qualname__
         name = f"{module}:{qualname}"

@@ -123,7 +123,9 @@ class Journal:
         # of the price. Of network file systems only writing is known to be safe.
         self._map: mmap.mmap | None = None
         self._end = HEADER
-        if is_local(folder):
+        # Elsewhere other nodes see a record when it is synced, and not before (NFS).
+        self.shared = not is_local(folder)
+        if not self.shared:
             os.posix_fallocate(self._fd, 0, HEADER + _ROOM)
             self._map = mmap.mmap(self._fd, HEADER + _ROOM)
         self._notes: int | None = None

@@ -14,6 +14,7 @@ import numpy as np
 from hpcio import rundir
 from hpcio.consolidate import publish
 from hpcio.errors import BlocksFailed, Interrupted, OutputError, PlanError, SourceError
+from hpcio.filesystems import look_again
 from hpcio.journal import DONE
 from hpcio.ledger import Failure, Ledger
 from hpcio.limits import check_disk
@@ -152,6 +153,7 @@ def execute(
         executor = choose(workers=workers, threads=threads)
     if fresh:
         rundir.discard(plan.out)
+    look_again(plan.out)
     if os.path.lexists(plan.out):
         return _finished(plan)
     plan.source.check_unchanged()
@@ -159,6 +161,7 @@ def execute(
     plan = rundir.prepare(plan)
     with ExitStack() as stack:
         stack.enter_context(rundir.held(plan))
+        look_again(plan.out)
         if os.path.lexists(plan.out):  # another run has finished meanwhile
             return _finished(plan)
         before = Ledger.read_trusted(plan)

@@ -9,6 +9,7 @@ ordinary HDF5 file; only the way there is shorter.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import functools
 import os
@@ -232,11 +233,12 @@ def read_at(fd: int, array: Raw, offset: int) -> bool:
     return True
 
 
-def write_file(path: str, shape: Layout, data: Raw) -> int:
+def write_file(path: str, shape: Layout, data: Raw, *, sync: bool = False) -> int:
     """Write a whole file, header and data, in one call to the system; return its size.
 
     `data` is C-contiguous and of the layout's type. The name must be new: an attempt
-    never writes a name twice, so an existing one is a mistake that must not pass.
+    never writes a name twice, so an existing one is a mistake that must not pass. With `sync`
+    the file is on the disk, or with its server, afterwards.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -246,9 +248,31 @@ def write_file(path: str, shape: Layout, data: Raw) -> int:
         if written != shape.size:  # more than 2 GiB, or an interrupted call
             write_at(fd, shape.header, 0)
             write_at(fd, data, shape.offset)
+        if sync:
+            os.fsync(fd)
     finally:
         os.close(fd)
     return shape.size
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
+if _fallocate is not None:
+    _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Reserve the first `size` bytes of a file on the disk.
+
+    Where the file system cannot (NFS 3), `os.posix_fallocate` would write into every page
+    instead, after it has tried to read there, which a file that is open for writing refuses.
+    """
+    if _fallocate is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    while _fallocate(fd, 0, 0, size):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
 
 
 class Slab:
@@ -278,7 +302,7 @@ class Slab:
         # when the disk is full. Several writers of one file gain speed from it too.
         if not in_memory(self.path):
             try:
-                os.posix_fallocate(self.fd, 0, size)
+                _allocate(self.fd, size)
             except OSError as error:
                 if error.errno not in _NO_FALLOCATE:
                     raise

@@ -21,6 +21,7 @@ import numpy as np
 from hpcio import rundir
 from hpcio.consolidate import publish
 from hpcio.errors import ClusterError, PlanError
+from hpcio.filesystems import look_again
 from hpcio.ledger import Ledger
 from hpcio.limits import check_disk, parse_bytes
 from hpcio.plan import Plan
@@ -109,6 +110,7 @@ class Submitted:
         TimeoutError
         """
         self.wait(timeout=timeout)
+        look_again(self.out)
         if not Path(self.out).exists():
             # Says which blocks are missing, and why.
             from slurm.task import Nobody
@@ -231,6 +233,7 @@ def submit(
     _check(plan, ask, probe=probe)
     plan = rundir.prepare(plan)
     with rundir.held(plan):
+        look_again(plan.out)
         if Path(plan.out).exists():
             return Submitted(plan.out)
         if _jobs_left(plan):

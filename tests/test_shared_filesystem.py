@@ -27,9 +27,6 @@ from hpcio.ledger import read_logs
 from slurm import SLURMArrayCluster
 
 TRIALS = 40
-NO_FALLOCATE = pytest.mark.xfail(
-    reason="os.posix_fallocate on NFS 3 fails with EBADF for a file that is open for writing alone"
-)
 TWO_TASKS: dict[str, Any] = {
     "tasks": 2, "memory": "400MB", "walltime": "00:30:00",
     "scheduler_options": {"host": "127.0.0.1"},
@@ -274,6 +271,45 @@ finally:
 """
 
 
+# Submissions there: the tests of them, as they are elsewhere.
+SUBMISSIONS = """
+import json, os, subprocess, sys
+from pathlib import Path
+from slurm_rig import Slurm
+import test_submit as tests
+
+version = sys.argv[1]
+here = Path.cwd()
+nodes = tuple(Path("/mnt", version, client) for client in "ab")
+rig = Slurm(Path("/mnt/memory/submit", version), nodes=2, cpus=1, at=here, shared=nodes)
+
+
+def place(name):
+    folder, notes = here / f"{name}-{version}", Path(f"/mnt/memory/{name}-{version}")
+    for path in (folder, notes):
+        path.mkdir()
+    os.chdir(folder)
+    return tests.Place(folder, notes=notes)
+
+
+try:
+    rig.up()
+    os.environ.update(rig.environment)
+    there = place("plain")
+    tests.test_submit_and_come_back(rig, there, 2)
+    said = json.loads(subprocess.check_output([tests.HPCIO, "status", "--json", "out.h5"]))
+    assert (said["done"], said["left"], said["published"]) == (tests.TRIALS, 0, True), said
+    rig.empty()
+    tests.test_a_task_that_is_gone_is_taken_over_by_its_sibling(rig, place("gone"))
+    rig.empty()
+    tests.test_a_slow_task_gets_help(rig, place("slow"))
+    rig.empty()
+    tests.test_cancel_then_resume(rig, place("cancel"))
+finally:
+    rig.down()
+"""
+
+
 @pytest.fixture(scope="module")
 def nfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nfs]:
     if nfs_rig.missing():
@@ -298,7 +334,7 @@ def start(nfs: Nfs, script: str, *arguments: object, client: str, version: str) 
     [
         ("4.2", "task"),
         ("4.2", "trial"),
-        pytest.param("3", "task", marks=NO_FALLOCATE),
+        ("3", "task"),
         ("3", "trial"),
     ],
 )
@@ -318,3 +354,10 @@ def test_attempts_of_two_clients_of_nfs(nfs, version, sources):
 @pytest.mark.parametrize("version", nfs_rig.VERSIONS)
 def test_array_tasks_on_nfs(nfs, version):
     start(nfs, ARRAY_TASKS, version, TRIALS, client="c", version=version).result(seconds=600)
+
+
+@pytest.mark.torture
+@pytest.mark.slurm
+@pytest.mark.parametrize("version", nfs_rig.VERSIONS)
+def test_submissions_on_nfs(nfs, version):
+    start(nfs, SUBMISSIONS, version, client="c", version=version).result(seconds=600)

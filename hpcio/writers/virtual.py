@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import ResultError
+from hpcio.filesystems import is_local
 from hpcio.journal import DONE, FILE, Journal, Log
 from hpcio.plan import Plan
 from hpcio.slab import Layout, Slab, as_output_error, checksum, layout, read_at, write_file
@@ -116,6 +117,8 @@ class TrialFiles:
         ]
         self._form = plan.target.form
         self._syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+        # A call for all files reaches no server: there each is synced when it is written.
+        self._each = not is_local(self._root)
         # Open all the time: it tells of every error since, also of those that others heard of.
         self._fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -129,7 +132,7 @@ class TrialFiles:
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         path = self._root + _trial_path(self._attempt, block)
-        write_file(path, self._shapes[self._form[block]], data)
+        write_file(path, self._shapes[self._form[block]], data, sync=self._each)
         return 0, 0
 
     def syncing(self) -> Callable[[], None]:
@@ -138,7 +141,7 @@ class TrialFiles:
     def _sync(self) -> None:
         # One call for all files since the last: an fsync for each costs a hundred times
         # what writing a small one does.
-        if self._syncfs(self._fd):
+        if not self._each and self._syncfs(self._fd):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), self._root)
 
     def close(self) -> None:
