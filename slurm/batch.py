@@ -247,7 +247,7 @@ def submit(
             publish(ledger)
             return Submitted(plan.out)
         check_disk(plan, missing)
-        most = min(asked["tasks"], max(1, site.max_jobs - 1))
+        most = _most_tasks(site, asked)
         kept = {**given, "name": name, "retries": retries, "max_failed": max_failed, "gaps": gaps}
         chosen = {k: v for k, v in kept.items() if v is not None}
         while True:
@@ -282,7 +282,7 @@ def scripts(plan: Plan, **options: Any) -> list[str]:
     asked["sbatch"] = list(asked["sbatch"])
     ask = _ask(plan, site, asked, name=options.get("name"))
     _check(plan, ask, probe=False)
-    mapping = _map(plan, np.arange(len(plan)), tasks=min(asked["tasks"], site.max_jobs - 1))
+    mapping = _map(plan, np.arange(len(plan)), tasks=_most_tasks(site, asked))
     arrays = arrays_of(mapping.tasks, max_array_size=site.max_array_size)
     texts = [array_script(plan, ask, submission=1, first=a.first, size=a.size) for a in arrays]
     return [*texts, finish_script(plan, ask, submission=1)]
@@ -310,6 +310,11 @@ def _ask(plan: Plan, site: Site, asked: dict[str, Any], *, name: str | None) -> 
         signal=lead if seconds is None else max(1, min(lead, seconds // 2)),
         sbatch=tuple(asked["sbatch"]), prologue=asked["prologue"],
     )  # fmt: skip
+
+
+def _most_tasks(site: Site, asked: dict[str, Any]) -> int:
+    # sbatch would wait in vain for room that the controller does not have for all.
+    return min(int(asked["tasks"]), max(1, site.max_jobs // 2))
 
 
 def _check(plan: Plan, ask: Ask, *, probe: bool) -> None:

@@ -16,7 +16,6 @@ from hpcio.cli import (
     PLAN_OPTIONS,
     RUN_OPTIONS,
     create_plan,
-    print_table,
     run_plan,
     with_options,
 )
@@ -205,7 +204,10 @@ def config(as_json: bool) -> None:  # noqa: FBT001
     there = "" if found.path.exists() else " (not there)"
     rows = [("file", f"{found.path}{there}"), ("cluster", cluster or "none here")]
     rows += [(n, f"{_shown(v)}  {found.origin[n]}") for n, v in found.values.items()]
-    print_table(rows)
+    # Not in a table that folds: a path is to be copied.
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:>{width}}  {value}")
 
 
 def _shown(value: Any) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import h5py
+import numpy as np
 import pytest
 
+import hpcio
 from hpcio.errors import ClusterError
-from slurm import SLURMArrayCluster, read_site
+from slurm import SLURMArrayCluster, read_site, submit
 from slurm.site import MB, format_time, parse_site, parse_time
 
 PARTITIONS = "short|up|1:00:00\nlong*|up|7-00:00:00\ngpu|down|infinite\nempty|up|10:00\n"
@@ -66,9 +69,19 @@ def test_no_time():
 
 def test_without_slurm_the_error_says_what_works(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    for ask in (read_site, lambda: SLURMArrayCluster(tasks=2, memory="1GB")):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = np.zeros((4, 2))
+    plan = hpcio.Plan.create(
+        np.negative, f"{tmp_path}/rec.h5::/lfp", trials=2, out=tmp_path / "out.h5"
+    )
+    for ask in (
+        read_site,
+        lambda: SLURMArrayCluster(tasks=2, memory="1GB"),
+        lambda: submit(plan, tasks=2),
+    ):
         with pytest.raises(ClusterError, match=r"no SLURM on this machine.*plan\.run\(workers="):
             ask()
+    assert not plan.run_directory.exists()
 
 
 @pytest.mark.slurm

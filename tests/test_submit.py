@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from slurm_rig import until
+from slurm_rig import Slurm, until
 
 import hpcio
 import slurm as slurm_side
@@ -203,14 +203,93 @@ def test_the_command(slurm, place):
     assert "finish" in hpcio_command("logs", "out.h5")
 
 
+def test_more_tasks_than_an_array_may_have(place, tmp_path_factory, monkeypatch):
+    small = Slurm(tmp_path_factory.mktemp("small"), nodes=1, cpus=8, extra="MaxArraySize=3")
+    try:
+        small.up()
+        for name in ("SLURM_CONF", "PATH"):
+            monkeypatch.setenv(name, small.environment[name])
+        run = place.submit(5, throttle=2)
+        plan = hpcio.Plan.load(place.out)
+        first, second = submissions.jobs(plan, 1).arrays
+        assert "ArrayTaskThrottle=2" in small.call("scontrol", "show", "job", str(first))
+        assert Path(f"{place.out}.run", "array-2.sh").exists()
+        place.finished(run)
+        assert {row.task for row in run.queue().rows} == {0, 1, 2, 3, 4, None}
+        assert {row.job for row in run.queue().rows} >= {first, second}
+    finally:
+        small.down()
+
+
+def test_more_tasks_than_the_controller_holds(place, tmp_path_factory, monkeypatch):
+    small = Slurm(tmp_path_factory.mktemp("small"), nodes=1, cpus=8, extra="MaxJobCount=10")
+    try:
+        small.up()
+        for name in ("SLURM_CONF", "PATH"):
+            monkeypatch.setenv(name, small.environment[name])
+        run = place.submit(40)
+        assert submissions.newest(hpcio.Plan.load(place.out)).tasks <= 5
+        place.finished(run)
+    finally:
+        small.down()
+
+
+def test_defaults_of_the_cluster(slurm, place, monkeypatch):
+    cluster = slurm_side.read_site().cluster
+    path = place.folder / "config.toml"
+    path.write_text(
+        f'[submit]\npartition = "short"\ntasks = 3\n[submit.{cluster}]\nmemory = "410MB"\n'
+        'walltime = "00:12:00"\nprologue = "export SITE=1"\nsbatch = ["--nice=5"]\n'
+    )
+    monkeypatch.setenv("HPCIO_CONFIG", str(path))
+    run = slurm_side.submit(place.plan(), walltime="00:11:00")
+    said = submissions.newest(hpcio.Plan.load(place.out))
+    assert (said.tasks, said.seconds, said.memory) == (3, 660, 410_000_000)
+    text = Path(said.script[0]).read_text()
+    for line in ("#SBATCH --partition=short", "#SBATCH --nice=5", "export SITE=1"):
+        assert line in text.splitlines()
+    shown = hpcio_command("config")
+    for word in (str(path), cluster, "[submit]", f"[submit.{cluster}]", "00:12:00"):
+        assert word in shown
+    assert json.loads(hpcio_command("config", "--json"))["values"]["tasks"] == 3
+    place.finished(run)
+
+
+def test_two_submit_at_the_same_moment(slurm, place):
+    place.mark("hold", "task-0", "task-1")
+    words = [HPCIO, "submit", "work.py:double", "rec.h5::/lfp", "--trials", str(ROWS), "--out",
+             "out.h5", "--tasks", "2", "--mem", "400M"]  # fmt: skip
+    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [p.communicate(timeout=100)[1] for p in both]
+    assert sorted(p.returncode for p in both) == [0, 2], said
+    assert any("at work" in words for words in said)
+    assert len({row.job for row in read_queue(hpcio.Plan.load(place.out)).rows}) == 2
+    place.clear("hold")
+    place.finished(slurm_side.attach("out.h5"))
+
+
+def test_the_report_holds_what_was_asked_for_against_what_was_used(slurm, place):
+    run = place.submit(2)
+    place.finished(run)
+    hpcio_command("report", "out.h5")
+    page = Path("out.h5.html").read_text()
+    for words in ("Asked for", "400 MB", "30 min"):
+        assert words in page
+    assert re.search("1-[01]", page)
+
+
+OTHERS = ("--comment=mine", "--exclude=n4", "--ntasks=1", "--mail-user=me@here", "--mail-type=END")
+
+
 def test_options_reach_the_finalizer_unless_they_are_of_the_tasks(slurm, place):
     place.mark("hold", 0)
-    run = place.submit(1, sbatch=["--comment=mine", "--exclude=n4", "--ntasks=1"])
+    run = place.submit(1, sbatch=OTHERS)
     plan = hpcio.Plan.load(place.out)
     finish = submissions.jobs(plan, 1).finish
     shown = slurm.call("scontrol", "show", "job", str(finish))
     assert "Comment=mine" in shown
     assert "ExcNodeList=n4" in shown
+    assert "MailUser=me@here" in shown
     assert "ntasks" not in (plan.run_directory / "finish.sh").read_text()
     place.clear("hold")
     place.finished(run)
