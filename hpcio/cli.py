@@ -21,7 +21,16 @@ import hpcio
 from hpcio.errors import BlocksFailed, HpcioError, Interrupted, ResultError, WorkerError
 from hpcio.plan import Plan
 
-__all__ = ["main"]
+__all__ = [
+    "MEMORY_OPTION",
+    "PLAN_OPTIONS",
+    "RUN_OPTIONS",
+    "create_plan",
+    "main",
+    "print_table",
+    "run_plan",
+    "with_options",
+]
 
 FAILED, MISUSE, INTERRUPTED = 1, 2, 130
 
@@ -36,10 +45,9 @@ class Commands(click.Group):
         return [*self.commands, *sorted(self._brought().keys() - self.commands.keys())]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name in self.commands:
-            return self.commands[name]
+        # What is brought may know more than the command of the same name here.
         brought = self._brought().get(name)
-        return brought.load() if brought else None
+        return brought.load() if brought else self.commands.get(name)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,7 +81,9 @@ def _complain(message: str) -> None:
     click.echo(message, err=True)
 
 
-def _stack(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Give a command several options, in this order."""
+
     def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
@@ -116,7 +126,7 @@ def _indices(_: click.Context, option: click.Parameter, text: str | None) -> Any
         ) from None
 
 
-_PLAN = [
+PLAN_OPTIONS = [
     click.option(
         "--trials",
         help="Which rows make which trial: FILE::DATASET or a CSV or TSV file with columns "
@@ -159,11 +169,14 @@ _PLAN = [
     click.option("--fresh", is_flag=True, help="Remove the result and its run directory first."),
 ]
 
-_RUN = [
+MEMORY_OPTION = click.option(
+    "--memory", "--mem", "memory", help="What one worker may use, such as 4GB."
+)
+RUN_OPTIONS = [
     click.option("--workers", type=click.IntRange(0), help="Processes; 0 computes in this one."),
     click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
                  help="Threads of numerical libraries in each worker."),
-    click.option("--memory", help="What one worker may use, such as 4GB."),
+    MEMORY_OPTION,
     click.option("--retries", type=click.IntRange(0), default=0, show_default=True,
                  help="How often a block that raises is tried again."),
     click.option("--max-failed", type=click.IntRange(0),
@@ -173,7 +186,7 @@ _RUN = [
 ]  # fmt: skip
 
 
-def _create(function: str, source: str, options: dict[str, Any]) -> Plan:
+def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     """The plan that the command line asks for."""
     from hpcio.rundir import discard
     from hpcio.sources import Source
@@ -207,7 +220,7 @@ def _create(function: str, source: str, options: dict[str, Any]) -> Plan:
     )  # fmt: skip
 
 
-def _go(plan: Plan, options: dict[str, Any]) -> None:
+def run_plan(plan: Plan, options: dict[str, Any]) -> None:
     """Run a plan and say what came of it."""
     done = plan.run(
         workers=options["workers"], threads=options["threads"], memory=options["memory"],
@@ -217,7 +230,8 @@ def _go(plan: Plan, options: dict[str, Any]) -> None:
     click.echo(f"{done.out}: {done}")
 
 
-def _table(rows: list[tuple[str, str]]) -> None:
+def print_table(rows: list[tuple[str, str]]) -> None:
+    """Print names and values, side by side."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -233,7 +247,7 @@ def _table(rows: list[tuple[str, str]]) -> None:
 @cli.command()
 @click.argument("function", metavar="FUNCTION|OUT")
 @click.argument("source", required=False)
-@_stack(_PLAN + _RUN)
+@with_options(PLAN_OPTIONS + RUN_OPTIONS)
 def run(function: str, source: str | None, **options: Any) -> None:
     """Plan and run, or run a plan that was made before.
 
@@ -241,7 +255,7 @@ def run(function: str, source: str | None, **options: Any) -> None:
     alone, OUT is the result of a plan: hpcio run out.h5
     """
     if source is not None:
-        _go(_create(function, source, options), options)
+        run_plan(create_plan(function, source, options), options)
         return
     given = [o for o in ("trials", "out") if options[o] is not None]
     if given:
@@ -251,60 +265,61 @@ def run(function: str, source: str | None, **options: Any) -> None:
         from hpcio.rundir import discard
 
         discard(plan.out)
-    _go(plan, options)
+    run_plan(plan, options)
 
 
 @cli.command()
 @click.argument("function")
 @click.argument("source")
-@_stack(_PLAN)
+@with_options(PLAN_OPTIONS)
 @click.option("--workers", type=click.IntRange(1), help="Processes to expect the time for.")
 def plan(function: str, source: str, workers: int | None, **options: Any) -> None:
     """Make a plan and say what its run will take, before any work."""
     from hpcio.rundir import prepare
 
-    made = _create(function, source, options)
-    _table(made.describe(workers=workers).rows())
+    made = create_plan(function, source, options)
+    print_table(made.describe(workers=workers).rows())
     prepare(made)
     click.echo(f"Run it with: hpcio run {options['out']}")
 
 
 @cli.command()
 @click.argument("out", type=click.Path())
-@_stack(_RUN)
+@with_options(RUN_OPTIONS)
 def resume(out: str, **options: Any) -> None:
     """Compute what a run lacks: after a kill, Ctrl-C, or failed blocks."""
-    _go(Plan.load(out), options)
+    run_plan(Plan.load(out), options)
 
 
 @cli.command()
 @click.argument("out", type=click.Path())
 @click.option("--failed", is_flag=True, help="Show the traceback of each failed block.")
+@click.option("--watch", is_flag=True, help="Go on showing it until the run is finished.")
+@click.option("--all", "everyone", is_flag=True, help="Show every worker.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status(out: str, failed: bool, as_json: bool) -> None:  # noqa: FBT001
-    """Say how far a run is, from its journals."""
-    from dataclasses import asdict
+def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool) -> None:
+    """Say how far a run is, who works on it, how fast, and what failed.
 
-    from hpcio.progress import status as read
+    All of it is read from the journals of the run; the queue is asked for the jobs of a run
+    that was submitted. Ends with 1 if blocks have failed.
+    """
+    from hpcio import progress
+    from hpcio.status import as_json as for_programs
+    from hpcio.status import queues
+    from hpcio.status import status as read
 
+    if watch and as_json:
+        raise click.UsageError("--watch and --json exclude each other.")
+    kept = Path(f"{out}.run").exists() or not Path(out).exists()
+    if watch and kept:
+        progress.follow_status(Plan.load(out))
+    # In this order: jobs that have ended by then have written all that is read.
+    asked = queues(Plan.load(out)) if kept else {}
     state = read(out)
     if as_json:
-        click.echo(json.dumps({**asdict(state), "left": state.left}, indent=2))
+        click.echo(json.dumps(for_programs(state, asked), indent=2))
     else:
-        pickled = " (pickled: it cannot be imported by name)" if state.pickled else ""
-        _table(
-            [
-                ("result", state.out + ("" if state.published else " (not published yet)")),
-                ("function", state.function + pickled),
-                ("blocks", f"{state.done} done, {state.failed} failed, {state.left} left"),
-                ("attempts", str(state.attempts)),
-            ]
-        )
-        for failure in state.failures:
-            click.secho(f"block {failure.block} (trial {failure.trial}): ", bold=True, nl=False)
-            click.echo(failure.traceback if failed else failure.reason)
-        if not state.published:
-            click.echo(f"Go on with: hpcio resume {out}")
+        progress.print_status(state, asked, tracebacks=failed, everyone=everyone)
     if state.failed:
         sys.exit(FAILED)
 

@@ -65,7 +65,7 @@ class Submitted:
 
     def status(self) -> Any:
         """How far it is, from its journals; see `hpcio.status`."""
-        from hpcio.progress import status
+        from hpcio.status import status
 
         return status(self.out)
 

@@ -83,15 +83,19 @@ def queue(plan: Plan) -> SlurmQueue | None:
     else:
         found = read_queue(plan)
         if found is None or found.trouble:
-            line = f"SLURM does not answer. {found.trouble if found else ''}".rstrip()
+            line = f"SLURM does not answer: {found.trouble if found else 'nothing'}"
         else:
-            rows = found.rows
+            noted = {number: submissions.jobs(plan, number) for number in numbers}
+            rows = tuple(r for r in found.rows if _is_ours(r, noted.get(r.submission)))
             alive = sum(row.alive for row in rows)
-            line = _line(rows, newest, noted=submissions.jobs(plan, newest.number) is not None)
+            line = _line(
+                rows, newest, noted=noted[newest.number] is not None,
+                finished=outcome is not None,
+            )  # fmt: skip
     return SlurmQueue(
         submission=newest.number,
         cluster=newest.cluster,
-        line=line + (f"; it ended {outcome['status']}" if outcome else ""),
+        line=line + (f"; finished: the result is {outcome['status']}" if outcome else ""),
         # Of two jobs of one task, as after sbatch by hand, the one that is alive counts.
         states={
             label: _word(row.state)
@@ -109,6 +113,11 @@ def _label(row: Row) -> str | None:
     return None if row.task is None else f"{row.submission}-{row.task}"
 
 
+def _is_ours(row: Row, jobs: submissions.Jobs | None) -> bool:
+    """Whether a job is of this run: jobs that ended may be of one that was thrown away."""
+    return row.alive or jobs is None or row.job in (*jobs.arrays, jobs.finish)
+
+
 def _outcome(plan: Plan, number: int) -> dict[str, Any] | None:
     """What the finalizer of a submission has said; None if it has not ended."""
     try:
@@ -122,7 +131,7 @@ def _word(state: str) -> str:
     return state.lower().replace("_", " ")
 
 
-def _line(rows: Sequence[Row], newest: Submission, *, noted: bool) -> str:
+def _line(rows: Sequence[Row], newest: Submission, *, noted: bool, finished: bool) -> str:
     """All of it in one line: tasks of the newest submission, its finalizer, older ones."""
     tasks = [r for r in rows if r.submission == newest.number and r.task is not None]
     if tasks:
@@ -134,7 +143,9 @@ def _line(rows: Sequence[Row], newest: Submission, *, noted: bool) -> str:
     else:
         parts = ["no task of this run in the queue"]
     for row in rows:
-        if row.task is None and row.state != "COMPLETED":
+        # A finalizer that has spoken is not said to have failed too: its exit status says so.
+        mine = row.submission == newest.number and row.state != "COMPLETED" and not finished
+        if row.task is None and (row.alive or mine):
             why = f" ({row.reason})" if row.state == "PENDING" else ""
             parts.append(f"finish job {row.job} {_word(row.state)}{why}")
     older = {r.submission for r in rows if r.alive and r.task is not None} - {newest.number}
