@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -40,6 +40,8 @@ __all__ = [
 
 # How often, in seconds, the data of a long chunk are made safe against a crash.
 SYNC_EVERY = 5.0
+# How long, in seconds, a result may be held back to be written together with others.
+SETTLE_EVERY = 1.0
 # How often, in seconds, a worker looks whether it should go on.
 PULSE_EVERY = 0.05
 # So many deaths of workers in a row without one finished block are not due to single blocks.
@@ -224,12 +226,21 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
     )
     ahead = ReadAhead(attempt.reader, plan.blocks.forms, todo, attempt.pool)
     write, append, submit = writer.write, journal.append, attempt.pool.submit
+    # Records of results that the writer still holds back; they follow their bytes.
+    pending: list[tuple[int, dict[str, Any]]] = []
+
+    def settle() -> None:
+        writer.settle()
+        for block, said in pending:
+            append(DONE, block, **said)
+        pending.clear()
+
     func, clock = attempt.func, time.perf_counter
     args, kwargs = attempt.arguments.args, {**attempt.arguments.kwargs, **attempt.extra}
     vary, arguments = attempt.arguments.vary, attempt.arguments
 
     done = failed = nbytes = 0
-    pulsed = clock()
+    pulsed = settled = clock()
     writer.begin(blocks, journal)
     numbers = zip(
         blocks.tolist(), plan.target.form[blocks].tolist(), plan.blocks.trial[blocks].tolist(),
@@ -277,10 +288,18 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                 check = checksum(result) if checking is None else checking.result()
                 checking = None
                 ended = clock()
-                append(
-                    DONE, block, file=file, offset=offset, check=check, nbytes=size,
-                    compute=computed - reading, io=reading - started + ended - computed,
-                )  # fmt: skip
+                if writer.settled and not pending:
+                    append(
+                        DONE, block, file=file, offset=offset, check=check, nbytes=size,
+                        compute=computed - reading, io=reading - started + ended - computed,
+                    )  # fmt: skip
+                else:
+                    pending.append((block, {
+                        "file": file, "offset": offset, "check": check, "nbytes": size,
+                        "compute": computed - reading, "io": reading - started + ended - computed,
+                    }))  # fmt: skip
+                    if writer.settled:
+                        settle()
                 done += 1
                 nbytes += size
                 # The reader may use the memory again, unless the function kept the trial.
@@ -289,12 +308,16 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
             now = clock()
             if now - pulsed > PULSE_EVERY:
                 pulsed = now
+                if pending and now - settled > SETTLE_EVERY:
+                    settle()
+                    settled = now
                 if attempt.pulse is not None:
                     attempt.pulse()
                 if attempt.sync_is_due():
                     attempt.begin_sync()
             if attempt.stopping:
                 break
+        settle()
     except HpcioError:
         raise
     except OSError as error:  # of the journal

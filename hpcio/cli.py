@@ -134,6 +134,13 @@ PLAN_OPTIONS = [
     ),
     click.option("--out", type=click.Path(), help="The result, a new HDF5 file."),
     click.option(
+        "--writer",
+        type=click.Choice(["virtual", "direct"]),
+        default="virtual",
+        show_default=True,
+        help="Files of the workers joined by a virtual dataset, or one file that all write.",
+    ),
+    click.option(
         "--sources",
         type=click.Choice(["auto", "trial", "task"]),
         default="auto",
@@ -212,7 +219,8 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
             trials = trials.with_blocks(channel_axis=options["channel_axis"])
         trials = trials.select(**chosen)
     return Plan.create(
-        function, source, trials=trials, out=options["out"], sources=options["sources"],
+        function, source, trials=trials, out=options["out"], writer=options["writer"],
+        sources=options["sources"],
         join=options["join"], join_axis=options["join_axis"], axis=options["axis"],
         channel_axis=options["channel_axis"], channels_per_block=options["channels_per_block"],
         out_channel_axis=options["out_channel_axis"],

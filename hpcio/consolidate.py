@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import glob
 import json
 import os
 import platform
@@ -21,7 +20,7 @@ from hpcio.errors import HpcioError, OutputError
 from hpcio.filesystems import look_again
 from hpcio.ledger import Ledger
 from hpcio.plan import Plan
-from hpcio.slab import as_output_error, in_memory_file, sync_folder, write_image
+from hpcio.slab import as_output_error, sync_folder
 from hpcio.writers import module_of
 
 __all__ = ["publish"]
@@ -60,21 +59,17 @@ def publish(ledger: Ledger) -> Path:
     """
     plan = ledger.plan
     final = Path(plan.out)
-    part = final.with_name(f".{final.name}.{plan.token}.{os.getpid()}.part")
+
+    def fill(f: h5py.File) -> None:
+        _fill(ledger, f, final.parent)
+        look_again(final)
+        if os.path.lexists(final):
+            raise OutputError(
+                f"The output '{final}' has appeared during the run. Move it away, then resume."
+            )
+
     try:
-        for left in final.parent.glob(f".{glob.escape(final.name)}.{plan.token}.*.part"):
-            left.unlink(missing_ok=True)  # by a run that was killed while it published
-        try:
-            _write(ledger, part, final.parent)
-            look_again(final)
-            if os.path.lexists(final):
-                raise OutputError(
-                    f"The output '{final}' has appeared during the run. Move it away, then resume."
-                )
-            os.rename(part, final)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        module_of(plan.writer).publish(ledger, fill, final)
         sync_folder(final.parent)
     except HpcioError:
         raise
@@ -83,22 +78,19 @@ def publish(ledger: Ledger) -> Path:
     return final
 
 
-def _write(ledger: Ledger, part: Path, folder: Path) -> None:
+def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     plan = ledger.plan
-    # libver "v110" lets the group of details hold any number of attributes.
-    with in_memory_file(libver=("earliest", "v110")) as f:
-        f.attrs.update(provenance(plan))
-        group = f.create_group("hpcio")
-        group.attrs["plan"] = np.bytes_(plan.digest)
-        group.attrs["token"] = np.bytes_(plan.token)
-        plan.target.save(group.create_group("target"))
-        group["state"] = ledger.state
-        group["checksum"] = np.where(ledger.done, ledger.record["checksum"], 0).astype("<u8")
-        module_of(plan.writer).add_data(ledger, f, folder)
-        attach(plan.axes, f, f["data"])
-        f["trials"] = trial_table(ledger)
-        _add_details(ledger, f)
-        write_image(f, part)
+    f.attrs.update(provenance(plan))
+    group = f.create_group("hpcio")
+    group.attrs["plan"] = np.bytes_(plan.digest)
+    group.attrs["token"] = np.bytes_(plan.token)
+    plan.target.save(group.create_group("target"))
+    group["state"] = ledger.state
+    group["checksum"] = np.where(ledger.done, ledger.record["checksum"], 0).astype("<u8")
+    module_of(plan.writer).add_data(ledger, f, folder)
+    attach(plan.axes, f, f["data"])
+    f["trials"] = trial_table(ledger)
+    _add_details(ledger, f)
 
 
 def trial_table(ledger: Ledger) -> np.ndarray:

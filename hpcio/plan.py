@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan"]
 
-WRITERS = ("virtual",)
+WRITERS = ("virtual", "direct")
 # More files than this are no longer read as one dataset by plain HDF5: it keeps every
 # source open, and the usual limit is 1,024 open files.
 AUTO_TRIAL_SOURCES = 512
@@ -125,8 +125,9 @@ class Plan:
             trials of that many rows.
         out : str or path
             The result, a new HDF5 file. Beside it, ``OUT.run`` holds the run.
-        writer : {"virtual"}
-            How results are stored.
+        writer : {"virtual", "direct"}
+            How results are stored: in files of the workers, joined by a virtual dataset, or
+            in one ordinary file that all of them write.
         sources : {"auto", "trial", "task"}
             One virtual source for each block, or for each chunk of blocks; ``auto`` takes
             the first up to 512 blocks.
@@ -209,6 +210,8 @@ class Plan:
             out_channel_axis=out_channel_axis,
         )  # fmt: skip
         count = layout_in.trial.size
+        if writer == "direct":
+            sources = "task"
         if sources == "auto":
             sources = "trial" if count <= AUTO_TRIAL_SOURCES else "task"
         if sources == "trial" and count > MAX_MAPPINGS:
@@ -216,7 +219,11 @@ class Plan:
                 f"{count} blocks would make as many files, more than HDF5 can join "
                 f"({MAX_MAPPINGS}). Use sources='task'."
             )
-        if count > MAX_MAPPINGS and (target.axis != 0 or target.channel_axis is not None):
+        if (
+            writer == "virtual"
+            and count > MAX_MAPPINGS
+            and (target.axis != 0 or target.channel_axis is not None)
+        ):
             raise PlanError(
                 f"{count} blocks that do not follow each other along the first axis need as many "
                 f"mappings of a virtual dataset, more than HDF5 can hold ({MAX_MAPPINGS}). "
@@ -241,6 +248,9 @@ class Plan:
             live=call,
             described={"args": repr(arguments.args), "kwargs": repr(arguments.kwargs)},
         )
+        from hpcio.writers import module_of
+
+        module_of(writer).check_plan(plan)
         return replace(plan, digest=plan._digest(fingerprint(arguments)))
 
     def _digest(self, arguments: str) -> str:

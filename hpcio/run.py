@@ -20,6 +20,7 @@ from hpcio.ledger import Failure, Ledger
 from hpcio.limits import check_disk
 from hpcio.plan import Plan
 from hpcio.sources import open_file
+from hpcio.writers import module_of
 
 __all__ = ["Done", "Executor", "Work", "execute", "record"]
 
@@ -169,6 +170,7 @@ def execute(
         known = {log.path for log in before.logs}
         if todo.size:
             check_disk(plan, todo)
+            module_of(plan.writer).reserve(plan)
             stack.enter_context(_shown(plan, todo, executor.about, progress=progress))
             try:
                 executor.execute(Work(plan, todo, retries, max_failed))

@@ -32,10 +32,12 @@ from hpcio.filesystems import in_memory
 __all__ = [
     "Layout",
     "Slab",
+    "allocate",
     "checksum",
     "in_memory_file",
     "layout",
     "read_at",
+    "sparse_file",
     "sync_folder",
     "write_at",
     "write_file",
@@ -118,14 +120,9 @@ def layout(
     lcpl.set_create_intermediate_group(True)
     # The data must come last: groups and long names need more room before them.
     room = 2048 * (1 + 2 * name.strip("/").count("/") + len(name) // 512)
-    # The file is sparse: nothing but its header is ever written. HDF5 takes a full disk
-    # badly (its library may crash later), memory has room.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-    fd, path = tempfile.mkstemp(prefix="hpcio-layout-", suffix=".h5", dir=memory)
-    try:
+    with sparse_file() as (path, fd):
         try:
             with h5py.File(path, "w", locking=False, meta_block_size=room) as f:
-                os.unlink(path)  # so that a process that is killed leaves nothing
                 space = h5py.h5s.create_simple(shape)
                 made = h5py.h5d.create(f.id, name.encode(), htype, space, dcpl, lcpl)
                 dataset = h5py.Dataset(made)
@@ -143,6 +140,19 @@ def layout(
                 "hpcio does not know. Report this with the version."
             )
         return Layout(os.pread(fd, offset, 0), nbytes)
+
+
+@contextmanager
+def sparse_file() -> Iterator[tuple[str, int]]:
+    """A name for an HDF5 file of any size of which little is ever written, and a descriptor.
+
+    It lies in memory: HDF5 takes a full disk badly (its library may crash later). The name is
+    gone at the end.
+    """
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
+    fd, path = tempfile.mkstemp(prefix="hpcio-layout-", suffix=".h5", dir=memory)
+    try:
+        yield path, fd
     finally:
         os.close(fd)
         Path(path).unlink(missing_ok=True)
@@ -261,12 +271,26 @@ if _fallocate is not None:
     _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
-def _allocate(fd: int, size: int) -> None:
-    """Reserve the first `size` bytes of a file on the disk.
+def allocate(fd: int, size: int, path: str | os.PathLike[str]) -> None:
+    """Give a file its size, with room for all of it on the disk.
 
-    Where the file system cannot (NFS 3), `os.posix_fallocate` would write into every page
-    instead, after it has tried to read there, which a file that is open for writing refuses.
+    Early allocation of HDF5 reserves nothing; this does, and it tells at once when the disk is
+    full. Several writers of one file gain speed from it too.
     """
+    if not in_memory(path):
+        try:
+            _fallocate_all(fd, size)
+        except OSError as error:
+            if error.errno not in _NO_FALLOCATE:
+                raise
+        else:
+            return
+    os.ftruncate(fd, size)
+
+
+def _fallocate_all(fd: int, size: int) -> None:
+    # Where the file system cannot (NFS 3), `os.posix_fallocate` would write into every page
+    # instead, after it has tried to read there, which a file that is open for writing refuses.
     if _fallocate is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     while _fallocate(fd, 0, 0, size):
@@ -292,23 +316,10 @@ class Slab:
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             write_at(self.fd, shape.header, 0)
-            self._reserve(shape.size)
+            allocate(self.fd, shape.size, self.path)
         except BaseException:
             os.close(self.fd)
             raise
-
-    def _reserve(self, size: int) -> None:
-        # Early allocation of HDF5 reserves nothing on disk; this does, and it tells at once
-        # when the disk is full. Several writers of one file gain speed from it too.
-        if not in_memory(self.path):
-            try:
-                _allocate(self.fd, size)
-            except OSError as error:
-                if error.errno not in _NO_FALLOCATE:
-                    raise
-            else:
-                return
-        os.ftruncate(self.fd, size)
 
     def write(self, data: Raw, offset: int) -> None:
         """Write C-contiguous `data` at byte `offset` of the dataset."""

@@ -424,7 +424,7 @@ def natural(text: str) -> list[tuple[int, str]]:
     Examples
     --------
     >>> sorted(["1-10", "1-2", "here"], key=natural)
-    ['here', '1-2', '1-10']
+    ['1-2', '1-10', 'here']
     """
     return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", text)]
 

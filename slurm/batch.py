@@ -27,6 +27,7 @@ from hpcio.limits import check_disk, parse_bytes
 from hpcio.plan import Plan
 from hpcio.result import open as open_result
 from hpcio.slab import as_output_error
+from hpcio.writers import module_of
 from slurm import submissions
 from slurm.commands import call
 from slurm.config import settings
@@ -247,6 +248,7 @@ def submit(
             publish(ledger)
             return Submitted(plan.out)
         check_disk(plan, missing)
+        module_of(plan.writer).reserve(plan)
         most = _most_tasks(site, asked)
         kept = {**given, "name": name, "retries": retries, "max_failed": max_failed, "gaps": gaps}
         chosen = {k: v for k, v in kept.items() if v is not None}

@@ -1,20 +1,27 @@
 """dask-jobqueue, without what its import does to Ctrl-C.
 
 Its module `runner` makes SIGINT end the process silently, for every program that imports
-any part of the package. Here the handler that was there before is put back.
+any part of the package; and it cannot be imported at all but in the main thread. Here its
+wish is not heard.
 """
 
 from __future__ import annotations
 
 import signal
-import threading
+from typing import Any
 
-_before = signal.getsignal(signal.SIGINT)
+_signal = signal.signal
 
-from dask_jobqueue.core import JobQueueCluster  # noqa: E402
-from dask_jobqueue.slurm import SLURMJob  # noqa: E402
 
-if threading.current_thread() is threading.main_thread() and _before is not None:
-    signal.signal(signal.SIGINT, _before)
+def _unheard(number: Any, handler: Any) -> Any:
+    return signal.getsignal(number)
+
+
+signal.signal = _unheard  # type: ignore[assignment]
+try:
+    from dask_jobqueue.core import JobQueueCluster
+    from dask_jobqueue.slurm import SLURMJob
+finally:
+    signal.signal = _signal
 
 __all__ = ["JobQueueCluster", "SLURMJob"]

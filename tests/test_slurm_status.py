@@ -321,8 +321,11 @@ def test_a_controller_that_is_dead(place):
     place.jobs(1, array)
     place.until(f"job array {array}: 4 running")
     journal(place, "1-2", 0, 1, 2)
-    # What it has not saved yet, some seconds, it would forget, and the nodes would not.
-    until(place.slurm.has_saved(time.time()), "the controller to save its state")
+    # What it has not saved yet, some seconds, it would forget, and the nodes would not. It
+    # saves when something changes.
+    saved = place.slurm.has_saved(time.time())
+    place.slurm.call("scontrol", "update", f"JobId={array}", "Comment=save")
+    until(saved, "the controller to save its state")
     place.slurm.kill("slurmctld")
     try:
         code, said, _ = command(place)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "Writer", "module_of"]
 
-NAMES = ("virtual",)
+NAMES = ("virtual", "direct")
 
 
 class Writer(Protocol):
@@ -24,6 +24,13 @@ class Writer(Protocol):
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         """Store one result; returns file number and byte offset for the journal."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether all results so far outlive this process; else `settle` is to come first."""
+
+    def settle(self) -> None:
+        """Hand to the system what was held back."""
 
     def syncing(self) -> Callable[[], None]:
         """What makes everything stored so far outlive a crash of the machine.
@@ -38,7 +45,14 @@ class Writer(Protocol):
 def module_of(name: str) -> Any:
     """The module of a writer.
 
-    It has ``open_writer(plan, attempt)``, ``read_back(ledger)`` and ``publish(...)``;
-    imported where it is used, since a writer may need what others do not.
+    Imported where it is used, since a writer may need what others do not. It has
+
+    - ``check_plan(plan)``: raise PlanError for what it cannot store;
+    - ``reserve(plan)``: by one process, before others start;
+    - ``open_writer(plan, attempt)``: a `Writer`;
+    - ``ReadBack(plan, log)``: the results of one attempt;
+    - ``publish(ledger, fill, final)``: the finished file under its name, `fill` being called
+      with it while it is made;
+    - ``add_data(ledger, file, folder)``: its dataset ``data``, called by `fill`.
     """
     return importlib.import_module(f"hpcio.writers.{name}")

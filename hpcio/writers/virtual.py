@@ -12,6 +12,7 @@ Every attempt writes under its own name, so that two attempts at a block never m
 from __future__ import annotations
 
 import ctypes
+import glob
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,18 +25,44 @@ from hpcio.errors import ResultError
 from hpcio.filesystems import is_local
 from hpcio.journal import DONE, FILE, Journal, Log
 from hpcio.plan import Plan
-from hpcio.slab import Layout, Slab, as_output_error, checksum, layout, read_at, write_file
+from hpcio.slab import (
+    Layout,
+    Slab,
+    as_output_error,
+    checksum,
+    in_memory_file,
+    layout,
+    read_at,
+    write_file,
+    write_image,
+)
 from hpcio.writers import Writer
 
 if TYPE_CHECKING:
     from hpcio.ledger import Ledger
 
-__all__ = ["ReadBack", "add_data", "check_sources", "open_writer"]
+__all__ = [
+    "ReadBack",
+    "add_data",
+    "check_plan",
+    "check_sources",
+    "open_writer",
+    "publish",
+    "reserve",
+]
 
 # A folder of some thousand files is what every file system still lists well.
 FILES_PER_FOLDER = 4096
 
 SOURCE = [("size", "<i8"), ("header", "<i8"), ("check", "<u8")]
+
+
+def check_plan(plan: Plan) -> None:
+    """Anything goes."""
+
+
+def reserve(plan: Plan) -> None:
+    """Nothing: each attempt makes files of its own."""
 
 
 def open_writer(plan: Plan, attempt: str) -> Writer:
@@ -88,6 +115,11 @@ class TaskFiles:
         self._next = offset + data.nbytes
         return self._file, offset
 
+    settled = True
+
+    def settle(self) -> None:
+        pass
+
     def syncing(self) -> Callable[[], None]:
         slabs = list(self._slabs)
         self._slabs = slabs[-1:]
@@ -134,6 +166,11 @@ class TrialFiles:
         path = self._root + _trial_path(self._attempt, block)
         write_file(path, self._shapes[self._form[block]], data, sync=self._each)
         return 0, 0
+
+    settled = True
+
+    def settle(self) -> None:
+        pass
 
     def syncing(self) -> Callable[[], None]:
         return self._sync
@@ -217,6 +254,23 @@ class ReadBack:
 
 
 # ---------------------------------------------------------------------- the result
+
+
+def publish(ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
+    """Write the finished file under its name: whole, or not at all."""
+    token = ledger.plan.token
+    part = final.with_name(f".{final.name}.{token}.{os.getpid()}.part")
+    for left in final.parent.glob(f".{glob.escape(final.name)}.{token}.*.part"):
+        left.unlink(missing_ok=True)  # by a run that was killed while it published
+    try:
+        # libver "v110" lets the group of details hold any number of attributes.
+        with in_memory_file(libver=("earliest", "v110")) as f:
+            fill(f)
+            write_image(f, part)
+        os.rename(part, final)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> None:
