@@ -23,13 +23,12 @@ from hpcio.account import column, count, duration, number
 from hpcio.journal import DONE, FAILED
 from hpcio.ledger import Follower
 from hpcio.plan import Plan
-from hpcio.status import Queue, Status, Watcher, WorkerStatus, natural, queues, status, working
+from hpcio.status import Queue, Status, Watcher, WorkerStatus, natural, queues, working
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-# `status` is offered here too, where it was before.
-__all__ = ["follow_status", "print_status", "status", "watch"]
+__all__ = ["follow_status", "print_status", "watch"]
 
 # How often the journals are looked at, in seconds, and how often a log gets a line.
 _LOOK_EVERY = 0.25

@@ -30,6 +30,7 @@ from hpcio.run import Work
 from slurm.commands import refusal, require
 from slurm.jobqueue import JobQueueCluster, SLURMJob
 from slurm.mapping import Description, arrays_of, check_memory, describe
+from slurm.queue import ENDED
 from slurm.session import DaskExecutor, dashboard
 from slurm.site import format_time, parse_time, read_site
 
@@ -253,11 +254,6 @@ def _plain(text: str) -> str:
     return text.replace("%", "%%")
 
 
-# States of a task that will not run again by itself.
-_ENDED = {
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
-    "REVOKED", "TIMEOUT",
-}  # fmt: skip
 # squeue is asked after so many seconds at first, then more and more rarely.
 _FIRST_LOOK, _LAST_LOOK = 2.0, 30.0
 # Tasks in a row that end before their worker has ever been seen: something is wrong with all.
@@ -542,7 +538,7 @@ async def _alive(arrays: set[str]) -> set[str]:
             return set()
         raise
     rows = (line.split() for line in answer.splitlines())
-    return {row[0] for row in rows if len(row) == 2 and row[1] not in _ENDED}
+    return {row[0] for row in rows if len(row) == 2 and row[1] not in ENDED}
 
 
 def _without_restart(name: str) -> str:

@@ -95,7 +95,7 @@ def map_blocks(
     >>> import numpy as np
     >>> mapping = map_blocks(np.arange(6), np.array([1, 1, 1, 1, 1, 5]), tasks=2)
     >>> [c.tolist() for c in mapping.chunks], mapping.task.tolist()
-    ([[0], [1], [2], [3, 4], [5]], [0, 0, 0, 0, 1])
+    ([[0], [1], [2, 3], [4], [5]], [0, 0, 0, 0, 1])
     """
     if tasks < 1 or chunks_per_task < 1:
         raise PlanError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from hpcio.errors import ClusterError
 from hpcio.plan import Plan
@@ -15,8 +16,10 @@ __all__ = ["Queue", "Row", "read_queue"]
 # States of a task that will not run again by itself.
 ENDED = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
-     "OUT_OF_MEMORY", "REVOKED", "TIMEOUT")
+     "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
 )  # fmt: skip
+# What no name holds.
+_BETWEEN = "\x1f"
 # squeue waits for 9 s for a controller that is down.
 _PATIENCE = 5.0
 
@@ -78,7 +81,7 @@ def read_queue(plan: Plan) -> Queue | None:
     try:
         answer = call(
             ["squeue", "--noheader", "--array", "--states=all", f"--user={os.geteuid()}",
-             "--format=%F|%K|%T|%r|%N|%o"],
+             f"--format={_BETWEEN.join(('%F', '%K', '%T', '%r', '%N', '%Z', '%o'))}"],
             timeout=_PATIENCE,
         )  # fmt: skip
     except ClusterError as error:
@@ -89,19 +92,24 @@ def read_queue(plan: Plan) -> Queue | None:
     for number in numbers:
         made, jobs = submissions.read(plan, number), submissions.jobs(plan, number)
         named = [*zip(made.script, made.arrays, strict=True), (made.finish_script, None)]
-        ids = (*jobs.arrays, jobs.finish) if jobs else (None,) * len(named)
-        for (script, array), job in zip(named, ids, strict=True):
+        ids = (*jobs.arrays, jobs.finish) if jobs else ()
+        for (script, array), job in zip_longest(named, ids[: len(named)]):
             first = None if array is None else array.first
             # As it was named then, and as it is named if the tree has moved since.
             for path in (script, folder + os.path.basename(script)):
                 ours[path] = scripts[path, job] = (number, first)
     rows = []
     for line in answer.splitlines():
-        fields = line.strip().split("|", 5)
-        if len(fields) < 6 or fields[5] not in ours:
+        fields = line.split(_BETWEEN)
+        if len(fields) != 7:
+            continue
+        # As it was given to sbatch: perhaps relative, perhaps with arguments behind.
+        script = os.path.normpath(os.path.join(fields[5], fields[6]))
+        script = next((s for s in ours if script == s or script.startswith(f"{s} ")), "")
+        if not script:
             continue
         job, index = int(fields[0]), int(fields[1]) if fields[1].isdigit() else 0
-        number, first = scripts.get((fields[5], job), ours[fields[5]])
+        number, first = scripts.get((script, job), ours[script])
         task = None if first is None else first + index
         rows.append(Row(number, task, job, index, *fields[2:5]))
     return Queue(tuple(rows))

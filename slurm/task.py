@@ -223,6 +223,8 @@ class _Worker:
         self.state = np.zeros(len(self.plan), np.uint8)
         self.speeds: dict[str, _Speed] = defaultdict(_Speed)
         self.pulses = Pulses(self.plan, stale=self.submission.stale)
+        # What takes longer than so many seconds is worth the trouble to help with.
+        self._long = self.submission.stale / 6
         self.again = False
         self.looked = time.monotonic()
         self.claim: Claim | None = None
@@ -373,6 +375,7 @@ class _Worker:
 
         Waits until it is clear of every owner whether it lives.
         """
+        began: dict[str, tuple[int, float]] = {}
         while not self._over():
             self.claims.look()
             self._look()
@@ -386,14 +389,22 @@ class _Worker:
                         continue
                     # One without a name counts from when we saw it first.
                     owner = claim.owner or f"{chunk}.{claim.generation}"
-                    self.pulses.look(owner, self.speeds[owner].records)
+                    records, now = self.speeds[owner].records, time.monotonic()
+                    self.pulses.look(owner, records)
+                    if began.setdefault(owner, (records, now))[0] != records:
+                        began[owner] = (records, now)
+                    at_one = now - began[owner][1]
                     gone = claim.left or (self._is_own(claim) and owner != self.attempt.name)
                     if gone or self.pulses.dead(owner):
                         return chunk, int(part[0])
                     if not self.pulses.lives(owner):
                         undecided = True
-                    elif (start := self._worth_helping(owner, part)) is not None:
-                        return chunk, start
+                    elif part.size > 1:
+                        if at_one > self._long:  # all but the block at hand
+                            return chunk, int(part[1])
+                        if (start := self._worth_helping(owner, part)) is not None:
+                            return chunk, start
+                        undecided |= not self.speeds[owner].seconds
             if not undecided:
                 return None
             time.sleep(min(1.0, self.submission.stale / 20))
@@ -403,10 +414,10 @@ class _Worker:
         """Where the second half of a slow owner's part begins, if it has far to go."""
         mine, theirs = self.speeds[self.attempt.name], self.speeds[owner]
         speed = theirs if theirs.seconds else mine
-        if part.size < 2 or not speed.seconds:
+        if not speed.seconds:
             return None
         left = np.cumsum(self.sizes[part])
-        if float(left[-1]) * speed.seconds / max(speed.nbytes, 1) < self.submission.stale / 6:
+        if float(left[-1]) * speed.seconds / max(speed.nbytes, 1) < self._long:
             return None
         middle = int(np.searchsorted(left, left[-1] / 2))
         return int(part[min(max(middle, 1), part.size - 1)])

@@ -136,9 +136,12 @@ class Slurm:
             time.sleep(0.1)
         raise RuntimeError(f"SLURM is not ready after {seconds} s: see {self.folder / 'log'}")
 
-    def has_saved(self, since: float) -> Callable[[], bool]:
-        """Whether the controller has saved its jobs since a time; to be asked again and again."""
-        return lambda: (self.folder / "state" / "job_state").stat().st_mtime > since
+    def save(self) -> None:
+        """Let the controller save its jobs, and wait until it has."""
+        state, now = self.folder / "state" / "job_state", time.time()
+        for job in set(self.call("squeue", "-h", "-o", "%A").split()):
+            self.call("scontrol", "update", f"JobId={job}", "Comment=saved")  # something new
+        until(lambda: state.exists() and state.stat().st_mtime > now, "the state to be saved")
 
     def wait_for_answer(self, seconds: float = 60) -> None:
         """Wait until the controller answers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpcio
@@ -21,8 +21,10 @@ from slurm.mapping import (
 
 sizes = st.lists(st.integers(0, 10**9), min_size=1, max_size=300).map(np.asarray)
 few = st.integers(1, 70)
+patient = settings(deadline=None)  # other tests may keep the machine busy
 
 
+@patient
 @given(sizes, few, st.integers(1, 6), st.data())
 def test_every_block_once_in_order(size, tasks, chunks_per_task, data):
     step = data.draw(st.integers(1, 3))
@@ -36,6 +38,7 @@ def test_every_block_once_in_order(size, tasks, chunks_per_task, data):
     assert np.bincount(mapping.task).max() <= chunks_per_task
 
 
+@patient
 @given(sizes, few)
 def test_bytes_are_balanced(size, tasks):
     mapping = map_blocks(np.arange(size.size), size, tasks=tasks)
@@ -45,6 +48,7 @@ def test_bytes_are_balanced(size, tasks):
     assert work.max() <= fair + np.maximum(size, 1).max()
 
 
+@patient
 @given(st.integers(0, 20_000), st.integers(1, 3000))
 def test_arrays_hold_every_task_once(tasks, limit):
     arrays = arrays_of(tasks, max_array_size=limit)

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import h5py
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -214,6 +215,7 @@ def test_who_has_left_and_who_has_stopped_all(claims):
     assert seen.stopped
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8))
 def test_the_parts_of_a_chunk_cover_it_once(starts):
     """However often it is taken over: from its first block on, each belongs to one claim."""

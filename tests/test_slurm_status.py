@@ -323,9 +323,7 @@ def test_a_controller_that_is_dead(place):
     journal(place, "1-2", 0, 1, 2)
     # What it has not saved yet, some seconds, it would forget, and the nodes would not. It
     # saves when something changes.
-    saved = place.slurm.has_saved(time.time())
-    place.slurm.call("scontrol", "update", f"JobId={array}", "Comment=save")
-    until(saved, "the controller to save its state")
+    place.slurm.save()
     place.slurm.kill("slurmctld")
     try:
         code, said, _ = command(place)
