@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -86,7 +86,7 @@ def h5py_copy(path: Path, data: np.ndarray, rows: int) -> None:
 
 
 class Writers:
-    """Processes that write a raw file each, all beginning at a barrier."""
+    """Processes that write raw bytes, all beginning at a barrier."""
 
     def __init__(self, count: int, task: Callable[[int], tuple[object, ...]]) -> None:
         context = multiprocessing.get_context("spawn")
@@ -103,10 +103,14 @@ class Writers:
             self._pipes.append(ours)
             self._processes.append(process)
 
-    def run(self, paths: list[Path], *, sync: bool) -> float:
-        """Seconds from the first begin to the last end, each writing one of `paths`."""
-        for pipe, path in zip(self._pipes, paths, strict=True):
-            pipe.send((path, sync))
+    def run(self, paths: list[Path], *, sync: bool, first: Sequence[int] = ()) -> float:
+        """Seconds from the first begin to the last end, each writing one of `paths`.
+
+        With `first`, from that byte on of a file that may be one for all.
+        """
+        starts = first or [0] * len(paths)
+        for pipe, path, start in zip(self._pipes, paths, starts, strict=True):
+            pipe.send((path, sync, start))
         times = [pipe.recv() for pipe in self._pipes]
         return float(max(t[1] for t in times) - min(t[0] for t in times))
 
@@ -124,14 +128,14 @@ def _serve(barrier: Barrier, pipe: Connection, size: int, count: int) -> None:
     data = np.random.default_rng(os.getpid()).bytes(size)
     while True:
         try:
-            path, sync = pipe.recv()
+            path, sync, first = pipe.recv()
         except EOFError:
             return
         barrier.wait()
         started = clock()  # the same clock for all processes of a machine
-        fd = os.open(path, _NEW, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         for i in range(count):
-            os.pwrite(fd, data, i * size)
+            os.pwrite(fd, data, first + i * size)
         if sync:
             os.fsync(fd)
         pipe.send((started, clock()))

@@ -114,12 +114,44 @@ def _run(
     rows: int,
     func: Callable[..., Any],
     sources: Sources = "auto",
+    writer: str = "virtual",
 ) -> float:
     """Seconds of a run, without the start of its workers."""
     plan = hpcio.Plan.create(
-        func, f"{source}::data", trials=rows, out=folder / "out.h5", sources=sources
-    )
+        func, f"{source}::data", trials=rows, out=folder / "out.h5", sources=sources,
+        writer=writer,
+    )  # fmt: skip
     return plan.run(workers=WORKERS, progress=False).seconds
+
+
+def _one_file(label: str, rows: int, quick: int, full: int, target: float) -> Row:
+    def row(bench: Bench) -> Iterator[Figure]:
+        columns = 100
+        count = bench.size(quick, full) // WORKERS * WORKERS
+        source = recording(bench, count, rows, columns)
+        what = f"trials of {label} into one file, direct"
+        against, synced = (f"{WORKERS} processes, pwrite into one file{x}" for x in ("", ", fsync"))
+        part = count // WORKERS * rows * columns * 4
+
+        with limits.Writers(WORKERS, lambda _: (4 * rows * columns, count // WORKERS)) as writers:
+
+            def raw(*, sync: bool) -> float:
+                with bench.fresh() as folder:
+                    starts = [k * part for k in range(WORKERS)]
+                    return writers.run([folder / "out"] * WORKERS, sync=sync, first=starts)
+
+            def ours() -> float:
+                with bench.fresh() as folder:
+                    return _run(source, folder, rows, identity, writer="direct")
+
+            values = interleave(
+                {against: lambda: raw(sync=False), what: ours, synced: lambda: raw(sync=True)},
+                bench.repetitions,
+            )
+        yield compare(values, what=what, against=against, target=target)
+        yield compare(values, what=what, against=synced)
+
+    return row
 
 
 def hard_records(bench: Bench) -> Iterator[Figure]:
@@ -397,6 +429,9 @@ ROWS: dict[str, Row] = {
     "task-1MB": _task_file("1 MB", 2_500, 200, 1_000, 1.4),
     "task-64MB": _task_file("64 MB", 160_000, 12, 24, 1.15),
     "records": hard_records,
+    "direct-10kB": _one_file("10 kB", 25, 4_000, 20_000, 1.3),
+    "direct-1MB": _one_file("1 MB", 2_500, 200, 1_000, 1.15),
+    "direct-64MB": _one_file("64 MB", 160_000, 8, 16, 1.05),
     "journal": journal,
     "read": full_read,
     "plan": plans,
