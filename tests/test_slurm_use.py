@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -168,9 +169,9 @@ NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
 
 @pytest.mark.root
 @pytest.mark.skipif(bool(missing()) or shutil.which("setpriv") is None, reason="no setpriv here")
-def test_all_of_it_as_an_ordinary_user(tmp_path_factory):
+def test_all_of_it_as_an_ordinary_user():
     # pytest's own folders are closed to others.
-    folder = Path(tmp_path_factory.getbasetemp().parent.parent, f"hpcio-nobody-{os.getpid()}")
+    folder = Path(tempfile.gettempdir(), f"hpcio-nobody-{os.getpid()}")
     folder.mkdir(mode=0o755)
     try:
         record(folder)
