@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from hpcio import describe
 from hpcio.chunks import runs
 from hpcio.consolidate import provenance
-from hpcio.describe import size
 from hpcio.errors import SourceError
 from hpcio.journal import DONE, FAILED, Log
 from hpcio.ledger import Failure, Ledger
@@ -24,6 +20,7 @@ from hpcio.plan import Plan
 from hpcio.sources import open_file
 from hpcio.timeline import Timeline, names_of, worked
 from hpcio.usage import Usage, memory_to_ask, walltime_to_ask
+from hpcio.words import count, duration, natural, number, size, when
 
 __all__ = [
     "Counts",
@@ -32,19 +29,14 @@ __all__ = [
     "Slow",
     "State",
     "Worker",
-    "column",
-    "count",
     "counts_of",
-    "duration",
     "facts_of",
     "groups_of",
     "limits_of",
-    "number",
     "provenance_of",
     "slowest_of",
     "spread_of",
     "state_of",
-    "when",
     "workers_of",
 ]
 
@@ -210,7 +202,7 @@ def workers_of(ledger: Ledger) -> list[Worker]:
             attempts.setdefault(key, []).append(log)
     sizes = ledger.plan.input_sizes()
     found = [_worker(*key, logs, sizes) for key, logs in attempts.items()]
-    return sorted(found, key=lambda w: (_natural(w.label), _natural(w.host)))
+    return sorted(found, key=lambda w: (natural(w.label), natural(w.host)))
 
 
 def _worker(label: str, host: str, logs: Sequence[Log], sizes: np.ndarray) -> Worker:
@@ -230,11 +222,6 @@ def _worker(label: str, host: str, logs: Sequence[Log], sizes: np.ndarray) -> Wo
         first, last = min(first, begin), max(last, end)
     seconds = max(seconds, busy, 1e-6)  # clocks are not exact
     return Worker(label, host, blocks, failed, busy / seconds, nbytes / seconds, first, last)
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """A key that sorts w2 before w10."""
-    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", text)]
 
 
 def spread_of(workers: Sequence[Worker]) -> list[tuple[str, list[str]]]:
@@ -428,58 +415,6 @@ def _clock(seconds: int) -> str:
 # ---------------------------------------------------------------------- words
 
 
-def when(seconds: float, form: str = "%Y-%m-%d %H:%M:%S %Z") -> str:
-    """A time in seconds since 1970, by the clock and the zone of this machine."""
-    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime(form)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people, in two units.
-
-    Examples
-    --------
-    >>> duration(0.0123), duration(203), duration(3600), duration(1e5)
-    ('12.3 ms', '3 min 23 s', '1 h', '1 d 4 h')
-    """
-    for large, small, names in ((86400, 3600, "d h"), (3600, 60, "h min"), (60, 1, "min s")):
-        if seconds >= large:
-            whole, rest = divmod(round(seconds / small), large // small)
-            one, other = names.split()
-            return f"{whole} {one}" + (f" {rest} {other}" if rest else "")
-    return describe.duration(seconds)
-
-
-def count(number: int, what: str, several: str = "") -> str:
-    """A number of things: ``3 blocks``."""
-    return f"{number:,} {what if number == 1 else several or what + 's'}"
-
-
-def number(value: float) -> str:
-    """A number with three digits that count, and never as a power of ten.
-
-    Examples
-    --------
-    >>> number(12345.6), number(1.0), number(0.0000123456)
-    ('12,346', '1', '0.0000123')
-    """
-    if value >= 100:
-        return f"{value:,.0f}"
-    return np.format_float_positional(value, precision=3, fractional=False, trim="-")
-
-
-def column(values: Sequence[float]) -> list[str]:
-    """Numbers of a column, with as many decimals as show three digits of the largest one.
-
-    Examples
-    --------
-    >>> column([1.2345, 0.5, 0.0001]), column([1234.5, 2.0])
-    (['1.23', '0.50', '0.00'], ['1,234', '2'])
-    """
-    largest = max(values, default=0.0)
-    decimals = min(6, max(0, 2 - math.floor(math.log10(max(largest, 1e-6)))))
-    return [f"{value:,.{decimals}f}" for value in values]
-
-
 def _range(values: Sequence[Any] | np.ndarray, form: Callable[[Any], str]) -> str:
     """The least and the most of some values, in words; "" for none."""
     if not len(values):
@@ -489,7 +424,7 @@ def _range(values: Sequence[Any] | np.ndarray, form: Callable[[Any], str]) -> st
 
 
 def _names(names: Iterable[str]) -> str:
-    every = sorted(set(names), key=_natural)
+    every = sorted(set(names), key=natural)
     more = f" and {len(every) - MOST_NAMES:,} more" if len(every) > MOST_NAMES else ""
     return ", ".join(every[:MOST_NAMES]) + more
 

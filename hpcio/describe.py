@@ -17,8 +17,9 @@ from hpcio.functions import takes
 from hpcio.limits import BASE, available, block_memory
 from hpcio.plan import Plan
 from hpcio.reading import Reader
+from hpcio.words import duration, size
 
-__all__ = ["Description", "describe", "duration", "probe", "size"]
+__all__ = ["Description", "describe", "probe"]
 
 
 @dataclass(frozen=True)
@@ -94,27 +95,6 @@ class Description:
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows())
         return "\n".join(f"{name:>{width}}  {value}" for name, value in self.rows())
-
-
-def size(nbytes: float) -> str:
-    """Bytes for people, in powers of ten."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.3g} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} us"
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def describe(plan: Plan, *, workers: int | None = None) -> Description:

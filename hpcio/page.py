@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpcio import account
-from hpcio.describe import size
+from hpcio import account, words
 from hpcio.errors import MissingPackageError, OutputError, ResultError
 from hpcio.ledger import Ledger
 from hpcio.plan import Plan
@@ -123,8 +122,8 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        count=account.count, duration=account.duration, number=account.number, size=size,
-        when=account.when,
+        count=words.count, duration=words.duration, number=words.number, size=words.size,
+        when=words.when,
     )  # fmt: skip
     return environment.from_string(
         resources.files("hpcio").joinpath("page.html.j2").read_text(encoding="utf-8")
@@ -150,7 +149,7 @@ def _render(plan: Plan) -> str:
         [in_a_second * x.io for x in slowest],
         [x.nbytes / 1e6 for x in slowest],
     ]
-    days = {account.when(t, "%F") for w in workers for t in (w.first, w.last)}
+    days = {words.when(t, "%F") for w in workers for t in (w.first, w.last)}
     return template.render(
         generator=GENERATOR,
         name=Path(plan.out).name,
@@ -176,7 +175,7 @@ def _render(plan: Plan) -> str:
         clock="%H:%M:%S" if len(days) == 1 else "%m-%d %H:%M:%S",
         slowest=slowest,
         unit=unit,
-        columns=[account.column(values) for values in columns],
+        columns=[words.column(values) for values in columns],
         median=float(np.median(times.compute + times.io)) if len(times) else 0.0,
         now=time.time(),
     )

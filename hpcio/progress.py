@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpcio.account import column, count, duration, number
 from hpcio.journal import DONE, FAILED
 from hpcio.ledger import Follower
 from hpcio.plan import Plan
-from hpcio.status import Queue, Status, Watcher, WorkerStatus, natural, queues, working
+from hpcio.status import Queue, Status, Watcher, WorkerStatus, queues, working
+from hpcio.words import column, count, duration, natural, number
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -28,6 +28,7 @@ from hpcio.timeline import (
     without_pauses,
     worked,
 )
+from hpcio.words import count, duration, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -185,7 +186,7 @@ def _mark(ax: Axes, pauses: list[tuple[float, float]], span: float) -> None:
         side = 1 if at < 0.8 * span else -1
         ax.axvline(at, color=COLOURS["ink"], linestyle=":", linewidth=1)
         ax.annotate(
-            f"pause of {_duration(seconds)}", (at, 1), xycoords=("data", "axes fraction"),
+            f"pause of {duration(seconds)}", (at, 1), xycoords=("data", "axes fraction"),
             xytext=(3 * side, -1), textcoords="offset points", fontsize="small",
             va="top", ha="left" if side > 0 else "right",
         )  # fmt: skip
@@ -217,7 +218,7 @@ def throughput(ax: Axes, times: Timeline) -> None:
         mean = sizes.sum() / seconds / 1e6
         ax.stairs(
             top, edges, baseline=bottom, fill=True, color=COLOURS[colour],
-            label=f"{name}, {_number(mean)} MB/s on average",
+            label=f"{name}, {number(mean)} MB/s on average",
         )  # fmt: skip
         bottom = top
     _mark(ax, pauses, span)
@@ -317,9 +318,9 @@ def summary(times: Timeline) -> str:
     workers = len(rows_of(times)[1])
     nbytes = int(times.nbytes.sum() + times.nbytes_read.sum())
     return (
-        f"{times.function}, {_count(len(times), 'block')} by {_count(workers, 'worker')} in "
-        f"{_duration(seconds)}: {_number(len(times) / seconds)} blocks/s, "
-        f"{_number(nbytes / 1e6 / seconds)} MB/s"
+        f"{times.function}, {count(len(times), 'block')} by {count(workers, 'worker')} in "
+        f"{duration(seconds)}: {number(len(times) / seconds)} blocks/s, "
+        f"{number(nbytes / 1e6 / seconds)} MB/s"
     )
 
 
@@ -355,19 +356,3 @@ def _figure(width: int, height: int) -> Iterator[Figure]:
     with matplotlib.rc_context(_STYLE):
         # A figure of its own: pyplot would keep it, and might open a window.
         yield Figure((width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _duration(seconds: float) -> str:
-    """A time as people say it."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{_number(seconds / size)} {unit}"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{_number(seconds * 1e3)} ms"

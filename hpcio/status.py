@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from hpcio.journal import DONE, FAILED, HEADER, LOST, MAGIC, RECORD, SYNC, Log
 from hpcio.ledger import Failure, Follower, journal_folder, read_logs
 from hpcio.plan import Plan
 from hpcio.result import open as open_result
+from hpcio.words import natural
 
 __all__ = [
     "Queue",
@@ -33,7 +33,6 @@ __all__ = [
     "Watcher",
     "WorkerStatus",
     "as_json",
-    "natural",
     "queues",
     "status",
     "working",
@@ -416,17 +415,6 @@ class _Tally:
             blocks_per_second=worker.done / seconds, bytes_per_second=worker.nbytes / seconds,
             seconds_since=max(0.0, now - last), first=min(worker.start.values()), last=last,
         )  # fmt: skip
-
-
-def natural(text: str) -> list[tuple[int, str]]:
-    """A key that sorts w2 before w10.
-
-    Examples
-    --------
-    >>> sorted(["1-10", "1-2", "here"], key=natural)
-    ['1-2', '1-10', 'here']
-    """
-    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _session(plan: Plan) -> bool | None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpcio.chunks import divide
-from hpcio.describe import duration, probe, size
+from hpcio.describe import probe
 from hpcio.errors import MemoryLimitError, PlanError, TimeLimitError
 from hpcio.limits import parse_bytes
+from hpcio.words import duration, size
 from slurm.site import parse_time
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import hpcio
-from hpcio.describe import duration, size
 from hpcio.errors import FunctionError
+from hpcio.words import duration, size
 
 
 @pytest.fixture

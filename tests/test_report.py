@@ -14,6 +14,7 @@ from test_timeline import times
 import hpcio
 from hpcio import report
 from hpcio.errors import MissingPackageError, OutputError, ResultError
+from hpcio.words import duration
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,16 @@ def test_summary_says_what_ran():
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.0123, "12.3 ms"), (4.56, "4.56 s"), (90, "1.5 min"), (4000, "1.11 h"), (9e6, "104 d")],
+    [
+        (0.0123, "12.3 ms"),
+        (4.56, "4.56 s"),
+        (90, "1 min 30 s"),
+        (4000, "1 h 7 min"),
+        (9e6, "104 d 4 h"),
+    ],
 )
 def test_durations_are_said_as_people_do(seconds, said):
-    assert report._duration(seconds) == said
+    assert duration(seconds) == said
 
 
 # ---- pictures

@@ -1,0 +1,92 @@
+"""Numbers, sizes and times as people read them; names in the order they expect."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+
+__all__ = ["column", "count", "duration", "natural", "number", "size", "when"]
+
+
+def size(nbytes: float) -> str:
+    """Bytes, in powers of ten.
+
+    Examples
+    --------
+    >>> size(4096), size(2.5e6)
+    ('4.1 kB', '2.5 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds; from a minute on in two units.
+
+    Examples
+    --------
+    >>> duration(0.0123), duration(203), duration(3600), duration(1e5)
+    ('12.3 ms', '3 min 23 s', '1 h', '1 d 4 h')
+    """
+    for large, small, names in ((86400, 3600, "d h"), (3600, 60, "h min"), (60, 1, "min s")):
+        if seconds >= large:
+            whole, rest = divmod(round(seconds / small), large // small)
+            one, other = names.split()
+            return f"{whole} {one}" + (f" {rest} {other}" if rest else "")
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} us"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def when(seconds: float, form: str = "%Y-%m-%d %H:%M:%S %Z") -> str:
+    """A time in seconds since 1970, by the clock and the zone of this machine."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime(form)
+
+
+def count(number: int, what: str, several: str = "") -> str:
+    """A number of things: ``3 blocks``."""
+    return f"{number:,} {what if number == 1 else several or what + 's'}"
+
+
+def number(value: float) -> str:
+    """A number with three digits that count, and never as a power of ten.
+
+    Examples
+    --------
+    >>> number(12345.6), number(1.0), number(0.0000123456)
+    ('12,346', '1', '0.0000123')
+    """
+    if value >= 100:
+        return f"{value:,.0f}"
+    return np.format_float_positional(value, precision=3, fractional=False, trim="-")
+
+
+def column(values: Sequence[float]) -> list[str]:
+    """Numbers of a column, with as many decimals as show three digits of the largest one.
+
+    Examples
+    --------
+    >>> column([1.2345, 0.5, 0.0001]), column([1234.5, 2.0])
+    (['1.23', '0.50', '0.00'], ['1,234', '2'])
+    """
+    largest = max(values, default=0.0)
+    decimals = min(6, max(0, 2 - math.floor(math.log10(max(largest, 1e-6)))))
+    return [f"{value:,.{decimals}f}" for value in values]
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """A key that sorts w2 before w10.
+
+    Examples
+    --------
+    >>> sorted(["1-10", "1-2", "here"], key=natural)
+    ['1-2', '1-10', 'here']
+    """
+    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", text)]
