@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import secrets
+import signal
 import socket
 import time
 import traceback
@@ -34,6 +35,7 @@ __all__ = [
     "blame",
     "divide",
     "from_runs",
+    "how_it_ended",
     "run_chunk",
     "runs",
 ]
@@ -436,6 +438,18 @@ class Deaths:
                 self.blamed += 1
                 left = left[1:]
         return left
+
+
+def how_it_ended(status: int) -> str:
+    """An exit status as `subprocess` gives it, in words.
+
+    Examples
+    --------
+    >>> how_it_ended(-9), how_it_ended(7)
+    ('signal 9 (often the system, out of memory)', 'exit status 7')
+    """
+    hint = " (often the system, out of memory)" if status == -signal.SIGKILL else ""
+    return f"signal {-status}{hint}" if status < 0 else f"exit status {status}"
 
 
 def blame(plan: Plan, block: int, why: str) -> None:

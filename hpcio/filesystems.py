@@ -1,4 +1,4 @@
-"""What kind of file system a path lies on."""
+"""What kind of file system a path lies on, and what is safe to do on all of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 
-__all__ = ["in_memory", "is_local", "kind_of", "look_again"]
+__all__ = ["in_memory", "is_first", "is_local", "kind_of", "look_again", "write_whole"]
 
 # Their "disk" is memory: reserving it means filling it with zeros.
 _MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
@@ -50,6 +50,40 @@ def look_again(path: str | os.PathLike[str]) -> None:
     """
     with contextlib.suppress(OSError):
         os.close(os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY))
+
+
+def is_first(path: str | os.PathLike[str]) -> bool:
+    """Make an empty file; whether this process was the first to do so.
+
+    Only success means yes: on a network file system, failures do not all mean that the name
+    was there.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return False
+    return True
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600) -> None:
+    """Write a small file: complete under its name, or not at all. It may replace another.
+
+    Raises
+    ------
+    OSError
+    """
+    folder, name = os.path.split(os.fspath(path))
+    part = os.path.join(folder, f".{name}.{os.getpid()}.part")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(fd)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
 
 
 def in_memory(path: str | os.PathLike[str]) -> bool:

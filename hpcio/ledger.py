@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -14,7 +14,15 @@ from hpcio import journal, writers
 from hpcio.journal import DETAILS, DONE, FAILED, RECORD, Log, read_log
 from hpcio.plan import Plan
 
-__all__ = ["Failure", "Follower", "Ledger", "journal_folder", "read_logs", "tried_since"]
+__all__ = [
+    "Failure",
+    "Follower",
+    "Ledger",
+    "journal_folder",
+    "read_logs",
+    "tried_by",
+    "tried_since",
+]
 
 
 @dataclass(frozen=True)
@@ -54,11 +62,17 @@ def _lost_details(log: Log) -> list[int]:
 
 def tried_since(plan: Plan, known: Collection[Path]) -> np.ndarray:
     """The blocks that are done or failed by journals other than those `known`."""
-    tried = [
-        log.records["block"][np.isin(log.records["kind"], (DONE, FAILED))]
-        for log in read_logs(plan)
-        if log.path not in known
-    ]
+    return _tried(log for log in read_logs(plan) if log.path not in known)
+
+
+def tried_by(plan: Plan, attempt: str) -> np.ndarray:
+    """The blocks that an attempt has journalled, done or failed."""
+    log = read_log(journal_folder(plan) / f"{attempt}.jnl", plan.digest)
+    return _tried([log] if log is not None else [])
+
+
+def _tried(logs: Iterable[Log]) -> np.ndarray:
+    tried = [r["block"][np.isin(r["kind"], (DONE, FAILED))] for r in (x.records for x in logs)]
     return np.concatenate([np.zeros(0, np.int64), *tried])
 
 

@@ -23,10 +23,18 @@ import numpy as np
 
 import hpcio
 from hpcio import errors
-from hpcio.chunks import Attempt, Deaths, Stop, divide, from_runs, run_chunk, runs
+from hpcio.chunks import (
+    Attempt,
+    Deaths,
+    Stop,
+    divide,
+    from_runs,
+    how_it_ended,
+    run_chunk,
+    runs,
+)
 from hpcio.errors import HpcioError, WorkerError
-from hpcio.journal import DONE, FAILED, read_log
-from hpcio.ledger import journal_folder
+from hpcio.ledger import tried_by
 from hpcio.limits import available, block_memory, check_memory
 from hpcio.plan import Plan
 from hpcio.run import Executor, Work
@@ -259,32 +267,24 @@ class _Session:
         """Work out which block killed a worker, and give the rest to another."""
         self._forget(worker)
         status = worker.process.wait()
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
         if status == 0 and (worker.chunk is None or self._given_up()):
             return  # it has gone home
         if worker.chunk is None:
             self.idle_deaths += 1
             if not worker.ready or self.idle_deaths > self.wanted:
                 raise WorkerError(
-                    f"A worker ended with {how} before it took work. Its output:\n"
+                    f"A worker ended with {how_it_ended(status)} before it took work. "
+                    f"Its output:\n"
                     f"{_tail(worker.log)}\n(all of it in '{worker.log}')"
                 )
         else:
-            hint = " (often the system, out of memory)" if status == -signal.SIGKILL else ""
-            why = f"{_tail(worker.log)}\nWorkerError: the worker ended with {how}{hint}"
-            left = self.deaths.left(worker.chunk, self._tried(worker.attempt), why)
+            ended = how_it_ended(status)
+            why = f"{_tail(worker.log)}\nWorkerError: the worker ended with {ended}"
+            left = self.deaths.left(worker.chunk, tried_by(self.plan, worker.attempt), why)
             if left.size:
                 self.queue.appendleft(left)
         if self.queue:
             self._start()
-
-    def _tried(self, attempt: str) -> np.ndarray:
-        """The blocks that an attempt has journalled, done or failed."""
-        log = read_log(journal_folder(self.plan) / f"{attempt}.jnl", self.plan.digest)
-        if log is None:
-            return np.zeros(0, np.int64)
-        tried: np.ndarray = log.records["block"][np.isin(log.records["kind"], (DONE, FAILED))]
-        return tried
 
     def _finish(self) -> None:
         """Let all workers bring their data to the disk and go home."""

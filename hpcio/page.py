@@ -17,6 +17,7 @@ import numpy as np
 
 from hpcio import account, words
 from hpcio.errors import MissingPackageError, OutputError, ResultError
+from hpcio.filesystems import write_whole
 from hpcio.ledger import Ledger
 from hpcio.plan import Plan
 from hpcio.report import drawing
@@ -82,13 +83,8 @@ def write_page(path: str | os.PathLike[str] | None, out: str | os.PathLike[str])
     _check_replaceable(final)
     # Names of files may hold bytes that are no text.
     page = _render(plan).encode("utf-8", "backslashreplace")
-    part = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
-        try:
-            part.write_bytes(page)
-            os.replace(part, final)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(final, page, mode=0o666)
     except OSError as error:
         raise as_output_error(error, final) from error
     return named

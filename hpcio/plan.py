@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan"]
 
-WRITERS = ("virtual", "direct")
 # More files than this are no longer read as one dataset by plain HDF5: it keeps every
 # source open, and the usual limit is 1,024 open files.
 AUTO_TRIAL_SOURCES = 512
@@ -176,8 +175,11 @@ class Plan:
         ((100, 4), 4)
         >>> folder.cleanup()
         """
-        if writer not in WRITERS:
-            raise PlanError(f"There is no writer '{writer}'. Choose one of: {', '.join(WRITERS)}.")
+        from hpcio import writers
+
+        if writer not in writers.NAMES:
+            names = ", ".join(writers.NAMES)
+            raise PlanError(f"There is no writer '{writer}'. Choose one of: {names}.")
         if sources not in ("auto", "trial", "task"):
             raise PlanError(f"sources='{sources}' is unknown. Choose auto, trial or task.")
         if join not in ("concatenate", "stack"):
@@ -248,9 +250,7 @@ class Plan:
             live=call,
             described={"args": repr(arguments.args), "kwargs": repr(arguments.kwargs)},
         )
-        from hpcio.writers import module_of
-
-        module_of(writer).check_plan(plan)
+        writers.module_of(writer).check_plan(plan)
         return replace(plan, digest=plan._digest(fingerprint(arguments)))
 
     def _digest(self, arguments: str) -> str:

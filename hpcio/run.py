@@ -22,7 +22,7 @@ from hpcio.plan import Plan
 from hpcio.sources import open_file
 from hpcio.writers import module_of
 
-__all__ = ["Done", "Executor", "Work", "execute", "record"]
+__all__ = ["Done", "Executor", "Nobody", "Work", "execute", "record"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,18 @@ class Executor(Protocol):
 
         Failed blocks are journalled, not raised; if there are too many, it returns early.
         """
+
+
+class Nobody:
+    """Computes nothing: for a run that has nothing left to do, or is to say what is missing."""
+
+    about = ""
+
+    def check(self, plan: Plan, memory: str | int | None) -> None:
+        """Nothing will be computed."""
+
+    def execute(self, work: Work) -> None:
+        """Leave all as it is."""
 
 
 @dataclass(frozen=True)

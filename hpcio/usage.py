@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcio.errors import PlanError
+from hpcio.filesystems import write_whole
 from hpcio.plan import Plan
 from hpcio.slab import as_output_error
 
@@ -179,14 +180,9 @@ def write(plan: Plan, attempt_name: str, usage: Usage) -> None:
         If it cannot be written.
     """
     path = _folder(plan) / f"{attempt_name}.json"
-    part = path.with_name(f".{attempt_name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        try:
-            part.write_text(json.dumps(asdict(usage)))
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, json.dumps(asdict(usage)).encode())
     except OSError as error:
         raise as_output_error(error, path) from error
 

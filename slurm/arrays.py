@@ -30,7 +30,7 @@ from hpcio.run import Work
 from slurm.commands import refusal, require
 from slurm.jobqueue import JobQueueCluster, SLURMJob
 from slurm.mapping import Description, arrays_of, check_memory, describe
-from slurm.queue import ENDED
+from slurm.queue import ENDED, FIRST_LOOK, LAST_LOOK
 from slurm.session import DaskExecutor, dashboard
 from slurm.site import format_time, parse_time, read_site
 
@@ -254,8 +254,6 @@ def _plain(text: str) -> str:
     return text.replace("%", "%%")
 
 
-# squeue is asked after so many seconds at first, then more and more rarely.
-_FIRST_LOOK, _LAST_LOOK = 2.0, 30.0
 # Tasks in a row that end before their worker has ever been seen: something is wrong with all.
 _STILLBORN = 5
 
@@ -485,13 +483,13 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
 
     async def _supervise(self) -> None:
         """Ask SLURM now and then which tasks have ended, and replace those."""
-        delay = _FIRST_LOOK
+        delay = FIRST_LOOK
         while True:
             # A worker that has left is a reason to look sooner, yet never in a hurry.
-            await asyncio.sleep(_FIRST_LOOK)
+            await asyncio.sleep(FIRST_LOOK)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._left.wait(), delay - _FIRST_LOOK)
-            delay = _FIRST_LOOK if self._left.is_set() else min(delay * 1.5, _LAST_LOOK)
+                await asyncio.wait_for(self._left.wait(), delay - FIRST_LOOK)
+            delay = FIRST_LOOK if self._left.is_set() else min(delay * 1.5, LAST_LOOK)
             self._left.clear()
             jobs = {n: j for n, j in self.workers.items() if j.job_id and n in self.worker_spec}
             if not jobs or self.failure is not None:
@@ -502,7 +500,7 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
                 continue  # it does not answer: no news is no bad news
             lost = [name for name, job in jobs.items() if job.job_id not in alive]
             if lost:
-                delay = _FIRST_LOOK
+                delay = FIRST_LOOK
                 await self._replace(lost)
 
     async def _replace(self, lost: list[str]) -> None:

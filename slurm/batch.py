@@ -21,11 +21,12 @@ import numpy as np
 from hpcio import rundir
 from hpcio.consolidate import publish
 from hpcio.errors import ClusterError, PlanError
-from hpcio.filesystems import look_again
+from hpcio.filesystems import look_again, write_whole
 from hpcio.ledger import Ledger
 from hpcio.limits import check_disk, parse_bytes
 from hpcio.plan import Plan
 from hpcio.result import open as open_result
+from hpcio.run import Nobody
 from hpcio.slab import as_output_error
 from hpcio.writers import module_of
 from slurm import submissions
@@ -40,16 +41,13 @@ from slurm.mapping import (
     map_blocks,
     measured_speed,
 )
-from slurm.queue import Queue, read_queue
+from slurm.queue import FIRST_LOOK, LAST_LOOK, Queue, read_queue
 from slurm.script import Ask, array_script, check_options, finish_script
 from slurm.site import Site, parse_time, read_site
 from slurm.submissions import Jobs, Submission
 from slurm.submissions import jobs as jobs_of
 
 __all__ = ["Submitted", "attach", "log_files", "scripts", "submit", "write_submission"]
-
-# What wait() asks, in seconds: first, then more and more rarely.
-_FIRST_LOOK, _LAST_LOOK = 1.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -88,12 +86,12 @@ class Submitted:
             If jobs are left then.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        delay = _FIRST_LOOK
+        delay = FIRST_LOOK
         while self._at_work():
             if end is not None and time.monotonic() > end:
                 raise TimeoutError(f"'{self.out}' is not finished after {timeout:.0f} s.")
             time.sleep(delay)
-            delay = min(delay * 1.5, _LAST_LOOK)
+            delay = min(delay * 1.5, LAST_LOOK)
 
     def _at_work(self) -> bool:
         try:
@@ -114,8 +112,6 @@ class Submitted:
         look_again(self.out)
         if not Path(self.out).exists():
             # Says which blocks are missing, and why.
-            from slurm.task import Nobody
-
             Plan.load(self.out).run(Nobody(), progress=False)
         return open_result(self.out)
 
@@ -372,11 +368,10 @@ def write_submission(
         for name in ("claims", "beats", "logs", "usage"):
             (folder / name).mkdir(mode=0o700, exist_ok=True)
         for name, array in zip(names, arrays, strict=True):
-            _write(
-                folder / name,
-                array_script(plan, ask, submission=number, first=array.first, size=array.size),
-            )
-        _write(folder / "finish.sh", finish_script(plan, ask, submission=number))
+            text = array_script(plan, ask, submission=number, first=array.first, size=array.size)
+            write_whole(folder / name, text.encode(), mode=0o700)
+        text = finish_script(plan, ask, submission=number)
+        write_whole(folder / "finish.sh", text.encode(), mode=0o700)
     except OSError as error:
         raise as_output_error(error, folder) from error
     made = Submission(
@@ -391,14 +386,6 @@ def write_submission(
     )  # fmt: skip
     submissions.write(plan, made, mapping)
     return made
-
-
-def _write(path: Path, text: str) -> None:
-    """A script under its name, whole, and not as an earlier one that SLURM may be reading."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    part.chmod(0o700)
-    os.replace(part, path)
 
 
 def _send(plan: Plan, made: Submission) -> None:

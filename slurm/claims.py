@@ -25,6 +25,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hpcio.filesystems import is_first
 from hpcio.plan import Plan
 from hpcio.slab import as_output_error, write_at
 
@@ -93,7 +94,6 @@ class Claims:
         """Claim a chunk from a block on, as the next generation; None if another was faster."""
         generation = max(self.of.get(chunk, {0: None})) + 1
         name = f"{self.submission}-{chunk}.g{generation}"
-        # Whatever goes wrong means that it is not ours.
         if not self._make(name):
             return None
         claim = Claim(chunk, generation, start, self.attempt)
@@ -110,11 +110,7 @@ class Claims:
         self._make(f"{self.submission}.stop")
 
     def _make(self, name: str) -> bool:
-        try:
-            os.close(os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        except OSError:
-            return False
-        return True
+        return is_first(self.folder / name)
 
     def until(self, claim: Claim, *, end: int) -> int:
         """Where the part of a claim ends: where the next one begins, or at `end`.

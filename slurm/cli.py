@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from hpcio.cli import (
     run_plan,
     with_options,
 )
-from hpcio.errors import PlanError
+from hpcio.errors import ClusterError, PlanError
 from hpcio.plan import Plan
 from slurm import batch, submissions
 from slurm.config import settings
 from slurm.script import join_words
+from slurm.site import read_site
 
 __all__ = ["cancel", "config", "logs", "resume", "submit"]
 
@@ -188,13 +188,9 @@ def logs(out: str, task: int | None, lines: int) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def config(as_json: bool) -> None:  # noqa: FBT001
     """Show the defaults of submissions, and the file that they come from."""
-    from slurm.commands import call
-
     try:
-        answer = call(["scontrol", "show", "config"], timeout=5)
-        match = re.search(r"^ClusterName\s*=\s*(\S+)", answer, re.MULTILINE)
-        cluster = match[1] if match else None
-    except Exception:  # noqa: BLE001  (without SLURM, what holds everywhere is shown)
+        cluster = read_site().cluster
+    except ClusterError:  # without SLURM, what holds everywhere is shown
         cluster = None
     found = settings(cluster)
     if as_json:

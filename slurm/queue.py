@@ -11,13 +11,15 @@ from hpcio.plan import Plan
 from slurm import submissions
 from slurm.commands import call
 
-__all__ = ["Queue", "Row", "read_queue"]
+__all__ = ["ENDED", "FIRST_LOOK", "LAST_LOOK", "Queue", "Row", "read_queue"]
 
 # States of a task that will not run again by itself.
 ENDED = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
      "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
 )  # fmt: skip
+# squeue is asked after so many seconds at first, then more and more rarely.
+FIRST_LOOK, LAST_LOOK = 2.0, 30.0
 # What no name holds.
 _BETWEEN = "\x1f"
 # squeue waits for 9 s for a controller that is down.
@@ -31,7 +33,6 @@ class Row:
     Attributes
     ----------
     submission : int
-        0 if it is not known.
     task : int or None
         Number of the task in its submission; None for the finalizer.
     job, index : int

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcio.errors import PlanError
+from hpcio.filesystems import write_whole
 from hpcio.plan import Plan
 from hpcio.slab import as_output_error
 from slurm.mapping import Array, Mapping
@@ -137,7 +138,7 @@ def write(plan: Plan, submission: Submission, mapping: Mapping) -> None:
             f.flush()
             os.fsync(f.fileno())
         text = json.dumps(dataclasses.asdict(submission), indent=1)
-        _write_once(where / f"{submission.number}.json", text)
+        write_whole(where / f"{submission.number}.json", text.encode())
     except OSError as error:
         raise as_output_error(error, where) from error
 
@@ -146,18 +147,9 @@ def note_jobs(plan: Plan, number: int, found: Jobs) -> None:
     """Keep the numbers of a submission's jobs."""
     path = folder(plan) / f"{number}.jobs.json"
     try:
-        _write_once(path, json.dumps(dataclasses.asdict(found)))
+        write_whole(path, json.dumps(dataclasses.asdict(found)).encode())
     except OSError as error:
         raise as_output_error(error, path) from error
-
-
-def _write_once(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    with open(part, "w") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.rename(part, path)
 
 
 def read(plan: Plan, number: int) -> Submission:

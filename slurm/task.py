@@ -22,25 +22,25 @@ import time
 import traceback
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from hpcio import usage
-from hpcio.chunks import Attempt, Deaths, Stop, run_chunk
+from hpcio.chunks import Attempt, Deaths, Stop, how_it_ended, run_chunk
 from hpcio.errors import HpcioError
+from hpcio.filesystems import write_whole
 from hpcio.journal import DONE, FAILED
-from hpcio.ledger import Follower, Ledger, journal_folder
+from hpcio.ledger import Follower, Ledger, journal_folder, tried_by, tried_since
 from hpcio.plan import Plan
 from hpcio.slab import as_output_error
-from slurm import submissions
+from slurm import environment, submissions
 from slurm.claims import BEAT_EVERY, Beat, Claim, Claims, Pulses
 from slurm.submissions import Submission
-from slurm.worker import limit_memory
 
-__all__ = ["Nobody", "finish", "main"]
+__all__ = ["finish", "main"]
 
 # How the working process ends, beside 0 and death.
 AGAIN, ENDED, TROUBLE = 75, 143, 1
@@ -75,9 +75,8 @@ class _Watch:
 
     def __init__(self, plan: Plan, number: int, first: int) -> None:
         self.plan, self.submission = plan, submissions.read(plan, number)
-        self.job = "_".join(os.environ.get(f"SLURM_ARRAY_{x}_ID", "0") for x in ("JOB", "TASK"))
-        self.number = first + int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-        self.restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        self.job = environment.label()
+        self.number = first + environment.index()
         self.chunks = submissions.mapping_of(plan, number)
         # What the worker is at, told by memory that both have.
         self.shared = mmap.mmap(-1, 4096)
@@ -100,9 +99,8 @@ class _Watch:
                 return self._again()
             if signal.SIGTERM in self.told:
                 return ENDED
-            how = f"signal {-code}" if code < 0 else f"exit status {code}"
-            hint = " (often the system, out of memory)" if code == -signal.SIGKILL else ""
-            why = f"WorkerError: its process ended with {how}{hint}; see the log of task {self.job}"
+            ended = how_it_ended(code)
+            why = f"WorkerError: its process ended with {ended}; see the log of task {self.job}"
             print(f"hpcio: {why}", file=sys.stderr, flush=True)
             at = self._at()
             if at:
@@ -165,18 +163,18 @@ class _Watch:
 
     def _tried(self) -> tuple[np.ndarray, np.ndarray]:
         """The blocks that the last worker has journalled, and those of all others."""
+        known = {journal_folder(self.plan) / name for name in self.submission.known}
         at = self._at()
-        mine, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for path, records in Follower(self.plan, known=self.submission.known).look():
-            blocks = records["block"][np.isin(records["kind"], (DONE, FAILED))]
-            (mine if at and path.stem == at[0] else others).append(blocks)
-        return np.concatenate(mine), np.concatenate(others)
+        if not at:
+            return np.zeros(0, np.int64), tried_since(self.plan, known)
+        own = journal_folder(self.plan) / f"{at[0]}.jnl"
+        return tried_by(self.plan, at[0]), tried_since(self.plan, known | {own})
 
     # -- again
 
     def _again(self) -> int:
         """Have SLURM start this task anew, where it has stopped."""
-        if self.restarts and not self.tried:
+        if environment.restarts() and not self.tried:
             print(
                 f"hpcio: task {self.job} has finished no block since it was started again, and "
                 "gives up: its trials take longer than a task may run. "
@@ -225,13 +223,13 @@ class _Worker:
         self.pulses = Pulses(self.plan, stale=self.submission.stale)
         # What takes longer than so many seconds is worth the trouble to help with.
         self._long = self.submission.stale / 6
-        self.again = False
+        self.again = self.ended = False
         self.looked = time.monotonic()
         self.claim: Claim | None = None
 
     def run(self) -> int:
         started = time.time()
-        limit_memory()
+        environment.limit_memory()
         self.attempt = Attempt(
             self.plan, self.label, retries=self.submission.retries,
             max_failed=self.submission.max_failed, pulse=self._pulse,
@@ -259,8 +257,6 @@ class _Worker:
         if self.again:
             return AGAIN
         return ENDED if self.ended else 0
-
-    ended = False
 
     def _told(self, number: int, _: object) -> None:
         """Of the end: soon (USR1), now (TERM), or now that soon has passed (ALRM)."""
@@ -373,42 +369,50 @@ class _Worker:
     def _abandoned(self) -> tuple[int, int] | None:
         """A part of a chunk whose owner is dead, or slow; None if there is nothing to help with.
 
-        Waits until it is clear of every owner whether it lives.
+        Waits until it is clear of every owner whether it lives, and gets on.
         """
-        began: dict[str, tuple[int, float]] = {}
+        self.began: dict[str, tuple[int, float]] = {}
         while not self._over():
             self.claims.look()
             self._look()
-            undecided = False
-            for chunk, blocks in enumerate(self.chunks):
-                for claim in list(self.claims.of.get(chunk, {}).values()):
-                    end = self.claims.until(claim, end=len(self.plan))
-                    part = blocks[(blocks >= claim.start) & (blocks < end)]
-                    part = part[self.state[part] == 0]
-                    if not part.size or claim.generation >= MOST_GENERATIONS:
-                        continue
-                    # One without a name counts from when we saw it first.
-                    owner = claim.owner or f"{chunk}.{claim.generation}"
-                    records, now = self.speeds[owner].records, time.monotonic()
-                    self.pulses.look(owner, records)
-                    if began.setdefault(owner, (records, now))[0] != records:
-                        began[owner] = (records, now)
-                    at_one = now - began[owner][1]
-                    gone = claim.left or (self._is_own(claim) and owner != self.attempt.name)
-                    if gone or self.pulses.dead(owner):
-                        return chunk, int(part[0])
-                    if not self.pulses.lives(owner):
-                        undecided = True
-                    elif part.size > 1:
-                        if at_one > self._long:  # all but the block at hand
-                            return chunk, int(part[1])
-                        if (start := self._worth_helping(owner, part)) is not None:
-                            return chunk, start
-                        undecided |= not self.speeds[owner].seconds
-            if not undecided:
+            found = [(c, self._start_for_us(claim, part)) for c, claim, part in self._open_parts()]
+            for chunk, start in found:
+                if isinstance(start, int):
+                    return chunk, start
+            if all(start is None for _, start in found):
                 return None
             time.sleep(min(1.0, self.submission.stale / 20))
         return None
+
+    def _open_parts(self) -> Iterator[tuple[int, Claim, np.ndarray]]:
+        """What is left of each claim: the chunk, the claim, and its blocks."""
+        for chunk, blocks in enumerate(self.chunks):
+            for claim in list(self.claims.of.get(chunk, {}).values()):
+                end = self.claims.until(claim, end=len(self.plan))
+                part = blocks[(blocks >= claim.start) & (blocks < end)]
+                part = part[self.state[part] == 0]
+                if part.size and claim.generation < MOST_GENERATIONS:
+                    yield chunk, claim, part
+
+    def _start_for_us(self, claim: Claim, part: np.ndarray) -> int | Literal["wait"] | None:
+        """The block that we can begin with, of what a claim has left; None if none."""
+        # One without a name counts from when we saw it first.
+        owner = claim.owner or f"{claim.chunk}.{claim.generation}"
+        records, now = self.speeds[owner].records, time.monotonic()
+        self.pulses.look(owner, records)
+        if self.began.setdefault(owner, (records, now))[0] != records:
+            self.began[owner] = (records, now)
+        gone = claim.left or (self._is_own(claim) and owner != self.attempt.name)
+        if gone or self.pulses.dead(owner):
+            return int(part[0])
+        if not self.pulses.lives(owner):
+            return "wait"
+        if part.size == 1:
+            return None
+        if now - self.began[owner][1] > self._long:  # all but the block at hand
+            return int(part[1])
+        start = self._worth_helping(owner, part)
+        return "wait" if start is None and not self.speeds[owner].seconds else start
 
     def _worth_helping(self, owner: str, part: np.ndarray) -> int | None:
         """Where the second half of a slow owner's part begins, if it has far to go."""
@@ -426,18 +430,6 @@ class _Worker:
 # ---------------------------------------------------------------------- the end
 
 
-class Nobody:
-    """An executor for a run that has nothing left to do, or nobody to do it."""
-
-    about = ""
-
-    def check(self, plan: Plan, memory: str | int | None) -> None:
-        """Nothing will be computed."""
-
-    def execute(self, work: Any) -> None:
-        """Leave all as it is."""
-
-
 def finish(plan: Plan, number: int) -> int:
     """Publish the result of a submission if it is whole, and say what came of it.
 
@@ -446,7 +438,7 @@ def finish(plan: Plan, number: int) -> int:
     int
         Exit status: 0 if the result is there and every byte of it verified.
     """
-    from hpcio.run import record
+    from hpcio.run import Nobody, record
     from hpcio.verify import verify
 
     submission: Submission = submissions.read(plan, number)
@@ -461,28 +453,20 @@ def finish(plan: Plan, number: int) -> int:
     ledger = Ledger.read(plan)
     failures = ledger.failures()
     finished = int(ledger.done.sum())
-    _outcome(
-        plan,
-        {
-            "submission": number, "status": status, "time": time.time(), "done": finished,
-            "failed": len(failures), "missing": len(plan) - finished - len(failures),
-            "message": message,
-        },
-    )  # fmt: skip
+    said = {
+        "submission": number, "status": status, "time": time.time(), "done": finished,
+        "failed": len(failures), "missing": len(plan) - finished - len(failures),
+        "message": message,
+    }  # fmt: skip
+    path = plan.run_directory / "outcome.json"
+    try:
+        write_whole(path, json.dumps(said, indent=1).encode())
+    except OSError as error:
+        raise as_output_error(error, path) from error
     print(message)
     for failure in failures[:MOST_TRACEBACKS]:
         print(f"\n--- block {failure.block} (trial {failure.trial})\n{failure.traceback}")
     return 0 if status == "complete" else 1
-
-
-def _outcome(plan: Plan, said: dict[str, Any]) -> None:
-    path = Path(plan.run_directory, "outcome.json")
-    part = path.with_suffix(".part")
-    try:
-        part.write_text(json.dumps(said, indent=1))
-        os.replace(part, path)
-    except OSError as error:
-        raise as_output_error(error, path) from error
 
 
 if __name__ == "__main__":

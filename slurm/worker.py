@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -13,20 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from hpcio.chunks import Attempt, from_runs, run_chunk, runs
+from hpcio.filesystems import is_first
 from hpcio.ledger import Ledger
 from hpcio.plan import Plan
+from slurm import environment
 
-__all__ = ["chunk", "finish", "limit_memory", "stop"]
+__all__ = ["chunk", "finish", "stop"]
 
 # By session and thread: the attempts that are open, and those in the middle of a chunk.
 _attempts: dict[tuple[str, int], Attempt] = {}
 _busy: set[tuple[str, int]] = set()
 _over: set[str] = set()  # sessions that want no more
 _lock = threading.Lock()
-
-# What the array task has of memory beside the data of Python, in bytes: code, stacks, and
-# what the kernel counts for it.
-_ASIDE = 64 << 20
 
 
 def chunk(
@@ -61,7 +58,8 @@ def chunk(
     left: list[list[int]] = []
     with _attempt(out, token, retries, max_failed) as attempt:
         chunks = [from_runs(piece) for piece in pieces]
-        if not _first(attempt.plan, claim):
+        # A claim that was taken before: dask sends again what a worker died of.
+        if not is_first(Path(attempt.plan.run_directory, "claims", claim)):
             state = Ledger.read(attempt.plan).state
             chunks = [blocks[state[blocks] == 0] for blocks in chunks]
         for blocks in chunks:
@@ -106,8 +104,13 @@ def _attempt(out: str, token: str, retries: int, max_failed: int) -> Iterator[At
     key = (token, threading.get_ident())
     with _lock:
         if key not in _attempts:
-            limit_memory()
-            attempt = Attempt(Plan.load(out), _label(), retries=retries, max_failed=max_failed)
+            environment.limit_memory()
+            attempt = Attempt(
+                Plan.load(out),
+                environment.label() or f"dask{os.getpid()}",
+                retries=retries,
+                max_failed=max_failed,
+            )
             attempt.pulse = lambda: _look_at_the_clock(attempt)
             _attempts[key] = attempt
         attempt = _attempts[key]
@@ -122,22 +125,6 @@ def _attempt(out: str, token: str, retries: int, max_failed: int) -> Iterator[At
             _end(attempt)
 
 
-def _label() -> str:
-    """Whose attempt it is: the array task, or the dask worker."""
-    array, task = (os.environ.get(f"SLURM_ARRAY_{x}_ID") for x in ("JOB", "TASK"))
-    return f"{array}_{task}" if array and task else f"dask{os.getpid()}"
-
-
-def _first(plan: Plan, claim: str) -> bool:
-    """Whether a claim is taken for the first time; only success means so."""
-    path = Path(plan.run_directory, "claims", claim)
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except OSError:
-        return False
-    return True
-
-
 def _soon_over() -> bool:
     """Whether the walltime of this array task is nearly over."""
     until = os.environ.get("HPCIO_UNTIL")
@@ -147,17 +134,3 @@ def _soon_over() -> bool:
 def _look_at_the_clock(attempt: Attempt) -> None:
     if _soon_over():
         attempt.stopping = True
-
-
-def limit_memory() -> None:
-    """Let Python run into its limit, which names the trial, before SLURM's killer does."""
-    megabytes = os.environ.get("SLURM_MEM_PER_NODE")
-    per_cpu, cpus = (os.environ.get(f"SLURM_{x}") for x in ("MEM_PER_CPU", "CPUS_ON_NODE"))
-    if megabytes is None and per_cpu and cpus:
-        megabytes = str(int(per_cpu) * int(cpus))
-    if not megabytes:
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = (int(megabytes) << 20) - _ASIDE
-    if limit > 0 and (hard == resource.RLIM_INFINITY or limit < hard):
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
