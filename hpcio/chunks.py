@@ -320,6 +320,9 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
             if attempt.stopping:
                 break
         settle()
+    except Stop:  # what is done before the block at hand stays
+        settle()
+        raise
     except HpcioError:
         raise
     except OSError as error:  # of the journal

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slurm.arrays import SLURMArrayCluster, SLURMArrayJob
-    from slurm.batch import Submitted, attach, submit
+    from slurm.batch import Submitted, attach, submit, write_scripts
     from slurm.session import DaskExecutor, run
     from slurm.site import read_site
 
@@ -34,6 +34,7 @@ __all__ = [
     "read_site",
     "run",
     "submit",
+    "write_scripts",
 ]
 
 # Imported when they are asked for: an array task has no use for dask, and starts in a
@@ -47,6 +48,7 @@ _WHERE = {
     "read_site": "site",
     "run": "session",
     "submit": "batch",
+    "write_scripts": "batch",
 }
 
 

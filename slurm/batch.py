@@ -7,11 +7,12 @@ the finalizer, puts the result together.
 from __future__ import annotations
 
 import getpass
+import inspect
 import os
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,15 @@ from slurm.site import Site, parse_time, read_site
 from slurm.submissions import Jobs, Submission
 from slurm.submissions import jobs as jobs_of
 
-__all__ = ["Submitted", "attach", "log_files", "scripts", "submit", "write_submission"]
+__all__ = [
+    "Submitted",
+    "attach",
+    "log_files",
+    "scripts",
+    "submit",
+    "write_scripts",
+    "write_submission",
+]
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,6 @@ def submit(
     prologue: str | None = None,
     sbatch: Sequence[str] = (),
     probe: bool = False,
-    script_only: bool = False,
     signal: int | None = None,
     stale: float | None = None,
 ) -> Submitted:
@@ -192,8 +200,6 @@ def submit(
         Further options of sbatch, such as ``["--qos=high", "--gres=gpu:1"]``.
     probe : bool
         Compute a few trials here first, and refuse a walltime that is too short for one.
-    script_only : bool
-        Write the scripts and submit nothing.
     signal : int, optional
         So many seconds before its end a task is told so; at least 90 for SLURM's clock.
     stale : float, optional
@@ -218,15 +224,53 @@ def submit(
     >>> with run.result() as f:                                      # doctest: +SKIP
     ...     print(f["data"].shape)
     """
-    site = read_site()
     options = {
         "tasks": tasks, "partition": partition, "memory": memory, "walltime": walltime,
         "cpus": cpus, "throttle": throttle, "prologue": prologue, "signal": signal,
-        "stale": stale, "sbatch": list(sbatch) or None,
+        "stale": stale, "sbatch": list(sbatch) or None, "name": name, "retries": retries,
+        "max_failed": max_failed, "gaps": gaps,
     }  # fmt: skip
-    given = {k: v for k, v in options.items() if v is not None}
-    asked = {**settings(site.cluster).values, **given}
-    ask = _ask(plan, site, asked, name=name)
+    return _submit(plan, options, send=_send, probe=probe)
+
+
+def write_scripts(plan: Plan, **options: Any) -> Submitted:
+    """Write the scripts of a submission into the run directory, and submit nothing.
+
+    ``sbatch OUT.run/array.sh`` works as it stands.
+
+    Parameters
+    ----------
+    plan : Plan
+    **options
+        As for `submit`.
+    """
+    return _submit(plan, _known(options), send=lambda *_: None)
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    """Options that `submit` has, as they are kept."""
+    unknown = options.keys() - inspect.signature(submit).parameters
+    if unknown:
+        raise TypeError(f"submit() has no option {', '.join(sorted(unknown))}")
+    return {k: list(v) if k == "sbatch" else v for k, v in options.items()}
+
+
+def _effective(options: dict[str, Any], site: Site) -> dict[str, Any]:
+    """What was asked for, and the defaults of the user for the rest."""
+    values = settings(site.cluster).values
+    return {**values, **{k: v for k, v in options.items() if k in values and v is not None}}
+
+
+def _submit(
+    plan: Plan,
+    options: dict[str, Any],
+    *,
+    send: Callable[[Plan, Submission], None],
+    probe: bool = False,
+) -> Submitted:
+    site = read_site()
+    asked = _effective(options, site)
+    ask = _ask(plan, site, asked, name=options.get("name"))
     _check(plan, ask, probe=probe)
     plan = rundir.prepare(plan)
     with rundir.held(plan):
@@ -246,17 +290,14 @@ def submit(
         check_disk(plan, missing)
         module_of(plan.writer).reserve(plan)
         most = _most_tasks(site, asked)
-        kept = {**given, "name": name, "retries": retries, "max_failed": max_failed, "gaps": gaps}
-        chosen = {k: v for k, v in kept.items() if v is not None}
+        chosen = {k: v for k, v in options.items() if v is not None}
         while True:
             made = write_submission(
                 plan, site, ask, missing, ledger, tasks=most, options=chosen,
                 stale=float(asked["stale"]),
             )  # fmt: skip
-            if script_only:
-                return Submitted(plan.out)
             try:
-                _send(plan, made)
+                send(plan, made)
                 return Submitted(plan.out)
             except ClusterError as error:
                 # Fewer tasks of more chunks may be within the limit that the site has set.
@@ -275,9 +316,7 @@ def scripts(plan: Plan, **options: Any) -> list[str]:
         As for `submit`.
     """
     site = read_site()
-    values = settings(site.cluster).values
-    asked = {**values, **{k: v for k, v in options.items() if k in values and v is not None}}
-    asked["sbatch"] = list(asked["sbatch"])
+    asked = _effective(_known(options), site)
     ask = _ask(plan, site, asked, name=options.get("name"))
     _check(plan, ask, probe=False)
     mapping = _map(plan, np.arange(len(plan)), tasks=_most_tasks(site, asked))

@@ -90,25 +90,27 @@ def submit(
         for text in batch.scripts(plan, **given):
             click.echo(text)
         return
-    run = batch.submit(plan, script_only=script_only, probe=probe, **given)
-    _say(run, plan, script_only=script_only)
+    if script_only:
+        batch.write_scripts(plan, **given)
+    else:
+        batch.submit(plan, probe=probe, **given)
+    _say(plan)
 
 
-def _say(run: batch.Submitted, plan: Plan, *, script_only: bool = False) -> None:
-    """Tell what was submitted, and what to do with it."""
-    out = shlex.quote(_short(run.out))
-    if Path(run.out).exists():
-        click.echo(f"{run.out} is there: nothing is missing.")
+def _say(plan: Plan) -> None:
+    """Tell what was submitted or written, and what to do with it."""
+    out = shlex.quote(_short(plan.out))
+    if Path(plan.out).exists():
+        click.echo(f"{plan.out} is there: nothing is missing.")
         return
     last = submissions.newest(plan)
     assert last is not None
-    if script_only:
+    jobs = submissions.jobs(plan, last.number)
+    if jobs is None:
         for script in last.script:
             click.echo(f"sbatch {shlex.quote(script)}")
         click.echo(f"sbatch --dependency=afterany:JOB {shlex.quote(last.finish_script)}")
-        return
-    jobs = submissions.jobs(plan, last.number)
-    if jobs is not None:
+    else:
         arrays = ", ".join(map(str, jobs.arrays))
         tasks = f"{last.tasks} task{'s' * (last.tasks != 1)}"
         click.echo(f"Submitted {tasks} as job {arrays}; job {jobs.finish} finishes the result.")
@@ -139,8 +141,8 @@ def resume(out: str, words: tuple[str, ...], here: bool, **options: Any) -> None
     if here or (last is None and not asked):
         run_plan(plan, options)
         return
-    run = batch.Submitted(plan.out).resume(**given)
-    _say(run, plan)
+    batch.Submitted(plan.out).resume(**given)
+    _say(plan)
 
 
 def _was_said(context: click.Context, name: str) -> bool:

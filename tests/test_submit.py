@@ -203,7 +203,9 @@ def test_two_hundred_tasks(slurm, place):
 
 
 def test_the_scripts_work_as_they_stand(slurm, place):
-    place.submit(3, script_only=True)
+    slurm_side.write_scripts(place.plan(), tasks=3, **OPTIONS)
+    with pytest.raises(TypeError, match="no option memroy"):
+        slurm_side.write_scripts(place.plan(), memroy="1GB")
     assert not slurm.call("squeue", "-h").strip()
     folder = f"{place.out}.run"
     job = slurm.call("sbatch", "--parsable", f"{folder}/array.sh").strip()
@@ -546,7 +548,7 @@ def test_what_sbatch_refuses(slurm, place):
 
 
 def test_a_folder_of_logs_that_cannot_be_made(slurm, place):
-    run = place.submit(1, script_only=True)
+    run = slurm_side.write_scripts(place.plan(), tasks=1, **OPTIONS)
     logs = Path(f"{run.out}.run", "logs")
     logs.rmdir()
     logs.touch()
