@@ -29,7 +29,14 @@ from hpcio.plan import Plan
 from hpcio.run import Work
 from slurm.commands import refusal, require
 from slurm.jobqueue import JobQueueCluster, SLURMJob
-from slurm.mapping import Description, arrays_of, check_memory, describe
+from slurm.mapping import (
+    Description,
+    arrays_of,
+    check_memory,
+    check_walltime,
+    describe,
+    measured_speed,
+)
 from slurm.queue import ENDED, FIRST_LOOK, LAST_LOOK
 from slurm.session import DaskExecutor, dashboard
 from slurm.site import format_time, parse_time, read_site
@@ -41,6 +48,11 @@ __all__ = ["SLURMArrayCluster", "SLURMArrayJob"]
 MARGIN = 60
 # A worker without work ends so many seconds after it would have stopped working.
 LINGER = 10
+
+
+def _working(walltime: int) -> int:
+    """For how many seconds of its walltime a worker takes work."""
+    return max(walltime - MARGIN, walltime // 2)
 
 
 class Batch:
@@ -214,7 +226,7 @@ class SLURMArrayJob(SLURMJob):  # type: ignore[misc]  # dask-jobqueue is untyped
         seconds = parse_time(walltime) if walltime else None
         self._until = ""
         if seconds is not None:
-            work = max(seconds - MARGIN, seconds // 2)
+            work = _working(seconds)
             # Chunks end then; a worker that has none ends a little later.
             self._until = f"export HPCIO_UNTIL=$(($(date +%s) + {work}))\n"
             if "--lifetime" not in command:
@@ -277,6 +289,9 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
         replaced as long as they are wanted.
     throttle : int, optional
         How many tasks of an array may run at a time (the ``%`` of ``sbatch --array``).
+    probe : bool
+        Before a plan runs, compute a few trials here, and refuse the plan if its largest trial
+        would take longer than the walltime.
     security : Security, True, or None
         True makes temporary certificates that only you can read; ``None`` must be asked for,
         since an open dask port lets any user of the node run code as you.
@@ -314,6 +329,7 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
         cores: int | None = None,
         walltime: str | None = None,
         throttle: int | None = None,
+        probe: bool = False,
         security: Security | bool | None = True,
         log_directory: str | os.PathLike[str] | None = None,
         shared_temp_directory: str | os.PathLike[str] | None = None,
@@ -344,6 +360,7 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
         elif queue is not None:
             self.site.partition(queue)  # says which there are
         self.partition = queue
+        self.probe = probe
         self._batch = Batch()
         self._batch.throttle = throttle
         self._batch.max_array_size = self.site.max_array_size
@@ -413,8 +430,11 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
         return dashboard(self)
 
     def check(self, plan: Plan, memory: str | int | None) -> None:
-        """Hold the largest block of a plan against the memory of a task."""
+        """Hold the largest block of a plan against memory and walltime of a task."""
         check_memory(plan, self.task_memory if memory is None else parse_size(memory))
+        if self.probe and self.task_seconds is not None:
+            speed = measured_speed(plan)
+            check_walltime(plan, _working(self.task_seconds), bytes_per_second=speed)
 
     def execute(self, work: Work) -> None:
         """Run the blocks of a plan on the array tasks; see `hpcio.run.Executor`."""

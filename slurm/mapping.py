@@ -227,11 +227,12 @@ def measured_speed(plan: Plan, *, probes: int = 3) -> float:
     ----------
     plan : Plan
     probes : int
-        How many trials, evenly spread from the smallest to the largest.
+        How many trials, evenly spread between the smallest and the largest, which may be
+        the one that takes too long.
     """
     work = plan.input_sizes() + plan.target.sizes()
     order = np.argsort(work, kind="stable")
-    picked = np.unique(order[np.linspace(0, order.size - 1, probes).astype(int)])
+    picked = np.unique(order[((np.arange(probes) + 0.5) / probes * order.size).astype(int)])
     seconds = sum(probe(plan, int(block))[0] for block in picked)
     return float(work[picked].sum()) / max(seconds, 1e-9)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,25 @@ def slurm(the_slurm: slurm_rig.Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.setenv(name, the_slurm.environment[name])
     yield the_slurm
     the_slurm.empty()
+
+
+@pytest.fixture
+def small_slurm(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], slurm_rig.Slurm]]:
+    """Starts a SLURM of one node with a setting of its own, beside the other one."""
+    with contextlib.ExitStack() as stack:
+
+        def start(setting: str) -> slurm_rig.Slurm:
+            folder = tmp_path_factory.mktemp("small")
+            small = slurm_rig.Slurm(folder, nodes=1, cpus=8, extra=setting)
+            stack.callback(small.down)
+            small.up()
+            for name in ("SLURM_CONF", "PATH"):
+                monkeypatch.setenv(name, small.environment[name])
+            return small
+
+        yield start
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from distributed import Client
 from slurm_rig import until
 
 import hpcio
-from hpcio.errors import BlocksFailed, ClusterError, MemoryLimitError
-from slurm import SLURMArrayCluster
+from hpcio.errors import BlocksFailed, ClusterError, MemoryLimitError, TimeLimitError
+from slurm import SLURMArrayCluster, submit
 
 pytestmark = pytest.mark.slurm
 
@@ -217,6 +218,24 @@ def test_the_smallest_partition_that_fits(slurm, folder):
 def test_a_trial_too_large_for_a_task_is_refused_before_anything_starts(slurm, folder):
     with cluster(0, memory="200MB") as there, pytest.raises(MemoryLimitError, match="memory='"):
         make("out.h5").run(there, progress=False)
+    assert not Path("out.h5.run").exists()
+
+
+def slow(trial: np.ndarray) -> np.ndarray:
+    time.sleep(len(trial) / 500)
+    return trial - trial.mean(axis=0)
+
+
+def test_a_trial_too_long_for_a_task_is_refused_by_probes(slurm, folder):
+    table = [[20 * k, 20 * k + 20] for k in range(20)] + [[400, ROWS]]
+    options = {"trials": table, "out_shape": lambda shape: shape, "out_dtype": "f4"}
+    plan = hpcio.Plan.create(slow, "rec.h5::/lfp", out="out.h5", **options)
+    refused = pytest.raises(TimeLimitError, match=r"Trial 20 takes about .* works for 30 s")
+    with cluster(0, walltime="00:01:00", probe=True) as there, refused:
+        plan.run(there, progress=False)
+    assert not Path("out.h5.run").exists()
+    with pytest.raises(TimeLimitError, match="Trial 20"):
+        submit(plan, tasks=2, walltime="00:01:00", probe=True)
     assert not Path("out.h5.run").exists()
 
 

@@ -15,7 +15,7 @@ import nbformat
 import numpy as np
 import pytest
 from distributed import Client
-from slurm_rig import Slurm, missing, until
+from slurm_rig import missing, until
 
 import hpcio
 from slurm import SLURMArrayCluster, read_site
@@ -131,27 +131,21 @@ def test_the_configuration_file_of_dask_jobqueue(slurm, folder):
     assert "lab" not in of_gpus
 
 
-def test_more_tasks_than_an_array_may_have(folder, tmp_path_factory, monkeypatch):
-    small = Slurm(tmp_path_factory.mktemp("small"), nodes=1, cpus=8, extra="MaxArraySize=3")
-    try:
-        small.up()
-        for name in ("SLURM_CONF", "PATH"):
-            monkeypatch.setenv(name, small.environment[name])
-        assert read_site().max_array_size == 3
-        plan = hpcio.Plan.create(np.negative, "rec.h5::/lfp", trials=50, out="out.h5")
-        options = {"memory": "400MB", "scheduler_options": {"host": "127.0.0.1"}}
-        with SLURMArrayCluster(tasks=5, **options) as there, Client(there) as client:
-            assert there.describe(plan).arrays == 2
-            client.wait_for_workers(5, timeout=60)
-            jobs = small.call("squeue", "-h", "-r", "-o", "%F %K").split("\n")
-            plan.run(there, progress=False)
-        arrays, tasks = zip(*(job.split() for job in jobs if job), strict=True)
-        assert len(set(arrays)) == 2
-        assert sorted(tasks) == ["0", "0", "1", "1", "2"]
-        check(folder)
-        until(lambda: not small.call("squeue", "-h").strip(), "jobs to go")
-    finally:
-        small.down()
+def test_more_tasks_than_an_array_may_have(folder, small_slurm):
+    small = small_slurm("MaxArraySize=3")
+    assert read_site().max_array_size == 3
+    plan = hpcio.Plan.create(np.negative, "rec.h5::/lfp", trials=50, out="out.h5")
+    options = {"memory": "400MB", "scheduler_options": {"host": "127.0.0.1"}}
+    with SLURMArrayCluster(tasks=5, **options) as there, Client(there) as client:
+        assert there.describe(plan).arrays == 2
+        client.wait_for_workers(5, timeout=60)
+        jobs = small.call("squeue", "-h", "-r", "-o", "%F %K").split("\n")
+        plan.run(there, progress=False)
+    arrays, tasks = zip(*(job.split() for job in jobs if job), strict=True)
+    assert len(set(arrays)) == 2
+    assert sorted(tasks) == ["0", "0", "1", "1", "2"]
+    check(folder)
+    until(lambda: not small.call("squeue", "-h").strip(), "jobs to go")
 
 
 ORDINARY = f"""

@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from slurm_rig import Slurm, until
+from slurm_rig import until
 
 import hpcio
 import slurm as slurm_side
@@ -236,35 +236,22 @@ def test_the_command(slurm, place):
     assert "finish" in hpcio_command("logs", "out.h5")
 
 
-def test_more_tasks_than_an_array_may_have(place, tmp_path_factory, monkeypatch):
-    small = Slurm(tmp_path_factory.mktemp("small"), nodes=1, cpus=8, extra="MaxArraySize=3")
-    try:
-        small.up()
-        for name in ("SLURM_CONF", "PATH"):
-            monkeypatch.setenv(name, small.environment[name])
-        run = place.submit(5, throttle=2)
-        plan = hpcio.Plan.load(place.out)
-        first, second = submissions.jobs(plan, 1).arrays
-        assert "ArrayTaskThrottle=2" in small.call("scontrol", "show", "job", str(first))
-        assert Path(f"{place.out}.run", "array-2.sh").exists()
-        place.finished(run)
-        assert {row.task for row in run.queue().rows} == {0, 1, 2, 3, 4, None}
-        assert {row.job for row in run.queue().rows} >= {first, second}
-    finally:
-        small.down()
+def test_more_tasks_than_an_array_may_have(place, small_slurm):
+    small = small_slurm("MaxArraySize=3")
+    run = place.submit(5, throttle=2)
+    first, second = submissions.jobs(hpcio.Plan.load(place.out), 1).arrays
+    assert "ArrayTaskThrottle=2" in small.call("scontrol", "show", "job", str(first))
+    assert Path(f"{place.out}.run", "array-2.sh").exists()
+    place.finished(run)
+    assert {row.task for row in run.queue().rows} == {0, 1, 2, 3, 4, None}
+    assert {row.job for row in run.queue().rows} >= {first, second}
 
 
-def test_more_tasks_than_the_controller_holds(place, tmp_path_factory, monkeypatch):
-    small = Slurm(tmp_path_factory.mktemp("small"), nodes=1, cpus=8, extra="MaxJobCount=10")
-    try:
-        small.up()
-        for name in ("SLURM_CONF", "PATH"):
-            monkeypatch.setenv(name, small.environment[name])
-        run = place.submit(40)
-        assert submissions.newest(hpcio.Plan.load(place.out)).tasks <= 5
-        place.finished(run)
-    finally:
-        small.down()
+def test_more_tasks_than_the_controller_holds(place, small_slurm):
+    small_slurm("MaxJobCount=10")
+    run = place.submit(40)
+    assert submissions.newest(hpcio.Plan.load(place.out)).tasks <= 5
+    place.finished(run)
 
 
 def test_defaults_of_the_cluster(slurm, place, monkeypatch):
