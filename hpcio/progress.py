@@ -17,10 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from hpcio.journal import DONE, FAILED
-from hpcio.ledger import Follower
 from hpcio.plan import Plan
 from hpcio.status import Queue, Status, Watcher, WorkerStatus, queues, working
 from hpcio.words import column, count, duration, natural, number
@@ -31,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["follow_status", "print_status", "watch"]
 
 # How often the journals are looked at, in seconds, and how often a log gets a line.
-_LOOK_EVERY = 0.25
+_LOOK_EVERY = 0.5
 _LINE_EVERY = 10.0
 # Who watches from outside looks so often, and asks a queue more and more rarely.
 _WATCH_EVERY = 2.0
@@ -46,58 +42,8 @@ _MOST_ROWS, _MOST_FAILURES = 20, 20
 _GOOD = ("", "running", "pending", "completed")
 
 
-class _Counter:
-    """Counts blocks in the journals of one run, reading only what is new in each."""
-
-    def __init__(self, plan: Plan, todo: np.ndarray) -> None:
-        self._journals = Follower(plan)
-        self._journals.look()  # what earlier runs have done
-        self._out, self._in = plan.target.sizes(), plan.input_sizes()
-        self._open = np.zeros(len(plan), bool)
-        self._open[todo] = True
-        self.done = self.failed = self.nbytes = 0
-        self._first, self._last = np.inf, -np.inf
-
-    def look(self) -> None:
-        for _, records in self._journals.look():
-            self.failed += int((records["kind"] == FAILED).sum())
-            done = records[records["kind"] == DONE]
-            if done.size:
-                begun = done["end"] - done["compute"] - done["io"]
-                self._first = min(self._first, float(begun.min()))
-                self._last = max(self._last, float(done["end"].max()))
-            blocks = np.unique(done["block"])
-            blocks = blocks[self._open[blocks]]
-            self._open[blocks] = False
-            self.done += blocks.size
-            self.nbytes += int(self._out[blocks].sum() + self._in[blocks].sum())
-
-    @property
-    def seconds(self) -> float:
-        """From the beginning of the first block to the end of the last one."""
-        return max(self._last - self._first, 1e-6) if self.done else 0.0
-
-    @property
-    def speed(self) -> str:
-        """Blocks and bytes in a second, without the start of the workers."""
-        if not self.done:
-            return ""
-        return f"{self.done / self.seconds:.0f}/s, {self.nbytes / 1e6 / self.seconds:.0f} MB/s"
-
-    def line(self, total: int) -> str:
-        """All of it, as text."""
-        left = (total - self.done) * self.seconds / max(1, self.done)
-        parts = (
-            f"{self.done}/{total} blocks",
-            self.speed,
-            f"{left:.0f} s left" if left >= 1 else "",
-            f"{self.failed} failed" if self.failed else "",
-        )
-        return ", ".join(p for p in parts if p)
-
-
 @contextmanager
-def watch(plan: Plan, todo: np.ndarray, *, about: str = "", force: bool = False) -> Iterator[None]:
+def watch(plan: Plan, *, about: str = "", force: bool = False) -> Iterator[None]:
     """Show the progress of a run while the body is at work.
 
     A bar on a terminal and in a notebook; plain lines in a log file that something else
@@ -107,8 +53,6 @@ def watch(plan: Plan, todo: np.ndarray, *, about: str = "", force: bool = False)
     Parameters
     ----------
     plan : Plan
-    todo : numpy.ndarray of int
-        The blocks that the run is to do.
     about : str
         What its executor has to say; a line of its own.
     force : bool
@@ -120,11 +64,10 @@ def watch(plan: Plan, todo: np.ndarray, *, about: str = "", force: bool = False)
         return
     if about:
         print(f"hpcio: {about}", file=sys.stderr, flush=True)
-    counter = _Counter(plan, todo)
-    ended = threading.Event()
+    watcher, ended = Watcher(plan), threading.Event()
     show = _cell if notebook else _bar if sys.stderr.isatty() else _lines
     thread = threading.Thread(
-        target=show, args=(counter, todo.size, ended), name="hpcio-progress", daemon=True
+        target=show, args=(_looks(watcher, ended),), name="hpcio-progress", daemon=True
     )
     thread.start()
     try:
@@ -149,34 +92,34 @@ def _in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-def _looks(counter: _Counter, ended: threading.Event) -> Iterator[None]:
-    """Look again and again, and once more after the end."""
+def _looks(watcher: Watcher, ended: threading.Event) -> Iterator[Status]:
+    """The state again and again, and once more after the end."""
     last = False
     while not last:
         last = ended.wait(_LOOK_EVERY)
         with contextlib.suppress(FileNotFoundError):  # a run directory that was thrown away
-            counter.look()
-        yield
+            yield watcher.look()
 
 
-def _bar(counter: _Counter, total: int, ended: threading.Event) -> None:
+def _bar(states: Iterator[Status]) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("hpcio"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} blocks"),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.description}"),
         TextColumn("{task.fields[failures]}", style="red"),
         console=Console(stderr=True),
     )
     with bar:
-        task = bar.add_task("hpcio", total=total, speed="", failures="")
-        for _ in _looks(counter, ended):
-            failures = f"{counter.failed} failed" if counter.failed else ""
-            bar.update(task, completed=counter.done, speed=counter.speed, failures=failures)
+        task = bar.add_task("", total=None, failures="")
+        for state in states:
+            failures = f"{state.failed:,} failed" if state.failed else ""
+            bar.update(
+                task, total=state.blocks, completed=state.done, failures=failures,
+                description=_progress(state),
+            )  # fmt: skip
 
 
 _CELL = """\
@@ -184,27 +127,38 @@ _CELL = """\
 <span style="font-family: monospace">{text}</span>"""
 
 
-def _cell(counter: _Counter, total: int, ended: threading.Event) -> None:
+def _cell(states: Iterator[Status]) -> None:
     from IPython import display as ipython
 
     shown = None
-    for _ in _looks(counter, ended):
-        page: Any = ipython.HTML(
-            _CELL.format(done=counter.done, total=total, text=counter.line(total))
-        )
+    for state in states:
+        text = _line(state)
+        page: Any = ipython.HTML(_CELL.format(done=state.done, total=state.blocks, text=text))
         if shown is None:
             shown = ipython.display(page, display_id=True)
         else:
             shown.update(page)
 
 
-def _lines(counter: _Counter, total: int, ended: threading.Event) -> None:
-    printed = time.monotonic()
-    for _ in _looks(counter, ended):
-        now = time.monotonic()
-        if now - printed >= _LINE_EVERY or ended.is_set():
-            printed = now
-            print("hpcio:", counter.line(total), file=sys.stderr, flush=True)
+def _lines(states: Iterator[Status]) -> None:
+    printed, text, shown = time.monotonic(), "", ""
+    for state in states:
+        now, text = time.monotonic(), _line(state)
+        if now - printed >= _LINE_EVERY:
+            printed, shown = now, text
+            print("hpcio:", text, file=sys.stderr, flush=True)
+    if text != shown:
+        print("hpcio:", text, file=sys.stderr, flush=True)
+
+
+def _progress(state: Status) -> str:
+    parts = (f"{state.done:,}/{state.blocks:,} blocks", _speed(state, at_work=True))
+    return ", ".join(filter(None, parts))
+
+
+def _line(state: Status) -> str:
+    failures = f", {state.failed:,} failed" if state.failed else ""
+    return _progress(state) + failures
 
 
 # ---------------------------------------------------------------------- the state of a run

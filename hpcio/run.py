@@ -183,7 +183,7 @@ def execute(
         if todo.size:
             check_disk(plan, todo)
             module_of(plan.writer).reserve(plan)
-            stack.enter_context(_shown(plan, todo, executor.about, progress=progress))
+            stack.enter_context(_shown(plan, executor.about, progress=progress))
             try:
                 executor.execute(Work(plan, todo, retries, max_failed))
             except KeyboardInterrupt:
@@ -201,12 +201,12 @@ def execute(
     return done
 
 
-def _shown(plan: Plan, todo: np.ndarray, about: str, *, progress: bool | None) -> ExitStack:
+def _shown(plan: Plan, about: str, *, progress: bool | None) -> ExitStack:
     from hpcio.progress import watch
 
     stack = ExitStack()
     if progress is not False:
-        stack.enter_context(watch(plan, todo, about=about, force=progress is True))
+        stack.enter_context(watch(plan, about=about, force=progress is True))
     return stack
 
 

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import gluster_rig
+import h5py
+import numpy as np
 import pytest
 import slurm_rig
+
+import hpcio
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -23,6 +27,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(slurm_rig.missing())
     if item.get_closest_marker("gluster") and gluster_rig.missing():
         pytest.skip(gluster_rig.missing())
+
+
+@pytest.fixture(scope="session")
+def finished_plan(tmp_path_factory: pytest.TempPathFactory) -> hpcio.Plan:
+    """A finished run: 60 trials, two workers."""
+    folder = tmp_path_factory.mktemp("finished")
+    with h5py.File(folder / "rec.h5", "w") as f:
+        f["lfp"] = np.arange(12000.0).reshape(3000, 4)
+    plan = hpcio.Plan.create(
+        np.negative, f"{folder}/rec.h5::/lfp", trials=50, out=folder / "out.h5", sources="task"
+    )
+    plan.run(workers=2, progress=False)
+    return plan
 
 
 @pytest.fixture(scope="session")

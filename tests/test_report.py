@@ -6,28 +6,18 @@ import struct
 import sys
 from dataclasses import replace
 
-import h5py
 import numpy as np
 import pytest
 from test_timeline import times
 
-import hpcio
 from hpcio import report
 from hpcio.errors import MissingPackageError, OutputError, ResultError
 from hpcio.words import duration
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory):
-    """A finished run: 60 trials, two workers."""
-    folder = tmp_path_factory.mktemp("report")
-    with h5py.File(folder / "rec.h5", "w") as f:
-        f["lfp"] = np.arange(12000.0).reshape(3000, 4)
-    plan = hpcio.Plan.create(
-        np.negative, f"{folder}/rec.h5::/lfp", trials=50, out=folder / "out.h5", sources="task"
-    )
-    plan.run(workers=2, progress=False)
-    return plan
+def plan(finished_plan):
+    return finished_plan
 
 
 def test_summary_says_what_ran():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import h5py
 import numpy as np
 import pytest
 
-import hpcio
 from hpcio import timeline
 from hpcio.journal import DONE
 from hpcio.ledger import Ledger
@@ -14,16 +12,8 @@ from hpcio.timeline import Timeline
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory):
-    """A finished run: 60 trials, two workers."""
-    folder = tmp_path_factory.mktemp("timeline")
-    with h5py.File(folder / "rec.h5", "w") as f:
-        f["lfp"] = np.arange(12000.0).reshape(3000, 4)
-    plan = hpcio.Plan.create(
-        np.negative, f"{folder}/rec.h5::/lfp", trials=50, out=folder / "out.h5", sources="task"
-    )
-    plan.run(workers=2, progress=False)
-    return plan
+def plan(finished_plan):
+    return finished_plan
 
 
 def times(
