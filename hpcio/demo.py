@@ -368,7 +368,7 @@ def draw(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     times = report.read_timeline(Ledger.read(Plan.load(out)))
     with report.canvas(path, *SIZE) as figure:
         upper, lower = figure.subplots(2, 1, height_ratios=(5, 3))
-        figure.suptitle(report.summary(times), x=0.012, ha="left")
+        figure.suptitle(report.summary(times), x=0.012, ha="left", parse_math=False)
         upper.set_title(f"Mean power spectrum of {len(times)} trials")
         _spectra(upper, hertz, mean, names)
         lower.set_title("How the workers spent their time")

@@ -54,7 +54,6 @@ COLOURS = {
 _DPI = 160
 _STYLE: Any = {  # matplotlib's own type lists its 300 names
     "font.family": "sans-serif", "font.size": 9.5, "text.usetex": False,
-    "text.parse_math": False,  # a name with dollars is a name
     "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlepad": 8,
     "figure.titlesize": 12, "figure.titleweight": "bold",
     "figure.constrained_layout.w_pad": 0.1, "figure.constrained_layout.h_pad": 0.08,
@@ -106,7 +105,8 @@ def timeline(ax: Axes, times: Timeline) -> None:
     ax.set(ylim=(count - 1 + margin, -margin - room), ylabel="worker")
     _time_axis(ax, span)
     step = -(-count // 16)
-    ax.set_yticks(range(0, count, step), names[::step])
+    # Dollars in names of users are dollars, no mathematics.
+    ax.set_yticks(range(0, count, step), names[::step], parse_math=False)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
 
@@ -256,7 +256,7 @@ def picture(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     """
     times = read_timeline(Ledger.read(Plan.load(out)))
     with canvas(path, 1600, 1100) as figure:
-        figure.suptitle(summary(times), x=0.012, ha="left")
+        figure.suptitle(summary(times), x=0.012, ha="left", parse_math=False)
         _both(figure, times, height_ratios=(2, 3))
     return Path(path)
 

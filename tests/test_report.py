@@ -194,3 +194,11 @@ def test_missing_matplotlib_names_the_remedy(plan, tmp_path, monkeypatch):
     with pytest.raises(MissingPackageError, match=r"pip install 'hpcio\[plot\]'") as error:
         report.picture(tmp_path / "run.png", plan.out)
     assert isinstance(error.value, ImportError)
+
+
+def test_powers_of_ten_are_drawn_as_such(tmp_path):
+    with report.canvas(tmp_path / "log.png", 400, 300) as figure:
+        ax = figure.subplots()
+        ax.semilogy([1, 1000])
+        figure.canvas.draw()
+        assert all(label.get_parse_math() for label in ax.get_yticklabels())
