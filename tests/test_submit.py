@@ -50,6 +50,10 @@ def double(trial):
     if os.path.exists(f"{HERE}/die-{number}"):
         os._exit(7)
     return trial * 2
+
+
+def marked(trial, mark, *, factor):
+    return trial * factor[mark]
 """
 
 HPCIO = str(Path(sys.executable).with_name("hpcio"))
@@ -327,6 +331,13 @@ def test_odd_names(slurm, place, monkeypatch):
     run = there.submit(2, name=ODD, prologue=f"export ODD='{ODD.replace(chr(39), '')}'")
     run.wait(timeout=100)
     there.check()
+    plan = hpcio.Plan.create(
+        f"{inside}/work.py:marked", f"{inside}/rec.h5::/lfp", trials=ROWS,
+        out=inside / "marked.h5", args=[ODD], kwargs={"factor": {ODD: 2.0}},
+    )  # fmt: skip
+    slurm_side.submit(plan, tasks=2, **OPTIONS).result(timeout=100).close()
+    with hpcio.open(inside / "marked.h5") as f:
+        assert f["data"][...].tobytes() == there.expected.tobytes()
     names = {p.name for p in inside.iterdir()} | {p.name for p in place.folder.iterdir()}
     assert not names & {"x", "y"}
     assert any(Path(f"{there.out}.run", "logs").iterdir())
