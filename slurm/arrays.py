@@ -365,6 +365,7 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
         self._batch.throttle = throttle
         self._batch.max_array_size = self.site.max_array_size
         self._supervisor: asyncio.Task[None] | None = None
+        self._replacing: asyncio.Task[None] | None = None
         self._left = asyncio.Event()
         self._seen: set[str] = set()
         self._stillborn = 0
@@ -486,6 +487,9 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
     async def _close(self) -> None:
         if self._supervisor is not None:
             self._supervisor.cancel()
+        if self._replacing is not None:
+            # Cancelled in the middle, it would leave a job that nobody knows of.
+            await self._replacing
         try:
             await super()._close()
         finally:
@@ -521,7 +525,8 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
             lost = [name for name, job in jobs.items() if job.job_id not in alive]
             if lost:
                 delay = FIRST_LOOK
-                await self._replace(lost)
+                self._replacing = asyncio.ensure_future(self._replace(lost))
+                await asyncio.shield(self._replacing)
 
     async def _replace(self, lost: list[str]) -> None:
         self._stillborn += sum(name not in self._seen for name in lost)

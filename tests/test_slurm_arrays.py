@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +134,31 @@ def test_nothing_stays_when_a_cluster_is_closed(slurm, folder):
         1 / 0  # noqa: B018
     until(lambda: not slurm.call("squeue", "-h").strip())
     assert sorted(p.name for p in folder.iterdir()) == ["rec.h5"]
+
+
+SLOW_SBATCH = """#!/bin/sh
+touch {folder}/asked
+while [ ! -e {folder}/go ]; do sleep 0.02; done
+exec {sbatch} "$@"
+"""
+
+
+def test_closing_while_a_lost_task_is_replaced_leaves_no_job(slurm, folder, monkeypatch):
+    there = cluster(1)
+    until(lambda: slurm.call("squeue", "-h", "-r", "-t", "R", "-o", "%F_%K").split(), "its task")
+    wrapper = folder / "bin" / "sbatch"
+    wrapper.parent.mkdir()
+    wrapper.write_text(SLOW_SBATCH.format(folder=folder, sbatch=shutil.which("sbatch")))
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}")
+    slurm.call("scancel", f"--user={os.geteuid()}")
+    until((folder / "asked").exists, "sbatch to be called")
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(there.close)
+        until(closing.running, "the cluster to be closing")
+        (folder / "go").touch()
+        closing.result(timeout=60)
+    until(lambda: not slurm.call("squeue", "-h").strip(), "jobs to go")
 
 
 def test_connections_are_encrypted_and_certificates_private(slurm, folder):
