@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import secrets
 import signal
-import socket
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +16,8 @@ import numpy as np
 from hpcio.blocks import compute, pack_details
 from hpcio.errors import HpcioError, WorkerError
 from hpcio.functions import takes
-from hpcio.journal import DETAILS, DONE, FAILED, LOST, SYNC, Journal
+from hpcio.journal import DETAILS, DONE, FAILED, HELD, LOST, SYNC
+from hpcio.ledger import Tried, attempt_name, open_journal
 from hpcio.plan import Plan
 from hpcio.reading import LARGE, ReadAhead, Reader
 from hpcio.slab import as_output_error, checksum
@@ -52,25 +48,22 @@ FRUITLESS = 16
 
 @dataclass(frozen=True)
 class ChunkDone:
-    """What comes back from a chunk: a few numbers, never results."""
+    """What comes back from a chunk: a few numbers, never results.
+
+    Attributes
+    ----------
+    done, failed : int
+        Blocks that are journalled so.
+    nbytes : int
+        Of results.
+    reached : int
+        So many of the blocks, from the first on, need not be tried again.
+    """
 
     done: int
     failed: int
     nbytes: int
-
-
-def attempt_name(label: str) -> str:
-    """A name that no other attempt has."""
-    return f"{label}-{secrets.token_hex(4)}"
-
-
-def open_journal(plan: Plan, name: str, label: str) -> Journal:
-    """The journal of a new attempt of this process."""
-    return Journal(
-        Path(plan.run_directory, "journal"), name, plan.digest,
-        {"label": label, "token": plan.token, "host": socket.gethostname()[:64],
-         "pid": os.getpid(), "user": getpass.getuser()[:64], "start": time.time()},
-    )  # fmt: skip
+    reached: int
 
 
 class Stop(BaseException):
@@ -134,7 +127,7 @@ class Attempt:
         except OSError as error:
             self.reader.close()
             raise as_output_error(error, plan.run_directory) from error
-        self.writer = module_of(plan.writer).open_writer(plan, self.name)
+        self.writer = module_of(plan).open_writer(plan, self.name)
         # Threads to read ahead, for checksums, and to sync; they start when first used.
         self.pool = ThreadPoolExecutor(3, thread_name_prefix="hpcio")
         self._syncing: tuple[Future[None], int] | None = None
@@ -222,7 +215,7 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
     """
     plan, journal, writer = attempt.plan, attempt.journal, attempt.writer
     blocks = np.asarray(blocks, np.int64)
-    shapes, dtype, casting = plan.target.shapes, plan.target.dtype, plan.casting
+    shapes, dtype, casting = plan.target.shapes, plan.dtype, plan.casting
     todo = list(
         zip(plan.blocks.form[blocks].tolist(), plan.blocks.base[blocks].tolist(), strict=True)
     )
@@ -233,15 +226,16 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
 
     def settle() -> None:
         writer.settle()
-        for block, said in pending:
-            append(DONE, block, **said)
-        pending.clear()
+        if writer.settled:
+            for block, said in pending:
+                append(DONE, block, **said)
+            pending.clear()
 
     func, clock = attempt.func, time.perf_counter
     args, kwargs = attempt.arguments.args, {**attempt.arguments.kwargs, **attempt.extra}
     vary, arguments = attempt.arguments.vary, attempt.arguments
 
-    done = failed = nbytes = 0
+    done = failed = nbytes = tried = 0
     pulsed = settled = clock()
     writer.begin(blocks, journal)
     numbers = zip(
@@ -272,6 +266,9 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                     if tries <= attempt.retries:
                         continue
                     journal.note(FAILED, block, _why(error, block).encode())
+                    writer.skip(block)
+                    if pending and writer.settled:
+                        settle()
                     failed += 1
                     attempt.may_fail -= 1
                     if attempt.may_fail < 0:
@@ -300,6 +297,7 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                         "file": file, "offset": offset, "check": check, "nbytes": size,
                         "compute": computed - reading, "io": reading - started + ended - computed,
                     }))  # fmt: skip
+                    append(HELD, block)  # whoever finds this worker dead sees how far it came
                     if writer.settled:
                         settle()
                 done += 1
@@ -307,6 +305,7 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                 # The reader may use the memory again, unless the function kept the trial.
                 del trial, result
                 break
+            tried = k + 1
             now = clock()
             if now - pulsed > PULSE_EVERY:
                 pulsed = now
@@ -330,7 +329,9 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
     finally:
         attempt.computing = False
     attempt.begin_sync()
-    return ChunkDone(done, failed, nbytes)
+    # What a writer has not been able to settle, such as a part of a sum, was in vain.
+    reached = int(np.searchsorted(blocks, pending[0][0])) if pending else tried
+    return ChunkDone(done - len(pending), failed, nbytes, reached)
 
 
 def _why(error: BaseException, block: int) -> str:
@@ -341,7 +342,9 @@ def _why(error: BaseException, block: int) -> str:
     return text
 
 
-def divide(sizes: np.ndarray, parts: int) -> list[np.ndarray]:
+def divide(
+    sizes: np.ndarray, parts: int, *, together: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Cut positions ``0 .. n-1`` into runs of about equal bytes.
 
     Parameters
@@ -350,6 +353,8 @@ def divide(sizes: np.ndarray, parts: int) -> list[np.ndarray]:
         Bytes of each.
     parts : int
         How many runs at the most.
+    together : numpy.ndarray, shape (n,), optional
+        Neighbours with equal values are not separated.
 
     Returns
     -------
@@ -364,6 +369,9 @@ def divide(sizes: np.ndarray, parts: int) -> list[np.ndarray]:
     # A run ends where the work before the middle of a block passes its share.
     middle = work - np.maximum(sizes, 1) / 2
     part = np.minimum((middle / work[-1] * parts).astype(np.int64), parts - 1)
+    if together is not None:
+        begins = np.diff(together, prepend=together[:1] - 1) != 0
+        part = part[begins][np.cumsum(begins) - 1]
     edges = np.flatnonzero(np.diff(part)) + 1
     return np.split(np.arange(count, dtype=np.int64), edges)
 
@@ -384,7 +392,7 @@ def from_runs(pieces: Iterable[list[int]]) -> np.ndarray:
 class Deaths:
     """Which block it is that its workers die of.
 
-    Blocks of a chunk are journalled in order: the first that is not is the one at hand when
+    Blocks of a chunk are computed in order: the first that was not is the one at hand when
     a worker died. It gets a second chance, since whoever killed the worker may have meant
     another process.
 
@@ -409,15 +417,15 @@ class Deaths:
         self._fruitless = 0
         self.blamed = 0
 
-    def left(self, chunk: np.ndarray, tried: np.ndarray, why: str) -> np.ndarray:
+    def left(self, chunk: np.ndarray, tried: Tried, why: str) -> np.ndarray:
         """The blocks that are to be done again after a death; one may be journalled as failed.
 
         Parameters
         ----------
         chunk : numpy.ndarray of int
             What the worker had.
-        tried : numpy.ndarray of int
-            Blocks that are journalled, done or failed.
+        tried : Tried
+            What it has journalled.
         why : str
             What is known of the death, for the traceback.
 
@@ -426,20 +434,20 @@ class Deaths:
         WorkerError
             If workers die and die, and nothing gets done.
         """
-        left = chunk[~np.isin(chunk, tried)]
+        left, at_hand = tried.left_of(chunk)
         self._fruitless = self._fruitless + 1 if left.size == chunk.size else 0
         if self._fruitless >= self._most:
             raise WorkerError(
                 f"{self._fruitless} workers in a row died before they had finished a single "
                 f"block. The last one:\n{why}"
             )
-        if left.size:
-            suspect = int(left[0])
+        if at_hand < left.size:
+            suspect = int(left[at_hand])
             self._deaths[suspect] += 1
             if self._deaths[suspect] > self._forgiven:
                 blame(self._plan, suspect, why)
                 self.blamed += 1
-                left = left[1:]
+                left = np.delete(left, at_hand)
         return left
 
 

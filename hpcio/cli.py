@@ -154,6 +154,11 @@ PLAN_OPTIONS = [
         show_default=True,
         help="Join results along an axis of theirs, or along a new first axis.",
     ),
+    click.option(
+        "--reduce",
+        type=click.Choice(["mean", "sum", "var"]),
+        help="Keep no trials but this of all of them.",
+    ),
     click.option("--join-axis", type=int, help="Axis of the results to join along."),
     click.option("--axis", type=int, default=0, show_default=True, help="Axis that trials cut."),
     click.option("--channel-axis", type=int, help="Axis of channels of the recording."),
@@ -224,6 +229,7 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         join=options["join"], join_axis=options["join_axis"], axis=options["axis"],
         channel_axis=options["channel_axis"], channels_per_block=options["channels_per_block"],
         out_channel_axis=options["out_channel_axis"],
+        keeptrials=options["reduce"] is None, reduce=options["reduce"],
         args=[_literal(a) for a in options["args"]], kwargs=options["kwargs"],
     )  # fmt: skip
 

@@ -69,7 +69,7 @@ def publish(ledger: Ledger) -> Path:
             )
 
     try:
-        module_of(plan.writer).publish(ledger, fill, final)
+        module_of(plan).publish(ledger, fill, final)
         sync_folder(final.parent)
     except HpcioError:
         raise
@@ -84,10 +84,10 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     group = f.create_group("hpcio")
     group.attrs["plan"] = np.bytes_(plan.digest)
     group.attrs["token"] = np.bytes_(plan.token)
-    plan.target.save(group.create_group("target"))
-    group["state"] = ledger.state
-    group["checksum"] = np.where(ledger.done, ledger.record["checksum"], 0).astype("<u8")
-    module_of(plan.writer).add_data(ledger, f, folder)
+    stored = module_of(plan).add_data(ledger, f, folder)
+    ledger = stored.ledger
+    stored.target.save(group.create_group("target"))
+    group["state"], group["checksum"] = stored.state, stored.checksum
     attach(plan.axes, f, f["data"])
     f["trials"] = trial_table(ledger)
     _add_details(ledger, f)
@@ -99,7 +99,8 @@ def trial_table(ledger: Ledger) -> np.ndarray:
     Returns
     -------
     numpy.ndarray of TRIAL, shape (N,)
-        `last` is the last row itself; a trial without rows has ``last = first - 1``.
+        `last` is the last row itself; a trial without rows has ``last = first - 1``. Of an
+        average, all trials have all rows.
     """
     plan = ledger.plan
     per_trial = plan.blocks.channel_blocks

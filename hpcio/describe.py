@@ -161,7 +161,7 @@ def probe(plan: Plan, block: int) -> tuple[float, int]:
             for _ in range(3):  # the first call also imports and warms up
                 started = time.perf_counter()
                 trial = read(int(plan.blocks.base[block]))
-                compute(func, trial, args, kwargs, shape, plan.target.dtype, casting=plan.casting)
+                compute(func, trial, args, kwargs, shape, plan.dtype, casting=plan.casting)
                 best = min(best, time.perf_counter() - started)
                 if best > 1.0:
                     break

@@ -15,6 +15,8 @@ FAILED    a block raised; its traceback lies at `offset` in the notes
 DETAILS   a block's details lie at `offset` in the notes
 SYNC      the first `offset` records are safe against a crash of the machine
 LOST      writing to the disk failed: what no SYNC covers never counts
+HELD      a block was computed; its DONE follows when its bytes have left the process
+VOID      the result of a block is not where the attempt named in the notes has put it
 ========  ====================================================================
 """
 
@@ -41,15 +43,17 @@ __all__ = [
     "DONE",
     "FAILED",
     "FILE",
+    "HELD",
     "LOST",
     "RECORD",
     "SYNC",
+    "VOID",
     "Journal",
     "Log",
     "read_log",
 ]
 
-FILE, DONE, FAILED, DETAILS, SYNC, LOST = range(1, 7)
+FILE, DONE, FAILED, DETAILS, SYNC, LOST, HELD, VOID = range(1, 9)
 
 MAGIC = b"HPCIOJ01"
 HEADER = 1024

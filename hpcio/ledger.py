@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import secrets
+import socket
+import time
 from collections.abc import Collection, Iterable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -11,14 +16,18 @@ from typing import Self
 import numpy as np
 
 from hpcio import journal, writers
-from hpcio.journal import DETAILS, DONE, FAILED, RECORD, Log, read_log
+from hpcio.averages import Average
+from hpcio.journal import DETAILS, DONE, FAILED, HELD, RECORD, VOID, Journal, Log, read_log
 from hpcio.plan import Plan
 
 __all__ = [
     "Failure",
     "Follower",
     "Ledger",
+    "Tried",
+    "attempt_name",
     "journal_folder",
+    "open_journal",
     "read_logs",
     "tried_by",
     "tried_since",
@@ -39,6 +48,43 @@ class Failure:
         return self.traceback.strip().rpartition("\n")[2]
 
 
+def _one_for_each_sum(average: Average, logs: tuple[Log, ...]) -> tuple[Log, ...]:
+    """The journals without the blocks of sums that do not count.
+
+    Of several sums of one group, that one counts that has most of its blocks; of equal ones, the
+    first.
+    """
+    done = [np.flatnonzero(log.records["kind"] == DONE) for log in logs]
+    which = np.repeat(np.arange(len(logs)), [d.size for d in done])
+    records = np.concatenate(
+        [np.zeros(0, RECORD), *(log.records[d] for log, d in zip(logs, done, strict=True))]
+    )
+    number = average.sum_of(records["block"])
+    keys = np.stack([number, which, records["offset"]])
+    sums, key, count = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
+    order = np.lexsort((np.arange(count.size), -count, sums[0]))
+    best = order[np.unique(sums[0][order], return_index=True)[1]]
+    dropped = ~np.isin(key.reshape(-1), best)
+    return tuple(
+        replace(log, records=np.delete(log.records, d[dropped[which == i]]))
+        for i, (log, d) in enumerate(zip(logs, done, strict=True))
+    )
+
+
+def attempt_name(label: str) -> str:
+    """A name that no other attempt has."""
+    return f"{label}-{secrets.token_hex(4)}"
+
+
+def open_journal(plan: Plan, name: str, label: str) -> Journal:
+    """The journal of a new attempt of this process."""
+    return Journal(
+        journal_folder(plan), name, plan.digest,
+        {"label": label, "token": plan.token, "host": socket.gethostname()[:64],
+         "pid": os.getpid(), "user": getpass.getuser()[:64], "start": time.time()},
+    )  # fmt: skip
+
+
 def journal_folder(plan: Plan) -> Path:
     """Where the journals of a run lie."""
     return plan.run_directory / "journal"
@@ -47,8 +93,23 @@ def journal_folder(plan: Plan) -> Path:
 def read_logs(plan: Plan) -> tuple[Log, ...]:
     """All journals of a run, in the order that decides between two attempts at a block."""
     paths = sorted(journal_folder(plan).glob("*.jnl"))
-    logs = (read_log(path, plan.digest) for path in paths)
-    return tuple(log for log in logs if log is not None)
+    logs = [log for log in (read_log(path, plan.digest) for path in paths) if log is not None]
+    void = {
+        (log.note(r).decode(), int(r["block"]))
+        for log in logs
+        for r in log.records[log.records["kind"] == VOID]
+    }
+    return tuple(_without(log, void) for log in logs) if void else tuple(logs)
+
+
+def _without(log: Log, void: set[tuple[str, int]]) -> Log:
+    """A journal without its results that were not there."""
+    name, records = str(log.about["name"]), log.records
+    gone = [block for attempt, block in void if attempt == name]
+    kept = (records["kind"] != DONE) | ~np.isin(records["block"], gone)
+    # Positions of records mean something to those before the last SYNC only.
+    safe = int(kept[: log.safe].sum())
+    return replace(log, records=records[kept], safe=safe) if gone else log
 
 
 def _lost_details(log: Log) -> list[int]:
@@ -60,20 +121,47 @@ def _lost_details(log: Log) -> list[int]:
     return found
 
 
-def tried_since(plan: Plan, known: Collection[Path]) -> np.ndarray:
-    """The blocks that are done or failed by journals other than those `known`."""
-    return _tried(log for log in read_logs(plan) if log.path not in known)
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """What some attempts have come to.
+
+    Attributes
+    ----------
+    blocks : numpy.ndarray of int64
+        Done or failed.
+    computed : numpy.ndarray of int64
+        These, and those whose results were held back, and are lost if the process died.
+    """
+
+    blocks: np.ndarray
+    computed: np.ndarray
+
+    @classmethod
+    def of(cls, logs: Iterable[Log]) -> Self:
+        """What the journals say."""
+        records = np.concatenate([np.zeros(0, RECORD), *(log.records for log in logs)])
+        ended = np.isin(records["kind"], (DONE, FAILED))
+        return cls(records["block"][ended], records["block"][ended | (records["kind"] == HELD)])
+
+    def left_of(self, blocks: np.ndarray) -> tuple[np.ndarray, int]:
+        """What is left of blocks that were computed in order, and where the one at hand is in it.
+
+        If there was none, that is the number of those left.
+        """
+        left = blocks[~np.isin(blocks, self.blocks)]
+        begun = np.flatnonzero(~np.isin(left, self.computed))
+        return left, int(begun[0]) if begun.size else left.size
 
 
-def tried_by(plan: Plan, attempt: str) -> np.ndarray:
-    """The blocks that an attempt has journalled, done or failed."""
+def tried_since(plan: Plan, known: Collection[Path]) -> Tried:
+    """What the journals say other than those `known`."""
+    return Tried.of(log for log in read_logs(plan) if log.path not in known)
+
+
+def tried_by(plan: Plan, attempt: str) -> Tried:
+    """What the journal of one attempt says."""
     log = read_log(journal_folder(plan) / f"{attempt}.jnl", plan.digest)
-    return _tried([log] if log is not None else [])
-
-
-def _tried(logs: Iterable[Log]) -> np.ndarray:
-    tried = [r["block"][np.isin(r["kind"], (DONE, FAILED))] for r in (x.records for x in logs)]
-    return np.concatenate([np.zeros(0, np.int64), *tried])
+    return Tried.of([log] if log is not None else [])
 
 
 class Follower:
@@ -158,7 +246,7 @@ class Ledger:
             if not done.size:
                 continue
             late = done[done >= log.safe]
-            with writers.module_of(plan.writer).ReadBack(plan, log) as stored:
+            with writers.module_of(plan).ReadBack(plan, log) as stored:
                 bad = done[~stored.there(log.records[done])].tolist()
                 bad += [k for k in late.tolist() if not stored.intact(log.records[k])]
             bad += _lost_details(log)
@@ -168,6 +256,8 @@ class Ledger:
 
     @classmethod
     def _of(cls, plan: Plan, logs: tuple[Log, ...]) -> Self:
+        if plan.average is not None:
+            logs = _one_for_each_sum(plan.average, logs)
         count = len(plan)
         state = np.zeros(count, np.uint8)
         which = np.full(count, -1, np.int32)
@@ -186,9 +276,50 @@ class Ledger:
         done: np.ndarray = self.state == DONE
         return done
 
+    def with_what_is_there(self, differ: np.ndarray, found: np.ndarray) -> tuple[Self, np.ndarray]:
+        """Let the attempt count whose result is there, where it is not the first one.
+
+        Parameters
+        ----------
+        differ : numpy.ndarray of int
+            Blocks whose bytes are not those of the record that counts.
+        found : numpy.ndarray of uint64, shape (B,)
+            Checksums of what is there.
+
+        Returns
+        -------
+        Ledger
+        numpy.ndarray of int
+            The blocks whose bytes are those of no record.
+        """
+        log, record = self.log.copy(), self.record.copy()
+        nobodys = np.ones(len(self.plan), bool)
+        for i in reversed(range(len(self.logs))):
+            records = self.logs[i].records
+            records = records[(records["kind"] == DONE) & np.isin(records["block"], differ)]
+            records = records[records["checksum"] == found[records["block"]]]
+            block = records["block"]
+            log[block], record[block], nobodys[block] = i, records, False
+        return replace(self, log=log, record=record), differ[nobodys[differ]]
+
+    def void(self, blocks: np.ndarray) -> None:
+        """Record that results are not there, whatever attempts have journalled: not done, then."""
+        with closing(open_journal(self.plan, attempt_name("void"), "void")) as journal:
+            for i, log in enumerate(self.logs):
+                records = log.records
+                claimed = records["block"][records["kind"] == DONE]
+                for block in claimed[np.isin(claimed, blocks)].tolist():
+                    journal.note(VOID, block, str(self.logs[i].about["name"]).encode())
+            journal.sync_notes()
+            journal.sync()
+
     def missing(self) -> np.ndarray:
-        """The blocks that are not done, failed ones included, in order."""
-        return np.flatnonzero(~self.done)
+        """The blocks that are to be computed, in order.
+
+        Those that are not done, failed ones included, and all that go together with them.
+        """
+        groups = np.arange(len(self.plan)) // self.plan.unit
+        return np.flatnonzero(np.isin(groups, groups[~self.done]))
 
     def failures(self) -> tuple[Failure, ...]:
         """The blocks that failed and were not done since."""

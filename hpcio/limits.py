@@ -64,11 +64,12 @@ def available() -> int:
 def block_memory(plan: Plan) -> np.ndarray:
     """Bytes that each block needs at the least, shape (B,).
 
-    Its trial and its result, and for large trials the next one, which is read ahead.
+    Its trial and its result, and for large trials the next one, which is read ahead. With
+    averages, also the sums.
     """
     trial = plan.input_sizes()
     need: np.ndarray = trial * np.where(trial < LARGE, 1, 2) + plan.target.sizes()
-    return need
+    return need if plan.average is None else need + 2 * plan.target.nbytes
 
 
 def check_memory(plan: Plan, limit: str | int) -> None:
@@ -88,7 +89,13 @@ def check_memory(plan: Plan, limit: str | int) -> None:
 
 def check_disk(plan: Plan, blocks: np.ndarray) -> None:
     """Raise OutputError if the results of `blocks` cannot fit on the disk."""
-    check_room(Path(plan.out), int(plan.target.sizes()[blocks].sum()))
+    average = plan.average
+    need = (
+        int(plan.target.sizes()[blocks].sum())
+        if average is None
+        else np.unique(blocks // average.unit).size * plan.target.nbytes * 2
+    )
+    check_room(Path(plan.out), need)
 
 
 def check_room(out: Path, need: int) -> None:

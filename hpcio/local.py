@@ -150,7 +150,9 @@ class _Session:
         self.plan, self.retries, self.max_failed = work.plan, work.retries, work.max_failed
         sizes = block_memory(work.plan)[work.blocks]
         self.wanted = min(processes.workers, work.blocks.size)
-        parts = divide(sizes, self.wanted * CHUNKS_PER_WORKER)
+        parts = divide(
+            sizes, self.wanted * CHUNKS_PER_WORKER, together=work.blocks // work.plan.unit
+        )
         self.queue = deque(work.blocks[p] for p in parts)
         self.threads = processes.threads
         self.workers: list[_Worker] = []

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from hpcio.arguments import Arguments, fingerprint
+from hpcio.averages import Average, Reduce, averaged
 from hpcio.axes import Axis, name_axes
 from hpcio.dryrun import dry_run
-from hpcio.errors import OutputError, PlanError
+from hpcio.errors import FunctionError, OutputError, PlanError
 from hpcio.functions import Function
-from hpcio.planfile import FORMAT, plain_form, read_plan
+from hpcio.planfile import FORMAT, plain_average, plain_form, read_plan
 from hpcio.slab import layout
 from hpcio.sources import Source
 from hpcio.target import Join, Target, lay_out
@@ -57,8 +58,10 @@ class Plan:
         For the function; values of :func:`hpcio.per_trial` are still whole.
     out : str
         Absolute path of the result.
-    writer, sources, join, keeptrials
+    writer, sources, join
         As given to :meth:`create`; `sources` is resolved.
+    average : hpcio.averages.Average or None
+        What is made of the results of all trials, if they are not kept.
     token : str
         Random name of the run.
     digest : str
@@ -76,7 +79,7 @@ class Plan:
     writer: str
     sources: Sources
     join: Join
-    keeptrials: bool
+    average: Average | None
     casting: str
     described: Mapping[str, str]
     token: str
@@ -97,6 +100,7 @@ class Plan:
         writer: str = "virtual",
         sources: Literal["auto", "trial", "task"] = "auto",
         keeptrials: bool = True,
+        reduce: Reduce | None = None,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         join: Join = "concatenate",
@@ -131,7 +135,11 @@ class Plan:
             One virtual source for each block, or for each chunk of blocks; ``auto`` takes
             the first up to 512 blocks.
         keeptrials : bool
-            Keep the result of every trial.
+            Keep the result of every trial; else their average is the result, in float64 or
+            complex128, with the same bits however the run goes.
+        reduce : {"mean", "sum", "var"}, optional
+            The average, with ``keeptrials=False``; by default the mean. ``var`` is that of
+            `numpy.var`: divided by the number of trials.
         args, kwargs
             Further arguments of the function; mark those that differ from trial to trial
             by :func:`hpcio.per_trial`.
@@ -184,11 +192,10 @@ class Plan:
             raise PlanError(f"sources='{sources}' is unknown. Choose auto, trial or task.")
         if join not in ("concatenate", "stack"):
             raise PlanError(f"join='{join}' is unknown. Choose concatenate or stack.")
-        if not keeptrials:
-            raise PlanError(
-                "The virtual writer keeps every trial; it cannot average (keeptrials=False). "
-                "Keep the trials and average the result."
-            )
+        if keeptrials and reduce is not None:
+            raise PlanError(f"reduce='{reduce}' goes with keeptrials=False. Say that, too.")
+        if not keeptrials and (join, join_axis) != ("concatenate", None):
+            raise PlanError("An average joins nothing: leave out join and join_axis.")
         out = check_new_output(out)
         recording = Source.read(source)
         table = Trials.read(trials, rows=_rows(recording, axis), axis=axis)
@@ -207,12 +214,12 @@ class Plan:
             call, function.name, recording, layout_in, arguments, out_shape, out_dtype
         )
         layout(shapes[0], dtype)  # refuses a type that HDF5 cannot hold
-        target = lay_out(
+        target, average = _lay_out(
             layout_in, form, shapes, dtype, join=join, join_axis=join_axis,
-            out_channel_axis=out_channel_axis,
+            out_channel_axis=out_channel_axis, keeptrials=keeptrials, reduce=reduce,
         )  # fmt: skip
         count = layout_in.trial.size
-        if writer == "direct":
+        if writer != "virtual" or average:
             sources = "task"
         if sources == "auto":
             sources = "trial" if count <= AUTO_TRIAL_SOURCES else "task"
@@ -223,6 +230,7 @@ class Plan:
             )
         if (
             writer == "virtual"
+            and average is None
             and count > MAX_MAPPINGS
             and (target.axis != 0 or target.channel_axis is not None)
         ):
@@ -243,14 +251,14 @@ class Plan:
             writer=writer,
             sources=sources,
             join=join,
-            keeptrials=keeptrials,
+            average=average,
             casting="same_kind" if out_dtype is not None else "equiv",
             token=secrets.token_hex(8),
             digest="",
             live=call,
             described={"args": repr(arguments.args), "kwargs": repr(arguments.kwargs)},
         )
-        writers.module_of(writer).check_plan(plan)
+        writers.module_of(plan).check_plan(plan)
         return replace(plan, digest=plan._digest(fingerprint(arguments)))
 
     def _digest(self, arguments: str) -> str:
@@ -261,7 +269,7 @@ class Plan:
                        self.source.size, self.source.mtime_ns],
             "arguments": arguments, "dtype": self.target.dtype.str, "shape": self.target.shape,
             "writer": self.writer, "sources": self.sources, "join": self.join,
-            "casting": self.casting,
+            "casting": self.casting, "average": plain_average(self.average),
             "axes": [a.name for a in self.axes],
             "forms": [plain_form(f) for f in self.blocks.forms],
             "shapes": self.target.shapes,
@@ -278,6 +286,16 @@ class Plan:
     def __len__(self) -> int:
         """Number of blocks."""
         return int(self.blocks.trial.size)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the result of one block."""
+        return self.target.dtype if self.average is None else self.average.dtype
+
+    @property
+    def unit(self) -> int:
+        """So many consecutive blocks are done together, by one process; 1 unless averaged."""
+        return 1 if self.average is None else self.average.unit
 
     @property
     def run_directory(self) -> Path:
@@ -319,7 +337,7 @@ class Plan:
         trial, part = int(self.blocks.trial[i]), int(self.blocks.channel_block[i])
         folder = Path(f"{self.out}.byhand")
         return {
-            "keeptrials": self.keeptrials,
+            "keeptrials": self.average is None,
             "infile": self.source.path,
             "indset": self.source.dataset,
             "ingrid": self.blocks.ingrid(i),
@@ -427,6 +445,35 @@ class Plan:
         if name.endswith(".run") and Path(name, "plan.h5").exists():
             name = name.removesuffix(".run")
         return cls(**read_plan(name))
+
+
+def _lay_out(
+    blocks: Blocks,
+    form: np.ndarray,
+    shapes: tuple[tuple[int, ...], ...],
+    dtype: np.dtype,
+    *,
+    join: Join,
+    join_axis: int | None,
+    out_channel_axis: int | None,
+    keeptrials: bool,
+    reduce: Reduce | None,
+) -> tuple[Target, Average | None]:
+    """The layout of the result, and what is averaged."""
+    if keeptrials:
+        target = lay_out(
+            blocks, form, shapes, dtype, join=join, join_axis=join_axis,
+            out_channel_axis=out_channel_axis,
+        )  # fmt: skip
+        return target, None
+    try:
+        stack = lay_out(
+            blocks, form, shapes, dtype, join="stack", join_axis=None,
+            out_channel_axis=out_channel_axis,
+        )  # fmt: skip
+    except FunctionError as error:
+        raise FunctionError(f"An average needs equal results of all trials. {error}") from error
+    return averaged(stack, blocks.channel_blocks, reduce)
 
 
 def _rows(source: Source, axis: int) -> int:

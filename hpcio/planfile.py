@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpcio.averages import Average
 from hpcio.axes import Axis
 from hpcio.errors import PlanError
 from hpcio.functions import Function
@@ -21,11 +22,11 @@ from hpcio.trials import Blocks, Form, Trials
 if TYPE_CHECKING:
     from hpcio.plan import Plan
 
-__all__ = ["FORMAT", "plain_form", "read_plan", "write_plan"]
+__all__ = ["FORMAT", "plain_average", "plain_form", "read_plan", "write_plan"]
 
-FORMAT = 1
+FORMAT = 2
 # Fields of a plan that JSON holds as they are.
-_PLAIN = ("writer", "sources", "join", "keeptrials", "casting", "described")
+_PLAIN = ("writer", "sources", "join", "casting", "described")
 
 
 def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
@@ -43,6 +44,7 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
         "channel_blocks": plan.blocks.channel_blocks,
         "forms": [plain_form(f) for f in plan.blocks.forms],
         "axes": [axis.name for axis in plan.axes],
+        "average": plain_average(plan.average),
         **{name: getattr(plan, name) for name in _PLAIN},
     }
     try:
@@ -109,6 +111,7 @@ def read_plan(out: str) -> dict[str, Any]:
         "target": target,
         "axes": tuple(Axis(name, values.get(str(k))) for k, name in enumerate(spec["axes"])),
         "payload": payload,
+        "average": _average(spec["average"]),
         "out": out,
         "token": token,
         "digest": digest,
@@ -136,6 +139,15 @@ def plain_form(form: Form) -> dict[str, Any]:
         ],
         "channels": form.channels,
     }
+
+
+def plain_average(average: Average | None) -> dict[str, Any] | None:
+    """An average as JSON can hold it."""
+    return None if average is None else {**asdict(average), "dtype": average.dtype.str}
+
+
+def _average(plain: dict[str, Any] | None) -> Average | None:
+    return None if plain is None else Average(**{**plain, "dtype": np.dtype(plain["dtype"])})
 
 
 def _form(plain: dict[str, Any]) -> Form:

@@ -182,14 +182,14 @@ def execute(
         known = {log.path for log in before.logs}
         if todo.size:
             check_disk(plan, todo)
-            module_of(plan.writer).reserve(plan)
+            module_of(plan).reserve(plan)
             stack.enter_context(_shown(plan, executor.about, progress=progress))
             try:
                 executor.execute(Work(plan, todo, retries, max_failed))
             except KeyboardInterrupt:
-                left = Ledger.read(plan).missing().size
+                finished = int(Ledger.read(plan).done.sum())
                 raise Interrupted(
-                    f"Stopped with {len(plan) - left} of {len(plan)} blocks done. "
+                    f"Stopped with {finished} of {len(plan)} blocks done. "
                     f"Continue with: hpcio resume {shlex.quote(plan.out)}"
                 ) from None
         ledger = Ledger.read_trusted(plan)
@@ -269,7 +269,7 @@ def _first_start(records: np.ndarray, opened: float) -> float:
 
 def _failed_message(ledger: Ledger, max_failed: int, most: int = 10) -> str:
     failures = ledger.failures()
-    lost = ledger.missing().size - len(failures)
+    lost = int((~ledger.done).sum()) - len(failures)
     lines = [f"{len(failures)} of {len(ledger.plan)} blocks failed; nothing was published."]
     lines += [f"  block {f.block} (trial {f.trial}): {f.reason}" for f in failures[:most]]
     if len(failures) > most:

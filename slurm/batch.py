@@ -288,7 +288,7 @@ def _submit(
             publish(ledger)
             return Submitted(plan.out)
         check_disk(plan, missing)
-        module_of(plan.writer).reserve(plan)
+        module_of(plan).reserve(plan)
         most = _most_tasks(site, asked)
         chosen = {k: v for k, v in options.items() if v is not None}
         while True:
@@ -363,7 +363,7 @@ def _check(plan: Plan, ask: Ask, *, probe: bool) -> None:
 
 def _map(plan: Plan, missing: np.ndarray, *, tasks: int) -> Mapping:
     work = (plan.input_sizes() + plan.target.sizes())[missing]
-    return map_blocks(missing, work, tasks=tasks)
+    return map_blocks(missing, work, tasks=tasks, unit=plan.unit)
 
 
 def write_submission(

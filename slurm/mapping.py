@@ -71,6 +71,7 @@ def map_blocks(
     *,
     tasks: int,
     chunks_per_task: int = CHUNKS_PER_TASK,
+    unit: int = 1,
 ) -> Mapping:
     """Give each array task a contiguous range of blocks, and cut it into chunks.
 
@@ -86,6 +87,8 @@ def map_blocks(
         How many tasks at the most.
     chunks_per_task : int
         How many chunks for each, at the most.
+    unit : int
+        So many consecutive blocks of the plan stay together; see `hpcio.Plan.unit`.
 
     Returns
     -------
@@ -104,8 +107,9 @@ def map_blocks(
         )
     chunks: list[np.ndarray] = []
     task: list[int] = []
-    for number, part in enumerate(divide(sizes, tasks)):
-        for piece in divide(sizes[part], chunks_per_task):
+    group = blocks // unit
+    for number, part in enumerate(divide(sizes, tasks, together=group)):
+        for piece in divide(sizes[part], chunks_per_task, together=group[part]):
             chunks.append(blocks[part[piece]])
             task.append(number)
     return Mapping(tuple(chunks), np.asarray(task, np.int64))
@@ -327,7 +331,9 @@ def describe(
     >>> print(describe(plan, tasks=64, memory="8GB", walltime="01:00:00"))  # doctest: +SKIP
     """
     work = plan.input_sizes() + plan.target.sizes()
-    mapping = map_blocks(np.arange(len(plan)), work, tasks=tasks, chunks_per_task=chunks_per_task)
+    mapping = map_blocks(
+        np.arange(len(plan)), work, tasks=tasks, chunks_per_task=chunks_per_task, unit=plan.unit
+    )
     of_task = predicted_seconds(work, mapping, bytes_per_second=1.0)
     speed = measured_speed(plan)
     return Description(

@@ -140,8 +140,9 @@ class _Session:
         self.token = secrets.token_hex(8)
         sizes = block_memory(work.plan)[work.blocks]
         mapped = mapping.map_blocks(
-            work.blocks, sizes, tasks=max(1, self._expected()), chunks_per_task=chunks_per_worker
-        )
+            work.blocks, sizes, tasks=max(1, self._expected()), chunks_per_task=chunks_per_worker,
+            unit=work.plan.unit,
+        )  # fmt: skip
         self.ranges: deque[deque[np.ndarray]] = deque(deque() for _ in range(mapped.tasks))
         for chunk, task in zip(mapped.chunks, mapped.task.tolist(), strict=True):
             self.ranges[task].append(chunk)
@@ -287,7 +288,7 @@ class _Session:
         thread of the worker. Suspects are run again one at a time, with nothing beside
         them: what dies then is to blame.
         """
-        left = flight.blocks[~np.isin(flight.blocks, tried_since(self.plan, self.known))]
+        left, at_hand = tried_since(self.plan, self.known).left_of(flight.blocks)
         claimed = Path(self.plan.run_directory, "claims", flight.name).exists()
         if left.size < flight.blocks.size:
             self.fruitless = 0
@@ -296,20 +297,25 @@ class _Session:
         if self.fruitless > FRUITLESS + 4 * (len(self.workers) + len(self.flying)):
             raise WorkerError(
                 f"Workers have died {self.fruitless} times before they had finished a single "
-                f"block, the last time at block {left[0]}. See the logs of the tasks."
+                f"block, the last time at block {left[min(at_hand, left.size - 1)]}. "
+                "See the logs of the tasks."
             )
         if not left.size:
             return
+        if not claimed or at_hand == left.size:  # it only waited there, or had no block at hand
+            self.again.append(left)
+            return
+        suspect = left[at_hand]
         if flight.alone:
             why = "WorkerError: its worker died each time it was computed"
-            blame(self.plan, int(left[0]), why)
+            blame(self.plan, int(suspect), why)
             self.failed += 1
-        elif claimed:
-            self.suspects.append(left[:1])
-            if left.size > 1:
-                self.again.append(left[1:])
-        else:  # it only waited there
-            self.again.append(left)
+            left = left[left != suspect]
+        together = left // self.plan.unit == suspect // self.plan.unit
+        if together.any():
+            self.suspects.append(left[together])
+        if not together.all():
+            self.again.append(left[~together])
 
     def _abandon(self) -> None:
         """Let workers end after the block at hand, and keep what they have done."""

@@ -33,7 +33,7 @@ from hpcio.chunks import Attempt, Deaths, Stop, how_it_ended, run_chunk
 from hpcio.errors import HpcioError
 from hpcio.filesystems import write_whole
 from hpcio.journal import DONE, FAILED
-from hpcio.ledger import Follower, Ledger, journal_folder, tried_by, tried_since
+from hpcio.ledger import Follower, Ledger, Tried, journal_folder, tried_by, tried_since
 from hpcio.plan import Plan
 from hpcio.slab import as_output_error
 from slurm import environment, submissions
@@ -91,7 +91,7 @@ class _Watch:
         while True:
             status = self._fork()
             mine, others = self._tried()
-            self.tried += mine.size
+            self.tried += mine.blocks.size
             code = os.waitstatus_to_exitcode(status)
             if code in (0, ENDED, TROUBLE):
                 return code
@@ -105,7 +105,7 @@ class _Watch:
             at = self._at()
             if at:
                 blocks = self._blocks(at)
-                deaths.left(blocks[~np.isin(blocks, others)], mine, why)
+                deaths.left(blocks[~np.isin(blocks, others.blocks)], mine, why)
 
     def _fork(self) -> int:
         self.shared[:] = bytes(len(self.shared))
@@ -161,12 +161,12 @@ class _Watch:
         part: np.ndarray = blocks[(blocks >= start) & (blocks < until)]
         return part
 
-    def _tried(self) -> tuple[np.ndarray, np.ndarray]:
-        """The blocks that the last worker has journalled, and those of all others."""
+    def _tried(self) -> tuple[Tried, Tried]:
+        """What the last worker has journalled, and what all others have."""
         known = {journal_folder(self.plan) / name for name in self.submission.known}
         at = self._at()
         if not at:
-            return np.zeros(0, np.int64), tried_since(self.plan, known)
+            return Tried.of([]), tried_since(self.plan, known)
         own = journal_folder(self.plan) / f"{at[0]}.jnl"
         return tried_by(self.plan, at[0]), tried_since(self.plan, known | {own})
 
@@ -325,7 +325,7 @@ class _Worker:
         blocks = blocks[blocks < self.attempt.until]
         self.watch.tell(self.attempt.name, chunk, claim.start, self.attempt.until)
         done = run_chunk(self.attempt, blocks)
-        if self.attempt.stopping and done.done + done.failed < blocks.size:
+        if self.attempt.stopping and done.reached < blocks.size:
             return  # it is left, or gone on with when this task starts again
         self.claim = None
 
@@ -407,14 +407,16 @@ class _Worker:
             return int(part[0])
         if not self.pulses.lives(owner):
             return "wait"
-        if part.size == 1:
+        # A part may begin where the blocks before need not be with those after.
+        begins = np.flatnonzero(np.diff(part // self.plan.unit)) + 1
+        if not begins.size:
             return None
         if now - self.began[owner][1] > self._long:  # all but the block at hand
-            return int(part[1])
-        start = self._worth_helping(owner, part)
+            return int(part[begins[0]])
+        start = self._worth_helping(owner, part, begins)
         return "wait" if start is None and not self.speeds[owner].seconds else start
 
-    def _worth_helping(self, owner: str, part: np.ndarray) -> int | None:
+    def _worth_helping(self, owner: str, part: np.ndarray, begins: np.ndarray) -> int | None:
         """Where the second half of a slow owner's part begins, if it has far to go."""
         mine, theirs = self.speeds[self.attempt.name], self.speeds[owner]
         speed = theirs if theirs.seconds else mine
@@ -424,7 +426,7 @@ class _Worker:
         if float(left[-1]) * speed.seconds / max(speed.nbytes, 1) < self._long:
             return None
         middle = int(np.searchsorted(left, left[-1] / 2))
-        return int(part[min(max(middle, 1), part.size - 1)])
+        return int(part[begins[min(int(np.searchsorted(begins, middle)), begins.size - 1)]])
 
 
 # ---------------------------------------------------------------------- the end

@@ -67,7 +67,7 @@ def chunk(
             if blocks.size and not attempt.stopping and not _soon_over():
                 done = run_chunk(attempt, blocks)
                 failed += done.failed
-                tried = done.done + done.failed
+                tried = done.reached
             left += runs(blocks[tried:])
     return {"failed": failed, "left": left}
 

@@ -20,7 +20,8 @@ import hpcio
 from hpcio.chunks import Attempt, run_chunk
 from hpcio.errors import BlocksFailed, PlanError, ResultError
 from hpcio.rundir import prepare
-from hpcio.writers.direct import PAGE, Direct, _read_seams, reserve
+from hpcio.writers.direct import PAGE, Direct, reserve
+from hpcio.writers.onefile import read_seams
 
 Array = np.ndarray
 DTYPES = ["<f8", ">f8", "<f4", ">f4", "<f2", "<c16", ">c8", "<i8", ">i4", "i1", "u1", "<u2", "?"]
@@ -237,7 +238,7 @@ def test_only_whole_pages_of_its_own_reach_the_file(tmp_path_factory, rows, owne
         assert ((whole != 0).all(axis=1) | (whole == 0).all(axis=1)).all()
     found = np.fromfile(plan.run_directory / "data.h5", np.uint8)
     for o in writers:
-        for at, seam in _read_seams(plan.run_directory / "sources" / f"a{o}.seams"):
+        for at, seam in read_seams(plan.run_directory / "sources" / f"a{o}.seams"):
             found[at : at + len(seam)] = np.frombuffer(seam, np.uint8)
     start = int(offsets[0])
     assert found[start : start + data.size].tobytes() == data.tobytes()
@@ -292,10 +293,10 @@ def test_a_torn_seam_is_cut(tmp_path):
         writer.settle()
     writer.close()
     path = plan.run_directory / "sources" / "a.seams"
-    seams = [*_read_seams(path)]
+    seams = [*read_seams(path)]
     assert len(seams) == 3
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    assert [*_read_seams(path)] == seams[:2]
+    assert [*read_seams(path)] == seams[:2]
     path.write_bytes(whole[:-1] + b"\xff")
-    assert [*_read_seams(path)] == seams[:2]
+    assert [*read_seams(path)] == seams[:2]

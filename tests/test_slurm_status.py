@@ -17,8 +17,8 @@ from slurm_rig import Slurm, until
 from support import ROWS, Bench
 
 import hpcio
-from hpcio.chunks import open_journal
 from hpcio.journal import DONE
+from hpcio.ledger import open_journal
 from hpcio.rundir import prepare
 from hpcio.status import as_json, queues, status, working
 from slurm.mapping import Array

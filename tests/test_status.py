@@ -24,10 +24,9 @@ import pytest
 from support import ROWS, TRIALS, Bench, ended, kill, until
 
 import hpcio
-from hpcio.chunks import open_journal
 from hpcio.errors import BlocksFailed, PlanError
 from hpcio.journal import DONE, FAILED, HEADER, LOST, RECORD, SYNC, read_log
-from hpcio.ledger import journal_folder
+from hpcio.ledger import journal_folder, open_journal
 from hpcio.rundir import discard, prepare
 from hpcio.slab import checksum
 from hpcio.status import Status, Watcher, as_json, status, working

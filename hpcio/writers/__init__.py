@@ -4,16 +4,46 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from hpcio.journal import Journal
+    from hpcio.ledger import Ledger
+    from hpcio.plan import Plan
+    from hpcio.target import Target
 
-__all__ = ["NAMES", "Writer", "module_of"]
+__all__ = ["NAMES", "Stored", "Writer", "module_of"]
 
 NAMES = ("virtual", "direct")
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a finished file holds.
+
+    Attributes
+    ----------
+    ledger : Ledger
+        As it is true for that file.
+    target : Target
+        The layout of its dataset.
+    state, checksum : numpy.ndarray of uint8 and uint64
+        Of each block of that layout.
+    """
+
+    ledger: Ledger
+    target: Target
+    state: np.ndarray
+    checksum: np.ndarray
+
+    @classmethod
+    def blocks_of(cls, ledger: Ledger) -> Stored:
+        """Every block of the plan, as it was journalled."""
+        check = np.where(ledger.done, ledger.record["checksum"], 0).astype("<u8")
+        return cls(ledger, ledger.plan.target, ledger.state, check)
 
 
 class Writer(Protocol):
@@ -25,12 +55,15 @@ class Writer(Protocol):
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         """Store one result; returns file number and byte offset for the journal."""
 
+    def skip(self, block: int) -> None:
+        """Know that there will be no result of a block, since it failed."""
+
     @property
     def settled(self) -> bool:
-        """Whether all results so far outlive this process; else `settle` is to come first."""
+        """Whether all results so far outlive this process."""
 
     def settle(self) -> None:
-        """Hand to the system what was held back."""
+        """Hand to the system what was held back, as far as it can be."""
 
     def syncing(self) -> Callable[[], None]:
         """What makes everything stored so far outlive a crash of the machine.
@@ -42,8 +75,8 @@ class Writer(Protocol):
         """Let go of all files; what was written stays."""
 
 
-def module_of(name: str) -> Any:
-    """The module of a writer.
+def module_of(plan: Plan) -> Any:
+    """The module of the writer of a plan.
 
     Imported where it is used, since a writer may need what others do not. It has
 
@@ -53,6 +86,8 @@ def module_of(name: str) -> Any:
     - ``ReadBack(plan, log)``: the results of one attempt;
     - ``publish(ledger, fill, final)``: the finished file under its name, `fill` being called
       with it while it is made;
-    - ``add_data(ledger, file, folder)``: its dataset ``data``, called by `fill`.
+    - ``add_data(ledger, file, folder)``: its dataset ``data``, called by `fill`; returns what
+      the file holds, as `Stored`.
     """
+    name = plan.writer if plan.average is None else "sums"
     return importlib.import_module(f"hpcio.writers.{name}")

@@ -1,177 +1,40 @@
-"""The writer `direct`: one ordinary dataset in one file, every process writing its own bytes.
+"""The writer `direct`: every process writes its own bytes of one file, with no lock and no MPI.
 
-HDF5 lays out the file once, before anybody starts, with all of its space reserved; then any
-number of processes on any number of nodes write disjoint ranges of it by `pwrite`, with no lock
-and no MPI. Results that follow each other along the first axis make a contiguous dataset; others
-make a chunked one, each block a chunk.
-
-Where other nodes may write too (no local file system), a client would write whole pages of its
-cache, bytes of others included. There blocks are gathered into spans; of a span only whole pages
-go into the file, at once through to the server, and what is left of the pages at its ends goes
-into a file of the attempt: its *seams*. Who publishes the result, alone, puts those in.
-
-Until it is published the file is ``OUT.run/data.h5``, and says in an attribute that it is not
-complete: zeros in it may be results, or places that nobody has written yet.
+On a local file system that is a `pwrite` for each block. Where other nodes may write too, a client
+would write whole pages of its cache, bytes of others included. There blocks are gathered into
+spans; of a span only whole pages go into the file, at once through to the server, and what is left
+of the pages at its ends goes into a file of the attempt: its *seams*. Who publishes the result,
+alone, puts those in.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
-import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable
 
-import h5py
 import numpy as np
 
-from hpcio.errors import OutputError, PlanError, ResultError
 from hpcio.filesystems import is_local
-from hpcio.journal import DONE, Journal, Log
+from hpcio.journal import Journal
 from hpcio.plan import Plan
-from hpcio.slab import (
-    allocate,
-    as_output_error,
-    checksum,
-    read_at,
-    sparse_file,
-    sync_folder,
-    write_at,
+from hpcio.slab import as_output_error, checksum, write_at
+from hpcio.writers.onefile import (
+    PAGE,
+    SEAM,
+    ReadBack,
+    add_data,
+    check_plan,
+    data_file,
+    load_offsets,
+    publish,
+    reserve,
+    seams_file,
 )
-
-if TYPE_CHECKING:
-    from hpcio.ledger import Ledger
 
 __all__ = ["ReadBack", "add_data", "check_plan", "open_writer", "publish", "reserve"]
 
-# What clients of network file systems may write at a time, at the most, in bytes.
-PAGE = 64 << 10
 # So much is gathered before it is written, where pages matter.
 SPAN = 4 << 20
-
-_SEAM = struct.Struct("<qqQ")
-
-
-def check_plan(plan: Plan) -> None:
-    """Raise PlanError if the results of a plan do not make one plain dataset."""
-    if not _contiguous(plan) and len({*plan.target.shapes}) > 1:
-        raise PlanError(
-            "The direct writer can join results of unequal shape along the first axis alone. "
-            "Use join_axis=0, join='stack', or writer='virtual'."
-        )
-
-
-def _contiguous(plan: Plan) -> bool:
-    """Whether each block is one run of bytes of a contiguous dataset."""
-    return plan.target.axis == 0 and plan.target.channel_axis is None
-
-
-def _file(plan: Plan) -> Path:
-    """The file with the data, before it is published or after."""
-    before = plan.run_directory / "data.h5"
-    return before if before.exists() else Path(plan.out)
-
-
-# ---------------------------------------------------------------------- before
-
-
-def reserve(plan: Plan) -> None:
-    """Make the file, with room for all results; by one process, before others start.
-
-    Raises
-    ------
-    OutputError
-        If the disk has not so much room, or HDF5 lays out the file in an unknown way.
-    """
-    folder = plan.run_directory
-    if (folder / "data.h5").exists() or Path(plan.out).exists():
-        return
-    part = folder / f"data.{secrets.token_hex(4)}.part"
-    try:
-        with sparse_file() as (path, image):
-            with _laid_out(plan, path) as f:
-                f.attrs["incomplete"] = "results are being written; see the folder it lies in"
-                offsets = _offsets(plan, f)
-            size = os.fstat(image).st_size
-            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                allocate(fd, size, part)
-                for first, last in _between(plan, offsets, size):
-                    write_at(fd, os.pread(image, last - first, first), first)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        np.save(folder / "data.npy", offsets)
-        os.rename(part, folder / "data.h5")
-        sync_folder(folder)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, OutputError):
-            raise
-        raise as_output_error(error, part) from error
-
-
-@contextmanager
-def _laid_out(plan: Plan, path: str) -> Iterator[h5py.File]:
-    """A new file whose first object is the dataset, where it is in every file of the plan."""
-    target = plan.target
-    plain = _contiguous(plan)
-    options: dict[str, Any] = {"libver": ("earliest" if plain else "v110", "v110")}
-    if target.nbytes >= PAGE:
-        options |= {"alignment_threshold": target.nbytes, "alignment_interval": PAGE}
-    with h5py.File(path, "w", locking=False, **options) as f:
-        dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        if plain or not target.nbytes:
-            dcpl.set_layout(h5py.h5d.CONTIGUOUS)
-        else:
-            dcpl.set_chunk(target.region_shape(0))
-        dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        dcpl.set_obj_track_times(False)
-        if target.dtype.kind in "fc":
-            dcpl.set_fill_value(np.full(1, np.nan, target.dtype))
-        htype = h5py.h5t.py_create(target.dtype, logical=True)
-        space = h5py.h5s.create_simple(target.shape)
-        h5py.h5d.create(f.id, b"data", htype, space, dcpl)
-        yield f
-
-
-def _offsets(plan: Plan, file: h5py.File) -> np.ndarray:
-    """Where each block begins in the file, in bytes, shape (B,)."""
-    target, data = plan.target, file["data"]
-    if not target.nbytes:
-        return np.zeros(len(plan), np.int64)
-    if _contiguous(plan):
-        row = target.nbytes // target.shape[0]
-        offsets: np.ndarray = data.id.get_offset() + target.start * row
-        return offsets
-    chunk = data.chunks
-    found = np.zeros(len(plan), np.int64)
-    places: dict[tuple[int, ...], int] = {}
-    data.id.chunk_iter(lambda info: places.__setitem__(info.chunk_offset, info.byte_offset))
-    for b in range(len(plan)):
-        found[b] = places[tuple(s.start for s in target.region(b))]
-    if len(places) * int(np.prod(chunk)) * target.dtype.itemsize != target.nbytes:
-        raise OutputError(
-            f"HDF5 {h5py.version.hdf5_version} laid out a chunked dataset in a way that hpcio "
-            "does not know. Use writer='virtual', and report this with the version."
-        )
-    return found
-
-
-def _between(plan: Plan, offsets: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
-    """All of the file but the data of blocks, as ``[first, last)`` of bytes."""
-    sizes = plan.target.sizes()
-    kept = sizes > 0
-    order = np.argsort(offsets[kept], kind="stable")
-    first, last = offsets[kept][order], (offsets + sizes)[kept][order]
-    gaps = np.concatenate([[0], last]), np.concatenate([first, [size]])
-    yield from zip(*(g[gaps[0] < gaps[1]].tolist() for g in gaps), strict=True)
-
-
-# ---------------------------------------------------------------------- meanwhile
 
 
 def open_writer(plan: Plan, attempt: str) -> Direct:
@@ -183,13 +46,13 @@ class Direct:
     """Bytes of one attempt, where they belong; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan, attempt: str) -> None:
-        path = plan.run_directory / "data.h5"
-        self._seams_path = plan.run_directory / "sources" / f"{attempt}.seams"
+        path = data_file(plan)
+        self._seams_path = seams_file(plan, attempt)
         try:
             # Never for reading: that, too, would make a client cache the pages of others.
             shared = not is_local(path)
             self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_DSYNC if shared else 0))
-            self._offsets = np.load(plan.run_directory / "data.npy")
+            self._offsets = load_offsets(plan)
         except OSError as error:
             raise as_output_error(error, path) from error
         self._seams: int | None = None
@@ -212,6 +75,9 @@ class Direct:
         if len(self._held) >= SPAN:
             self.settle()
         return 0, offset
+
+    def skip(self, block: int) -> None:
+        pass
 
     @property
     def settled(self) -> bool:
@@ -240,7 +106,7 @@ class Direct:
         if self._seams is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._seams = os.open(self._seams_path, flags, 0o600)
-        whole = memoryview(_SEAM.pack(offset, len(data), checksum(data)) + bytes(data))
+        whole = memoryview(SEAM.pack(offset, len(data), checksum(data)) + bytes(data))
         while whole:
             whole = whole[os.write(self._seams, whole) :]
 
@@ -257,149 +123,3 @@ class Direct:
         os.close(self._fd)
         if self._seams is not None:
             os.close(self._seams)
-
-
-def _read_seams(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of each seam of an attempt, up to the first that is torn."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return
-    at = 0
-    while at + _SEAM.size <= len(raw):
-        offset, nbytes, check = _SEAM.unpack_from(raw, at)
-        data = raw[at + _SEAM.size : at + _SEAM.size + nbytes]
-        if len(data) != nbytes or checksum(data) != check:
-            return
-        yield offset, data
-        at += _SEAM.size + nbytes
-
-
-class ReadBack:
-    """The results of one attempt, as they are in the file, or will be with its seams."""
-
-    def __init__(self, plan: Plan, log: Log) -> None:
-        self._path = _file(plan)
-        name = str(log.about["name"])
-        seams = sorted(_read_seams(plan.run_directory / "sources" / f"{name}.seams"))
-        self._at = np.asarray([offset for offset, _ in seams], np.int64)
-        self._seams = [data for _, data in seams]
-        self._longest = max(map(len, self._seams), default=0)
-        try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self._fd = -1
-            return
-        # What this client has cached may be older than what others have written.
-        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        self._size = os.fstat(self._fd).st_size
-
-    def there(self, records: np.ndarray) -> np.ndarray:
-        """Whether the file is there, and as long as it was made."""
-        if self._fd < 0:
-            return np.zeros(records.size, bool)
-        found: np.ndarray = records["offset"] + records["nbytes"] <= self._size
-        return found
-
-    def read(self, record: np.void) -> np.ndarray | None:
-        """The bytes of one block; None if the file is missing or too short."""
-        start, nbytes = int(record["offset"]), int(record["nbytes"])
-        data = np.empty(nbytes, np.uint8)
-        if self._fd < 0 or not read_at(self._fd, data, start):
-            return None
-        first = int(np.searchsorted(self._at, start - self._longest))
-        last = int(np.searchsorted(self._at, start + nbytes))
-        for at, seam in zip(self._at[first:last].tolist(), self._seams[first:last], strict=True):
-            a, b = max(at, start), min(at + len(seam), start + nbytes)
-            if a < b:
-                data[a - start : b - start] = np.frombuffer(seam, np.uint8)[a - at : b - at]
-        return data
-
-    def intact(self, record: np.void) -> bool:
-        """Whether the bytes of one block are those that were journalled."""
-        data = self.read(record)
-        return data is not None and checksum(data) == int(record["checksum"])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-
-# ---------------------------------------------------------------------- the result
-
-
-def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> None:
-    """Put seams and gaps into the file, and see that every block is there as it was computed.
-
-    Raises
-    ------
-    ResultError
-        If one is not; its journal is not to be trusted then.
-    """
-    plan = ledger.plan
-    path = plan.run_directory / "data.h5"
-    offsets = np.load(plan.run_directory / "data.npy")
-    if not np.array_equal(offsets, _offsets(plan, file)):
-        raise OutputError(
-            "HDF5 lays out the finished file otherwise than it did at first; was its version "
-            "changed meanwhile? Resume with the version that began."
-        )
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        # What an earlier attempt wrote counts, so it comes last.
-        for log in reversed(ledger.logs):
-            name = str(log.about["name"])
-            for offset, seam in _read_seams(plan.run_directory / "sources" / f"{name}.seams"):
-                write_at(fd, seam, offset)
-        fill = np.nan if plan.target.dtype.kind in "fc" else 0
-        for block in np.flatnonzero(ledger.state != DONE).tolist():
-            shape = plan.target.shapes[int(plan.target.form[block])]
-            write_at(fd, np.full(shape, fill, plan.target.dtype), int(offsets[block]))
-        os.fsync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        for block in np.flatnonzero(ledger.state == DONE).tolist():
-            record = ledger.record[block]
-            data = np.empty(int(record["nbytes"]), np.uint8)
-            if not read_at(fd, data, int(offsets[block])) or checksum(data) != int(
-                record["checksum"]
-            ):
-                name = ledger.logs[ledger.log[block]].path.name
-                raise ResultError(
-                    f"Block {block} in '{path}' is not what was computed: another attempt at it "
-                    f"gave other bytes, or the disk has lost some. Remove 'journal/{name}' in "
-                    f"'{plan.run_directory}' and resume: its blocks are computed again."
-                )
-    finally:
-        os.close(fd)
-
-
-def publish(ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
-    """Write what HDF5 needs to know around the data, and give the file its name."""
-    plan = ledger.plan
-    path = plan.run_directory / "data.h5"
-    offsets = np.load(plan.run_directory / "data.npy")
-    with sparse_file() as (name, image):
-        with _laid_out(plan, name) as f:
-            fill(f)
-        size = os.fstat(image).st_size
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            if os.fstat(fd).st_size < size:
-                os.ftruncate(fd, size)
-            # The beginning last: until then the file is what it was.
-            for first, last in reversed([*_between(plan, offsets, size)]):
-                write_at(fd, os.pread(image, last - first, first), first)
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-    path.chmod(0o666 & ~_umask())
-    os.rename(path, final)
-
-
-def _umask() -> int:
-    found = os.umask(0o077)
-    os.umask(found)
-    return found

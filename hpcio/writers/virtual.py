@@ -36,7 +36,7 @@ from hpcio.slab import (
     write_file,
     write_image,
 )
-from hpcio.writers import Writer
+from hpcio.writers import Stored, Writer
 
 if TYPE_CHECKING:
     from hpcio.ledger import Ledger
@@ -115,6 +115,9 @@ class TaskFiles:
         self._next = offset + data.nbytes
         return self._file, offset
 
+    def skip(self, block: int) -> None:
+        pass
+
     settled = True
 
     def settle(self) -> None:
@@ -166,6 +169,9 @@ class TrialFiles:
         path = self._root + _trial_path(self._attempt, block)
         write_file(path, self._shapes[self._form[block]], data, sync=self._each)
         return 0, 0
+
+    def skip(self, block: int) -> None:
+        pass
 
     settled = True
 
@@ -273,7 +279,7 @@ def publish(ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> N
         raise
 
 
-def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> None:
+def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
     """Make the virtual dataset ``data`` in `file`, and the table of its sources.
 
     Parameters
@@ -324,6 +330,7 @@ def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> None:
     group = file["hpcio"]
     group["sources"] = table
     group["source_of_block"] = of_block
+    return Stored.blocks_of(ledger)
 
 
 def _runs(ledger: Ledger) -> Iterator[tuple[int, int, str, Layout, int]]:

@@ -1,0 +1,238 @@
+"""Averages: each attempt keeps the sums of its groups of trials; at the end they are added up.
+
+Whatever the writer of a plan is, its average is one small dataset: nothing of it is there to write
+before the end. A sum lies in a file of the attempt, after a head that checks it, and is written
+when the last trial of its group has been tried; only then are its blocks journalled as done.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import h5py
+import numpy as np
+
+from hpcio.averages import Average, Moments, combine
+from hpcio.errors import ResultError
+from hpcio.journal import DONE, Journal, Log
+from hpcio.plan import Plan
+from hpcio.slab import as_output_error, checksum, write_at
+from hpcio.target import Target
+from hpcio.writers import Stored
+from hpcio.writers.virtual import publish
+
+if TYPE_CHECKING:
+    from hpcio.ledger import Ledger
+
+__all__ = ["ReadBack", "add_data", "check_plan", "open_writer", "publish", "reserve"]
+
+# Before the arrays of a sum: its number, the trials in it, bytes and checksum of the arrays.
+_HEAD = struct.Struct("<qqqQ")
+
+
+def check_plan(plan: Plan) -> None:
+    """Anything goes."""
+
+
+def reserve(plan: Plan) -> None:
+    """Nothing: each attempt makes a file of its own."""
+
+
+def open_writer(plan: Plan, attempt: str) -> Sums:
+    """The writer of one attempt."""
+    return Sums(plan, attempt)
+
+
+def _average(plan: Plan) -> Average:
+    assert plan.average is not None
+    return plan.average
+
+
+def _path(plan: Plan, attempt: str) -> Path:
+    return plan.run_directory / "sources" / f"{attempt}.sums"
+
+
+def _block_shape(plan: Plan, block: int) -> tuple[int, ...]:
+    return plan.target.shapes[int(plan.target.form[block])]
+
+
+class Sums:
+    """The group at hand of one attempt, and a file for those before; see `hpcio.writers.Writer`."""
+
+    def __init__(self, plan: Plan, attempt: str) -> None:
+        self._plan, self._average = plan, _average(plan)
+        path = _path(plan, attempt)
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise as_output_error(error, path) from error
+        # The sums of one group lie one after the other, by channel block.
+        each = [
+            _HEAD.size + sum(p.nbytes for p in Moments(self._average, shape).parts())
+            for shape in (_block_shape(plan, c) for c in range(self._average.channel_blocks))
+        ]
+        self._places = np.cumsum([0, *each]).tolist()
+        self._end = 0
+        self._at_hand: dict[int, Moments] = {}
+        self._last = np.zeros(0, np.int64)  # of each group of the chunk
+        self.settled = True
+
+    def begin(self, blocks: np.ndarray, journal: Journal) -> None:
+        self._at_hand.clear()
+        group = blocks // self._average.unit
+        self._last = blocks[np.flatnonzero(np.diff(group, append=-1))]
+        self.settled = True
+
+    def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
+        channel = block % self._average.channel_blocks
+        if channel not in self._at_hand:
+            self._at_hand[channel] = Moments(self._average, data.shape)
+        self._at_hand[channel].add(data)
+        self.settled = False
+        offset = self._end + self._places[channel]
+        self._look(block)
+        return 0, offset
+
+    def skip(self, block: int) -> None:
+        self._look(block)
+
+    def _look(self, block: int) -> None:
+        """Write the sums of a group if its last block has been tried."""
+        if block != self._last[np.searchsorted(self._last, block)]:
+            return
+        group = block // self._average.unit
+        for channel, moments in sorted(self._at_hand.items()):
+            number = group * self._average.channel_blocks + channel
+            data = b"".join(part.tobytes() for part in moments.parts())
+            head = _HEAD.pack(number, moments.count, len(data), checksum(data))
+            write_at(self._fd, head + data, self._end + self._places[channel])
+        self._end += self._places[-1]
+        self._at_hand.clear()
+        self.settled = True
+
+    def settle(self) -> None:
+        """Nothing: a group that is not over is not worth keeping."""
+
+    def syncing(self) -> Callable[[], None]:
+        return lambda: os.fsync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class ReadBack:
+    """The sums of one attempt."""
+
+    def __init__(self, plan: Plan, log: Log) -> None:
+        self._plan, self._average = plan, _average(plan)
+        self._known: tuple[int, Moments | None] = (-1, None)
+        try:
+            path = _path(plan, str(log.about["name"]))
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._fd = -1
+
+    def there(self, records: np.ndarray) -> np.ndarray:
+        """Whether the file is there, and as long as it was made."""
+        if self._fd < 0:
+            return np.zeros(records.size, bool)
+        found: np.ndarray = records["offset"] < os.fstat(self._fd).st_size
+        return found
+
+    def read(self, record: np.void) -> Moments | None:
+        """The sum that a block went into; None if it is not what was written."""
+        offset = int(record["offset"])
+        if self._known[0] != offset:
+            self._known = offset, self._read(int(record["block"]), offset)
+        return self._known[1]
+
+    def _read(self, block: int, offset: int) -> Moments | None:
+        head = os.pread(self._fd, _HEAD.size, offset) if self._fd >= 0 else b""
+        if len(head) < _HEAD.size:
+            return None
+        number, count, nbytes, check = _HEAD.unpack(head)
+        moments = Moments(self._average, _block_shape(self._plan, block))
+        data = bytearray(sum(part.nbytes for part in moments.parts()))
+        if number != int(self._average.sum_of(np.asarray(block))) or nbytes != len(data):
+            return None
+        got, view = 0, memoryview(data)
+        while got < nbytes:
+            step = os.preadv(self._fd, [view[got:]], offset + _HEAD.size + got)
+            if not step:
+                return None
+            got += step
+        if checksum(data) != check:
+            return None
+        moments.count = count
+        at = 0
+        for part in moments.parts():
+            part.reshape(-1).view(np.uint8)[:] = view[at : at + part.nbytes]
+            at += part.nbytes
+        return moments
+
+    def intact(self, record: np.void) -> bool:
+        """Whether the sum that a block went into is what was written."""
+        return self.read(record) is not None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+# ---------------------------------------------------------------------- the result
+
+
+def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
+    """Add up the groups in their order, and store the average.
+
+    Raises
+    ------
+    ResultError
+        If a sum is not on the disk as it was written.
+    """
+    plan, target, average = ledger.plan, ledger.plan.target, _average(ledger.plan)
+    whole = np.full(target.shape, np.nan, target.dtype)
+    for channel in range(average.channel_blocks):
+        found = combine(average, _block_shape(plan, channel), _sums(ledger, channel))
+        whole[target.region(channel)] = found
+    dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    dcpl.set_fill_value(np.full(1, np.nan, target.dtype))
+    htype = h5py.h5t.py_create(target.dtype, logical=True)
+    space = h5py.h5s.create_simple(target.shape)
+    data = h5py.Dataset(h5py.h5d.create(file.id, b"data", htype, space, dcpl))
+    data[...] = whole
+    done = ledger.done.reshape(-1, average.channel_blocks)
+    data.attrs["reduce"] = average.what
+    data.attrs["trials"] = int(done.all(axis=1).sum())
+    one = Target(
+        shape=target.shape, dtype=target.dtype, axis=0, channel_axis=None, shapes=(target.shape,),
+        form=np.zeros(1, np.int32), start=np.zeros(1, np.int64), channel=np.zeros(1, np.int64),
+        stacked=False,
+    )  # fmt: skip
+    state, check = np.full(1, DONE, np.uint8), np.asarray([checksum(whole)], np.uint64)
+    return Stored(ledger, one, state, check)
+
+
+def _sums(ledger: Ledger, channel: int) -> Iterator[Moments]:
+    """The sums of one channel block that count, by group."""
+    plan, average = ledger.plan, _average(ledger.plan)
+    blocks = np.arange(channel, len(plan), average.channel_blocks)
+    blocks = blocks[ledger.done[blocks]]
+    _, first, count = np.unique(average.sum_of(blocks), return_index=True, return_counts=True)
+    for block, members in zip(blocks[first].tolist(), count.tolist(), strict=True):
+        log = ledger.logs[ledger.log[block]]
+        with ReadBack(plan, log) as stored:
+            moments = stored.read(ledger.record[block])
+        if moments is None or moments.count != members:
+            raise ResultError(
+                f"The sum of block {block} and others in '{_path(plan, str(log.about['name']))}' "
+                "is not what was written. Remove that file, then resume: they are computed again."
+            )
+        yield moments
