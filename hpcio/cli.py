@@ -13,13 +13,17 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import hpcio
 from hpcio.errors import BlocksFailed, HpcioError, Interrupted, ResultError, WorkerError
 from hpcio.plan import Plan
+from hpcio.writers import NAMES
+
+if TYPE_CHECKING:
+    from hpcio.run import Executor
 
 __all__ = [
     "MEMORY_OPTION",
@@ -28,7 +32,7 @@ __all__ = [
     "create_plan",
     "main",
     "print_table",
-    "run_plan",
+    "run_here",
     "with_options",
 ]
 
@@ -135,10 +139,11 @@ PLAN_OPTIONS = [
     click.option("--out", type=click.Path(), help="The result, a new HDF5 file."),
     click.option(
         "--writer",
-        type=click.Choice(["virtual", "direct"]),
+        type=click.Choice(NAMES),
         default="virtual",
         show_default=True,
-        help="Files of the workers joined by a virtual dataset, or one file that all write.",
+        help="Files of the workers joined by a virtual dataset; or one file that all write, by "
+        "themselves or through parallel HDF5.",
     ),
     click.option(
         "--sources",
@@ -234,10 +239,24 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     )  # fmt: skip
 
 
-def run_plan(plan: Plan, options: dict[str, Any]) -> None:
+def run_here(plan: Callable[[], Plan], options: dict[str, Any]) -> None:
+    """Run a plan on this machine, or on the ranks that an MPI launcher has started."""
+    from hpcio.launch import launched
+
+    if launched() is None:
+        run_plan(plan(), options)
+        return
+    from hpcio import ranks
+
+    if options["workers"] is not None:
+        raise click.UsageError("--workers says nothing under mpirun: its ranks are the workers.")
+    ranks.call(lambda executor: run_plan(plan(), options, executor))
+
+
+def run_plan(plan: Plan, options: dict[str, Any], executor: Executor | None = None) -> None:
     """Run a plan and say what came of it."""
     done = plan.run(
-        workers=options["workers"], threads=options["threads"], memory=options["memory"],
+        executor, workers=options["workers"], threads=options["threads"], memory=options["memory"],
         retries=options["retries"], max_failed=options["max_failed"], gaps=options["gaps"],
         progress=False if options["quiet"] else None,
     )  # fmt: skip
@@ -269,17 +288,21 @@ def run(function: str, source: str | None, **options: Any) -> None:
     alone, OUT is the result of a plan: hpcio run out.h5
     """
     if source is not None:
-        run_plan(create_plan(function, source, options), options)
+        run_here(lambda: create_plan(function, source, options), options)
         return
     given = [o for o in ("trials", "out") if options[o] is not None]
     if given:
         raise click.UsageError(f"Missing argument 'SOURCE' (with --{given[0]}).")
-    plan = Plan.load(function)
-    if options["fresh"]:
+    run_here(lambda: _load_plan(function, fresh=options["fresh"]), options)
+
+
+def _load_plan(out: str, *, fresh: bool) -> Plan:
+    plan = Plan.load(out)
+    if fresh:
         from hpcio.rundir import discard
 
         discard(plan.out)
-    run_plan(plan, options)
+    return plan
 
 
 @cli.command()
@@ -302,7 +325,7 @@ def plan(function: str, source: str, workers: int | None, **options: Any) -> Non
 @with_options(RUN_OPTIONS)
 def resume(out: str, **options: Any) -> None:
     """Compute what a run lacks: after a kill, Ctrl-C, or failed blocks."""
-    run_plan(Plan.load(out), options)
+    run_here(lambda: Plan.load(out), options)
 
 
 @cli.command()

@@ -35,6 +35,7 @@ from slurm.commands import call
 from slurm.config import settings
 from slurm.mapping import (
     BASE_TASK,
+    Array,
     Mapping,
     arrays_of,
     check_memory,
@@ -43,7 +44,7 @@ from slurm.mapping import (
     measured_speed,
 )
 from slurm.queue import FIRST_LOOK, LAST_LOOK, Queue, read_queue
-from slurm.script import Ask, array_script, check_options, finish_script
+from slurm.script import Ask, array_script, check_options, finish_script, ranks_script
 from slurm.site import Site, parse_time, read_site
 from slurm.submissions import Jobs, Submission
 from slurm.submissions import jobs as jobs_of
@@ -170,6 +171,8 @@ def submit(
     probe: bool = False,
     signal: int | None = None,
     stale: float | None = None,
+    ranks: int | None = None,
+    launcher: str | None = None,
 ) -> Submitted:
     """Submit what a plan lacks as one job array, and a finalizer behind it.
 
@@ -204,6 +207,11 @@ def submit(
         So many seconds before its end a task is told so; at least 90 for SLURM's clock.
     stale : float, optional
         A task without a sign of life for so many seconds counts as dead.
+    ranks : int, optional
+        Submit one MPI job of so many ranks instead of a job array; then memory and cpus are
+        those of a rank.
+    launcher : str, optional
+        What starts them: by default ``mpirun``, or such as ``"srun --mpi=pmix"``.
 
     Returns
     -------
@@ -228,7 +236,7 @@ def submit(
         "tasks": tasks, "partition": partition, "memory": memory, "walltime": walltime,
         "cpus": cpus, "throttle": throttle, "prologue": prologue, "signal": signal,
         "stale": stale, "sbatch": list(sbatch) or None, "name": name, "retries": retries,
-        "max_failed": max_failed, "gaps": gaps,
+        "max_failed": max_failed, "gaps": gaps, "ranks": ranks, "launcher": launcher,
     }  # fmt: skip
     return _submit(plan, options, send=_send, probe=probe)
 
@@ -257,7 +265,7 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
 
 def _effective(options: dict[str, Any], site: Site) -> dict[str, Any]:
     """What was asked for, and the defaults of the user for the rest."""
-    values = settings(site.cluster).values
+    values = {**settings(site.cluster).values, "ranks": None}
     return {**values, **{k: v for k, v in options.items() if k in values and v is not None}}
 
 
@@ -319,16 +327,23 @@ def scripts(plan: Plan, **options: Any) -> list[str]:
     asked = _effective(_known(options), site)
     ask = _ask(plan, site, asked, name=options.get("name"))
     _check(plan, ask, probe=False)
-    mapping = _map(plan, np.arange(len(plan)), tasks=_most_tasks(site, asked))
+    ranks = options.get("ranks")
+    mapping = _map(plan, np.arange(len(plan)), tasks=_most_tasks(site, asked), ranks=ranks)
     arrays = arrays_of(mapping.tasks, max_array_size=site.max_array_size)
-    texts = [array_script(plan, ask, submission=1, first=a.first, size=a.size) for a in arrays]
+    texts = [_script_of(plan, ask, a, submission=1, ranks=ranks) for a in arrays]
     return [*texts, finish_script(plan, ask, submission=1)]
+
+
+def _script_of(plan: Plan, ask: Ask, array: Array, *, submission: int, ranks: int | None) -> str:
+    if ranks is not None:
+        return ranks_script(plan, ask, submission=submission, ranks=ranks)
+    return array_script(plan, ask, submission=submission, first=array.first, size=array.size)
 
 
 def _ask(plan: Plan, site: Site, asked: dict[str, Any], *, name: str | None) -> Ask:
     """What tasks ask for, held against what the site has."""
-    for option in ("tasks", "cpus", "throttle"):
-        if asked[option] is not None and asked[option] < 1:
+    for option in ("tasks", "cpus", "throttle", "ranks"):
+        if asked.get(option) is not None and asked[option] < 1:
             raise PlanError(f"{option}={asked[option]} makes no sense. Use 1 or more.")
     check_options(asked["sbatch"])
     seconds = None if asked["walltime"] is None else parse_time(asked["walltime"])
@@ -345,7 +360,7 @@ def _ask(plan: Plan, site: Site, asked: dict[str, Any], *, name: str | None) -> 
         partition=partition, seconds=seconds, memory=memory, cpus=asked["cpus"],
         throttle=asked["throttle"], name=name or f"hpcio {Path(plan.out).stem}",
         signal=lead if seconds is None else max(1, min(lead, seconds // 2)),
-        sbatch=tuple(asked["sbatch"]), prologue=asked["prologue"],
+        sbatch=tuple(asked["sbatch"]), prologue=asked["prologue"], launcher=asked["launcher"],
     )  # fmt: skip
 
 
@@ -361,7 +376,9 @@ def _check(plan: Plan, ask: Ask, *, probe: bool) -> None:
         check_walltime(plan, ask.seconds - ask.signal, bytes_per_second=measured_speed(plan))
 
 
-def _map(plan: Plan, missing: np.ndarray, *, tasks: int) -> Mapping:
+def _map(plan: Plan, missing: np.ndarray, *, tasks: int, ranks: int | None = None) -> Mapping:
+    if ranks is not None:  # they share out the work among themselves
+        return Mapping((missing,), np.zeros(1, np.int64))
     work = (plan.input_sizes() + plan.target.sizes())[missing]
     return map_blocks(missing, work, tasks=tasks, unit=plan.unit)
 
@@ -399,15 +416,17 @@ def write_submission(
     Submission
     """
     number = max(submissions.numbers(plan), default=0) + 1
-    mapping = _map(plan, missing, tasks=tasks)
+    ranks: Any = options.get("ranks")
+    mapping = _map(plan, missing, tasks=tasks, ranks=ranks)
     arrays = arrays_of(mapping.tasks, max_array_size=site.max_array_size)
     folder = plan.run_directory
-    names = [f"array{'' if k == 0 else f'-{k + 1}'}.sh" for k in range(len(arrays))]
+    kind = "array" if ranks is None else "ranks"
+    names = [f"{kind}{'' if k == 0 else f'-{k + 1}'}.sh" for k in range(len(arrays))]
     try:
         for name in ("claims", "beats", "logs", "usage"):
             (folder / name).mkdir(mode=0o700, exist_ok=True)
         for name, array in zip(names, arrays, strict=True):
-            text = array_script(plan, ask, submission=number, first=array.first, size=array.size)
+            text = _script_of(plan, ask, array, submission=number, ranks=ranks)
             write_whole(folder / name, text.encode(), mode=0o700)
         text = finish_script(plan, ask, submission=number)
         write_whole(folder / "finish.sh", text.encode(), mode=0o700)
@@ -422,6 +441,7 @@ def write_submission(
         retries=int(options.get("retries", 0)),
         max_failed=options.get("max_failed", max(100, len(plan) // 10)),
         gaps=bool(options.get("gaps")), known=tuple(log.path.name for log in ledger.logs),
+        ranks=ranks,
     )  # fmt: skip
     submissions.write(plan, made, mapping)
     return made

@@ -15,7 +15,7 @@ from hpcio.cli import (
     PLAN_OPTIONS,
     RUN_OPTIONS,
     create_plan,
-    run_plan,
+    run_here,
     with_options,
 )
 from hpcio.errors import ClusterError, PlanError
@@ -35,6 +35,8 @@ _ASK = [
     click.option("--throttle", type=click.IntRange(1), help="Tasks that may run at a time."),
     click.option("--prologue", help="Shell before Python, such as 'module load hdf5'."),
     click.option("--name", help="Of the jobs."),
+    click.option("--mpi", is_flag=True, help="One MPI job instead of a job array."),
+    click.option("--ntasks", "ranks", type=click.IntRange(1), help="Its ranks, with --mpi."),
 ]
 _ALSO = [
     click.option("--retries", type=click.IntRange(0), default=None,
@@ -49,8 +51,10 @@ _ALSO = [
 def _given(options: dict[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
     """What `slurm.submit` is asked for; what was not said is left to its defaults."""
     names = ("tasks", "partition", "walltime", "memory", "cpus", "throttle", "prologue", "name",
-             "retries", "max_failed", "gaps")  # fmt: skip
+             "retries", "max_failed", "gaps", "ranks")  # fmt: skip
     found = {n: options[n] for n in names if options.get(n) is not None}
+    if bool(options.get("mpi")) != ("ranks" in found):
+        raise click.UsageError("--mpi and --ntasks RANKS go together.")
     if words:
         found["sbatch"] = join_words(words)
     return found
@@ -113,6 +117,8 @@ def _say(plan: Plan) -> None:
     else:
         arrays = ", ".join(map(str, jobs.arrays))
         tasks = f"{last.tasks} task{'s' * (last.tasks != 1)}"
+        if last.ranks:
+            tasks = f"{last.ranks} ranks"
         click.echo(f"Submitted {tasks} as job {arrays}; job {jobs.finish} finishes the result.")
     click.echo(f"See how far it is:  hpcio status {out}\nStop it:            hpcio cancel {out}")
 
@@ -139,7 +145,7 @@ def resume(out: str, words: tuple[str, ...], here: bool, **options: Any) -> None
     given = _given({k: v for k, v in options.items() if _was_said(context, k)}, words)
     asked = set(given) - {"retries", "max_failed", "gaps", "memory"}
     if here or (last is None and not asked):
-        run_plan(plan, options)
+        run_here(lambda: plan, options)
         return
     batch.Submitted(plan.out).resume(**given)
     _say(plan)

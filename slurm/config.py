@@ -36,6 +36,7 @@ DEFAULTS: dict[str, tuple[type, Any]] = {
     "sbatch": (list, []),
     "signal": (int, 90),
     "stale": (float, 120.0),
+    "launcher": (str, "mpirun"),
 }
 
 

@@ -13,14 +13,23 @@ from hpcio.errors import ClusterError
 from hpcio.plan import Plan
 from slurm.site import format_time
 
-__all__ = ["Ask", "array_script", "check_options", "finish_script", "join_words", "names_option"]
+__all__ = [
+    "Ask",
+    "array_script",
+    "check_options",
+    "finish_script",
+    "join_words",
+    "names_option",
+    "ranks_script",
+]
 
 _THREADS = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA")
 # What the finalizer, one process that copies no data, has no use for.
 _DEVICES = re.compile(r"gres|gpus?\b|gpus-|cpus-per|ntasks|nodes$|exclusive|mem|dependency|hold")
 # What hpcio has options of its own for, or cannot do without.
 _OURS = {
-    "array": "tasks and throttle", "time": "walltime", "mem": "memory", "partition": "partition",
+    "array": "tasks and throttle", "ntasks": "tasks, or ranks", "mem-per-cpu": "memory",
+    "time": "walltime", "mem": "memory", "partition": "partition",
     "cpus-per-task": "cpus", "job-name": "name", "signal": "", "output": "", "error": "",
     "open-mode": "", "wrap": "", "parsable": "", "test-only": "", "wait": "",
 }  # fmt: skip
@@ -51,6 +60,8 @@ class Ask:
     prologue : str
         Lines of shell that come before Python, such as ``module load``.
     python : str
+    launcher : str
+        The command that starts the ranks of an MPI job, with its options.
     """
 
     partition: str | None
@@ -63,6 +74,7 @@ class Ask:
     sbatch: tuple[str, ...] = ()
     prologue: str = ""
     python: str = sys.executable
+    launcher: str = "mpirun"
 
 
 def array_script(plan: Plan, ask: Ask, *, submission: int, first: int, size: int) -> str:
@@ -77,15 +89,36 @@ def array_script(plan: Plan, ask: Ask, *, submission: int, first: int, size: int
         own.append(("mem", f"{-(-ask.memory // 2**20)}M"))
     if ask.seconds is not None:
         own.append(("signal", f"B:USR1@{ask.signal}"))
-    threads = " ".join(f"{name}_NUM_THREADS={ask.cpus}" for name in _THREADS)
     return _script(
         f"Computes a share of the trials of {plan.out}",
         "The result is put together by the job of finish.sh, or: hpcio resume OUT",
         own,
         ask,
-        f"export {threads}\n\n"
+        f"{_threads(ask)}\n\n"
         # The task takes the place of the shell, so that signals reach it.
         f"exec {_python(ask)} run {shlex.quote(plan.out)} {submission} {first}",
+    )
+
+
+def ranks_script(plan: Plan, ask: Ask, *, submission: int, ranks: int) -> str:
+    """The script of one MPI job: all ranks in one allocation."""
+    own = [
+        ("ntasks", str(ranks)),
+        *_common(plan, ask, log="%j_0", seconds=ask.seconds, options=ask.sbatch),
+        ("cpus-per-task", str(ask.cpus)),
+    ]
+    if ask.memory is not None:
+        own.append(("mem-per-cpu", f"{-(-ask.memory // 2**20 // ask.cpus)}M"))
+    if ask.seconds is not None:
+        own.append(("signal", f"B:USR1@{ask.signal}"))
+    launcher = shlex.join(shlex.split(ask.launcher))
+    return _script(
+        f"Computes the trials of {plan.out} on {ranks} ranks of one MPI job",
+        "To go on after its end, whatever the reason: hpcio resume OUT",
+        own,
+        ask,
+        f"{_threads(ask)}\n\n"
+        f"exec {launcher} -n {ranks} {_python(ask)} ranks {shlex.quote(plan.out)} {submission}",
     )
 
 
@@ -214,6 +247,10 @@ def _plain(path: Path) -> str:
 
 def _one_line(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]", "?", text)
+
+
+def _threads(ask: Ask) -> str:
+    return "export " + " ".join(f"{name}_NUM_THREADS={ask.cpus}" for name in _THREADS)
 
 
 def _python(ask: Ask) -> str:

@@ -71,6 +71,8 @@ class Submission:
     gaps : bool
     known : tuple of str
         Journals that existed before: blocks that failed in those are tried again.
+    ranks : int or None
+        Of the one MPI job that this is, if it is no job array.
     """
 
     number: int
@@ -92,6 +94,7 @@ class Submission:
     max_failed: int
     gaps: bool
     known: tuple[str, ...]
+    ranks: int | None = None
 
 
 @dataclass(frozen=True)

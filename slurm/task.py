@@ -1,4 +1,4 @@
-"""What an array task runs: ``python -m slurm.task run OUT SUBMISSION FIRST``; and the finalizer.
+"""What jobs run: ``python -m slurm.task run OUT SUBMISSION FIRST`` in an array task; the finalizer.
 
 A task is two processes. The one that SLURM started waits, and forks one that works. When a
 block kills that one, the other reads in the journal which block it was, lets it have a second
@@ -30,10 +30,10 @@ import numpy as np
 
 from hpcio import usage
 from hpcio.chunks import Attempt, Deaths, Stop, how_it_ended, run_chunk
-from hpcio.errors import HpcioError
+from hpcio.errors import HpcioError, Interrupted
 from hpcio.filesystems import write_whole
 from hpcio.journal import DONE, FAILED
-from hpcio.ledger import Follower, Ledger, Tried, journal_folder, tried_by, tried_since
+from hpcio.ledger import Follower, Ledger, Tried, journal_folder, read_logs, tried_by, tried_since
 from hpcio.plan import Plan
 from hpcio.slab import as_output_error
 from slurm import environment, submissions
@@ -55,12 +55,14 @@ MOST_TRACEBACKS = 100
 
 
 def main() -> None:
-    """``run OUT SUBMISSION FIRST``, or ``finish OUT SUBMISSION``."""
+    """``run OUT SUBMISSION FIRST``, ``ranks OUT SUBMISSION`` or ``finish OUT SUBMISSION``."""
     verb, out, number, *first = sys.argv[1:]
     try:
         plan = Plan.load(out)
         if verb == "finish":
             sys.exit(finish(plan, int(number)))
+        if verb == "ranks":
+            sys.exit(_on_ranks(plan, int(number)))
         sys.exit(_Watch(plan, int(number), int(first[0])).run())
     except HpcioError as error:
         print(f"hpcio: {error}", file=sys.stderr, flush=True)
@@ -96,7 +98,8 @@ class _Watch:
             if code in (0, ENDED, TROUBLE):
                 return code
             if code == AGAIN:
-                return self._again()
+                vain = bool(environment.restarts()) and not self.tried
+                return again(self.plan, self.job, in_vain=vain)
             if signal.SIGTERM in self.told:
                 return ENDED
             ended = how_it_ended(code)
@@ -170,31 +173,30 @@ class _Watch:
         own = journal_folder(self.plan) / f"{at[0]}.jnl"
         return tried_by(self.plan, at[0]), tried_since(self.plan, known | {own})
 
-    # -- again
 
-    def _again(self) -> int:
-        """Have SLURM start this task anew, where it has stopped."""
-        if environment.restarts() and not self.tried:
-            print(
-                f"hpcio: task {self.job} has finished no block since it was started again, and "
-                "gives up: its trials take longer than a task may run. "
-                f"Ask for more time: hpcio resume {self.plan.out} --time ...",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
-            return TROUBLE
-        # By the number of array and task: the last task of an array carries the number of
-        # the array itself, which would start all of it.
-        done = subprocess.run(
-            ["scontrol", "requeue", self.job], capture_output=True, text=True, check=False,
-            stdin=subprocess.DEVNULL,
+def again(plan: Plan, job: str, *, in_vain: bool) -> int:
+    """Have SLURM start a job anew, where it has stopped, unless that would be in vain."""
+    if in_vain:
+        print(
+            f"hpcio: task {job} has finished no block since it was started again, and "
+            "gives up: its trials take longer than a task may run. "
+            f"Ask for more time: hpcio resume {plan.out} --time ...",
+            file=sys.stderr, flush=True,
         )  # fmt: skip
-        if done.returncode:
-            print(f"hpcio: not started again: {done.stderr.strip()}", file=sys.stderr, flush=True)
-            return TROUBLE
-        # SLURM ends this process now.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        signal.sigtimedwait({signal.SIGTERM}, 30)
-        return 0
+        return TROUBLE
+    # By the number of array and task: the last task of an array carries the number of
+    # the array itself, which would start all of it.
+    done = subprocess.run(
+        ["scontrol", "requeue", job], capture_output=True, text=True, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if done.returncode:
+        print(f"hpcio: not started again: {done.stderr.strip()}", file=sys.stderr, flush=True)
+        return TROUBLE
+    # SLURM ends this process now.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.sigtimedwait({signal.SIGTERM}, 30)
+    return 0
 
 
 # ---------------------------------------------------------------------- the one that works
@@ -427,6 +429,34 @@ class _Worker:
             return None
         middle = int(np.searchsorted(left, left[-1] / 2))
         return int(part[begins[min(int(np.searchsorted(begins, middle)), begins.size - 1)]])
+
+
+# ---------------------------------------------------------------------- ranks of one MPI job
+
+
+def _on_ranks(plan: Plan, number: int) -> int:
+    """Be one of the ranks; the first has SLURM start the job anew if its time was too short."""
+    from hpcio import ranks
+
+    submission = submissions.read(plan, number)
+
+    def main(executor: ranks.Ranks) -> int:
+        known = {log.path for log in read_logs(plan)}
+        try:
+            plan.run(
+                executor, retries=submission.retries, max_failed=submission.max_failed,
+                gaps=submission.gaps, progress=False,
+            )  # fmt: skip
+        except Interrupted as error:
+            print(f"hpcio: {error}", file=sys.stderr, flush=True)
+            job = environment.label() or os.environ.get("SLURM_JOB_ID", "")
+            if not executor.ended:
+                tried = tried_since(plan, known).blocks.size
+                return again(plan, job, in_vain=bool(environment.restarts()) and not tried)
+            return ENDED
+        return 0
+
+    return ranks.call(main) or 0
 
 
 # ---------------------------------------------------------------------- the end

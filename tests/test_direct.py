@@ -19,6 +19,7 @@ from support import Bench, ended, kill, start, until
 import hpcio
 from hpcio.chunks import Attempt, run_chunk
 from hpcio.errors import BlocksFailed, PlanError, ResultError
+from hpcio.ledger import Ledger
 from hpcio.rundir import prepare
 from hpcio.writers.direct import PAGE, Direct, reserve
 from hpcio.writers.onefile import read_seams
@@ -117,7 +118,7 @@ def test_other_programs_read_it(tmp_path):
 
 def test_results_that_make_no_plain_dataset_are_refused(tmp_path):
     source = record(tmp_path, np.zeros((30, 4)))
-    with pytest.raises(PlanError, match=r"unequal shape along the first axis alone.*virtual"):
+    with pytest.raises(PlanError, match=r"unequal shape along the first axis only.*virtual"):
         hpcio.Plan.create(
             np.transpose, source, trials=UNEQUAL, out=tmp_path / "out.h5", writer="direct",
             join_axis=1,
@@ -185,9 +186,30 @@ def test_bytes_that_the_disk_has_lost_are_found_before_anything_is_published(tmp
     with (plan.run_directory / "data.h5").open("r+b") as f:
         f.seek(int(offsets[3]))
         f.write(b"\0" * 8)
-    with pytest.raises(ResultError, match=r"Block 3 in .* is not what was computed"):
+    with pytest.raises(ResultError, match=r"1 blocks in .* are not what was computed.* block 3"):
         plan.run(workers=0, progress=False)
     assert not (tmp_path / "out.h5").exists()
+    assert Ledger.read_trusted(plan).missing().tolist() == [3]
+    assert plan.run(workers=0, progress=False).computed == 1
+    assert hpcio.verify(tmp_path / "out.h5").blocks == 5
+
+
+def test_of_two_attempts_that_differ_the_one_counts_whose_bytes_are_there(tmp_path):
+    plan = hpcio.Plan.create(
+        np.copy, record(tmp_path, np.ones((40, 3))), trials=8, out=tmp_path / "out.h5",
+        writer="direct",
+    )  # fmt: skip
+    plan = prepare(plan)
+    reserve(plan)
+    for label, value in (("a", 1.0), ("b", 2.0)):
+        with Attempt(plan, label) as attempt:
+            attempt.func = lambda trial, value=value: np.full_like(trial, value)
+            run_chunk(attempt, np.arange(5) if label == "a" else np.arange(2, 4))
+            attempt.sync()
+    plan.run(workers=0, progress=False)
+    assert hpcio.verify(tmp_path / "out.h5").blocks == 5
+    with h5py.File(tmp_path / "out.h5") as f:
+        assert f["data"][::8, 0].tolist() == [1, 1, 2, 2, 1]
 
 
 # ---------------------------------------------------------------------- pages and seams

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "Stored", "Writer", "module_of"]
 
-NAMES = ("virtual", "direct")
+NAMES = ("virtual", "direct", "mpi", "mpi-collective")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,5 +89,5 @@ def module_of(plan: Plan) -> Any:
     - ``add_data(ledger, file, folder)``: its dataset ``data``, called by `fill`; returns what
       the file holds, as `Stored`.
     """
-    name = plan.writer if plan.average is None else "sums"
+    name = plan.writer.partition("-")[0] if plan.average is None else "sums"
     return importlib.import_module(f"hpcio.writers.{name}")

@@ -1,0 +1,121 @@
+"""Whether an MPI launcher has started this process, found out without MPI; and its communicator.
+
+mpi4py is imported only where the environment says that this process is a rank: elsewhere MPI ends
+the process that tries, and no exception tells of it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcio.errors import WorkerError
+
+__all__ = ["Launch", "communicator", "launched"]
+
+# By which variables launchers tell a process its rank, the number of ranks, and those on its node.
+_LAUNCHERS = (
+    ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
+    ("PMIx", "PMIX_RANK", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"),
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a launcher has said of this process.
+
+    Attributes
+    ----------
+    launcher : str
+    rank, size : int
+    local : int
+        Ranks on this node, as far as is known.
+    """
+
+    launcher: str
+    rank: int
+    size: int
+    local: int
+
+
+def launched() -> Launch | None:
+    """How this process was started as a rank; None if it was not.
+
+    Nothing of MPI is imported to find out.
+
+    Raises
+    ------
+    WorkerError
+        If a rank has started this process: it cannot be a rank itself.
+    """
+    for launcher, rank, size, local in _LAUNCHERS:
+        if rank in os.environ:
+            number = int(os.environ[rank])
+            if _started_by_a_rank(rank):
+                raise WorkerError(
+                    f"This process was started by rank {number} of an MPI job, and cannot be one "
+                    "itself. Take the launcher's variables from its environment: "
+                    + shlex.join(["env", *(f"-u{name}" for name in _launchers_variables())])
+                    + " hpcio ..."
+                )
+            count = int(os.environ.get(size, "1"))
+            return Launch(launcher, number, count, _number(os.environ.get(local), count))
+    return None
+
+
+def _number(text: str | None, default: int) -> int:
+    return int(text) if text is not None and text.isdigit() else default
+
+
+def _launchers_variables() -> list[str]:
+    return sorted(n for n in os.environ if n.startswith(("OMPI_", "PMIX_", "PMI_", "MPI_LOCAL")))
+
+
+def _started_by_a_rank(variable: str) -> bool:
+    """Whether a process between the launcher and this one has MPI at work."""
+    number = os.environ[variable]
+    process = os.getppid()
+    while process > 1:
+        try:
+            said = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            if f"{variable}={number}".encode() not in said:
+                return False  # the launcher
+            if "/libmpi" in Path(f"/proc/{process}/maps").read_text():
+                return True
+            stat = Path(f"/proc/{process}/stat").read_text()
+        except OSError:  # another user's, or not Linux
+            return False
+        process = int(stat.rpartition(")")[2].split()[1])
+    return False
+
+
+def communicator(launch: Launch) -> Any:
+    """All ranks of the job, as mpi4py knows them.
+
+    Raises
+    ------
+    WorkerError
+        If there is no mpi4py, or it belongs to another MPI than the launcher.
+    """
+    if importlib.util.find_spec("mpi4py") is None:
+        raise WorkerError(
+            f"{launch.launcher} has started {launch.size} ranks, but '{sys.executable}' has no "
+            "mpi4py. Install it: pip install mpi4py"
+        )
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    if world.size != launch.size:
+        raise WorkerError(
+            f"{launch.launcher} has started {launch.size} ranks, but mpi4py sees {world.size}: it "
+            f"was built with another MPI ({MPI.Get_library_version().partition(chr(10))[0][:60]}). "
+            "Use the launcher of that MPI, or build mpi4py with this one: "
+            "pip install --force-reinstall --no-binary=mpi4py mpi4py"
+        )
+    return world

@@ -1,0 +1,149 @@
+"""The writer `mpi`: all ranks of one MPI job write into the one dataset, through parallel HDF5.
+
+The file is laid out before, by one process that has closed it: whoever kills the job finds a file
+that opens. Each rank writes its blocks when they are there (independent transfer), through
+selections that are made once. Collective transfer, as ``mpi-collective`` asks for, and as chunked
+datasets need, lets all ranks write at the same time: those that have nothing, or have written all
+that they had, take part with an empty selection. So many calls there are on each rank as the one
+that has most needs; nobody has to know how many that will be.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpcio.errors import PlanError, WorkerError
+from hpcio.journal import Journal
+from hpcio.launch import communicator, launched
+from hpcio.plan import Plan
+from hpcio.slab import as_output_error
+from hpcio.writers import onefile
+from hpcio.writers.onefile import ReadBack, add_data, data_file, load_offsets, publish, reserve
+
+__all__ = ["ReadBack", "add_data", "check_plan", "open_writer", "publish", "reserve"]
+
+# MPI-IO counts bytes in 32 bits: a block above 2 GB is written in pieces.
+PIECE = 1 << 30
+
+_BUILD = (
+    "CC=mpicc HDF5_MPI=ON pip install --no-binary=h5py h5py (it needs an MPI build of HDF5; on "
+    "Debian: apt install libhdf5-openmpi-dev libopenmpi-dev)"
+)
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise PlanError if results make no plain dataset, or this Python has no parallel HDF5."""
+    onefile.check_plan(plan)
+    if not h5py.get_config().mpi:
+        raise PlanError(
+            f"writer='{plan.writer}' needs an h5py that was built with MPI. The writer 'direct' "
+            f"does the same without. Else: {_BUILD}"
+        )
+    if importlib.util.find_spec("mpi4py") is None:
+        raise PlanError(f"writer='{plan.writer}' needs mpi4py. Install it: pip install mpi4py")
+
+
+def open_writer(plan: Plan, attempt: str) -> Mpi:
+    """The writer of one attempt; all ranks open theirs together."""
+    return Mpi(plan)
+
+
+class Mpi:
+    """One rank's handle of the file; see `hpcio.writers.Writer`."""
+
+    def __init__(self, plan: Plan) -> None:
+        launch = launched()
+        if launch is None:
+            raise WorkerError(
+                f"writer='{plan.writer}' writes from the ranks of an MPI job: "
+                f"mpirun -n R hpcio run {plan.out}, or hpcio submit --mpi. "
+                "The writer 'direct' works anywhere."
+            )
+        path = data_file(plan)
+        self._plan, self._world = plan, communicator(launch)
+        self._offsets = load_offsets(plan)
+        try:
+            # Any descriptor of this client brings to the disk what the client has.
+            self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            self._file = h5py.File(
+                path, "r+", driver="mpio", comm=self._world, libver=("earliest", "v110")
+            )
+        except OSError as error:
+            raise as_output_error(error, path) from error
+        self._data = self._file["data"].id
+        self._space = self._data.get_space()
+        chunked = self._data.get_create_plist().get_layout() == h5py.h5d.CHUNKED
+        self._collective = chunked or plan.writer == "mpi-collective"
+        self._transfer = h5py.h5p.create(h5py.h5p.DATASET_XFER)
+        self._transfer.set_dxpl_mpio(
+            h5py.h5fd.MPIO_COLLECTIVE if self._collective else h5py.h5fd.MPIO_INDEPENDENT
+        )
+        # A selection in memory for each shape, of what is written in one call.
+        self._inside: dict[tuple[int, ...], Any] = {}
+
+    def begin(self, blocks: np.ndarray, journal: Journal) -> None:
+        pass
+
+    def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
+        region = self._plan.target.region(block)
+        start = tuple(s.start for s in region)
+        array = data.reshape([s.stop - s.start for s in region])
+        for at, piece in _pieces(array, start):
+            self._write(at, piece)
+        return 0, int(self._offsets[block])
+
+    def _write(self, start: tuple[int, ...], piece: np.ndarray) -> None:
+        inside = self._inside.get(piece.shape)
+        if inside is None:
+            inside = self._inside[piece.shape] = h5py.h5s.create_simple(piece.shape)
+        self._space.select_hyperslab(start, piece.shape)
+        if self._collective:
+            self._world.allreduce(1)
+        try:
+            self._data.write(inside, self._space, piece, dxpl=self._transfer)
+        except (OSError, RuntimeError) as error:
+            raise as_output_error(error, data_file(self._plan)) from error
+
+    def skip(self, block: int) -> None:
+        pass
+
+    settled = True
+
+    def settle(self) -> None:
+        pass
+
+    def syncing(self) -> Callable[[], None]:
+        fd = self._fd
+        return lambda: os.fsync(fd)
+
+    def close(self) -> None:
+        """Take part in what other ranks still write, then close the file with all of them."""
+        if self._collective:
+            self._space.select_none()
+            nothing = h5py.h5s.create_simple((1,))
+            nothing.select_none()
+            empty = np.empty(1, self._plan.target.dtype)
+            while self._world.allreduce(0):
+                self._data.write(nothing, self._space, empty, dxpl=self._transfer)
+        self._file.close()
+        os.close(self._fd)
+
+
+def _pieces(
+    array: np.ndarray, start: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """Parts of an array that one call can write, and where each begins; contiguous ones."""
+    if array.nbytes <= PIECE:
+        yield start, array
+        return
+    axis = next(k for k, length in enumerate(array.shape) if length > 1)
+    middle = array.shape[axis] // 2
+    for first, last in ((0, middle), (middle, array.shape[axis])):
+        part = array[(slice(None),) * axis + (slice(first, last),)]
+        yield from _pieces(part, (*start[:axis], start[axis] + first, *start[axis + 1 :]))
