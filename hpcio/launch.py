@@ -34,6 +34,7 @@ class Launch:
     ----------
     launcher : str
     rank, size : int
+        Size 0 if the launcher does not tell.
     local : int
         Ranks on this node, as far as is known.
     """
@@ -64,8 +65,8 @@ def launched() -> Launch | None:
                     + shlex.join(["env", *(f"-u{name}" for name in _launchers_variables())])
                     + " hpcio ..."
                 )
-            count = int(os.environ.get(size, "1"))
-            return Launch(launcher, number, count, _number(os.environ.get(local), count))
+            count = int(os.environ.get(size, "0"))
+            return Launch(launcher, number, count, _number(os.environ.get(local), max(1, count)))
     return None
 
 
@@ -108,14 +109,20 @@ def communicator(launch: Launch) -> Any:
             f"{launch.launcher} has started {launch.size} ranks, but '{sys.executable}' has no "
             "mpi4py. Install it: pip install mpi4py"
         )
+    import mpi4py
+
+    # Some MPIs end a process that another's launcher has started, as soon as they begin.
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
     from mpi4py import MPI
 
-    world = MPI.COMM_WORLD
-    if world.size != launch.size:
+    library = MPI.Get_library_version().partition("\n")[0].strip("\0 ")
+    foreign = launch.launcher == "Open MPI" and "Open MPI" not in library
+    if not foreign and not MPI.Is_initialized():
+        MPI.Init_thread()
+    if foreign or launch.size not in (0, MPI.COMM_WORLD.size):
         raise WorkerError(
-            f"{launch.launcher} has started {launch.size} ranks, but mpi4py sees {world.size}: it "
-            f"was built with another MPI ({MPI.Get_library_version().partition(chr(10))[0][:60]}). "
-            "Use the launcher of that MPI, or build mpi4py with this one: "
-            "pip install --force-reinstall --no-binary=mpi4py mpi4py"
+            f"{launch.launcher} has started {launch.size} ranks, but mpi4py belongs to another MPI "
+            f"({library[:60]}), in which each would be alone. Use the launcher of that MPI, or "
+            "build mpi4py with this one: pip install --force-reinstall --no-binary=mpi4py mpi4py"
         )
-    return world
+    return MPI.COMM_WORLD

@@ -170,8 +170,9 @@ def _receive(world: Any, source: int) -> Any:
 def _serve(world: Any) -> None:
     """Work for rank 0 until it has no more."""
     try:
-        # Ctrl-C reaches all ranks; the launcher ends them.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C reaches all ranks, and what is told of a near end is for those at work.
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
         while (task := _receive(world, 0)) is not None:
             world.send(_work(world, task, Plan.load(task["out"])), dest=0)
     except BaseException as error:  # noqa: BLE001  (all ranks end by it)
