@@ -8,7 +8,7 @@ comma := ,
 
 # A half-made environment must not pass as one.
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench torture slurm-up slurm-down oldstack-env clean distclean
+.PHONY: help demo test lint bench torture slurm-up slurm-down oldstack-env mpi-env clean distclean
 
 help:
 	@echo "make demo       see it work: a recording, a run, a result, pictures"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench      which writer is fastest here"
 	@echo "make torture    the long tests: kills, floods, full disks"
 	@echo "make slurm-up   a real SLURM on this machine; its last line is for eval; slurm-down"
+	@echo "make mpi-env    a Python with a real MPI and parallel HDF5; its last line is the path"
 	@echo "make clean      remove caches and builds; distclean: also $(VENV)"
 
 demo: $(VENV)/.has-demo
@@ -31,7 +32,9 @@ lint: $(VENV)/.has-dev+test+slurm+plot
 test: lint
 	@.ci/system-packages
 	@old=$$(.ci/oldstack-env) || echo "Tests marked oldstack will be skipped." >&2; \
-	set -x; HPCIO_OLDSTACK_PYTHON="$$old" \
+	mpi=$$($(MPI_ENV)) || echo "Tests marked mpi will be skipped: on Open MPI." >&2; \
+	mpich=$$($(MPI_ENV) mpich) || echo "Tests marked mpi will be skipped: on MPICH." >&2; \
+	set -x; HPCIO_OLDSTACK_PYTHON="$$old" HPCIO_MPI_PYTHON="$$mpi" HPCIO_MPICH_PYTHON="$$mpich" \
 	$(BIN)/python -m pytest -m "not torture" --cov --cov-report=term $(ARGS)
 
 torture: $(VENV)/.has-dev+test+slurm+plot
@@ -53,6 +56,11 @@ slurm-down: | $(BIN)/python
 
 oldstack-env:
 	@.ci/oldstack-env
+
+# For the Python of the tests, if there is one. MPI=mpich: PyPI's MPICH, without parallel HDF5.
+MPI_ENV = MPI_PYTHON=$(firstword $(wildcard $(BIN)/python) $(PYTHON)) .ci/mpi-env
+mpi-env:
+	@$(MPI_ENV) $(MPI)
 
 # A stamp for each set of extras: .has-dev+test is `pip install -e .[dev,test]`.
 $(VENV)/.has-%: pyproject.toml | $(BIN)/python

@@ -30,6 +30,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
+def mpi_python() -> Path:
+    """A Python whose h5py and mpi4py are built for Debian's Open MPI; for `mpi_rig.mpirun`."""
+    return _python_of("HPCIO_MPI_PYTHON", "make mpi-env")
+
+
+@pytest.fixture(scope="session")
+def mpich_python() -> Path:
+    """A Python with PyPI's MPICH and an ordinary h5py; for `mpi_rig.mpirun`."""
+    return _python_of("HPCIO_MPICH_PYTHON", "make mpi-env MPI=mpich")
+
+
+def _python_of(variable: str, command: str) -> Path:
+    path = os.environ.get(variable)
+    if not path:
+        pytest.skip(f"no {variable}: `make test` and `{command}` build it, or say what is missing")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
 def finished_plan(tmp_path_factory: pytest.TempPathFactory) -> hpcio.Plan:
     """A finished run: 60 trials, two workers."""
     folder = tmp_path_factory.mktemp("finished")
