@@ -39,6 +39,8 @@ test: lint
 
 torture: $(VENV)/.has-dev+test+slurm+plot
 	@.ci/system-packages torture
+	@mpi=$$($(MPI_ENV)); mpich=$$($(MPI_ENV) mpich); \
+	set -x; HPCIO_MPI_PYTHON="$$mpi" HPCIO_MPICH_PYTHON="$$mpich" \
 	$(BIN)/python -m pytest -m torture $(ARGS)
 
 bench: $(VENV)/.has-slurm+plot

@@ -27,13 +27,19 @@ MARK = "HPCIO_TEST_RANKS"
 
 
 def mpirun(
-    python: Path, ranks: int, *args: str, folder: Path, seconds: float = 120, **environment: str
+    python: Path,
+    ranks: int,
+    *args: str,
+    folder: Path,
+    seconds: float = 60,
+    launcher: Path | None = None,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run some ranks of a Python with these arguments, and wait for their end.
 
     A run that does not end within its limit is killed, and the test fails with what was printed.
     """
-    with Ranks(python, ranks, *args, folder=folder, **environment) as running:
+    with Ranks(python, ranks, *args, folder=folder, launcher=launcher, **environment) as running:
         return running.wait(seconds)
 
 
@@ -50,40 +56,36 @@ class Ranks:
         What Python is called with.
     folder : path
         Where they are run.
+    launcher : path, optional
+        The Python whose `mpirun` it is, if it is not the same.
     environment : str
         Further variables.
     """
 
     def __init__(
-        self, python: Path, ranks: int, *args: str, folder: Path, **environment: str
+        self,
+        python: Path,
+        ranks: int,
+        *args: str,
+        folder: Path,
+        launcher: Path | None = None,
+        **environment: str,
     ) -> None:
+        whose = launcher or python
         # What MPI itself puts on disk, sockets too, whose paths must be short; and what is printed.
         self._own = tempfile.TemporaryDirectory(prefix="hpcio-mpi-")
         self._token = secrets.token_hex(8)
         self._segments = set(_segments())
         command = [
-            str(python.with_name("mpirun")), *_options(python, self._own.name), "-n", str(ranks),
+            str(whose.with_name("mpirun")), *_options(whose, self._own.name), "-n", str(ranks),
             str(python), *args,
         ]  # fmt: skip
         with open(f"{self._own.name}/out", "w") as out, open(f"{self._own.name}/err", "w") as err:
             self.process = subprocess.Popen(
-                command, cwd=folder, env=self._environment(environment), start_new_session=True,
+                command, cwd=folder, env={**environ(**environment), MARK: self._token},
+                start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err,
             )  # fmt: skip
-
-    def _environment(self, more: dict[str, str]) -> dict[str, str]:
-        # Within a job of SLURM the launchers would ask that for nodes, and within a rank for ranks.
-        strange = ("SLURM_", "OMPI_", "PMIX_", "PMI_", "HYDRA_")
-        return {
-            **{k: v for k, v in os.environ.items()
-               if k == "SLURM_CONF" or not k.startswith(strange)},
-            "OMPI_ALLOW_RUN_AS_ROOT": "1",
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-            "HYDRA_LAUNCHER": "fork",
-            "PYTHONPATH": str(REPOSITORY),
-            **more,
-            MARK: self._token,
-        }  # fmt: skip
 
     @property
     def out(self) -> str:
@@ -141,6 +143,20 @@ class Ranks:
         for path in set(_segments()) - self._segments:
             if not _in_use(path):
                 path.unlink(missing_ok=True)
+
+
+def environ(**more: str) -> dict[str, str]:
+    """The environment that ranks are started in."""
+    # Within a job of SLURM the launchers would ask that for nodes, and within a rank for ranks.
+    strange = ("SLURM_", "OMPI_", "PMIX_", "PMI_", "HYDRA_")
+    return {
+        **{k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(strange)},
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "HYDRA_LAUNCHER": "fork",
+        "PYTHONPATH": str(REPOSITORY),
+        **more,
+    }
 
 
 def mpich(python: Path) -> bool:

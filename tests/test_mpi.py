@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from mpi_rig import mpirun
+from mpi_rig import environ, mpirun
 from support import names
 
 import hpcio
@@ -64,9 +63,9 @@ def lfp(place: Path) -> np.ndarray:
 RUN = ["-m", "hpcio", "run", "work.py:negative", "rec.h5::lfp", "--trials", "10", "--out", "out.h5"]
 
 
-def started(python: str, place: Path, ranks: int, *args: str, limit: float = 60) -> str:
+def started(python: Path, place: Path, ranks: int, *args: str) -> str:
     """The output of a run on ranks that ends well."""
-    done = mpirun(python, ranks, [*RUN, "--quiet", *args], place, limit=limit)
+    done = mpirun(python, ranks, *RUN, "--quiet", *args, folder=place)
     assert done.returncode == 0, done.stderr
     return str(done.stdout)
 
@@ -118,7 +117,7 @@ def test_every_type(mpi_python, place, dtype, writer):
     with h5py.File(place / "rec.h5", "w") as f:
         f["lfp"] = data
     run = [*RUN[:3], "work.py:identity", *RUN[4:], "--writer", writer, "--quiet"]
-    done = mpirun(mpi_python, 2, run, place, limit=60)
+    done = mpirun(mpi_python, 2, *run, folder=place)
     assert done.returncode == 0, done.stderr
     with h5py.File(place / "out.h5") as f:
         assert f["data"].dtype == dtype
@@ -136,7 +135,7 @@ def test_uneven_counts_and_ranks_with_nothing(mpi_python, place, writer, trials)
     with h5py.File(place / "rec.h5", "a") as f:
         f["trials"] = np.asarray(rows)
     run = [*RUN[:5], "--trials", "rec.h5::trials", *RUN[7:], "--writer", writer, "--quiet"]
-    done = mpirun(mpi_python, 4, run, place, limit=60)
+    done = mpirun(mpi_python, 4, *run, folder=place)
     assert done.returncode == 0, done.stderr
     with h5py.File(place / "out.h5") as f:
         assert f["data"][...].tobytes() == (-lfp(place)[: rows[-1][1]]).tobytes()
@@ -153,8 +152,8 @@ def test_blocks_above_2_gb_are_written_in_pieces(mpi_python, place):
     )
     for writer in ("mpi", "mpi-collective"):
         out = f"{writer}.h5"
-        done = mpirun(mpi_python, 3, ["-c", script, *RUN[2:-1], out, "--writer", writer], place,
-                      limit=60)  # fmt: skip
+        args = ["-c", script, *RUN[2:-1], out, "--writer", writer]
+        done = mpirun(mpi_python, 3, *args, folder=place)
         assert done.returncode == 0, done.stderr
         with h5py.File(place / out) as f:
             assert f["data"][...].tobytes() == (-lfp(place)).tobytes()
@@ -169,7 +168,7 @@ def test_a_block_of_more_than_2_gb(mpi_python, tmp_path, writer):
         data = f.create_dataset("lfp", (rows, 4096), "u1", fillvalue=7)
         data[-1] = 9
     run = [*RUN[:3], "work.py:identity", *RUN[4:5], "--trials", str(rows), *RUN[7:]]
-    done = mpirun(mpi_python, 2, [*run, "--writer", writer], tmp_path, limit=300)
+    done = mpirun(mpi_python, 2, *run, "--writer", writer, folder=tmp_path, seconds=300)
     assert done.returncode == 0, done.stderr
     assert hpcio.verify(tmp_path / "out.h5").nbytes == rows * 4096
     with h5py.File(tmp_path / "out.h5") as f:
@@ -189,7 +188,7 @@ def test_pypis_mpich_is_enough_for_direct(mpich_python, place):
 def test_a_run_begun_on_ranks_goes_on_anywhere(mpi_python, place, monkeypatch):
     """And the other way round: which processes computed, no byte tells."""
     once = [*RUN[:3], "work.py:once", *RUN[4:], "--quiet"]
-    done = mpirun(mpi_python, 2, [*once, "--writer", "direct"], place, limit=60)
+    done = mpirun(mpi_python, 2, *once, "--writer", "direct", folder=place)
     assert done.returncode == 1
     assert "1 of 20 blocks failed" in done.stderr
     (place / "mended").touch()
@@ -206,11 +205,11 @@ ONCE = ["-m", "hpcio", "run", "work.py:once", "rec.h5::lfp", "--trials", "10", "
         "--quiet"]  # fmt: skip
 
 
-def resumed(python: str, place: Path, ranks: int = 2) -> None:
+def resumed(python: Path, place: Path, ranks: int = 2) -> None:
     """What the journals have is kept, the rest computed, and the result right."""
     (place / "mended").touch()
     kept = int(Ledger.read_trusted(hpcio.Plan.load(place / "out.h5")).done.sum())
-    done = mpirun(python, ranks, ["-m", "hpcio", "resume", "out.h5", "--quiet"], place, limit=60)
+    done = mpirun(python, ranks, "-m", "hpcio", "resume", "out.h5", "--quiet", folder=place)
     assert done.returncode == 0, done.stderr
     assert f"{20 - kept} blocks in" in done.stdout
     with h5py.File(place / "out.h5") as f:
@@ -220,8 +219,7 @@ def resumed(python: str, place: Path, ranks: int = 2) -> None:
 @pytest.mark.parametrize("how", ["raise", "exit"])
 @pytest.mark.parametrize("writer", ["mpi", "mpi-collective", "direct"])
 def test_a_function_that_raises_or_exits_is_a_failed_block(mpi_python, place, writer, how):
-    done = mpirun(mpi_python, 3, [*ONCE, "--writer", writer, "--kwarg", f"how={how}"], place,
-                  limit=60)  # fmt: skip
+    done = mpirun(mpi_python, 3, *ONCE, "--writer", writer, "--kwarg", f"how={how}", folder=place)
     assert done.returncode == 1
     assert "1 of 20 blocks failed" in done.stderr
     assert {"raise": "ValueError: sick", "exit": "SystemExit: 3"}[how] in done.stderr
@@ -231,16 +229,14 @@ def test_a_function_that_raises_or_exits_is_a_failed_block(mpi_python, place, wr
 @pytest.mark.parametrize("how", ["leave", "leave with 5", "kill", "abort"])
 @pytest.mark.parametrize("writer", ["mpi", "mpi-collective"])
 def test_a_rank_that_ends_takes_all_with_it(mpi_python, place, writer, how):
-    done = mpirun(mpi_python, 3, [*ONCE, "--writer", writer, "--kwarg", f"how={how}"], place,
-                  limit=60)  # fmt: skip
+    done = mpirun(mpi_python, 3, *ONCE, "--writer", writer, "--kwarg", f"how={how}", folder=place)
     assert done.returncode != 0
     assert not (place / "out.h5").exists()
     resumed(mpi_python, place)
 
 
 def test_a_rank_that_is_told_to_end_lets_the_run_be_resumed(mpi_python, place):
-    done = mpirun(mpi_python, 2, [*ONCE, "--writer", "mpi", "--kwarg", "how=terminate"], place,
-                  limit=60)  # fmt: skip
+    done = mpirun(mpi_python, 2, *ONCE, "--writer", "mpi", "--kwarg", "how=terminate", folder=place)
     assert done.returncode == 130
     assert "Continue with: hpcio resume" in done.stderr
     resumed(mpi_python, place)
@@ -295,7 +291,7 @@ main()
 )
 def test_trouble_on_one_rank_ends_all(mpi_python, place, writer, what, said):
     args = ["-c", TROUBLE, what, *RUN[2:], "--quiet", "--writer", writer]
-    done = mpirun(mpi_python, 3, args, place, limit=60)
+    done = mpirun(mpi_python, 3, *args, folder=place)
     assert done.returncode == 1
     assert said in done.stderr
     assert not (place / "out.h5").exists()
@@ -303,7 +299,7 @@ def test_trouble_on_one_rank_ends_all(mpi_python, place, writer, what, said):
 
 
 def test_errors_before_the_work_are_told_once(mpi_python, place):
-    done = mpirun(mpi_python, 3, [*RUN[:5], "--trials", "0", *RUN[7:]], place, limit=60)
+    done = mpirun(mpi_python, 3, *RUN[:5], "--trials", "0", *RUN[7:], folder=place)
     assert done.returncode == 2
     assert done.stderr.count("hpcio: ") == 1
 
@@ -314,10 +310,9 @@ def test_errors_before_the_work_are_told_once(mpi_python, place):
 def alone(
     python: str, place: Path, args: list[str], **env: str
 ) -> subprocess.CompletedProcess[str]:
-    path = str(Path(hpcio.__file__).parent.parent)
     return subprocess.run(
         [python, *args], cwd=place, text=True, capture_output=True, timeout=60, check=False,
-        env={**os.environ, "PYTHONPATH": path, **env},
+        env=environ(**env),
     )  # fmt: skip
 
 
@@ -343,7 +338,7 @@ def test_under_a_launcher_of_another_mpi(mpich_python, mpi_python, place, launch
     python, other = mpich_python, mpi_python
     if launcher == "MPICH":
         python, other = other, python
-    done = mpirun(python, 2, RUN, place, limit=60, mpiexec=str(Path(other).parent / "mpirun"))
+    done = mpirun(python, 2, *RUN, folder=place, launcher=other)
     assert done.returncode == 1
     assert f"{launcher} has started 2 ranks, but mpi4py belongs to another MPI" in done.stderr
     assert "pip install --force-reinstall --no-binary=mpi4py mpi4py" in done.stderr
@@ -351,14 +346,13 @@ def test_under_a_launcher_of_another_mpi(mpich_python, mpi_python, place, launch
 
 
 def test_without_mpi4py(mpi_python, place):
-    done = mpirun(sys.executable, 2, RUN, place, limit=60,
-                  mpiexec=str(Path(mpi_python).parent / "mpirun"))  # fmt: skip
+    done = mpirun(Path(sys.executable), 2, *RUN, folder=place, launcher=mpi_python)
     assert done.returncode == 1
     assert "has no mpi4py. Install it: pip install mpi4py" in done.stderr
 
 
 def test_without_an_mpi_build_of_h5py(place):
-    done = alone(sys.executable, place, [*RUN, "--writer", "mpi"])
+    done = alone(Path(sys.executable), place, [*RUN, "--writer", "mpi"])
     assert done.returncode == 2
     assert "needs an h5py that was built with MPI" in done.stderr
     assert "HDF5_MPI=ON pip install --no-binary=h5py h5py" in done.stderr
@@ -375,7 +369,7 @@ def test_in_a_child_of_a_rank(mpi_python, place):
         "    print(done.returncode, done.stderr)\n"
         "MPI.COMM_WORLD.barrier()\n"
     )
-    done = mpirun(mpi_python, 2, ["-c", script, *RUN], place, limit=60)
+    done = mpirun(mpi_python, 2, "-c", script, *RUN, folder=place)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 ")
     assert "was started by rank 0 of an MPI job" in done.stdout
@@ -383,11 +377,12 @@ def test_in_a_child_of_a_rank(mpi_python, place):
     shell = place / "python.sh"
     shell.write_text(f'#!/bin/sh\n{mpi_python} "$@"\nexit $?\n')
     shell.chmod(0o755)
-    assert "20 blocks" in started(str(shell), place, 2)
+    done = mpirun(shell, 2, *RUN, "--quiet", folder=place, launcher=mpi_python)
+    assert "20 blocks" in done.stdout
 
 
 def test_workers_make_no_sense_under_a_launcher(mpi_python, place):
-    done = mpirun(mpi_python, 2, [*RUN, "--workers", "2"], place, limit=60)
+    done = mpirun(mpi_python, 2, *RUN, "--workers", "2", folder=place)
     assert done.returncode == 2
     assert "its ranks are the workers" in done.stderr
 
@@ -423,7 +418,7 @@ def test_who_is_done_helps_others(mpi_python, place):
     )
     (place / "tried").mkdir()
     run = [*RUN[:3], "work.py:slow", *RUN[4:], "--quiet", "--writer", "direct"]
-    done = mpirun(mpi_python, 2, run, place, limit=60)
+    done = mpirun(mpi_python, 2, *run, folder=place)
     assert done.returncode == 0, done.stderr
     with h5py.File(place / "out.h5") as f:
         assert f["data"][...].tobytes() == (-lfp(place)).tobytes()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from mpi_rig import environment
+from mpi_rig import environ
 from slurm_rig import until
 
 import hpcio
@@ -51,7 +50,7 @@ slurm.submit(plan, ranks=4, memory="300MB", walltime="00:30:00", sbatch=["-N2"],
 class Place:
     """A folder with a recording, and a function that tells of its calls, in `notes`."""
 
-    def __init__(self, folder: Path, notes: Path, python: str) -> None:
+    def __init__(self, folder: Path, notes: Path, python: Path) -> None:
         self.folder, self.notes, self.python = folder, notes, python
         data = np.random.default_rng(3).standard_normal((400, 626))
         data[::10, 0] = np.arange(40)
@@ -65,7 +64,7 @@ class Place:
     def python_runs(self, script: str, *args: str) -> None:
         done = subprocess.run(
             [self.python, "-c", script, *args], cwd=self.folder, text=True, capture_output=True,
-            env={**environment(), **{n: os.environ[n] for n in ("SLURM_CONF", "PATH")}},
+            env=environ(),
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -87,7 +86,7 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mpi_python: str) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mpi_python: Path) -> Place:
     monkeypatch.setenv("HPCIO_CONFIG", str(tmp_path / "no.toml"))
     return Place(tmp_path, tmp_path, mpi_python)
 
@@ -99,7 +98,7 @@ def test_over_two_nodes(slurm, place, writer):
     assert len({node for _, node, _ in place.calls}) == 2
     script = Path(f"{place.out}.run/ranks.sh").read_text()
     assert "#SBATCH --ntasks=4" in script
-    assert "exec mpirun -n 4" in script
+    assert "mpirun -n 4" in script
 
 
 def test_a_job_that_is_told_of_its_end_goes_on_when_it_is_started_again(slurm, place):
