@@ -11,11 +11,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ROWS, Bench, ended, kill, start, until
 
 import hpcio
+import slurm as slurm_side
 from hpcio.averages import Average, Moments, combine
 from hpcio.chunks import Attempt, run_chunk
 from hpcio.errors import BlocksFailed, ResultError
@@ -326,4 +328,58 @@ def test_whichever_attempts_did_which_chunks(tmp_path_factory, data):
     )
     whole.run(workers=0, progress=False)
     with h5py.File(plan.out) as f, h5py.File(whole.out) as g:
+        assert f["data"][...].tobytes() == g["data"][...].tobytes()
+
+
+# ---------------------------------------------------------------------- elsewhere
+
+
+def elsewhere(folder: Path, name: str) -> hpcio.Plan:
+    return hpcio.Plan.create(
+        np.copy, f"{folder}/rec.h5::lfp", trials=1, out=folder / name, keeptrials=False,
+        reduce="var",
+    )  # fmt: skip
+
+
+@pytest.mark.slurm
+def test_the_same_bits_for_any_number_of_array_tasks(slurm, tmp_path, monkeypatch):
+    monkeypatch.setenv("HPCIO_CONFIG", str(tmp_path / "no.toml"))
+    recording(tmp_path, noisy(tmp_path))
+    found = {}
+    runs = {}
+    for tasks in (1, 7, 40):
+        plan = elsewhere(tmp_path, f"{tasks}.h5")
+        runs[tasks] = slurm_side.submit(plan, tasks=tasks, memory="300MB", walltime="00:30:00")
+    elsewhere(tmp_path, "here.h5").run(workers=2, progress=False)
+    for tasks, run in runs.items():
+        run.wait(timeout=100)
+        with run.result() as f:
+            found[tasks] = f["data"][...].tobytes()
+    with h5py.File(tmp_path / "here.h5") as f:
+        found[0] = f["data"][...].tobytes()
+    assert len(set(found.values())) == 1
+
+
+def test_the_same_bits_through_dask_with_a_worker_that_dies(tmp_path):
+    values = noisy(tmp_path)
+    recording(tmp_path, values)
+    elsewhere(tmp_path, "here.h5").run(workers=0, progress=False)
+    (tmp_path / "work.py").write_text(
+        "import os\n"
+        "def func(trial):\n"
+        f"    here = {str(tmp_path)!r}\n"
+        "    if trial[0, 0] == 604 and not os.path.exists(f'{here}/died'):\n"
+        "        open(f'{here}/died', 'w').close()\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return trial\n"
+    )
+    plan = hpcio.Plan.create(
+        f"{tmp_path}/work.py:func", f"{tmp_path}/rec.h5::lfp", trials=1, out=tmp_path / "out.h5",
+        keeptrials=False, reduce="var", out_shape=(1, 4), out_dtype="f8",
+    )  # fmt: skip
+    options = {"host": "127.0.0.1", "dashboard_address": None}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as there, Client(there) as c:
+        slurm_side.run(plan, c, progress=False)
+    assert (tmp_path / "died").exists()
+    with h5py.File(tmp_path / "here.h5") as f, h5py.File(plan.out) as g:
         assert f["data"][...].tobytes() == g["data"][...].tobytes()
