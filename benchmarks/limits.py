@@ -86,9 +86,14 @@ def h5py_copy(path: Path, data: np.ndarray, rows: int) -> None:
 
 
 class Writers:
-    """Processes that write raw bytes, all beginning at a barrier."""
+    """Processes that write, all beginning at a barrier; raw bytes unless `serve` does otherwise."""
 
-    def __init__(self, count: int, task: Callable[[int], tuple[object, ...]]) -> None:
+    def __init__(
+        self,
+        count: int,
+        task: Callable[[int], tuple[object, ...]],
+        serve: Callable[..., None] | None = None,
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._barrier = context.Barrier(count)  # a process that has started keeps no reference
         self._pipes: list[Connection] = []
@@ -96,7 +101,7 @@ class Writers:
         for i in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(self._barrier, theirs, *task(i)), daemon=True
+                target=serve or _serve, args=(self._barrier, theirs, *task(i)), daemon=True
             )
             process.start()
             theirs.close()

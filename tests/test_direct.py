@@ -152,6 +152,27 @@ def test_what_is_not_complete_says_so_and_gaps_are_filled(tmp_path, workers):
     assert hpcio.verify(tmp_path / "out.h5").gaps == 2
 
 
+def test_two_runs_into_two_files_at_once(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b")]
+    children = []
+    for k, folder in enumerate(folders):
+        folder.mkdir()
+        bench = Bench(folder)
+        bench.hold(5 + k)
+        script = (
+            f"import hpcio\nplan = hpcio.Plan.create('{bench.module}.py:double', 'rec.h5::/lfp', "
+            f"trials=5, out='out.h5', writer='direct')\nplan.run(workers=2)\n"
+        )
+        children.append((bench, start(script, folder)))
+    with ended(children[0][1]), ended(children[1][1]):
+        for k, (bench, _) in enumerate(children):  # both are at work
+            until(lambda bench=bench, k=k: 5 + k in bench.calls, "the trial")
+        for bench, child in children:
+            bench.hold()
+            assert child.wait(60) == 0
+            bench.check()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_resumed(tmp_path, workers):
     bench = Bench(tmp_path)

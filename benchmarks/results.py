@@ -1,0 +1,53 @@
+"""Results that are there at once, on their way to the disk: writer, checksum and journal alone."""
+
+from __future__ import annotations
+
+import os
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.limits import clock
+from hpcio.chunks import Attempt
+from hpcio.journal import DONE
+from hpcio.plan import Plan
+from hpcio.reading import LARGE
+from hpcio.slab import checksum
+
+
+def write(attempt: Attempt, data: np.ndarray, blocks: np.ndarray, *, sync: bool) -> None:
+    """Store `data` as the result of each block, and journal it, as the loop over a chunk does."""
+    writer, append = attempt.writer, attempt.journal.append
+    store = writer.write
+    writer.begin(blocks, attempt.journal)
+    large = data.nbytes >= LARGE
+    for block in blocks.tolist():
+        checking = attempt.pool.submit(checksum, data) if large else None
+        file, offset = store(block, data)
+        check = checksum(data) if checking is None else checking.result()
+        append(
+            DONE, block, file=file, offset=offset, check=check, nbytes=data.nbytes,
+            compute=1e-6, io=1e-6,
+        )  # fmt: skip
+    if sync:
+        attempt.sync()
+
+
+def serve(barrier: Barrier, pipe: Connection, part: int, parts: int) -> None:
+    """One of `parts` processes, for `limits.Writers`: each writes its share of a plan."""
+    while True:
+        try:
+            path, sync, _ = pipe.recv()
+        except EOFError:
+            return
+        plan = Plan.load(Path(path))
+        shape = plan.target.shapes[0]
+        data = np.random.default_rng(os.getpid()).random(shape).astype(plan.target.dtype)
+        blocks = np.array_split(np.arange(len(plan)), parts)[part]
+        with Attempt(plan, f"p{part}") as attempt:
+            barrier.wait()
+            started = clock()
+            write(attempt, data, blocks, sync=sync)
+            pipe.send((started, clock()))
