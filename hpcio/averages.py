@@ -53,6 +53,11 @@ class Average:
         """How many consecutive blocks are one group."""
         return self.trials * self.channel_blocks
 
+    @property
+    def parts(self) -> int:
+        """Arrays that are kept of each group."""
+        return 2 if self.what == "var" else 1
+
     def sum_of(self, block: np.ndarray) -> np.ndarray:
         """Which sum each block goes into, by number: one for each group and channel block."""
         trial, channel = np.divmod(block, self.channel_blocks)

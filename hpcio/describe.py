@@ -117,7 +117,7 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
     """
     count = len(os.sched_getaffinity(0)) if workers is None else max(1, workers)
     count = min(count, len(plan))
-    read, written = plan.input_sizes(), plan.target.sizes()
+    read, written = plan.input_sizes(), plan.stored_bytes(np.arange(len(plan)))
     longest = int(read.argmax())
     seconds, grown = probe(plan, longest)
     share = float(read.sum()) / max(1, int(read[longest]))
@@ -130,10 +130,10 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
         shape=plan.target.shape,
         dtype=str(plan.target.dtype),
         nbytes_read=int(read.sum()),
-        nbytes_written=int(written.sum()),
+        nbytes_written=written,
         smallest=int(read.min()),
         largest=int(read.max()),
-        files="one file a block" if plan.sources == "trial" else "one file a chunk",
+        files=_files(plan),
         memory=max(grown, int(block_memory(plan)[longest])) + BASE,
         memory_available=available(),
         probe_trial=int(plan.trials.index[plan.blocks.trial[longest]]),
@@ -142,6 +142,15 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
         seconds=seconds * share / count,
         disk_free=shutil.disk_usage(Path(plan.out).parent).free,
     )
+
+
+def _files(plan: Plan) -> str:
+    if plan.average is not None:
+        what = {"var": "variance"}.get(plan.average.what, plan.average.what)
+        return f"the {what} of all trials"
+    if plan.writer != "virtual":
+        return "one file"
+    return "one file a block" if plan.sources == "trial" else "one file a chunk"
 
 
 def probe(plan: Plan, block: int) -> tuple[float, int]:

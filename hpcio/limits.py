@@ -89,13 +89,7 @@ def check_memory(plan: Plan, limit: str | int) -> None:
 
 def check_disk(plan: Plan, blocks: np.ndarray) -> None:
     """Raise OutputError if the results of `blocks` cannot fit on the disk."""
-    average = plan.average
-    need = (
-        int(plan.target.sizes()[blocks].sum())
-        if average is None
-        else np.unique(blocks // average.unit).size * plan.target.nbytes * 2
-    )
-    check_room(Path(plan.out), need)
+    check_room(Path(plan.out), plan.stored_bytes(blocks))
 
 
 def check_room(out: Path, need: int) -> None:

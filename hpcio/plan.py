@@ -307,6 +307,12 @@ class Plan:
         each = [int(np.prod(f.inshape, dtype=np.int64)) for f in self.blocks.forms]
         return np.asarray(each, np.int64)[self.blocks.form] * self.source.dtype.itemsize
 
+    def stored_bytes(self, blocks: np.ndarray) -> int:
+        """Bytes that a run writes for some blocks: their results, or the sums of an average."""
+        if self.average is None:
+            return int(self.target.sizes()[blocks].sum())
+        return int(np.unique(blocks // self.unit).size) * self.average.parts * self.target.nbytes
+
     def arguments(self) -> Arguments:
         """The arguments of the function, from the plan.
 

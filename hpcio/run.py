@@ -253,7 +253,7 @@ def record(ledger: Ledger, known: set[Path]) -> Done:
         blocks=int(ledger.done.sum()),
         computed=int(blocks.size),
         repeated=sum(r.size for r in ours) - int(blocks.size),
-        nbytes=int(plan.target.sizes()[blocks].sum()),
+        nbytes=plan.stored_bytes(blocks),
         nbytes_read=int(plan.input_sizes()[blocks].sum()),
         failed=ledger.failures(),
         workers=len(times),

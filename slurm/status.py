@@ -76,6 +76,7 @@ def queue(plan: Plan) -> SlurmQueue | None:
     if not numbers:
         return None
     newest, outcome = submissions.read(plan, numbers[-1]), _outcome(plan, numbers[-1])
+    ranked = {n for n in numbers if submissions.read(plan, n).ranks}
     rows: tuple[Row, ...] = ()
     alive = None
     if shutil.which("squeue") is None:
@@ -100,7 +101,8 @@ def queue(plan: Plan) -> SlurmQueue | None:
         states={
             label: _word(row.state)
             for row in sorted(rows, key=lambda row: (row.alive, row.job))
-            if (label := _label(row)) is not None
+            # Ranks are workers of their own; their one job is none.
+            if row.submission not in ranked and (label := _label(row)) is not None
         },
         alive=alive,
         rows=rows,
@@ -139,6 +141,8 @@ def _line(rows: Sequence[Row], newest: Submission, *, noted: bool, finished: boo
         # SLURM forgets a job some minutes after its end.
         forgotten = newest.tasks - len({row.task for row in tasks}) if noted else 0
         name = "job array" if len(jobs) == 1 else "job arrays"
+        if newest.ranks:
+            name = f"MPI job of {newest.ranks} ranks"
         parts = [f"{name} {', '.join(map(str, jobs))}: {_counts(tasks, forgotten=forgotten)}"]
     else:
         parts = ["no task of this run in the queue"]

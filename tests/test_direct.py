@@ -12,11 +12,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Bench, ended, kill, start, until
 
 import hpcio
+import slurm as slurm_side
 from hpcio.chunks import Attempt, run_chunk
 from hpcio.errors import BlocksFailed, PlanError, ResultError
 from hpcio.ledger import Ledger
@@ -343,3 +345,37 @@ def test_a_torn_seam_is_cut(tmp_path):
     assert [*read_seams(path)] == seams[:2]
     path.write_bytes(whole[:-1] + b"\xff")
     assert [*read_seams(path)] == seams[:2]
+
+
+@pytest.mark.gluster
+def test_a_block_that_kills_its_worker_is_the_one_that_is_named(the_gluster, tmp_path):
+    """Not one of those whose bytes were held back, and lost with the worker."""
+    folder = Path(tempfile.mkdtemp(dir=the_gluster.path("login")))
+    data = np.repeat(np.arange(300.0), 3).reshape(300, 3)
+    (tmp_path / "work.py").write_text(
+        "import os\n"
+        "def func(trial):\n"
+        "    if trial[0, 0] == 123:\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return -trial\n"
+    )
+    plan = hpcio.Plan.create(
+        f"{tmp_path}/work.py:func", record(folder, data), trials=1, out=folder / "out.h5",
+        writer="direct", out_shape=(1, 3), out_dtype="f8",
+    )  # fmt: skip
+    done = plan.run(workers=2, gaps=True, progress=False)
+    assert [f.block for f in done.failed] == [123]
+    assert hpcio.verify(plan.out).blocks == 299
+
+
+def test_through_dask(tmp_path):
+    data = np.random.default_rng(1).normal(size=(300, 4))
+    plan = hpcio.Plan.create(
+        np.negative, record(tmp_path, data), trials=10, out=tmp_path / "out.h5", writer="direct"
+    )
+    options = {"host": "127.0.0.1", "dashboard_address": None}
+    with LocalCluster(n_workers=2, threads_per_worker=2, **options) as there, Client(there) as c:
+        slurm_side.run(plan, c, progress=False)
+    with h5py.File(plan.out) as f:
+        assert f["data"][...].tobytes() == (-data).tobytes()
+    assert hpcio.verify(plan.out).blocks == 30

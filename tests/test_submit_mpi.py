@@ -13,6 +13,7 @@ from slurm_rig import until
 
 import hpcio
 from slurm import submissions
+from slurm.status import queue
 
 pytestmark = [pytest.mark.slurm, pytest.mark.mpi]
 
@@ -106,6 +107,11 @@ def test_a_job_that_is_told_of_its_end_goes_on_when_it_is_started_again(slurm, p
         (place.notes / f"hold-{trial}").touch()
     place.python_runs(SUBMIT, "mpi")
     until(lambda: len(place.calls) == 4, "a trial on each rank")
+    said = queue(hpcio.Plan.load(place.out))
+    assert said is not None
+    assert "MPI job of 4 ranks" in said.line
+    assert "1 running" in said.line
+    assert said.states == {}
     jobs = submissions.jobs(hpcio.Plan.load(place.out), 1)
     assert jobs is not None
     slurm.call("scancel", "-b", "-s", "USR1", str(jobs.arrays[0]))
