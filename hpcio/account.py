@@ -124,6 +124,7 @@ def facts_of(ledger: Ledger, times: Timeline, made: dict[str, Any]) -> list[tupl
     length = plan.trials.stop - plan.trials.start
     axes = zip(plan.target.shape, plan.axes, strict=True)
     shape = " x ".join(f"{n:,} {axis.name}".strip() for n, axis in axes)
+    average = f", {plan.average}" if plan.average else ""
     rows = "row" if length.max() == 1 else "rows"
     blocks = f", in {len(plan):,} blocks" if len(plan) != length.size else ""
     versions = json.loads(made.get("versions") or str(provenance(plan)["versions"]))
@@ -133,7 +134,7 @@ def facts_of(ledger: Ledger, times: Timeline, made: dict[str, Any]) -> list[tupl
         ("source", f"{plan.source.path}::{plan.source.dataset}"),
         ("trials", f"{length.size:,} of {_range(length, '{:,}'.format)} {rows}{blocks}"),
         ("read", size(int(plan.input_sizes().sum()))),
-        ("result", f"{shape}, {plan.target.dtype}, {size(plan.target.nbytes)}"),
+        ("result", f"{shape}, {plan.target.dtype}, {size(plan.target.nbytes)}{average}"),
         ("output", plan.out),
         ("user", _names(str(log.about["user"]) for log in ledger.logs)),
         ("hosts", _names(str(log.about["host"]) for log in ledger.logs)),

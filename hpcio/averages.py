@@ -53,6 +53,9 @@ class Average:
         """How many consecutive blocks are one group."""
         return self.trials * self.channel_blocks
 
+    def __str__(self) -> str:
+        return f"the {'variance' if self.what == 'var' else self.what} of all trials"
+
     @property
     def parts(self) -> int:
         """Arrays that are kept of each group."""

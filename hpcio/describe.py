@@ -146,8 +146,7 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
 
 def _files(plan: Plan) -> str:
     if plan.average is not None:
-        what = {"var": "variance"}.get(plan.average.what, plan.average.what)
-        return f"the {what} of all trials"
+        return str(plan.average)
     if plan.writer != "virtual":
         return "one file"
     return "one file a block" if plan.sources == "trial" else "one file a chunk"
