@@ -130,6 +130,24 @@ def _indices(_: click.Context, option: click.Parameter, text: str | None) -> Any
         ) from None
 
 
+def _chunks(_: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """``auto`` or lengths ``1000,64``."""
+    if text is None or text == "auto":
+        return text and True
+    try:
+        return tuple(int(n) for n in text.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"'{text}' is neither auto nor lengths such as 1000,64.", param=option
+        ) from None
+
+
+CHUNK_OPTIONS = [
+    click.option("--chunks", callback=_chunks, metavar="auto|N,N,...",
+                 help="Shape of a chunk; auto: about 1 MB."),
+    click.option("--compression", metavar="NAME[:LEVEL][+shuffle]",
+                 help="Such as gzip, lzf, zstd:3, lz4, blosc-zstd+shuffle."),
+]  # fmt: skip
 PLAN_OPTIONS = [
     click.option(
         "--trials",
@@ -381,13 +399,15 @@ def verify(out: str) -> None:
 @cli.command()
 @click.argument("out", type=click.Path())
 @click.argument("into", type=click.Path(), required=False)
-def repack(out: str, into: str | None) -> None:
+@with_options(CHUNK_OPTIONS)
+@click.option("--workers", type=click.IntRange(1), help="Threads to copy, processes to compress.")
+def repack(out: str, into: str | None, **options: Any) -> None:
     """Make one ordinary HDF5 file of a result, verified.
 
     With INTO, a new file is made. Without it, OUT itself becomes one file, and its run
     directory is removed after verification.
     """
-    click.echo(str(hpcio.repack(out, into)))
+    click.echo(str(hpcio.repack(out, into, **options)))
 
 
 @cli.command()

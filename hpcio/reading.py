@@ -19,7 +19,7 @@ from hpcio.slab import read_at
 from hpcio.sources import check_parts, find_dataset, open_file
 from hpcio.trials import Form
 
-__all__ = ["LARGE", "ReadAhead", "Reader"]
+__all__ = ["LARGE", "ReadAhead", "Reader", "plain_offset"]
 
 # Rows of up to so many bytes are read whole, whatever is selected of them: disk and page
 # cache deal in pages anyway.
@@ -30,7 +30,7 @@ LARGE = 4 << 20
 BATCH = 1 << 20
 
 
-def _plain_offset(dataset: h5py.Dataset, path: str) -> int | None:
+def plain_offset(dataset: h5py.Dataset, path: str) -> int | None:
     """Where the bytes of a dataset begin, if they lie in its file just as numpy holds them."""
     plain = (
         dataset.chunks is None
@@ -79,7 +79,7 @@ class Reader:
             self._axis = plan.blocks.axis
             self._dtype = source.dtype
             self._shape = source.shape
-            offset = _plain_offset(self._dataset, source.path) if self._axis == 0 else None
+            offset = plain_offset(self._dataset, source.path) if self._axis == 0 else None
             if offset is not None:
                 self._fd = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
                 self._offset = offset

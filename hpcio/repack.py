@@ -7,27 +7,45 @@ import fcntl
 import glob
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from hpcio import result
-from hpcio.errors import HpcioError, OutputError, ResultError
+from hpcio.compression import Chunking
+from hpcio.errors import HpcioError, OutputError, ResultError, WorkerError
+from hpcio.extents import PIECE, SPAN, Extents, OpenSource, copying_threads, in_threads, pieces
 from hpcio.limits import check_room
+from hpcio.packing import fill_chunks, read_region
 from hpcio.plan import check_new_output
+from hpcio.result import ResultFile
 from hpcio.rundir import remove
-from hpcio.slab import as_output_error, sync_folder
+from hpcio.slab import allocate, as_output_error, sparse_file, sync_folder, write_at
 from hpcio.sources import open_file
 from hpcio.target import Target
 from hpcio.verify import Verified, spans, verify
 
 __all__ = ["repack"]
 
+# Where data begin that have so much: threads do not meet in a page, and reflinks can share.
+PAGE = 4096
+# What HDF5 itself notes of scales.
+_DIMENSIONS = ("DIMENSION_", "REFERENCE_LIST")
 
-def repack(path: str | os.PathLike[str], into: str | os.PathLike[str] | None = None) -> Verified:
+
+def repack(
+    path: str | os.PathLike[str],
+    into: str | os.PathLike[str] | None = None,
+    *,
+    chunks: bool | Sequence[int] | None = None,
+    compression: str | None = None,
+    workers: int | None = None,
+) -> Verified:
     """Copy a result into one ordinary HDF5 file, and verify the copy.
 
     Parameters
@@ -37,7 +55,17 @@ def repack(path: str | os.PathLike[str], into: str | os.PathLike[str] | None = N
     into : str or path, optional
         The new file; result and run directory stay as they are. Without it, the result
         itself becomes one file, and its run directory is removed once every byte of the
-        new file has been verified.
+        new file has been read back from the disk and verified.
+    chunks : bool or sequence of int, optional
+        Shape of the chunks of ``data``, or True for chunks of about 1 MB along the axis
+        that trials were joined along. By default ``data`` is contiguous, or chunked so if
+        it is compressed.
+    compression : str, optional
+        ``NAME[:LEVEL][+shuffle]``, such as ``"gzip"`` or ``"zstd:3"``; the guide says when
+        it pays. All but ``gzip`` and ``lzf`` need the package hdf5plugin, readers too.
+    workers : int, optional
+        Threads that copy, or processes that compress; by default one for each core, at
+        most four to copy.
 
     Returns
     -------
@@ -49,19 +77,33 @@ def repack(path: str | os.PathLike[str], into: str | os.PathLike[str] | None = N
         If the result cannot be trusted, or the copy differs; nothing is removed then.
     OutputError
         If `into` exists or cannot be written.
+    PlanError
+        If there are no such chunks or compression.
 
     Examples
     --------
     >>> repack("out.h5", "one.h5")  # doctest: +SKIP
     Verified(path='one.h5', blocks=300, gaps=0, nbytes=1228800)
     """
+    if workers is not None and workers < 1:
+        raise WorkerError(f"workers={workers} makes no sense. Use 1 or more.")
     source = Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
     final = source if into is None else Path(check_new_output(into))
     try:
         with _part_of(final) as part:
-            digest = _copy(source, part, final)
             try:
-                checked = verify(part)
+                with result.open(source) as f:
+                    digest = bytes(f["hpcio"].attrs["plan"]).decode()
+                    target = Target.load(f["hpcio/target"])
+                    chunking = Chunking.choose(
+                        target.shape, target.dtype, target.axis,
+                        chunks=chunks, compression=compression,
+                    )  # fmt: skip
+                    if chunking is None:
+                        _contiguous(f, target, part, final, workers)
+                    else:
+                        _chunked(f, target, part, final, chunking, workers)
+                checked = _read_back(part, from_disk=into is None)
             except ResultError:
                 verify(source)  # names the damaged file, if it is not the copy
                 raise
@@ -98,49 +140,140 @@ def _part_of(final: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def _copy(source: Path, part: Path, final: Path) -> str:
-    """Copy everything but the parts; returns the digest of the plan."""
-    with ExitStack() as stack:
-        f = stack.enter_context(result.open(source))
-        target = Target.load(f["hpcio/target"])
-        # Beforehand: HDF5 takes a full disk badly, its library may crash later.
-        check_room(final, target.nbytes)
-        g = stack.enter_context(h5py.File(part, "w", libver=("earliest", "v110"), locking=False))
-        g.attrs.update(f.attrs)
-        for name in f:
-            if name not in ("data", "hpcio"):
-                f.copy(name, g)
-                # A scale refers to the dataset that it was attached to: now to nothing.
-                g[name].attrs.pop("REFERENCE_LIST", None)
-        group = g.create_group("hpcio")
-        group.attrs.update(f["hpcio"].attrs)
-        for name in ("target", "state", "checksum"):
-            f.copy(f[f"hpcio/{name}"], group)
-        data = f["data"]
-        copy = _contiguous(g, target)
-        for _, first, last in spans(target):
-            region: list[slice] = [slice(0, n) for n in target.shape]
-            region[target.axis] = slice(first, last)
-            copy[tuple(region)] = data[tuple(region)]
-        for new, old in zip(copy.dims, f.virtual.dims, strict=True):
-            new.label = old.label
-            for scale in old.keys():  # noqa: SIM118  (no mapping: iterating gives values)
-                new.attach_scale(g[scale])
-        g.flush()
-        os.fsync(g.id.get_vfd_handle())
-        return bytes(f["hpcio"].attrs["plan"]).decode()
+def _read_back(part: Path, *, from_disk: bool) -> Verified:
+    """Bring the copy to the disk, and compare all of it with the checksums of the journal.
+
+    If its parts are to go, what is compared comes from the disk. Otherwise memory may give
+    it, while it is on its way there.
+    """
+    fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if from_disk:
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            return verify(part)
+        with ThreadPoolExecutor(1, thread_name_prefix="hpcio") as pool:
+            syncing = pool.submit(os.fsync, fd)
+            checked = verify(part)
+            syncing.result()
+        return checked
+    finally:
+        os.close(fd)
 
 
-def _contiguous(file: h5py.File, target: Target) -> h5py.Dataset:
-    """An empty dataset that HDF5 does not fill before it is written."""
+def _new_dataset(g: h5py.File, target: Target, chunking: Chunking | None) -> h5py.Dataset:
+    """The empty dataset ``data``, that HDF5 does not fill before it is written."""
     dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    dcpl.set_layout(h5py.h5d.CONTIGUOUS)
+    if chunking is None:
+        dcpl.set_layout(h5py.h5d.CONTIGUOUS)
+        dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    else:
+        chunking.add_to(dcpl)
     dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     if target.dtype.kind in "fc":
         dcpl.set_fill_value(np.full(1, np.nan, target.dtype))
     htype = h5py.h5t.py_create(target.dtype, logical=True)
     space = h5py.h5s.create_simple(target.shape)
-    return h5py.Dataset(h5py.h5d.create(file.id, b"data", htype, space, dcpl))
+    return h5py.Dataset(h5py.h5d.create(g.id, b"data", htype, space, dcpl))
+
+
+def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
+    """Copy everything but the data and what says where its parts lie."""
+    g.attrs.update(f.attrs)
+    for name in f:
+        if name not in ("data", "hpcio"):
+            f.copy(name, g)
+            # A scale refers to the dataset that it was attached to: now to nothing.
+            g[name].attrs.pop("REFERENCE_LIST", None)
+    group = g.create_group("hpcio")
+    group.attrs.update({k: v for k, v in f["hpcio"].attrs.items() if k != "compression"})
+    if chunking is not None and chunking.compression is not None:
+        group.attrs["compression"] = np.bytes_(str(chunking.compression))
+    for name in ("target", "state", "checksum"):
+        f.copy(f[f"hpcio/{name}"], group)
+    data = g["data"]
+    data.attrs.update({k: v for k, v in f.virtual.attrs.items() if not k.startswith(_DIMENSIONS)})
+    for new, old in zip(data.dims, f.virtual.dims, strict=True):
+        new.label = old.label
+        for scale in old.keys():  # noqa: SIM118  (no mapping: iterating gives values)
+            new.attach_scale(g[scale])
+
+
+# ---------------------------------------------------------------------- contiguous
+
+
+def _contiguous(
+    f: ResultFile, target: Target, part: Path, final: Path, workers: int | None
+) -> None:
+    # Beforehand: HDF5 takes a full disk badly, its library may crash later.
+    check_room(final, target.nbytes)
+    options: dict[str, Any] = {"libver": ("earliest", "v110")}
+    if target.nbytes >= PAGE:
+        options |= {"alignment_threshold": target.nbytes, "alignment_interval": PAGE}
+    with sparse_file() as (name, image):
+        with h5py.File(name, "w", locking=False, **options) as g:
+            begin = _new_dataset(g, target, None).id.get_offset() or 0
+            _copy_rest(f, g, None)
+        size = os.fstat(image).st_size
+        fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            allocate(fd, size, part)
+            for first, last in ((0, begin), (begin + target.nbytes, size)):
+                for a, b in pieces(first, last, SPAN):
+                    write_at(fd, os.pread(image, b - a, a), a)
+        finally:
+            os.close(fd)
+    extents = Extents.of(f, target)
+    if extents is None:
+        with h5py.File(part, "r+", locking=False) as g:
+            for _, first, last in spans(target):
+                region = _rows(target, first, last)
+                g["data"][region] = read_region(f, region)
+    elif target.nbytes:
+        _copy_bytes(extents, part, begin, target.nbytes, workers)
+
+
+def _rows(target: Target, first: int, last: int) -> tuple[slice, ...]:
+    region = [slice(0, n) for n in target.shape]
+    region[target.axis] = slice(first, last)
+    return tuple(region)
+
+
+def _copy_bytes(extents: Extents, part: Path, begin: int, nbytes: int, workers: int | None) -> None:
+    """Copy the data to byte `begin` of a file, from where they lie, in several threads."""
+    fd = os.open(part, os.O_WRONLY | os.O_CLOEXEC)
+    dtype = extents.dtype
+
+    def copy(span: tuple[int, int]) -> None:
+        memory = np.empty(PIECE, np.uint8)
+        with OpenSource() as source:
+            for a, b in pieces(*span, PIECE):
+                array = memory[: b - a].view(dtype)
+                extents.read(array, a, source)
+                write_at(fd, array, begin + a)
+
+    try:
+        in_threads(copy, pieces(0, nbytes, SPAN), threads=workers or copying_threads())
+    finally:
+        os.close(fd)
+
+
+# ---------------------------------------------------------------------- chunked
+
+
+def _chunked(
+    f: ResultFile,
+    target: Target,
+    part: Path,
+    final: Path,
+    chunking: Chunking,
+    workers: int | None,
+) -> None:
+    # libver "v110" has the better index of chunks.
+    with h5py.File(part, "w", libver=("v110", "v110"), locking=False) as g:
+        dataset = _new_dataset(g, target, chunking)
+        fill_chunks(f, target, dataset, chunking, final, workers)
+        _copy_rest(f, g, chunking)
 
 
 def _drop(folder: Path, digest: str) -> None:

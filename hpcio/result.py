@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hpcio.compression import load_filters
 from hpcio.errors import ResultError
 from hpcio.sources import locking, open_file, room_for
 from hpcio.target import Target
@@ -77,6 +78,8 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
         If the file is no result, or a source is missing, short, or another's.
     SourceError
         If the file cannot be read at all.
+    MissingPackageError
+        If it is compressed by a filter that is not installed here.
 
     Examples
     --------
@@ -98,6 +101,7 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
         if "hpcio" not in f or "data" not in f:
             raise ResultError(f"'{name}' is no result of hpcio. Open it with h5py.")
         sources = f["hpcio/sources"][()] if "hpcio/sources" in f else None
+        load_filters(bytes(f["hpcio"].attrs.get("compression", b"")).decode(), name)
     if sources is None:
         return ResultFile(name, sources=0)
     check_sources(name.parent, sources)

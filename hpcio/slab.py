@@ -32,6 +32,7 @@ from hpcio.filesystems import in_memory
 __all__ = [
     "Layout",
     "Slab",
+    "StreamedChecksum",
     "allocate",
     "checksum",
     "in_memory_file",
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 checksum: Callable[..., int] = xxhash.xxh3_64_intdigest
+# The same, of bytes that come piece by piece: `update`, then `intdigest`.
+StreamedChecksum: Any = xxhash.xxh3_64
 
 # A C-contiguous array or bytes. numpy tells type checkers of its buffers from Python 3.12 on.
 Raw = Any

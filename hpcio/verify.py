@@ -12,13 +12,16 @@ import numpy as np
 
 from hpcio import result
 from hpcio.errors import ResultError
+from hpcio.extents import PIECE, SPAN, copying_threads, in_rows, in_threads
 from hpcio.journal import DONE
-from hpcio.slab import checksum
+from hpcio.reading import plain_offset
+from hpcio.slab import StreamedChecksum, checksum, read_at
 from hpcio.target import Target
 
 __all__ = ["Verified", "spans", "verify"]
 
-SPAN = 64 << 20
+# So much is read through HDF5 at a time.
+THROUGH_HDF5 = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Verified:
         return f"{self.path}: {self.blocks} blocks, {self.nbytes / 1e6:.1f} MB verified{gaps}"
 
 
-def spans(target: Target, nbytes: int = SPAN) -> Iterator[tuple[np.ndarray, int, int]]:
+def spans(target: Target, nbytes: int = THROUGH_HDF5) -> Iterator[tuple[np.ndarray, int, int]]:
     """Cut the dataset along its join axis into pieces of whole trials.
 
     Yields
@@ -98,9 +101,15 @@ def verify(path: str | os.PathLike[str]) -> Verified:
                 f"{target.dtype} of shape {target.shape}. Remove the result and resume the run."
             )
         done = state == DONE
-        check_blocks(
-            target, done, expected, lambda region: data[region], lambda b: _blame(f, path, b)
-        )
+        offset = None
+        if in_rows(target) and target.nbytes and not f.virtual.is_virtual:
+            offset = plain_offset(f.virtual, f.filename)
+        if offset is not None:
+            _check_bytes(f.filename, offset, target, done, expected, lambda b: _blame(f, path, b))
+        else:
+            check_blocks(
+                target, done, expected, lambda region: data[region], lambda b: _blame(f, path, b)
+            )
     sizes = target.sizes()
     return Verified(
         path=os.fspath(path), blocks=int(done.sum()), gaps=int((~done).sum()),
@@ -119,17 +128,95 @@ def check_blocks(
     for blocks, first, last in spans(target):
         region: list[slice] = [slice(0, n) for n in target.shape]
         region[target.axis] = slice(first, last)
-        piece = read(tuple(region))
+        try:
+            piece = read(tuple(region))
+        except (OSError, RuntimeError) as error:  # a filter cannot make sense of a chunk
+            raise _unreadable(target, blocks[done[blocks]], read, blame) from error
         for b in blocks[done[blocks]].tolist():
             inside = list(target.region(b))
             rows = inside[target.axis]
             inside[target.axis] = slice(rows.start - first, rows.stop - first)
             block = np.ascontiguousarray(piece[tuple(inside)])
             if checksum(block) != int(expected[b]):
-                raise ResultError(
-                    f"Block {b} (rows {rows.start} to {rows.stop - 1} of 'data') differs from "
-                    f"what was computed, {blame(b)}"
-                )
+                raise _differs(target, b, blame)
+
+
+def _unreadable(
+    target: Target,
+    blocks: np.ndarray,
+    read: Callable[[tuple[slice, ...]], Any],
+    blame: Callable[[int], str],
+) -> ResultError:
+    """The error for the first of some blocks that HDF5 cannot read, or for the gaps between."""
+    for b in blocks.tolist():
+        try:
+            read(target.region(b))
+        except (OSError, RuntimeError):
+            return _differs(target, b, blame)
+    return ResultError("HDF5 cannot read all of the result. Restore it from a backup.")
+
+
+def _differs(target: Target, block: int, blame: Callable[[int], str]) -> ResultError:
+    rows = target.region(block)[target.axis]
+    return ResultError(
+        f"Block {block} (rows {rows.start} to {rows.stop - 1} of 'data') differs from what was "
+        f"computed, {blame(block)}"
+    )
+
+
+def _check_bytes(
+    path: str,
+    offset: int,
+    target: Target,
+    done: np.ndarray,
+    expected: np.ndarray,
+    blame: Callable[[int], str],
+) -> None:
+    """As `check_blocks`, of a contiguous dataset at a byte of its file, in several threads."""
+    stop = np.cumsum(target.sizes())  # blocks lie in their order
+    start = stop - target.sizes()
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def check(blocks: np.ndarray) -> None:
+        memory = np.empty(PIECE, np.uint8)
+        at = 0
+        while at < blocks.size:
+            # As many blocks as fit into the memory; or one that does not, piece by piece.
+            begin = int(start[blocks[at]])
+            count = int(np.searchsorted(stop[blocks], begin + PIECE, side="right")) - at
+            some = blocks[at : at + max(1, count)]
+            at += some.size
+            if count < 1:
+                found = [_sum_up(fd, offset + begin, offset + int(stop[some[0]]), memory)]
+            else:
+                piece = memory[: int(stop[some[-1]]) - begin]
+                _read(fd, piece, offset + begin)
+                edges = zip(start[some] - begin, stop[some] - begin, strict=True)
+                found = [checksum(piece[a:b]) for a, b in edges]
+            wrong = done[some] & (np.asarray(found, np.uint64) != expected[some])
+            if wrong.any():
+                raise _differs(target, int(some[wrong.argmax()]), blame)
+
+    try:
+        parts = np.split(np.arange(stop.size), np.flatnonzero(np.diff(stop // SPAN)) + 1)
+        in_threads(check, parts, threads=copying_threads())
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int, array: np.ndarray, begin: int) -> None:
+    if not read_at(fd, array, begin):
+        raise ResultError("The file is shorter than its data. Restore it from a backup.")
+
+
+def _sum_up(fd: int, begin: int, end: int, memory: np.ndarray) -> int:
+    """The checksum of bytes of a file that do not fit into the memory."""
+    total = StreamedChecksum()
+    for a in range(begin, end, PIECE):
+        piece = memory[: min(PIECE, end - a)]
+        _read(fd, piece, a)
+        total.update(piece)
+    return int(total.intdigest())
 
 
 def _blame(file: h5py.File, path: str | os.PathLike[str], block: int) -> str:

@@ -82,6 +82,7 @@ def test_channel_blocks_and_axes(tmp_path):
     found = average(tmp_path, data, trials=6, channels_per_block=2, workers=2,
                     axes={"time": np.arange(6), "channel": list("abcde")})  # fmt: skip
     np.testing.assert_allclose(found, numpys("mean", data.reshape(10, 6, 5)), rtol=1e-14)
+    hpcio.repack(tmp_path / "out.h5")
     with hpcio.open(tmp_path / "out.h5") as f:
         assert [d.label for d in f["data"].dims] == ["time", "channel"]
         assert f["data"].attrs["trials"] == 10
