@@ -157,7 +157,7 @@ def test_what_is_not_complete_says_so_and_gaps_are_filled(tmp_path, writer, work
     assert hpcio.verify(tmp_path / "out.h5").gaps == 2
 
 
-def test_two_runs_into_two_files_at_once(tmp_path):
+def test_two_runs_into_two_files_at_once(tmp_path, writer):
     folders = [tmp_path / name for name in ("a", "b")]
     children = []
     for k, folder in enumerate(folders):
@@ -166,7 +166,7 @@ def test_two_runs_into_two_files_at_once(tmp_path):
         bench.hold(5 + k)
         script = (
             f"import hpcio\nplan = hpcio.Plan.create('{bench.module}.py:double', 'rec.h5::/lfp', "
-            f"trials=5, out='out.h5', writer='direct')\nplan.run(workers=2)\n"
+            f"trials=5, out='out.h5', writer='{writer}')\nplan.run(workers=2)\n"
         )
         children.append((bench, start(script, folder)))
     with ended(children[0][1]), ended(children[1][1]):
