@@ -83,6 +83,10 @@ def unwrap_io(func: Callable[P, R]) -> Callable[..., Any]:
     call_id              suffix for names of details, such as ``__3_0``; may be absent
     ===================  =============================================================
 
+    With ``vdsdir=None``, processes that write the same file wait for each other: on one machine,
+    on several, and as dask workers. Where the file system cannot keep them apart (GlusterFS, NFS
+    mounted with ``nolock``, and others), it is refused.
+
     If the region is empty, nothing is computed: a file of its own is written with the
     fill value (NaN, or zero for integers), an existing file is left as it is.
 

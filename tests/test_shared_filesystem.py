@@ -405,6 +405,29 @@ def test_no_addition_is_lost_on_nfs(nfs, clients):
         start(nfs, SUM, name, times * len(clients), client=client, version="4.2").result()
 
 
+HELD = """
+import os, sys
+from hpcio.locks import locked
+
+with locked(sys.argv[1] + "/shared.h5") as in_order:
+    print(in_order)
+    sys.stdout.flush()
+    if len(sys.argv) > 2:
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.torture
+def test_a_holder_of_the_lock_that_is_killed_on_another_client_of_nfs(nfs):
+    start(nfs, MAKE, "held", client="a", version="4.2").result()
+    assert start(nfs, HELD, "held", client="b", version="4.2").result() == "True\n"
+    for client, found in (("a", "True"), ("b", "False"), ("a", "False")):
+        with pytest.raises(RuntimeError, match=f"exit status 137:\n{found}"):
+            start(nfs, HELD, "held", "die", client=client, version="4.2").result()
+    assert start(nfs, HELD, "held", client="c", version="4.2").result() == "False\n"
+    assert start(nfs, HELD, "held", client="b", version="4.2").result() == "True\n"
+
+
 REFUSED = """
 from pathlib import Path
 import pytest
