@@ -282,6 +282,8 @@ def run_chunk(attempt: Attempt, blocks: np.ndarray) -> ChunkDone:
                 checking = submit(checksum, result) if size >= LARGE else None
                 try:
                     file, offset = write(block, result)
+                except HpcioError:
+                    raise
                 except OSError as error:
                     raise as_output_error(error, plan.run_directory) from error
                 check = checksum(result) if checking is None else checking.result()

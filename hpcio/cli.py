@@ -161,7 +161,7 @@ PLAN_OPTIONS = [
         default="virtual",
         show_default=True,
         help="Files of the workers joined by a virtual dataset; or one file that all write, by "
-        "themselves or through parallel HDF5.",
+        "themselves, through parallel HDF5, or one after the other under a lock (mutex).",
     ),
     click.option(
         "--sources",

@@ -6,12 +6,10 @@ takes the dict described in :func:`unwrap_io`.
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import h5py
@@ -20,7 +18,8 @@ import numpy as np
 from hpcio import blocks, slab
 from hpcio.errors import FunctionError, HpcioError, OutputError, TrialError
 from hpcio.faux import FauxTrial
-from hpcio.sources import check_parts, find_dataset, locking, open_file
+from hpcio.locks import locked, open_to_write
+from hpcio.sources import check_parts, find_dataset, open_file
 
 __all__ = ["unwrap_io"]
 
@@ -77,12 +76,16 @@ def unwrap_io(func: Callable[P, R]) -> Callable[..., Any]:
     fancy, sigrid        if `fancy`, index the array read by ``np.ix_(*sigrid)``
     vdsdir               a directory: write a file of its own at `outfile`, dataset
                          `outdset`. None: write into the one existing file `outfile`
-                         at `outgrid`, under a lock
+                         at `outgrid`, one process at a time (see `hpcio.locks`)
     outgrid              region of the result in the target
     outshape, dtype      shape and type of the result
     keeptrials           false: add to what the dataset holds instead of storing
     call_id              suffix for names of details, such as ``__3_0``; may be absent
     ===================  =============================================================
+
+    With ``vdsdir=None``, processes that write the same file wait for each other: on one machine,
+    on several, and as dask workers. Where the file system cannot keep them apart (GlusterFS, NFS
+    mounted with ``nolock``, and others), it is refused.
 
     If the region is empty, nothing is computed: a file of its own is written with the
     fill value (NaN, or zero for integers), an existing file is left as it is.
@@ -198,20 +201,6 @@ def _write_own(
         raise slab.as_output_error(error, path) from error
 
 
-@contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Hold the lock of an output file; the system frees it if the holder dies.
-
-    The lock is a file of its own beside the output, since HDF5 locks the output itself.
-    """
-    fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
 def _write_shared(
     trl_dat: Mapping[str, Any], result: np.ndarray, details: Mapping[str, np.ndarray], call_id: str
 ) -> None:
@@ -223,7 +212,7 @@ def _write_shared(
             "With vdsdir=None it must exist before workers start."
         )
     try:
-        with _locked(path), h5py.File(path, "r+", locking=locking(path)) as f:
+        with locked(path), open_to_write(path) as f:
             target = find_dataset(f, trl_dat["outdset"])
             if trl_dat.get("keeptrials", True):
                 region = tuple(trl_dat["outgrid"])

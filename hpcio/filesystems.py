@@ -5,15 +5,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 
-__all__ = ["in_memory", "is_first", "is_local", "kind_of", "look_again", "write_whole"]
+__all__ = [
+    "in_memory",
+    "is_first",
+    "is_local",
+    "kind_of",
+    "look_again",
+    "options_of",
+    "write_whole",
+]
 
 # Their "disk" is memory: reserving it means filling it with zeros.
 _MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 
 # All others may have clients on other nodes, each with a cache of its own.
 _LOCAL = _MEMORY | {
-    "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "reiserfs", "xfs", "zfs",
+    "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "jfs", "ntfs3", "overlay",
+    "reiserfs", "vfat", "xfs", "zfs",
 }  # fmt: skip
 
 
@@ -25,21 +35,58 @@ def kind_of(path: str | os.PathLike[str]) -> str:
     path : str or path
         Something that exists.
     """
-    return _kind_of_device(os.stat(path).st_dev)
+    return _mount_of(path)[0]
+
+
+def options_of(path: str | os.PathLike[str]) -> frozenset[str]:
+    """How the file system that holds `path` is mounted, such as ``vers=4.2`` and ``rw``."""
+    return _mount_of(path)[1]
+
+
+def _mount_of(path: str | os.PathLike[str]) -> tuple[str, frozenset[str]]:
+    found = _mount_of_device(os.stat(path).st_dev)
+    return _mount_above(os.path.realpath(path)) if found is None else found
 
 
 @functools.lru_cache(maxsize=64)
-def _kind_of_device(device: int) -> str:
+def _mount_of_device(device: int) -> tuple[str, frozenset[str]] | None:
     number = f"{os.major(device)}:{os.minor(device)}"
+    for fields in _mounts():
+        if fields[2] == number:
+            return _described(fields)
+    return None
+
+
+def _mount_above(path: str) -> tuple[str, frozenset[str]]:
+    """By name: files of btrfs do not have the device that its mount has."""
+    above = [
+        (len(point), fields)
+        for fields in _mounts()
+        if os.path.commonpath([path, point := _MOUNT_ESCAPE.sub(_unescaped, fields[4])]) == point
+    ]
+    # Of several mounts on one point the last one is seen.
+    return _described(max(reversed(above), key=lambda found: found[0])[1]) if above else _UNKNOWN
+
+
+_UNKNOWN: tuple[str, frozenset[str]] = ("", frozenset())
+_MOUNT_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    return chr(int(escape[1], 8))
+
+
+def _mounts() -> list[list[str]]:
     try:
         with open("/proc/self/mountinfo") as f:
-            for line in f:
-                fields = line.split()
-                if fields[2] == number:
-                    return fields[fields.index("-") + 1]
+            return [line.split() for line in f]
     except OSError:
-        pass  # not Linux
-    return ""
+        return []  # not Linux
+
+
+def _described(fields: list[str]) -> tuple[str, frozenset[str]]:
+    end = fields.index("-")
+    return fields[end + 1], frozenset(f"{fields[5]},{fields[-1]}".split(","))
 
 
 def look_again(path: str | os.PathLike[str]) -> None:

@@ -128,9 +128,10 @@ class Plan:
             trials of that many rows.
         out : str or path
             The result, a new HDF5 file. Beside it, ``OUT.run`` holds the run.
-        writer : {"virtual", "direct"}
-            How results are stored: in files of the workers, joined by a virtual dataset, or
-            in one ordinary file that all of them write.
+        writer : {"virtual", "direct", "mutex"}
+            How results are stored: in files of the workers, joined by a virtual dataset; in
+            one ordinary file that all of them write at once; or in such a file that they
+            write one after the other, by HDF5 and under a lock.
         sources : {"auto", "trial", "task"}
             One virtual source for each block, or for each chunk of blocks; ``auto`` takes
             the first up to 512 blocks.

@@ -1,4 +1,4 @@
-"""The writer `direct`: one ordinary dataset that many processes write, read back bit for bit."""
+"""One ordinary dataset that many processes write, by `direct` or `mutex`: the same bits."""
 
 from __future__ import annotations
 
@@ -36,16 +36,21 @@ def record(folder: Path, data: Array) -> str:
     return f"{folder}/rec.h5::lfp"
 
 
-def run(folder: Path, data: Array, func: Any, name: str = "out.h5", **options: Any) -> Array:
-    """What plain h5py reads of a direct run, and of a virtual one: the same."""
-    workers = options.pop("workers", 0)
+@pytest.fixture(params=["direct", "mutex"])
+def writer(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def run(folder: Path, writer: str, data: Array, func: Any, **options: Any) -> Array:
+    """What plain h5py reads of a run by the writer, and of a virtual one: the same."""
+    workers, name = options.pop("workers", 0), "out.h5"
     source = record(folder, data)
     read = []
-    for writer, out in (("direct", name), ("virtual", f"v{name}")):
-        plan = hpcio.Plan.create(func, source, out=folder / out, writer=writer, **options)
+    for kind, out in ((writer, name), ("virtual", f"v{name}")):
+        plan = hpcio.Plan.create(func, source, out=folder / out, writer=kind, **options)
         plan.run(workers=workers, progress=False)
         with h5py.File(folder / out) as f:
-            assert not f["data"].is_virtual or writer == "virtual"
+            assert f["data"].is_virtual == (kind == "virtual")
             assert "incomplete" not in f.attrs
             read.append(f["data"][...])
             tables = f["trials"][...]
@@ -59,9 +64,9 @@ def run(folder: Path, data: Array, func: Any, name: str = "out.h5", **options: A
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_type(tmp_path, dtype, workers):
+def test_every_type(tmp_path, writer, dtype, workers):
     data = (100 * np.random.default_rng(1).random((60, 3))).astype(dtype)
-    found = run(tmp_path, data, np.copy, trials=7 + np.arange(2)[:, None] * 10 + [[0, 10]],
+    found = run(tmp_path, writer, data, np.copy, trials=7 + np.arange(2)[:, None] * 10 + [[0, 10]],
                 workers=workers)  # fmt: skip
     assert found.dtype == dtype
     assert found.tobytes() == data[7:27].tobytes()
@@ -71,9 +76,9 @@ UNEQUAL = [[0, 6], [6, 12], [12, 20], [20, 26], [26, 30]]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3, 5])
-def test_unequal_trials_in_a_contiguous_dataset(tmp_path, workers):
+def test_unequal_trials_in_a_contiguous_dataset(tmp_path, writer, workers):
     data = np.random.default_rng(1).normal(size=(30, 4))
-    found = run(tmp_path, data, np.negative, trials=UNEQUAL, workers=workers)
+    found = run(tmp_path, writer, data, np.negative, trials=UNEQUAL, workers=workers)
     assert found.tobytes() == (-data).tobytes()
     with h5py.File(tmp_path / "out.h5") as f:
         assert f["data"].chunks is None
@@ -91,21 +96,21 @@ def test_unequal_trials_in_a_contiguous_dataset(tmp_path, workers):
     ids=str,
 )
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_way_to_join(tmp_path, options, workers):
+def test_every_way_to_join(tmp_path, writer, options, workers):
     data = np.random.default_rng(1).normal(size=(40, 4))
-    run(tmp_path, data, np.negative, trials=8, workers=workers, **options)
+    run(tmp_path, writer, data, np.negative, trials=8, workers=workers, **options)
 
 
-def test_sizes_that_fit_no_page(tmp_path):
+def test_sizes_that_fit_no_page(tmp_path, writer):
     data = np.random.default_rng(1).integers(0, 255, (300, 10_008), np.uint8)
-    found = run(tmp_path, data, np.copy, trials=1, workers=2)
+    found = run(tmp_path, writer, data, np.copy, trials=1, workers=2)
     assert found.tobytes() == data.tobytes()
     with h5py.File(tmp_path / "out.h5") as f:
         assert f["data"].id.get_offset() % PAGE == 0
 
 
-def test_other_programs_read_it(tmp_path):
-    run(tmp_path, np.arange(60.0).reshape(20, 3), np.negative, trials=4)
+def test_other_programs_read_it(tmp_path, writer):
+    run(tmp_path, writer, np.arange(60.0).reshape(20, 3), np.negative, trials=4)
     out = tmp_path / "out.h5"
     shutil.rmtree(tmp_path / "out.h5.run")
     for tool in (["h5dump", "-d", "/data"], ["h5ls", "-r"], ["h5stat"]):
@@ -118,11 +123,11 @@ def test_other_programs_read_it(tmp_path):
         assert (f["data"][...] == g["data"][...]).all()
 
 
-def test_results_that_make_no_plain_dataset_are_refused(tmp_path):
+def test_results_that_make_no_plain_dataset_are_refused(tmp_path, writer):
     source = record(tmp_path, np.zeros((30, 4)))
     with pytest.raises(PlanError, match=r"unequal shape along the first axis only.*virtual"):
         hpcio.Plan.create(
-            np.transpose, source, trials=UNEQUAL, out=tmp_path / "out.h5", writer="direct",
+            np.transpose, source, trials=UNEQUAL, out=tmp_path / "out.h5", writer=writer,
             join_axis=1,
         )  # fmt: skip
 
@@ -134,11 +139,11 @@ def fails_for_two(trial: Array) -> Array:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_not_complete_says_so_and_gaps_are_filled(tmp_path, workers):
+def test_what_is_not_complete_says_so_and_gaps_are_filled(tmp_path, writer, workers):
     data = np.repeat(np.arange(40.0), 3).reshape(40, 3)
     plan = hpcio.Plan.create(
         fails_for_two, record(tmp_path, data), trials=8, out=tmp_path / "out.h5",
-        writer="direct", out_shape=(8, 3), out_dtype="f8",
+        writer=writer, out_shape=(8, 3), out_dtype="f8",
     )  # fmt: skip
     with pytest.raises(BlocksFailed, match="2 of 5 blocks failed"):
         plan.run(workers=workers, progress=False)
@@ -154,7 +159,7 @@ def test_what_is_not_complete_says_so_and_gaps_are_filled(tmp_path, workers):
     assert hpcio.verify(tmp_path / "out.h5").gaps == 2
 
 
-def test_two_runs_into_two_files_at_once(tmp_path):
+def test_two_runs_into_two_files_at_once(tmp_path, writer):
     folders = [tmp_path / name for name in ("a", "b")]
     children = []
     for k, folder in enumerate(folders):
@@ -163,7 +168,7 @@ def test_two_runs_into_two_files_at_once(tmp_path):
         bench.hold(5 + k)
         script = (
             f"import hpcio\nplan = hpcio.Plan.create('{bench.module}.py:double', 'rec.h5::/lfp', "
-            f"trials=5, out='out.h5', writer='direct')\nplan.run(workers=2)\n"
+            f"trials=5, out='out.h5', writer='{writer}')\nplan.run(workers=2)\n"
         )
         children.append((bench, start(script, folder)))
     with ended(children[0][1]), ended(children[1][1]):
@@ -176,12 +181,12 @@ def test_two_runs_into_two_files_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_killed_and_resumed(tmp_path, workers):
+def test_killed_and_resumed(tmp_path, writer, workers):
     bench = Bench(tmp_path)
     bench.hold(5)
     script = (
         f"import hpcio\nplan = hpcio.Plan.create('{bench.module}.py:double', 'rec.h5::/lfp', "
-        f"trials=5, out='out.h5', writer='direct')\nplan.run(workers={workers})\n"
+        f"trials=5, out='out.h5', writer='{writer}')\nplan.run(workers={workers})\n"
     )
     with ended(start(script, tmp_path)) as child:
         until(lambda: 5 in bench.calls, "the trial")
@@ -189,16 +194,16 @@ def test_killed_and_resumed(tmp_path, workers):
     bench.hold()
     before = set(bench.calls) - {5}
     bench.forget_calls()
-    bench.plan(writer="direct").run(workers=workers, progress=False)
+    bench.plan(writer=writer).run(workers=workers, progress=False)
     bench.check()
     assert len(set(bench.calls) & before) <= workers  # those at hand
 
 
-def test_bytes_that_the_disk_has_lost_are_found_before_anything_is_published(tmp_path):
+def test_bytes_that_the_disk_has_lost_are_found_before_anything_is_published(tmp_path, writer):
     data = np.random.default_rng(1).normal(size=(40, 3))
     plan = hpcio.Plan.create(
         fails_for_two, record(tmp_path, data), trials=8, out=tmp_path / "out.h5",
-        writer="direct", out_shape=(8, 3), out_dtype="f8",
+        writer=writer, out_shape=(8, 3), out_dtype="f8",
     )  # fmt: skip
     plan = prepare(plan)
     reserve(plan)
@@ -217,10 +222,10 @@ def test_bytes_that_the_disk_has_lost_are_found_before_anything_is_published(tmp
     assert hpcio.verify(tmp_path / "out.h5").blocks == 5
 
 
-def test_of_two_attempts_that_differ_the_one_counts_whose_bytes_are_there(tmp_path):
+def test_of_two_attempts_that_differ_the_one_counts_whose_bytes_are_there(tmp_path, writer):
     plan = hpcio.Plan.create(
         np.copy, record(tmp_path, np.ones((40, 3))), trials=8, out=tmp_path / "out.h5",
-        writer="direct",
+        writer=writer,
     )  # fmt: skip
     plan = prepare(plan)
     reserve(plan)

@@ -65,6 +65,60 @@ dry = hpcio.FauxTrial((10, 4), (slice(0, 10), slice(0, 4)), "f8")
 assert double(dry, 2.0, noCompute=True) == ((10, 4), np.float32)
 """
 
+# Additions by two dask workers, while a third has died with the lock; a run by the writer mutex.
+MUTEX = """
+import os, signal, time
+import dask, h5py, numpy as np
+import hpcio
+from distributed import Client, LocalCluster
+from hpcio.locks import locked
+from slurm import run
+
+def hold(path):
+    with locked(path):
+        with open("pid.part", "w") as f:
+            f.write(str(os.getpid()))
+        os.rename("pid.part", "pid")
+        while not os.path.exists("end"):
+            time.sleep(0.01)
+
+def add(dict_of_block):
+    hpcio.unwrap_io(lambda trial: trial)(dict_of_block)
+
+every = (slice(0, 20), slice(0, 4))
+path = os.path.abspath("sum.h5")
+one = dict(
+    keeptrials=False, infile=os.path.abspath("ones.h5"), indset="ones", ingrid=every,
+    inshape=(20, 4), vdsdir=None, outfile=path, outdset="sum", outgrid=every, outshape=(20, 4),
+    dtype="f8",
+)
+with h5py.File("ones.h5", "w") as file:
+    file["ones"] = np.ones((20, 4))
+with h5py.File(path, "w") as file:
+    file.create_dataset("sum", (20, 4), "f8")
+leases = "distributed.scheduler.locks."
+soon = {leases + "lease-timeout": "1s", leases + "lease-validation-interval": "200ms"}
+with dask.config.set(soon), LocalCluster(
+    host="127.0.0.1", n_workers=3, threads_per_worker=1, dashboard_address=None
+) as cluster, Client(cluster) as client:
+    client.submit(hold, path)
+    while not os.path.exists("pid"):
+        time.sleep(0.01)
+    with open("pid") as file:
+        pid = int(file.read())
+    others = [address for address, p in client.run(os.getpid).items() if p != pid]
+    added = [client.submit(add, one, workers=others, pure=False) for _ in range(20)]
+    os.kill(pid, signal.SIGKILL)
+    open("end", "w").close()
+    client.gather(added)
+    with h5py.File(path) as file:
+        assert (file["sum"][...] == 20).all(), file["sum"][...]
+    plan = hpcio.Plan.create(np.negative, "ones.h5::/ones", trials=2, out="out.h5", writer="mutex")
+    assert run(plan, client, progress=False).blocks == 10
+with hpcio.open("out.h5") as file:
+    assert (file["data"][...] == -1).all()
+"""
+
 
 def run_beside_old_stack(script: str, folder: Path) -> None:
     done = subprocess.run(
@@ -84,3 +138,7 @@ def test_imports_beside_the_promised_versions(tmp_path):
 
 def test_workers_store_the_right_numbers_both_ways(tmp_path):
     run_beside_old_stack(WORKERS, tmp_path)
+
+
+def test_the_mutex_of_dask_workers(tmp_path):
+    run_beside_old_stack(MUTEX, tmp_path)

@@ -157,7 +157,7 @@ from support import Bench
 from hpcio.filesystems import is_local, kind_of
 from hpcio.ledger import Ledger
 
-name, sources, trials = sys.argv[1], sys.argv[2], int(sys.argv[3])
+name, sources, trials, writer = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 said = Path("/mnt/memory", name)
 os.mkdir(name)
 os.chdir(name)
@@ -179,7 +179,7 @@ class Elsewhere:
         until(lambda: all((said / f"{node}-ended").exists() for node in "ab"), "the attempts")
 
 
-done = bench.plan().run(Elsewhere(), progress=False)
+done = bench.plan(writer=writer).run(Elsewhere(), progress=False)
 assert (done.blocks, done.computed, done.repeated, done.workers) == (trials, trials, 0, 2), done
 bench.check()
 """
@@ -330,23 +330,128 @@ def start(nfs: Nfs, script: str, *arguments: object, client: str, version: str) 
 
 @pytest.mark.torture
 @pytest.mark.parametrize(
-    ("version", "sources"),
+    ("version", "sources", "writer"),
     [
-        ("4.2", "task"),
-        ("4.2", "trial"),
-        ("3", "task"),
-        ("3", "trial"),
+        ("4.2", "task", "virtual"),
+        ("4.2", "trial", "virtual"),
+        ("4.2", "task", "mutex"),
+        ("3", "task", "virtual"),
+        ("3", "trial", "virtual"),
     ],
 )
-def test_attempts_of_two_clients_of_nfs(nfs, version, sources):
-    name = f"attempts-{version}-{sources}"
+def test_attempts_of_two_clients_of_nfs(nfs, version, sources, writer):
+    name = f"attempts-{version}-{sources}-{writer}"
     nfs.start("mkdir", f"{nfs.memory}/{name}", client="c").result()
     jobs = [start(nfs, ATTEMPT, name, c, client=c, version=version) for c in "ab"]
-    jobs += [start(nfs, SESSION, name, sources, TRIALS, client="c", version=version)]
+    jobs += [start(nfs, SESSION, name, sources, TRIALS, writer, client="c", version=version)]
     for job in jobs:
         job.result()
     for client in "ab":
         start(nfs, READER, name, TRIALS, client=client, version=version).result()
+
+
+# Processes on several clients, and on the server itself, add to one dataset in turn.
+ADD = """
+import os, sys
+from pathlib import Path
+from slurm_rig import until
+from test_mutex import one_more, same
+
+name, times, processes, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+said = Path("/mnt/memory", name)
+path = Path(folder, name, "shared.h5")
+open(path, "rb").read()  # this must not stay
+(said / str(os.getpid())).touch()
+until(lambda: len(os.listdir(said)) == processes, "the others")
+for _ in range(times):
+    same(one_more(path))
+"""
+
+MAKE = """
+import sys
+from pathlib import Path
+from test_mutex import shared_file
+
+folder = Path(sys.argv[1])
+folder.mkdir()
+shared_file(folder)
+"""
+
+SUM = """
+import sys
+from pathlib import Path
+from test_mutex import total
+
+found = total(Path(sys.argv[1], "shared.h5"))
+assert found == float(sys.argv[2]), found
+"""
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("clients", ["ab", "abc", "aabb", "ab-"])
+def test_no_addition_is_lost_on_nfs(nfs, clients):
+    """`-` stands for a process on the server, which sees the disk itself."""
+    name, times = f"add-{clients}", 25
+    start(nfs, MAKE, name, client="c", version="4.2").result()
+    nfs.start("mkdir", f"{nfs.memory}/{name}", client="c").result()
+    jobs = []
+    for client in clients:
+        where = "/mnt/disk" if client == "-" else nfs.at
+        arguments = (name, times, len(clients), where)
+        jobs.append(start(nfs, ADD, *arguments, client=client.replace("-", "a"), version="4.2"))
+    for job in jobs:
+        job.result(seconds=600)
+    for client in "abc":
+        start(nfs, SUM, name, times * len(clients), client=client, version="4.2").result()
+
+
+HELD = """
+import os, sys
+from hpcio.locks import locked
+
+with locked(sys.argv[1] + "/shared.h5") as in_order:
+    print(in_order)
+    sys.stdout.flush()
+    if len(sys.argv) > 2:
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.torture
+def test_a_holder_of_the_lock_that_is_killed_on_another_client_of_nfs(nfs):
+    start(nfs, MAKE, "held", client="a", version="4.2").result()
+    assert start(nfs, HELD, "held", client="b", version="4.2").result() == "True\n"
+    for client, found in (("a", "True"), ("b", "False"), ("a", "False")):
+        with pytest.raises(RuntimeError, match=f"exit status 137:\n{found}"):
+            start(nfs, HELD, "held", "die", client=client, version="4.2").result()
+    assert start(nfs, HELD, "held", client="c", version="4.2").result() == "False\n"
+    assert start(nfs, HELD, "held", client="b", version="4.2").result() == "True\n"
+
+
+REFUSED = """
+from pathlib import Path
+import pytest
+from hpcio.errors import OutputError
+from support import Bench
+from test_mutex import one_more, same, shared_file, total
+
+folder = Path.cwd() / "refused"
+folder.mkdir()
+path, said = shared_file(folder), "mounted with local_lock=all, nolock.*writer='direct'"
+with pytest.raises(OutputError, match=said):
+    same(one_more(path))
+bench = Bench(folder)
+with pytest.raises(OutputError, match=said):
+    bench.plan(writer="mutex")
+assert total(path) == 0.0
+bench.plan(writer="direct").run(workers=1, progress=False)
+bench.check()
+"""
+
+
+@pytest.mark.torture
+def test_the_mutex_is_refused_where_nfs_does_not_lock(nfs):
+    start(nfs, REFUSED, client="a", version="3").result()
 
 
 @pytest.mark.torture

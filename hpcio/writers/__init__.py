@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "Stored", "Writer", "module_of"]
 
-NAMES = ("virtual", "direct", "mpi", "mpi-collective")
+NAMES = ("virtual", "direct", "mpi", "mpi-collective", "mutex")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,8 @@ def module_of(plan: Plan) -> Any:
 
     Imported where it is used, since a writer may need what others do not. It has
 
-    - ``check_plan(plan)``: raise PlanError for what it cannot store;
+    - ``check_plan(plan)``: raise PlanError for what it cannot store, OutputError for a place
+      where it cannot;
     - ``reserve(plan)``: by one process, before others start;
     - ``open_writer(plan, attempt)``: a `Writer`;
     - ``ReadBack(plan, log)``: the results of one attempt;

@@ -50,6 +50,7 @@ __all__ = [
     "publish",
     "read_seams",
     "reserve",
+    "restore",
     "seams_file",
 ]
 
@@ -105,10 +106,7 @@ def reserve(plan: Plan) -> None:
         return
     part = folder / f"data.{secrets.token_hex(4)}.part"
     try:
-        with sparse_file() as (path, image):
-            with _laid_out(plan, path) as f:
-                f.attrs["incomplete"] = "results are being written; see the folder it lies in"
-                offsets = _offsets(plan, f)
+        with _image(plan) as (image, offsets):
             size = os.fstat(image).st_size
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
@@ -126,6 +124,57 @@ def reserve(plan: Plan) -> None:
         if isinstance(error, OutputError):
             raise
         raise as_output_error(error, part) from error
+
+
+def restore(plan: Plan) -> None:
+    """Put back what HDF5 needs around the data, as `reserve` wrote it, where that has changed.
+
+    Nobody else may write into the file meanwhile.
+
+    Raises
+    ------
+    OutputError
+        If HDF5 lays the file out otherwise than it did before.
+    """
+    path = data_file(plan)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            with _image(plan) as (image, offsets):
+                _check_offsets(plan, offsets)
+                size = os.fstat(image).st_size
+                if os.fstat(fd).st_size < size:
+                    os.ftruncate(fd, size)
+                for first, last in _between(plan, offsets, size):
+                    piece = os.pread(image, last - first, first)
+                    if os.pread(fd, last - first, first) != piece:
+                        write_at(fd, piece, first)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise as_output_error(error, path) from error
+
+
+@contextmanager
+def _image(plan: Plan) -> Iterator[tuple[int, np.ndarray]]:
+    """The file as it is before anybody has written into it, and where each block begins."""
+    with sparse_file() as (path, image):
+        with _laid_out(plan, path) as f:
+            f.attrs["incomplete"] = "results are being written; see the folder it lies in"
+            offsets = _offsets(plan, f)
+        yield image, offsets
+
+
+def _check_offsets(plan: Plan, found: np.ndarray) -> None:
+    """Raise OutputError unless blocks lie where they did when the file was made."""
+    if not np.array_equal(load_offsets(plan), found):
+        raise OutputError(
+            "HDF5 lays out the finished file otherwise than it did at first; was its version "
+            "changed meanwhile? Resume with the version that began."
+        )
 
 
 @contextmanager
@@ -294,11 +343,7 @@ def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
     """
     plan = ledger.plan
     path, offsets = data_file(plan), load_offsets(plan)
-    if not np.array_equal(offsets, _offsets(plan, file)):
-        raise OutputError(
-            "HDF5 lays out the finished file otherwise than it did at first; was its version "
-            "changed meanwhile? Resume with the version that began."
-        )
+    _check_offsets(plan, _offsets(plan, file))
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         for at, seam in _seams_that_count(ledger, offsets):

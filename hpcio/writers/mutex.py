@@ -1,0 +1,118 @@
+"""The writer `mutex`: every process writes by HDF5 into one file, one after the other.
+
+A lock of the file lets one in at a time: it opens the file, writes a block and closes the file.
+That is what others do who write one HDF5 file without MPI; it costs an opening of the file for each
+block, and a place in the queue. The file is the one that `direct` writes, with the same bytes.
+
+What a process leaves behind that is killed while it writes is a part of its block, which no journal
+has, and HDF5's mark that the file is open for writing, with which HDF5 will open it no more. Who
+comes next knows by the lock that the one before did not end well, and restores what is around the
+data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from hpcio.errors import OutputError
+from hpcio.journal import Journal
+from hpcio.locks import check_locks, locked, open_to_write
+from hpcio.plan import Plan
+from hpcio.slab import as_output_error
+from hpcio.writers import onefile
+from hpcio.writers.onefile import ReadBack, add_data, data_file, load_offsets, restore
+
+if TYPE_CHECKING:
+    from hpcio.ledger import Ledger
+
+__all__ = ["ReadBack", "add_data", "check_plan", "open_writer", "publish", "reserve"]
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise PlanError for what makes no plain dataset, OutputError where locks do not protect."""
+    onefile.check_plan(plan)
+    check_locks(os.path.dirname(plan.out))
+
+
+def reserve(plan: Plan) -> None:
+    """Make the file, or see that an earlier run has left it in order."""
+    if not data_file(plan).exists():
+        onefile.reserve(plan)
+        return
+    # What a crash of the machine has left of it, or of the lock beside it, nobody knows. Other
+    # processes may be at work still.
+    with locked(data_file(plan)):
+        restore(plan)
+
+
+def open_writer(plan: Plan, attempt: str) -> Mutex:
+    """The writer of one attempt."""
+    return Mutex(plan)
+
+
+class Mutex:
+    """Blocks of one attempt, each written under the lock; see `hpcio.writers.Writer`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._path = data_file(plan)
+        try:
+            # Not to be written: an error of the disk is told to files that were open before it.
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            self._offsets = load_offsets(plan)
+        except OSError as error:
+            raise as_output_error(error, self._path) from error
+
+    def begin(self, blocks: np.ndarray, journal: Journal) -> None:
+        pass
+
+    def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
+        target = self._plan.target
+        if data.nbytes:
+            shape = target.region_shape(int(target.form[block]))
+            try:
+                with locked(self._path) as in_order:
+                    if not in_order:
+                        restore(self._plan)
+                    with open_to_write(self._path) as f:
+                        f["data"][target.region(block)] = data.reshape(shape)
+            except (OSError, RuntimeError) as error:
+                if not self._path.exists():
+                    raise OutputError(
+                        f"'{self._path}' is gone: another process has finished it, or removed "
+                        f"it. If there is no '{self._plan.out}', resume."
+                    ) from error
+                if isinstance(error, OutputError):
+                    raise
+                raise as_output_error(error, self._path) from error
+        return 0, int(self._offsets[block])
+
+    def skip(self, block: int) -> None:
+        pass
+
+    @property
+    def settled(self) -> bool:
+        """Whether all blocks so far have left this process: each has when it is written."""
+        return True
+
+    def settle(self) -> None:
+        pass
+
+    def syncing(self) -> Callable[[], None]:
+        fd = self._fd
+        return lambda: os.fsync(fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def publish(ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
+    """Give the file its name, under the lock: a second copy of a task may be writing still."""
+    with locked(data_file(ledger.plan)):
+        onefile.publish(ledger, fill, final)
