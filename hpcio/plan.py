@@ -128,7 +128,7 @@ class Plan:
             trials of that many rows.
         out : str or path
             The result, a new HDF5 file. Beside it, ``OUT.run`` holds the run.
-        writer : {"virtual", "direct", "mutex"}
+        writer : {"virtual", "direct", "mpi", "mpi-collective", "mutex"}
             How results are stored: in files of the workers, joined by a virtual dataset; in
             one ordinary file that all of them write at once; or in such a file that they
             write one after the other, by HDF5 and under a lock.
