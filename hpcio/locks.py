@@ -36,7 +36,8 @@ from hpcio.sources import locking
 __all__ = ["check_locks", "locked", "open_to_write"]
 
 # What is known of locks by `flock` on file systems that several nodes may share: mount options
-# that must be there, and those that must not. NFS 4.2 was tried; the rest is by documentation.
+# that must be there, and those that must not. NFS 4.2 was tried; others are taken for what they
+# promise.
 _SOUND: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     # flock is a lock of the server, over the whole file. Not with "nolock" (NFS 3 without its
     # lock manager), "local_lock"; nor with "nocto", where opening a file asks for nothing.
@@ -57,8 +58,6 @@ _SOUND["nfs4"] = _SOUND["nfs"]
 _UNSOUND = {
     "fuse.glusterfs": "whose clients may read old bytes even under a lock",
     "beegfs": "whose locks are by default those of one node, and which does not say otherwise",
-    "cifs": "whose locks are those of one node, or keep HDF5 from reading",
-    "smb3": "whose locks are those of one node, or keep HDF5 from reading",
 }
 
 # How long, in seconds, a dask worker queues before it goes to the lock of the file by itself. Dask

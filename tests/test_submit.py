@@ -169,9 +169,10 @@ def test_submit_and_come_back(slurm, place, tasks):
     assert len(run.queue().rows) == tasks + 1
 
 
-def test_all_tasks_write_one_file(slurm, place):
+@pytest.mark.parametrize("writer", ["direct", "mutex"])
+def test_all_tasks_write_one_file(slurm, place, writer):
     place.mark("hold", 5)
-    run = place.submit(4, writer="direct", stale=3.0)
+    run = place.submit(4, writer=writer, stale=3.0)
     _, pid = task_of(place, 5)
     with h5py.File(f"{place.out}.run/data.h5") as f:
         assert "incomplete" in f.attrs
@@ -185,7 +186,7 @@ def test_all_tasks_write_one_file(slurm, place):
         assert "incomplete" not in f.attrs
 
 
-@pytest.mark.parametrize("writer", ["virtual", "direct"])
+@pytest.mark.parametrize("writer", ["virtual", "direct", "mutex"])
 def test_begun_here_and_resumed_there(slurm, place, writer):
     place.mark("raise", *range(10, 20))
     plan = place.plan(writer=writer)
@@ -489,10 +490,11 @@ def test_a_slow_task_gets_help(slurm, place):
     assert [by[t] for t in range(24)] == [0] + [1] * 23
 
 
-def test_two_copies_of_one_task(slurm, place):
+@pytest.mark.parametrize("writer", ["virtual", "mutex"])
+def test_two_copies_of_one_task(slurm, place, writer):
     """A node that is cut off goes on with its task while SLURM starts it elsewhere."""
     place.mark("hold", 5)
-    run = place.submit(1)
+    run = place.submit(1, writer=writer)
     job, _ = task_of(place, 5)
     shown = slurm.call("scontrol", "show", "job", "-o", job)
     node = re.search(r" NodeList=(n\d)", shown)[1]
