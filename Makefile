@@ -46,7 +46,8 @@ torture: $(VENV)/.has-dev+test+slurm+plot
 	$(BIN)/python -m pytest -m torture $(ARGS)
 
 bench: $(VENV)/.has-slurm+plot
-	$(BIN)/python -m benchmarks $(ARGS)
+	@mpi=$$($(MPI_ENV)) || echo "The row of MPI will be left out." >&2; \
+	set -x; HPCIO_MPI_PYTHON="$$mpi" $(BIN)/python -m benchmarks $(ARGS)
 
 # A SLURM to play with: eval "$$(make -s slurm-up)"
 SLURM_FOLDER ?= $(or $(TMPDIR),/tmp)/hpcio-slurm-$(shell id -un)
