@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hpcio.plan import Plan
     from hpcio.target import Target
 
-__all__ = ["NAMES", "Stored", "Writer", "module_of"]
+__all__ = ["NAMES", "AtOnce", "Stored", "Writer", "module_of"]
 
 NAMES = ("virtual", "direct", "mpi", "mpi-collective", "mutex")
 
@@ -73,6 +73,18 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Let go of all files; what was written stays."""
+
+
+class AtOnce:
+    """What writers have in common that hold nothing back."""
+
+    settled = True
+
+    def skip(self, block: int) -> None:
+        """Nothing waits for that block."""
+
+    def settle(self) -> None:
+        """Nothing is held back."""
 
 
 def module_of(plan: Plan) -> Any:

@@ -23,7 +23,7 @@ from hpcio.journal import Journal
 from hpcio.launch import communicator, launched
 from hpcio.plan import Plan
 from hpcio.slab import as_output_error
-from hpcio.writers import onefile
+from hpcio.writers import AtOnce, onefile
 from hpcio.writers.onefile import ReadBack, add_data, data_file, load_offsets, publish, reserve
 
 __all__ = ["ReadBack", "add_data", "check_plan", "open_writer", "publish", "reserve"]
@@ -54,7 +54,7 @@ def open_writer(plan: Plan, attempt: str) -> Mpi:
     return Mpi(plan)
 
 
-class Mpi:
+class Mpi(AtOnce):
     """One rank's handle of the file; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan) -> None:
@@ -109,14 +109,6 @@ class Mpi:
             self._data.write(inside, self._space, piece, dxpl=self._transfer)
         except (OSError, RuntimeError) as error:
             raise as_output_error(error, data_file(self._plan)) from error
-
-    def skip(self, block: int) -> None:
-        pass
-
-    settled = True
-
-    def settle(self) -> None:
-        pass
 
     def syncing(self) -> Callable[[], None]:
         fd = self._fd

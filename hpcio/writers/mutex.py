@@ -25,7 +25,7 @@ from hpcio.journal import Journal
 from hpcio.locks import check_locks, locked, open_to_write
 from hpcio.plan import Plan
 from hpcio.slab import as_output_error
-from hpcio.writers import onefile
+from hpcio.writers import AtOnce, onefile
 from hpcio.writers.onefile import ReadBack, add_data, data_file, load_offsets, restore
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def open_writer(plan: Plan, attempt: str) -> Mutex:
     return Mutex(plan)
 
 
-class Mutex:
+class Mutex(AtOnce):
     """Blocks of one attempt, each written under the lock; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan) -> None:
@@ -92,17 +92,6 @@ class Mutex:
                     raise
                 raise as_output_error(error, self._path) from error
         return 0, int(self._offsets[block])
-
-    def skip(self, block: int) -> None:
-        pass
-
-    @property
-    def settled(self) -> bool:
-        """Whether all blocks so far have left this process: each has when it is written."""
-        return True
-
-    def settle(self) -> None:
-        pass
 
     def syncing(self) -> Callable[[], None]:
         fd = self._fd

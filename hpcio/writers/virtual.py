@@ -36,7 +36,7 @@ from hpcio.slab import (
     write_file,
     write_image,
 )
-from hpcio.writers import Stored, Writer
+from hpcio.writers import AtOnce, Stored, Writer
 
 if TYPE_CHECKING:
     from hpcio.ledger import Ledger
@@ -88,7 +88,7 @@ def _trial_layout(plan: Plan, block: int) -> Layout:
     return layout(shape, plan.target.dtype, digest=plan.digest)
 
 
-class TaskFiles:
+class TaskFiles(AtOnce):
     """One file for each chunk."""
 
     def __init__(self, plan: Plan, attempt: str) -> None:
@@ -115,14 +115,6 @@ class TaskFiles:
         self._next = offset + data.nbytes
         return self._file, offset
 
-    def skip(self, block: int) -> None:
-        pass
-
-    settled = True
-
-    def settle(self) -> None:
-        pass
-
     def syncing(self) -> Callable[[], None]:
         slabs = list(self._slabs)
         self._slabs = slabs[-1:]
@@ -141,7 +133,7 @@ class TaskFiles:
         self._slabs = []
 
 
-class TrialFiles:
+class TrialFiles(AtOnce):
     """One file for each block."""
 
     def __init__(self, plan: Plan, attempt: str) -> None:
@@ -169,14 +161,6 @@ class TrialFiles:
         path = self._root + _trial_path(self._attempt, block)
         write_file(path, self._shapes[self._form[block]], data, sync=self._each)
         return 0, 0
-
-    def skip(self, block: int) -> None:
-        pass
-
-    settled = True
-
-    def settle(self) -> None:
-        pass
 
     def syncing(self) -> Callable[[], None]:
         return self._sync
