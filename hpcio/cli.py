@@ -191,6 +191,7 @@ PLAN_OPTIONS = [
         callback=_pair,
         help="A keyword argument of the function.",
     ),
+    *CHUNK_OPTIONS,
     click.option("--fresh", is_flag=True, help="Remove the result and its run directory first."),
 ]
 
@@ -243,6 +244,7 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         channel_axis=options["channel_axis"], channels_per_block=options["channels_per_block"],
         out_channel_axis=options["out_channel_axis"],
         args=[_literal(a) for a in options["args"]], kwargs=options["kwargs"],
+        chunks=options["chunks"], compression=options["compression"],
     )  # fmt: skip
 
 

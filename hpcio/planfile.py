@@ -43,6 +43,8 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
         "channel_blocks": plan.blocks.channel_blocks,
         "forms": [plain_form(f) for f in plan.blocks.forms],
         "axes": [axis.name for axis in plan.axes],
+        "chunks": plan.chunks,
+        "compression": plan.compression,
         **{name: getattr(plan, name) for name in _PLAIN},
     }
     try:
@@ -112,6 +114,8 @@ def read_plan(out: str) -> dict[str, Any]:
         "out": out,
         "token": token,
         "digest": digest,
+        "chunks": None if spec.get("chunks") is None else tuple(spec["chunks"]),
+        "compression": spec.get("compression"),
         **{name: spec[name] for name in _PLAIN},
     }
 
