@@ -201,6 +201,7 @@ PLAN_OPTIONS = [
         callback=_pair,
         help="A keyword argument of the function.",
     ),
+    *CHUNK_OPTIONS,
     click.option("--fresh", is_flag=True, help="Remove the result and its run directory first."),
 ]
 
@@ -254,6 +255,7 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         out_channel_axis=options["out_channel_axis"],
         keeptrials=options["reduce"] is None, reduce=options["reduce"],
         args=[_literal(a) for a in options["args"]], kwargs=options["kwargs"],
+        chunks=options["chunks"], compression=options["compression"],
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from hpcio.errors import MissingPackageError, PlanError
 from hpcio.slab import in_memory_file
 
-__all__ = ["Chunking", "Compression", "Packer", "good_chunk", "load_filters"]
+__all__ = ["CHUNK", "Chunking", "Compression", "Packer", "good_chunk", "load_filters"]
 
 # Of a chunk that nobody has chosen, in bytes: what h5py's cache holds, and a disk reads well.
 CHUNK = 1 << 20
@@ -293,6 +293,12 @@ class Packer:
         self._dataset.flush()
         mask, packed = self._dataset.id.read_direct_chunk(self._first)
         return mask, bytes(packed)
+
+    def unpack(self, mask: int, packed: bytes) -> np.ndarray:
+        """What `pack` was given, as long as a whole chunk."""
+        self._dataset.id.write_direct_chunk(self._first, packed, filter_mask=mask)
+        values: np.ndarray = self._dataset[()]
+        return values
 
     def close(self) -> None:
         """Let go of the memory."""

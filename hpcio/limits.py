@@ -89,6 +89,8 @@ def check_memory(plan: Plan, limit: str | int) -> None:
 
 def check_disk(plan: Plan, blocks: np.ndarray) -> None:
     """Raise OutputError if the results of `blocks` cannot fit on the disk."""
+    if plan.compression is not None:
+        return  # who knows how small they get; a full disk is said when it is full
     check_room(Path(plan.out), plan.stored_bytes(blocks))
 
 

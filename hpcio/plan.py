@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from hpcio.arguments import Arguments, fingerprint
 from hpcio.averages import Average, Reduce, averaged
 from hpcio.axes import Axis, name_axes
+from hpcio.compression import CHUNK, Chunking
 from hpcio.dryrun import dry_run
 from hpcio.errors import FunctionError, OutputError, PlanError
 from hpcio.functions import Function
@@ -62,6 +64,10 @@ class Plan:
         As given to :meth:`create`; `sources` is resolved.
     average : hpcio.averages.Average or None
         What is made of the results of all trials, if they are not kept.
+    chunks : tuple of int or None
+        Shape of the chunks of a virtual source, one number for ``sources="task"``; None for
+        contiguous ones.
+    compression : str or None
     token : str
         Random name of the run.
     digest : str
@@ -86,6 +92,8 @@ class Plan:
     digest: str
     # The function itself, where it was given: this process need not find it again.
     live: Callable[..., Any] | None = field(default=None, repr=False)
+    chunks: tuple[int, ...] | None = None
+    compression: str | None = None
 
     # ------------------------------------------------------------------ making
 
@@ -112,6 +120,8 @@ class Plan:
         out_shape: Sequence[int] | Callable[[tuple[int, ...]], Sequence[int]] | None = None,
         out_dtype: Any = None,
         axes: Mapping[str, Sequence[object] | np.ndarray | None] | None = None,
+        chunks: bool | Sequence[int] | None = None,
+        compression: str | None = None,
     ) -> Plan:
         """Plan the run of a function over every trial of a recording, by a dry run.
 
@@ -162,6 +172,12 @@ class Plan:
         axes : dict, optional
             Names of all axes of the result, in order, with their coordinates or None; they
             become dimension scales. By default what the source's own scales say.
+        chunks : bool or sequence of int, optional
+            Store virtual sources in chunks of so many values along each axis of a block's
+            result, or with True in good ones; by default only if they are compressed.
+        compression : str, optional
+            ``NAME[:LEVEL][+shuffle]``, such as ``"zstd"``; for the virtual writer. Names are
+            those of :func:`hpcio.repack`.
 
         Returns
         -------
@@ -240,6 +256,12 @@ class Plan:
                 f"mappings of a virtual dataset, more than HDF5 can hold ({MAX_MAPPINGS}). "
                 "Use join='stack', join_axis=0, or more channels_per_block."
             )
+        if average is not None and (chunks or compression):
+            raise PlanError(
+                "An average is one dataset, made at the end. Compress it afterwards: hpcio repack "
+                "OUT --compression gzip"
+            )
+        chunk, packing = _chunking(target, sources, writer, chunks=chunks, compression=compression)
         plan = cls(
             function=function,
             source=recording,
@@ -258,6 +280,8 @@ class Plan:
             digest="",
             live=call,
             described={"args": repr(arguments.args), "kwargs": repr(arguments.kwargs)},
+            chunks=chunk,
+            compression=packing,
         )
         writers.module_of(plan).check_plan(plan)
         return replace(plan, digest=plan._digest(fingerprint(arguments)))
@@ -275,6 +299,8 @@ class Plan:
             "forms": [plain_form(f) for f in self.blocks.forms],
             "shapes": self.target.shapes,
         }  # fmt: skip
+        if self.chunks is not None:
+            spec |= {"chunks": self.chunks, "compression": self.compression}
         digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
         target = (self.target.form, self.target.start, self.target.channel)
         values = [a.values for a in self.axes if a.values is not None]
@@ -490,6 +516,37 @@ def _rows(source: Source, axis: int) -> int:
             f"Choose one from 0 to {len(source.shape) - 1}."
         )
     return source.shape[axis]
+
+
+def _chunking(
+    target: Target,
+    sources: str,
+    writer: str,
+    *,
+    chunks: bool | Sequence[int] | None,
+    compression: str | None,
+) -> tuple[tuple[int, ...] | None, str | None]:
+    """Chunks of a virtual source, and what they are compressed by; None for contiguous ones."""
+    shape = target.largest_shape()
+    axis = 0 if target.stacked else target.axis
+    chosen = Chunking.choose(
+        shape or (1,), target.dtype, axis, chunks=chunks, compression=compression
+    )
+    if chosen is None:
+        return None, None
+    if writer != "virtual":
+        raise PlanError(
+            f"The {writer} writer has a place for every result beforehand, and compressed chunks "
+            "have none. Compress the result afterwards: hpcio repack OUT --compression "
+            f"{chosen.compression or 'gzip'} --chunks auto"
+        )
+    chunk = chosen.chunk if shape else ()
+    if sources == "task":
+        values = math.prod(chunk)
+        if not chunks or chunks is True:  # several small results, each in one chunk
+            values *= max(1, CHUNK // (values * target.dtype.itemsize))
+        chunk = (values,)
+    return chunk, (chosen.compression and str(chosen.compression)) or None
 
 
 def check_new_output(out: str | os.PathLike[str]) -> str:

@@ -45,6 +45,8 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
         "forms": [plain_form(f) for f in plan.blocks.forms],
         "axes": [axis.name for axis in plan.axes],
         "average": plain_average(plan.average),
+        "chunks": plan.chunks,
+        "compression": plan.compression,
         **{name: getattr(plan, name) for name in _PLAIN},
     }
     try:
@@ -115,6 +117,8 @@ def read_plan(out: str) -> dict[str, Any]:
         "out": out,
         "token": token,
         "digest": digest,
+        "chunks": None if spec.get("chunks") is None else tuple(spec["chunks"]),
+        "compression": spec.get("compression"),
         **{name: spec[name] for name in _PLAIN},
     }
 

@@ -202,14 +202,20 @@ def in_memory_file(**options: Any) -> Iterator[h5py.File]:
         yield f
 
 
-def write_image(file: h5py.File, path: str | os.PathLike[str], *, mode: int = 0o666) -> None:
-    """Write all of an HDF5 file in memory under a new name, and make it outlive a crash."""
+def write_image(
+    file: h5py.File, path: str | os.PathLike[str], *, mode: int = 0o666, sync: bool = True
+) -> None:
+    """Write all of an HDF5 file in memory under a new name.
+
+    With `sync` it outlives a crash of the machine from then on.
+    """
     file.flush()
     image = file.id.get_file_image()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         write_at(fd, image, 0)
-        os.fsync(fd)
+        if sync:
+            os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -156,6 +156,8 @@ def test_a_type_alone_is_what_results_are_cast_to(plan):
         (np.negative, {"sources": "node"}, PlanError, "'node' is unknown"),
         (np.negative, {"keeptrials": False}, FunctionError, "average needs equal results"),
         (np.negative, {"keeptrials": False, "join": "stack"}, PlanError, "joins nothing"),
+        (np.negative, {"keeptrials": False, "compression": "gzip", "trials": 6}, PlanError,
+         "Compress it afterwards"),
         (np.negative, {"reduce": "mean"}, PlanError, "goes with keeptrials=False"),
         (np.negative, {"keeptrials": False, "reduce": "mode", "trials": 6}, PlanError, "mode"),
         (lambda x: x[: x.shape[1]], {"channels_per_block": 3, "trials": 6}, FunctionError,

@@ -36,7 +36,7 @@ from hpcio.slab import (
     write_file,
     write_image,
 )
-from hpcio.writers import AtOnce, Stored, Writer
+from hpcio.writers import AtOnce, Stored, Writer, packed
 
 if TYPE_CHECKING:
     from hpcio.ledger import Ledger
@@ -67,7 +67,11 @@ def reserve(plan: Plan) -> None:
 
 def open_writer(plan: Plan, attempt: str) -> Writer:
     """The writer of one attempt."""
-    return TrialFiles(plan, attempt) if plan.sources == "trial" else TaskFiles(plan, attempt)
+    if plan.sources == "trial":
+        return TrialFiles(plan, attempt)
+    if plan.chunks is not None:
+        return packed.PackedTaskFiles(plan, attempt, _task_path)
+    return TaskFiles(plan, attempt)
 
 
 def _task_path(attempt: str, file: int) -> str:
@@ -159,6 +163,9 @@ class TrialFiles(AtOnce):
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         path = self._root + _trial_path(self._attempt, block)
+        if self._plan.chunks is not None:
+            packed.image_of_block(self._plan, path, data, sync=self._each)
+            return 0, 0
         write_file(path, self._shapes[self._form[block]], data, sync=self._each)
         return 0, 0
 
@@ -184,9 +191,19 @@ class ReadBack:
         self._starts = {int(r["file"]): int(r["offset"]) for r in files}
         self._sizes = {int(r["file"]): int(r["nbytes"]) for r in files}
         self._open: tuple[str, int] | None = None
+        self._packed: packed.PackedReadBack | None = None
+        if plan.chunks is not None:
+            self._packed = packed.PackedReadBack(plan, log, self._path_of)
+
+    def _path_of(self, record: np.void) -> str:
+        if self._plan.sources == "trial":
+            return _trial_path(self._attempt, int(record["block"]))
+        return _task_path(self._attempt, int(record["file"]))
 
     def there(self, records: np.ndarray) -> np.ndarray:
         """Whether the files of some blocks are there, as long as they were written, and ours."""
+        if self._packed is not None:
+            return self._packed.there(records)
         if self._plan.sources == "trial":
             shapes = (_trial_layout(self._plan, b) for b in records["block"].tolist())
             paths = (_trial_path(self._attempt, b) for b in records["block"].tolist())
@@ -204,12 +221,13 @@ class ReadBack:
 
     def read(self, record: np.void) -> np.ndarray | None:
         """The bytes of one block; None if its file is missing or too short."""
+        if self._packed is not None:
+            return self._packed.read(record)
         block, file = int(record["block"]), int(record["file"])
+        path = self._path_of(record)
         if self._plan.sources == "trial":
-            path = _trial_path(self._attempt, block)
             start = _trial_layout(self._plan, block).offset
         else:
-            path = _task_path(self._attempt, file)
             start = self._starts.get(file, -1)
         data = np.empty(int(record["nbytes"]), np.uint8)
         try:
@@ -232,6 +250,8 @@ class ReadBack:
 
     def close(self) -> None:
         """Let go of the file at hand."""
+        if self._packed is not None:
+            self._packed.close()
         if self._open is not None:
             os.close(self._open[1])
             self._open = None
@@ -307,11 +327,19 @@ def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
     width = max(map(len, relative), default=1)
     table = np.zeros(len(paths), [("path", f"S{width}"), *SOURCE])
     table["path"] = relative
-    table["size"] = [s.size for s in shapes]
-    table["header"] = [s.offset for s in shapes]
-    table["check"] = [checksum(s.header) for s in shapes]
-    check_sources(folder, table)
     group = file["hpcio"]
+    if plan.chunks is None:
+        table["size"] = [s.size for s in shapes]
+        table["header"] = [s.offset for s in shapes]
+        table["check"] = [checksum(s.header) for s in shapes]
+    else:
+        # Nobody knows before how long a compressed file gets: what is there is what was read
+        # back, or synced. Where in it the data lie is for HDF5 to know.
+        group.attrs["compression"] = np.bytes_(plan.compression or "")
+        for k, path in enumerate(paths):
+            source = plan.run_directory / path
+            table[k] = (table[k]["path"], *packed.seal(source, os.fspath(source)))
+    check_sources(folder, table)
     group["sources"] = table
     group["source_of_block"] = of_block
     return Stored.blocks_of(ledger)
@@ -346,12 +374,17 @@ def _runs(ledger: Ledger) -> Iterator[tuple[int, int, str, Layout, int]]:
         for i, one in enumerate(ledger.logs)
         for r in one.records[one.records["kind"] == FILE]
     }
+    found: dict[tuple[int, int], Path] = {}
     first = np.concatenate([[0], np.flatnonzero(~joined) + 1])
     last = np.concatenate([first[1:], [done.size]])
     for a, b in zip(first.tolist(), last.tolist(), strict=True):
         key = int(log[a]), int(record["file"][a])
         shape = _task_layout(plan, sizes[key])
         path = _task_path(names[key[0]], key[1])
+        if plan.chunks is not None:
+            if key not in found:
+                found[key] = packed.task_file(plan, plan.run_directory / path, sizes[key])
+            path = os.path.relpath(found[key], plan.run_directory)
         yield int(done[a]), int(done[b - 1]) + 1, path, shape, int(record["offset"][a])
 
 
