@@ -12,7 +12,7 @@ import secrets
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Ranks:
         Where they are run.
     launcher : path, optional
         The Python whose `mpirun` it is, if it is not the same.
+    prefix : sequence of str
+        A command that runs each rank.
     environment : str
         Further variables.
     """
@@ -69,6 +71,7 @@ class Ranks:
         *args: str,
         folder: Path,
         launcher: Path | None = None,
+        prefix: Sequence[str] = (),
         **environment: str,
     ) -> None:
         whose = launcher or python
@@ -77,8 +80,8 @@ class Ranks:
         self._token = secrets.token_hex(8)
         self._segments = set(_segments())
         command = [
-            str(whose.with_name("mpirun")), *_options(whose, self._own.name), "-n", str(ranks),
-            str(python), *args,
+            str(whose.with_name("mpirun")), *options(whose, self._own.name), "-n", str(ranks),
+            *prefix, str(python), *args,
         ]  # fmt: skip
         with open(f"{self._own.name}/out", "w") as out, open(f"{self._own.name}/err", "w") as err:
             self.process = subprocess.Popen(
@@ -164,7 +167,8 @@ def mpich(python: Path) -> bool:
     return python.with_name("mpichversion").exists()
 
 
-def _options(python: Path, own: str) -> list[str]:
+def options(python: Path, own: str) -> list[str]:
+    """What `mpirun` is told on one node; what Open MPI puts on disk goes into the folder `own`."""
     if mpich(python):
         return []
     return [

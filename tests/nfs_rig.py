@@ -129,14 +129,19 @@ class Job:
 
     def result(self, seconds: float = 300) -> str:
         """What it prints; it must end well."""
+        status, out = self.ended(seconds)
+        if status:
+            raise RuntimeError(f"exit status {status}:\n{out}")
+        return out
+
+    def ended(self, seconds: float = 300) -> tuple[int, str]:
+        """Its exit status, 128 and more for a signal, and what it prints."""
         status = Path(f"{self._file}.status")
         until(lambda: status.exists() or not self._nfs.lives(), "a command", seconds=seconds)
         out = Path(f"{self._file}.out").read_text(errors="replace")
         if not status.exists():
             raise RuntimeError(f"the guest has ended: see the logs in {self._nfs.folder}\n{out}")
-        if status.read_text().strip() != "0":
-            raise RuntimeError(f"exit status {status.read_text().strip()}:\n{out}")
-        return out
+        return int(status.read_text()), out
 
 
 class Nfs:

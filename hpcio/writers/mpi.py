@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import PlanError, WorkerError
+from hpcio.filesystems import kind_of, options_of
 from hpcio.journal import Journal
 from hpcio.launch import communicator, launched
 from hpcio.plan import Plan
@@ -27,6 +28,10 @@ from hpcio.writers import AtOnce, onefile
 from hpcio.writers.onefile import ReadBack, add_data, data_file, load_offsets, publish, reserve
 
 __all__ = ["ReadBack", "add_data", "check_plan", "open_writer", "publish", "reserve"]
+
+# With these an NFS has no locks between its clients, by which MPI-IO keeps ranks on several nodes
+# from writing over each other.
+_NO_LOCKS = {"nolock", "local_lock=all", "local_lock=posix"}
 
 # MPI-IO counts bytes in 32 bits: a block above 2 GB is written in pieces.
 PIECE = 1 << 30
@@ -38,8 +43,16 @@ _BUILD = (
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise PlanError if results make no plain dataset, or this Python has no parallel HDF5."""
+    """Raise PlanError if results make no plain dataset, or ranks cannot write them here."""
     onefile.check_plan(plan)
+    folder = os.path.dirname(plan.out)
+    without = _NO_LOCKS & options_of(folder) if kind_of(folder).startswith("nfs") else set()
+    if without:
+        raise PlanError(
+            f"writer='{plan.writer}' would lose results in '{folder}': that is an NFS mounted with "
+            f"{', '.join(sorted(without))}, where ranks on several nodes write over each other. "
+            "The writer 'direct' needs no locks."
+        )
     if not h5py.get_config().mpi:
         raise PlanError(
             f"writer='{plan.writer}' needs an h5py that was built with MPI. The writer 'direct' "
