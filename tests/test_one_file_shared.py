@@ -53,7 +53,7 @@ class Clients(Protocol):
     def run(self, *commands: tuple[str, list[str]]) -> list[Ended]:
         """Run commands at once, each as a client."""
 
-    def mpirun(self, python: Path, clients: str, command: list[str]) -> Ended:
+    def mpirun(self, python: Path, clients: str, command: list[str], **variables: str) -> Ended:
         """Run a command by as many ranks, each as a client."""
 
 
@@ -85,11 +85,12 @@ class OnGluster:
             status = [c.returncode if c.returncode >= 0 else 128 - c.returncode for c in children]
         return list(zip(status, out, strict=True))
 
-    def mpirun(self, python: Path, clients: str, command: list[str]) -> Ended:
+    def mpirun(self, python: Path, clients: str, command: list[str], **variables: str) -> Ended:
         mounts = [str(self._mounts[client]) for client in clients]
         with mpi_rig.Ranks(
             python, len(clients), *command[1:], folder=self.notes,
-            prefix=[*PRIVATE, BIND_RANK, str(self._at), *mounts, "-"], PYTHONPATH=PATH,
+            prefix=[*PRIVATE, BIND_RANK, str(self._at), *mounts, "-"],
+            PYTHONPATH=PATH, **variables,
         ) as running:  # fmt: skip
             done = running.wait(100)
         return done.returncode, done.stdout + done.stderr
@@ -112,7 +113,7 @@ class OnNfs:
         ]
         return [job.ended() for job in jobs]
 
-    def mpirun(self, python: Path, clients: str, command: list[str]) -> Ended:
+    def mpirun(self, python: Path, clients: str, command: list[str], **variables: str) -> Ended:
         mounts = [f"/mnt/{self._version}/{client}" for client in clients]
         launcher = [str(python.with_name("mpirun")), *mpi_rig.options(python, str(self.notes))]
         ranks = [*PRIVATE, BIND_RANK, str(self._nfs.at), *mounts, "-", *self._inside, *command]
@@ -120,7 +121,7 @@ class OnNfs:
         job = self._nfs.start(
             "env", "-C", str(self.notes), *launcher, "-n", str(len(clients)), *ranks,
             client="a", version=self._version, PYTHONPATH=PATH,
-            OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+            OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", **variables,
         )  # fmt: skip
         return job.ended()
 
@@ -163,15 +164,16 @@ def alone(there: Clients, client: str, step: str, *args: object, python: Path) -
 
 
 def together(
-    there: Clients, clients: str, step: str, *args: str, python: Path, mpi: bool = False
-) -> list[Ended]:
+    there: Clients, clients: str, step: str, *args: str,
+    python: Path, mpi: bool = False, **variables: str,
+) -> list[Ended]:  # fmt: skip
     """Run the parts of a step of `one_file` on some clients at once; ranks end together."""
 
     def command(part: str) -> list[str]:
         return [str(python), STEPS, step, str(there.notes), part, str(len(clients)), *args]
 
     if mpi:
-        return [there.mpirun(python, clients, command("rank"))]
+        return [there.mpirun(python, clients, command("rank"), **variables)]
     return there.run(*((client, command(str(k))) for k, client in enumerate(clients)))
 
 
@@ -215,7 +217,10 @@ WRITERS = ["direct", "mutex", "mpi", "mpi-collective"]
 # Without locks that reach all clients; GlusterFS has some, under which it shows old bytes.
 REFUSED_ON = [("gluster", "mutex"), ("3", "mutex"), ("3", "mpi"), ("3", "mpi-collective")]
 
-EVERYDAY = [("gluster", "direct", "abc", 10_008), ("gluster", "mpi", "ab", 47_008)]
+EVERYDAY = [
+    ("gluster", "direct", "abc", 10_008), ("gluster", "direct", "ab", 47_008),
+    ("gluster", "mpi", "abc", 10_008),
+]  # fmt: skip
 
 
 def marks(where: str, writer: str, *, everyday: bool) -> list[pytest.MarkDecorator]:
@@ -251,6 +256,21 @@ def test_every_byte_is_right(there, python, writer, clients, size):
         ).splitlines()
         assert json.loads(found)["wrong"] == 0
         assert "verified" in verified
+
+
+@pytest.mark.torture
+@pytest.mark.mpi
+@pytest.mark.parametrize(("where", "writer"), [("4.2", "mpi")])
+def test_what_ranks_lose_without_locks_is_not_published(there, python, writer):
+    """Told to take no locks, MPI-IO loses what others wrote: it is they that make it safe."""
+    well(alone(there, "a", "plan", writer, SIZES[0], python=python))
+    no_locks = {"OMPI_MCA_fs_ufs_lock_algorithm": "1"}
+    (done,) = together(there, "ab", "write", python=python, mpi=True, **no_locks)
+    well(done)
+    status, out = alone(there, "a", "publish", python=python)
+    assert status, out
+    print(out)
+    assert "are not what was computed" in out
 
 
 @pytest.mark.parametrize(
