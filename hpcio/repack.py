@@ -7,7 +7,7 @@ import fcntl
 import glob
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,17 @@ import numpy as np
 from hpcio import result
 from hpcio.compression import Chunking
 from hpcio.errors import HpcioError, OutputError, ResultError, WorkerError
-from hpcio.extents import PIECE, SPAN, Extents, OpenSource, copying_threads, in_threads, pieces
+from hpcio.extents import (
+    PIECE,
+    SPAN,
+    Extents,
+    OpenSource,
+    copying_threads,
+    in_rows,
+    in_threads,
+    pieces,
+)
+from hpcio.journal import DONE
 from hpcio.limits import check_room
 from hpcio.packing import fill_chunks, read_region
 from hpcio.plan import check_new_output
@@ -28,7 +38,7 @@ from hpcio.rundir import remove
 from hpcio.slab import allocate, as_output_error, sparse_file, sync_folder, write_at
 from hpcio.sources import open_file
 from hpcio.target import Target
-from hpcio.verify import Verified, spans, verify
+from hpcio.verify import Verified, comparing, runs_of_bytes, spans, verify
 
 __all__ = ["repack"]
 
@@ -99,11 +109,15 @@ def repack(
                         target.shape, target.dtype, target.axis,
                         chunks=chunks, compression=compression,
                     )  # fmt: skip
+                    checked = None
                     if chunking is None:
-                        _contiguous(f, target, part, final, workers)
+                        checked = _contiguous(
+                            f, target, part, final, workers, compare=into is not None
+                        )
                     else:
                         _chunked(f, target, part, final, chunking, workers)
-                checked = _read_back(part, from_disk=into is None)
+                if checked is None:
+                    checked = _read_back(part, from_disk=into is None)
             except ResultError:
                 verify(source)  # names the damaged file, if it is not the copy
                 raise
@@ -161,6 +175,14 @@ def _read_back(part: Path, *, from_disk: bool) -> Verified:
         os.close(fd)
 
 
+def _sync(part: Path) -> None:
+    fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _new_dataset(g: h5py.File, target: Target, chunking: Chunking | None) -> h5py.Dataset:
     """The empty dataset ``data``, that HDF5 does not fill before it is written."""
     dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -203,8 +225,18 @@ def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
 
 
 def _contiguous(
-    f: ResultFile, target: Target, part: Path, final: Path, workers: int | None
-) -> None:
+    f: ResultFile,
+    target: Target,
+    part: Path,
+    final: Path,
+    workers: int | None,
+    *,
+    compare: bool,
+) -> Verified | None:
+    """Copy all into a contiguous dataset; with `compare`, also what `_read_back` does, if it can.
+
+    Each piece is read back while the processor's cache has it.
+    """
     # Beforehand: HDF5 takes a full disk badly, its library may crash later.
     check_room(final, target.nbytes)
     options: dict[str, Any] = {"libver": ("earliest", "v110")}
@@ -229,8 +261,19 @@ def _contiguous(
             for _, first, last in spans(target):
                 region = _rows(target, first, last)
                 g["data"][region] = read_region(f, region)
-    elif target.nbytes:
-        _copy_bytes(extents, part, begin, target.nbytes, workers)
+        return None
+    if not (compare and in_rows(target)):
+        _copy_bytes(extents, part, begin, pieces(0, target.nbytes, SPAN), workers)
+        return None
+    done, expected = f["hpcio/state"][()] == DONE, f["hpcio/checksum"][()]
+    stop = np.cumsum(target.sizes())
+    runs = runs_of_bytes(target, PIECE)
+    places = [(int(stop[r[0]] - target.sizes()[r[0]]), int(stop[r[-1]])) for r in runs]
+    blocks_of = dict(zip(places, runs, strict=True))
+    with comparing(part, begin, target, done, expected, lambda _: f"in '{part}'.") as check:
+        _copy_bytes(extents, part, begin, places, workers, then=lambda span: check(blocks_of[span]))
+    _sync(part)
+    return Verified.of(part, target, done)
 
 
 def _rows(target: Target, first: int, last: int) -> tuple[slice, ...]:
@@ -239,8 +282,15 @@ def _rows(target: Target, first: int, last: int) -> tuple[slice, ...]:
     return tuple(region)
 
 
-def _copy_bytes(extents: Extents, part: Path, begin: int, nbytes: int, workers: int | None) -> None:
-    """Copy the data to byte `begin` of a file, from where they lie, in several threads."""
+def _copy_bytes(
+    extents: Extents,
+    part: Path,
+    begin: int,
+    spans: Sequence[tuple[int, int]],
+    workers: int | None,
+    then: Callable[[tuple[int, int]], None] = lambda _: None,
+) -> None:
+    """Copy spans of the data to byte `begin` of a file, from where they lie, in several threads."""
     fd = os.open(part, os.O_WRONLY | os.O_CLOEXEC)
     dtype = extents.dtype
 
@@ -251,9 +301,10 @@ def _copy_bytes(extents: Extents, part: Path, begin: int, nbytes: int, workers: 
                 array = memory[: b - a].view(dtype)
                 extents.read(array, a, source)
                 write_at(fd, array, begin + a)
+        then(span)
 
     try:
-        in_threads(copy, pieces(0, nbytes, SPAN), threads=workers or copying_threads())
+        in_threads(copy, spans, threads=workers or copying_threads())
     finally:
         os.close(fd)
 

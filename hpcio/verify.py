@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -18,7 +19,7 @@ from hpcio.reading import plain_offset
 from hpcio.slab import StreamedChecksum, checksum, read_at
 from hpcio.target import Target
 
-__all__ = ["Verified", "spans", "verify"]
+__all__ = ["Verified", "comparing", "runs_of_bytes", "spans", "verify"]
 
 # So much is read through HDF5 at a time.
 THROUGH_HDF5 = 64 << 20
@@ -42,6 +43,14 @@ class Verified:
     blocks: int
     gaps: int
     nbytes: int
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str], target: Target, done: np.ndarray) -> Self:
+        """All blocks that are done, and no other, were compared."""
+        return cls(
+            path=os.fspath(path), blocks=int(done.sum()), gaps=int((~done).sum()),
+            nbytes=int(target.sizes()[done].sum()),
+        )  # fmt: skip
 
     def __str__(self) -> str:
         gaps = f", {self.gaps} gaps" if self.gaps else ""
@@ -105,16 +114,15 @@ def verify(path: str | os.PathLike[str]) -> Verified:
         if in_rows(target) and target.nbytes and not f.virtual.is_virtual:
             offset = plain_offset(f.virtual, f.filename)
         if offset is not None:
-            _check_bytes(f.filename, offset, target, done, expected, lambda b: _blame(f, path, b))
+            with comparing(
+                f.filename, offset, target, done, expected, lambda b: _blame(f, path, b)
+            ) as check:
+                in_threads(check, runs_of_bytes(target, SPAN), threads=copying_threads())
         else:
             check_blocks(
                 target, done, expected, lambda region: data[region], lambda b: _blame(f, path, b)
             )
-    sizes = target.sizes()
-    return Verified(
-        path=os.fspath(path), blocks=int(done.sum()), gaps=int((~done).sum()),
-        nbytes=int(sizes[done].sum()),
-    )  # fmt: skip
+    return Verified.of(path, target, done)
 
 
 def check_blocks(
@@ -164,15 +172,25 @@ def _differs(target: Target, block: int, blame: Callable[[int], str]) -> ResultE
     )
 
 
-def _check_bytes(
-    path: str,
+def runs_of_bytes(target: Target, nbytes: int) -> list[np.ndarray]:
+    """Consecutive blocks of about so many bytes, where blocks lie in their order."""
+    stop = np.cumsum(target.sizes())
+    return np.split(np.arange(stop.size), np.flatnonzero(np.diff(stop // nbytes)) + 1)
+
+
+@contextmanager
+def comparing(
+    path: str | os.PathLike[str],
     offset: int,
     target: Target,
     done: np.ndarray,
     expected: np.ndarray,
     blame: Callable[[int], str],
-) -> None:
-    """As `check_blocks`, of a contiguous dataset at a byte of its file, in several threads."""
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """What reads consecutive blocks of a contiguous dataset at a byte of its file; for any thread.
+
+    It raises ResultError at the first whose bytes are not those expected.
+    """
     stop = np.cumsum(target.sizes())  # blocks lie in their order
     start = stop - target.sizes()
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -198,8 +216,7 @@ def _check_bytes(
                 raise _differs(target, int(some[wrong.argmax()]), blame)
 
     try:
-        parts = np.split(np.arange(stop.size), np.flatnonzero(np.diff(stop // SPAN)) + 1)
-        in_threads(check, parts, threads=copying_threads())
+        yield check
     finally:
         os.close(fd)
 
