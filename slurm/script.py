@@ -28,8 +28,7 @@ _THREADS = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA")
 _DEVICES = re.compile(r"gres|gpus?\b|gpus-|cpus-per|ntasks|nodes$|exclusive|mem|dependency|hold")
 # What hpcio has options of its own for, or cannot do without.
 _OURS = {
-    "array": "tasks and throttle", "ntasks": "tasks, or ranks", "mem-per-cpu": "memory",
-    "time": "walltime", "mem": "memory", "partition": "partition",
+    "array": "tasks and throttle", "time": "walltime", "mem": "memory", "partition": "partition",
     "cpus-per-task": "cpus", "job-name": "name", "signal": "", "output": "", "error": "",
     "open-mode": "", "wrap": "", "parsable": "", "test-only": "", "wait": "",
 }  # fmt: skip

@@ -378,7 +378,7 @@ def test_the_same_bits_through_dask_with_a_worker_that_dies(tmp_path):
         f"{tmp_path}/work.py:func", f"{tmp_path}/rec.h5::lfp", trials=1, out=tmp_path / "out.h5",
         keeptrials=False, reduce="var", out_shape=(1, 4), out_dtype="f8",
     )  # fmt: skip
-    options = {"host": "127.0.0.1", "dashboard_address": None}
+    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(n_workers=2, threads_per_worker=1, **options) as there, Client(there) as c:
         slurm_side.run(plan, c, progress=False)
     assert (tmp_path / "died").exists()

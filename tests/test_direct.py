@@ -378,7 +378,7 @@ def test_through_dask(tmp_path):
     plan = hpcio.Plan.create(
         np.negative, record(tmp_path, data), trials=10, out=tmp_path / "out.h5", writer="direct"
     )
-    options = {"host": "127.0.0.1", "dashboard_address": None}
+    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(n_workers=2, threads_per_worker=2, **options) as there, Client(there) as c:
         slurm_side.run(plan, c, progress=False)
     with h5py.File(plan.out) as f:

@@ -242,7 +242,7 @@ def client() -> Iterator[Client]:
     with (
         dask.config.set(soon),
         LocalCluster(
-            host="127.0.0.1", n_workers=2, threads_per_worker=2, dashboard_address=None
+            host="127.0.0.1", n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -99,7 +99,7 @@ with h5py.File(path, "w") as file:
 leases = "distributed.scheduler.locks."
 soon = {leases + "lease-timeout": "1s", leases + "lease-validation-interval": "200ms"}
 with dask.config.set(soon), LocalCluster(
-    host="127.0.0.1", n_workers=3, threads_per_worker=1, dashboard_address=None
+    host="127.0.0.1", n_workers=3, threads_per_worker=1, dashboard_address="127.0.0.1:0"
 ) as cluster, Client(cluster) as client:
     client.submit(hold, path)
     while not os.path.exists("pid"):

@@ -36,4 +36,7 @@ test_a_worker_killed = local.test_a_worker_killed_by_signal_9_is_replaced_by_its
 test_take_over_of_the_dead = local.test_a_task_that_is_gone_is_taken_over_by_its_sibling
 test_help_for_the_slow = local.test_a_slow_task_gets_help
 test_a_second_submission = local.test_a_second_submission_is_refused_while_the_first_is_at_work
-test_one_file = local.test_all_tasks_write_one_file
+
+
+def test_one_file(slurm, place):
+    local.test_all_tasks_write_one_file(slurm, place, "direct")
