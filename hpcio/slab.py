@@ -9,6 +9,7 @@ ordinary HDF5 file; only the way there is shorter.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -16,6 +17,7 @@ import os
 import re
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +53,10 @@ StreamedChecksum: Any = xxhash.xxh3_64
 
 # A C-contiguous array or bytes. numpy tells type checkers of its buffers from Python 3.12 on.
 Raw = Any
+
+_LAYOUT = "hpcio-layout-"
+# Laying out a file takes far less than so many seconds.
+_LEFT = 3600.0
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -150,10 +156,14 @@ def sparse_file() -> Iterator[tuple[str, int]]:
     """A name for an HDF5 file of any size of which little is ever written, and a descriptor.
 
     It lies in memory: HDF5 takes a full disk badly (its library may crash later). The name is
-    gone at the end.
+    gone at the end; one that a killed process has left goes after an hour.
     """
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-    fd, path = tempfile.mkstemp(prefix="hpcio-layout-", suffix=".h5", dir=memory)
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()
+    for left in Path(memory).glob(f"{_LAYOUT}*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            if time.time() - left.stat().st_mtime > _LEFT:
+                left.unlink()
+    fd, path = tempfile.mkstemp(prefix=_LAYOUT, suffix=".h5", dir=memory)
     try:
         yield path, fd
     finally:

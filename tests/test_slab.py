@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from hpcio import slab
 from hpcio.errors import FunctionError, HpcioError, OutputError
 from hpcio.slab import Slab, as_output_error, checksum, layout, read_at, write_at, write_file
 
@@ -198,3 +200,16 @@ def test_checksums_tell_any_flipped_bit():
         known.add(checksum(changed))
     assert len(known) == 513
     assert checksum(data.astype(">u2")) != checksum(data.astype("<u2"))
+
+
+def test_what_a_killed_process_left_in_memory_goes_after_an_hour(tmp_path):
+    with slab.sparse_file() as (path, _):
+        left = Path(path).with_name("hpcio-layout-left.h5")
+    young = left.with_name("hpcio-layout-young.h5")
+    for p in (left, young):
+        p.touch()
+    os.utime(left, (0, 0))
+    with slab.sparse_file():
+        assert not left.exists()
+        assert young.exists()
+    young.unlink()
