@@ -111,7 +111,7 @@ def test_sizes_that_fit_no_page(tmp_path, writer):
 
 @pytest.mark.parametrize("options", [{}, {"join_axis": 1}, {"channels_per_block": 1}], ids=str)
 def test_other_programs_read_it(tmp_path, writer, options):
-    """Contiguous or chunked, a library as old as HDF5 1.10 reads it, and so does MATLAB's."""
+    """Contiguous or chunked: programs of HDF5 1.10, as Debian has them."""
     run(tmp_path, writer, np.arange(60.0).reshape(20, 3), np.negative, trials=4, **options)
     out = tmp_path / "out.h5"
     shutil.rmtree(tmp_path / "out.h5.run")
