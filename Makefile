@@ -37,7 +37,7 @@ test: lint
 	mpi=$$($(MPI_ENV)) || echo "Tests marked mpi will be skipped: on Open MPI." >&2; \
 	mpich=$$($(MPI_ENV) mpich) || echo "Tests marked mpi will be skipped: on MPICH." >&2; \
 	set -x; HPCIO_OLDSTACK_PYTHON="$$old" HPCIO_MPI_PYTHON="$$mpi" HPCIO_MPICH_PYTHON="$$mpich" \
-	$(BIN)/python -m pytest -m "not torture" -n $(JOBS) --dist loadgroup --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -m "not torture" -n $(JOBS) --dist loadfile --cov --cov-report=term $(ARGS)
 
 torture: $(VENV)/.has-dev+test+slurm+plot
 	@.ci/system-packages torture

@@ -18,13 +18,6 @@ import slurm_rig
 import hpcio
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes that run tests, one takes all that need a cluster: it starts it once."""
-    for item in items:
-        cluster = any(item.get_closest_marker(name) for name in ("slurm", "gluster"))
-        item.add_marker(pytest.mark.xdist_group("cluster" if cluster else item.location[0]))
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs to be root")
