@@ -29,6 +29,8 @@ def double(trial, noCompute=None):
     node, again = os.environ["SLURMD_NODENAME"], os.environ.get("SLURM_RESTART_COUNT", "0")
     with open(f"{HERE}/calls", "ab", buffering=0) as calls:
         calls.write(f"{number} {node} {again}\\n".encode())
+    while os.path.exists(f"{HERE}/meet") and len({c.split()[1] for c in open(f"{HERE}/calls")}) < 2:
+        time.sleep(0.005)  # or ranks of one node may do it all before those of the other have begun
     while os.path.exists(f"{HERE}/hold-{number}"):
         time.sleep(0.005)
     if os.path.exists(f"{HERE}/raise-{number}"):
@@ -94,6 +96,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mpi_python: Path) -> 
 
 @pytest.mark.parametrize("writer", ["direct", "mpi", "mpi-collective"])
 def test_over_two_nodes(slurm, place, writer):
+    (place.notes / "meet").touch()
     place.python_runs(SUBMIT, writer)
     place.finished()
     assert len({node for _, node, _ in place.calls}) == 2
@@ -144,6 +147,7 @@ def test_ranks_on_clients_of_glusterfs(gluster_slurm, tmp_path, monkeypatch, mpi
     """Two nodes, each with caches of its own; rows of 10,016 bytes fit no page."""
     monkeypatch.setenv("HPCIO_CONFIG", str(tmp_path / "no.toml"))
     place = Place(gluster_slurm.folder, tmp_path, mpi_python)
+    (place.notes / "meet").touch()
     script = SUBMIT.replace("ranks=4", "ranks=2").replace("trials=10", "trials=2")
     place.python_runs(script, writer)
     import slurm as slurm_side
