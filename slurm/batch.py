@@ -346,6 +346,11 @@ def _ask(plan: Plan, site: Site, asked: dict[str, Any], *, name: str | None) -> 
         if asked.get(option) is not None and asked[option] < 1:
             raise PlanError(f"{option}={asked[option]} makes no sense. Use 1 or more.")
     check_options(asked["sbatch"])
+    if plan.writer.startswith("mpi") and plan.average is None and asked.get("ranks") is None:
+        raise PlanError(
+            f"writer='{plan.writer}' writes from the ranks of one MPI job, not from array tasks. "
+            "Ask for ranks=R (in the shell: --mpi --ntasks R), or use writer='direct'."
+        )
     seconds = None if asked["walltime"] is None else parse_time(asked["walltime"])
     memory = None if asked["memory"] is None else parse_bytes(asked["memory"])
     partition = asked["partition"]

@@ -105,6 +105,13 @@ def test_over_two_nodes(slurm, place, writer):
     assert "mpirun -n 4" in script
 
 
+def test_array_tasks_are_no_ranks(slurm, place):
+    script = SUBMIT.replace("ranks=4, ", "") + "\nprint('submitted')\n"
+    with pytest.raises(AssertionError, match="Ask for ranks=R"):
+        place.python_runs(script, "mpi")
+    assert not slurm.call("squeue", "-h").strip()
+
+
 def test_a_job_that_is_told_of_its_end_goes_on_when_it_is_started_again(slurm, place):
     for trial in range(40):
         (place.notes / f"hold-{trial}").touch()
