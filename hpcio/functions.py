@@ -187,7 +187,10 @@ class Function:
         if spec is not None and spec.origin is not None and spec.origin != loaded:
             func = _import_file(spec.origin, attribute)  # the name is another plan's by now
         else:
+            brought = module not in sys.modules
             func = _import(self.name)
+            if brought and "." not in module:  # it may make way for another plan's of that name
+                _from_files.add(module)
         if text_digest(func) != self.digest:
             raise PlanError(
                 f"The function '{self.name}' has changed since the plan was made, and old and new "

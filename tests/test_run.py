@@ -31,6 +31,7 @@ from hpcio.errors import (
     ResultError,
     SourceError,
 )
+from hpcio.rundir import prepare
 
 # 30 rows of 4 channels, cut into trials of 6, 6, 8, 6 and 4 rows
 LFP = np.random.default_rng(5).normal(size=(30, 4))
@@ -476,6 +477,24 @@ def test_files_of_the_same_name_do_not_mix(tmp_path, lfp):
         plans.append(Plan.create(func, lfp, trials=6, out=out))
     for k, workers in [(2, 0), (0, 0), (1, 2)]:
         plans[k].run(workers=workers, progress=False)
+        check(tmp_path / f"{k}.h5", LFP + (k + 0.5))
+
+
+def test_a_plan_that_was_loaded_leaves_its_name_to_others(tmp_path, lfp):
+    """In a session that has never heard of either file."""
+    for k in range(2):
+        (tmp_path / str(k)).mkdir()
+        (tmp_path / str(k) / "work.py").write_text(WORK.replace("1.5", f"{k}.5"))
+    prepare(Plan.create(f"{tmp_path}/0/work.py:shifted", lfp, trials=6, out=tmp_path / "0.h5"))
+    script = (
+        "import hpcio\n"
+        "hpcio.Plan.load('0.h5').run(workers=0, progress=False)\n"
+        f"plan = hpcio.Plan.create('1/work.py:shifted', {lfp!r}, trials=6, out='1.h5')\n"
+        "plan.run(workers=0, progress=False)\n"
+        "hpcio.Plan.load('1.h5').run(workers=0, progress=False)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    for k in range(2):
         check(tmp_path / f"{k}.h5", LFP + (k + 0.5))
 
 
