@@ -14,8 +14,9 @@ import click
 from rich.console import Console
 
 from benchmarks import machine, show
+from benchmarks.bench import Bench
 from benchmarks.measure import Figure
-from benchmarks.rows import ROWS, Bench
+from benchmarks.rows import ROWS
 from hpcio.filesystems import in_memory, kind_of
 
 # What the largest row has on the disk at a time, in bytes.
