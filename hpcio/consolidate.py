@@ -20,7 +20,7 @@ from hpcio.errors import HpcioError, OutputError
 from hpcio.filesystems import look_again
 from hpcio.ledger import Ledger
 from hpcio.plan import Plan
-from hpcio.slab import as_output_error, sync_folder
+from hpcio.slab import as_output_error, sync
 from hpcio.writers import module_of
 
 __all__ = ["publish"]
@@ -70,7 +70,7 @@ def publish(ledger: Ledger) -> Path:
 
     try:
         module_of(plan).publish(ledger, fill, final)
-        sync_folder(final.parent)
+        sync(final.parent)
     except HpcioError:
         raise
     except OSError as error:

@@ -20,6 +20,7 @@ from hpcio.errors import FunctionError, HpcioError, OutputError, TrialError
 from hpcio.faux import FauxTrial
 from hpcio.locks import locked, open_to_write
 from hpcio.sources import check_parts, find_dataset, open_file
+from hpcio.target import fill_of
 
 __all__ = ["unwrap_io"]
 
@@ -144,7 +145,7 @@ def _work(
         dataset = find_dataset(f, trl_dat["indset"])
         if _is_empty(region, sigrid, dataset.shape):
             if trl_dat["vdsdir"] is not None:
-                fill = np.full(shape, np.nan if dtype.kind in "fc" else 0, dtype)
+                fill = np.full(shape, fill_of(dtype), dtype)
                 _write_own(trl_dat, fill, {}, call_id)
             return
         check_parts(dataset)
@@ -185,11 +186,7 @@ def _write_own(
             else:
                 shape = slab.layout(result.shape, result.dtype, name=trl_dat["outdset"])
                 slab.write_file(part, shape, result)
-            fd = os.open(part, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            slab.sync(part)
             os.rename(part, path)
         except BaseException:
             if os.path.exists(part):

@@ -21,7 +21,7 @@ from hpcio.errors import ResultError
 from hpcio.reading import plain_offset
 from hpcio.result import ResultFile
 from hpcio.slab import read_at
-from hpcio.target import Target
+from hpcio.target import Target, fill_of
 
 __all__ = [
     "PIECE",
@@ -29,7 +29,6 @@ __all__ = [
     "Extents",
     "OpenSource",
     "copying_threads",
-    "in_rows",
     "in_threads",
     "pieces",
 ]
@@ -40,11 +39,6 @@ PIECE = 1 << 20
 SPAN = 16 << 20
 
 T = TypeVar("T")
-
-
-def in_rows(target: Target) -> bool:
-    """Whether each block is one run of bytes of a contiguous dataset, in the order of blocks."""
-    return target.axis == 0 and target.channel_axis is None
 
 
 def copying_threads() -> int:
@@ -104,7 +98,7 @@ class Extents:
                 return None
             one = np.zeros(1, np.int64)
             return cls((f.filename,), one, one + offset, one, one + target.nbytes, target.dtype)
-        if not in_rows(target) or "compression" in f["hpcio"].attrs:
+        if not target.in_rows or "compression" in f["hpcio"].attrs:
             return None
         return cls._of_virtual(f, data, target)
 
@@ -146,8 +140,7 @@ class Extents:
         while at < last:
             gap = int(min(self.start[k], last)) if k < self.start.size else last
             if at < gap:
-                fill = np.nan if self.dtype.kind in "fc" else 0
-                array[(at - first) // itemsize : (gap - first) // itemsize] = fill
+                array[(at - first) // itemsize : (gap - first) // itemsize] = fill_of(self.dtype)
                 at = gap
                 continue
             end = int(min(self.stop[k], last))

@@ -245,12 +245,7 @@ class Plan:
                 f"{count} blocks would make as many files, more than HDF5 can join "
                 f"({MAX_MAPPINGS}). Use sources='task'."
             )
-        if (
-            writer == "virtual"
-            and average is None
-            and count > MAX_MAPPINGS
-            and (target.axis != 0 or target.channel_axis is not None)
-        ):
+        if writer == "virtual" and average is None and count > MAX_MAPPINGS and not target.in_rows:
             raise PlanError(
                 f"{count} blocks that do not follow each other along the first axis need as many "
                 f"mappings of a virtual dataset, more than HDF5 can hold ({MAX_MAPPINGS}). "

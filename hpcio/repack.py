@@ -25,7 +25,6 @@ from hpcio.extents import (
     Extents,
     OpenSource,
     copying_threads,
-    in_rows,
     in_threads,
     pieces,
 )
@@ -35,7 +34,7 @@ from hpcio.packing import fill_chunks, read_region
 from hpcio.plan import check_new_output
 from hpcio.result import ResultFile
 from hpcio.rundir import remove
-from hpcio.slab import allocate, as_output_error, sparse_file, sync_folder, write_at
+from hpcio.slab import allocate, as_output_error, sparse_file, sync, write_at
 from hpcio.sources import open_file
 from hpcio.target import Target
 from hpcio.verify import Verified, comparing, runs_of_bytes, spans, verify
@@ -124,7 +123,7 @@ def repack(
             if into is not None and os.path.lexists(final):
                 raise OutputError(f"The output '{final}' has appeared meanwhile. Move it away.")
             os.rename(part, final)
-        sync_folder(final.parent)
+        sync(final.parent)
         if into is None:
             _drop(Path(f"{source}.run"), digest)
     except HpcioError:
@@ -175,14 +174,6 @@ def _read_back(part: Path, *, from_disk: bool) -> Verified:
         os.close(fd)
 
 
-def _sync(part: Path) -> None:
-    fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _new_dataset(g: h5py.File, target: Target, chunking: Chunking | None) -> h5py.Dataset:
     """The empty dataset ``data``, that HDF5 does not fill before it is written."""
     dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -192,8 +183,7 @@ def _new_dataset(g: h5py.File, target: Target, chunking: Chunking | None) -> h5p
     else:
         chunking.add_to(dcpl)
     dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    if target.dtype.kind in "fc":
-        dcpl.set_fill_value(np.full(1, np.nan, target.dtype))
+    dcpl.set_fill_value(np.full(1, target.fill, target.dtype))
     htype = h5py.h5t.py_create(target.dtype, logical=True)
     space = h5py.h5s.create_simple(target.shape)
     return h5py.Dataset(h5py.h5d.create(g.id, b"data", htype, space, dcpl))
@@ -262,7 +252,7 @@ def _contiguous(
                 region = _rows(target, first, last)
                 g["data"][region] = read_region(f, region)
         return None
-    if not (compare and in_rows(target)):
+    if not (compare and target.in_rows):
         _copy_bytes(extents, part, begin, pieces(0, target.nbytes, SPAN), workers)
         return None
     done, expected = f["hpcio/state"][()] == DONE, f["hpcio/checksum"][()]
@@ -272,7 +262,7 @@ def _contiguous(
     blocks_of = dict(zip(places, runs, strict=True))
     with comparing(part, begin, target, done, expected, lambda _: f"in '{part}'.") as check:
         _copy_bytes(extents, part, begin, places, workers, then=lambda span: check(blocks_of[span]))
-    _sync(part)
+    sync(part)
     return Verified.of(part, target, done)
 
 

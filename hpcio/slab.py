@@ -41,7 +41,7 @@ __all__ = [
     "layout",
     "read_at",
     "sparse_file",
-    "sync_folder",
+    "sync",
     "write_at",
     "write_file",
     "write_image",
@@ -190,9 +190,9 @@ def as_output_error(error: OSError | RuntimeError, path: str | os.PathLike[str])
     return OutputError(number, f"Cannot write '{path}': {what}. {remedy}")
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlive a crash of the machine."""
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def sync(path: str | os.PathLike[str]) -> None:
+    """Make a file, or the names in a folder, outlive a crash of the machine."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

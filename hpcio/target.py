@@ -12,7 +12,7 @@ import numpy as np
 from hpcio.errors import FunctionError, PlanError
 from hpcio.trials import Blocks
 
-__all__ = ["Join", "Target", "lay_out"]
+__all__ = ["Join", "Target", "fill_of", "lay_out"]
 
 Join = Literal["concatenate", "stack"]
 Shape = tuple[int, ...]
@@ -55,6 +55,16 @@ class Target:
     def nbytes(self) -> int:
         """Size of the dataset in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether each block is one run of bytes, one after the other in the order of blocks."""
+        return self.axis == 0 and self.channel_axis is None
+
+    @property
+    def fill(self) -> float:
+        """What stands where there is no result: NaN, or zero for integers."""
+        return fill_of(self.dtype)
 
     def sizes(self) -> np.ndarray:
         """Bytes of each block, shape (B,)."""
@@ -104,6 +114,11 @@ class Target:
         if self.channel_axis is not None:
             first[self.channel_axis] = int(self.channel[i])
         return tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
+
+
+def fill_of(dtype: np.dtype) -> float:
+    """What stands where there is no result of a type: NaN, or zero for integers."""
+    return np.nan if dtype.kind in "fc" else 0
 
 
 def lay_out(

@@ -13,7 +13,7 @@ import numpy as np
 
 from hpcio import result
 from hpcio.errors import ResultError
-from hpcio.extents import PIECE, SPAN, copying_threads, in_rows, in_threads
+from hpcio.extents import PIECE, SPAN, copying_threads, in_threads
 from hpcio.journal import DONE
 from hpcio.reading import plain_offset
 from hpcio.slab import StreamedChecksum, checksum, read_at
@@ -111,7 +111,7 @@ def verify(path: str | os.PathLike[str]) -> Verified:
             )
         done = state == DONE
         offset = None
-        if in_rows(target) and target.nbytes and not f.virtual.is_virtual:
+        if target.in_rows and target.nbytes and not f.virtual.is_virtual:
             offset = plain_offset(f.virtual, f.filename)
         if offset is not None:
             with comparing(

@@ -29,7 +29,7 @@ from hpcio.plan import Plan
 from hpcio.result import open as open_result
 from hpcio.run import Nobody
 from hpcio.slab import as_output_error
-from hpcio.writers import module_of
+from hpcio.writers import module_of, needs_ranks
 from slurm import submissions
 from slurm.commands import call
 from slurm.config import settings
@@ -346,7 +346,7 @@ def _ask(plan: Plan, site: Site, asked: dict[str, Any], *, name: str | None) -> 
         if asked.get(option) is not None and asked[option] < 1:
             raise PlanError(f"{option}={asked[option]} makes no sense. Use 1 or more.")
     check_options(asked["sbatch"])
-    if plan.writer.startswith("mpi") and plan.average is None and asked.get("ranks") is None:
+    if needs_ranks(plan) and asked.get("ranks") is None:
         raise PlanError(
             f"writer='{plan.writer}' writes from the ranks of one MPI job, not from array tasks. "
             "Ask for ranks=R (in the shell: --mpi --ntasks R), or use writer='direct'."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 
-__all__ = ["index", "label", "limit_memory", "memory", "restarts"]
+__all__ = ["index", "job", "label", "limit_memory", "memory", "restarts"]
 
 # What the array task has of memory beside the data of Python, in bytes: code, stacks, and
 # what the kernel counts for it.
@@ -16,6 +16,11 @@ def label() -> str:
     """``ARRAY_TASK``, as SLURM's commands take it; "" outside of an array."""
     array, task = (os.environ.get(f"SLURM_ARRAY_{x}_ID") for x in ("JOB", "TASK"))
     return f"{array}_{task}" if array and task else ""
+
+
+def job() -> str:
+    """What SLURM's commands call this array task, or this job; "" outside of jobs."""
+    return label() or os.environ.get("SLURM_JOB_ID", "")
 
 
 def index() -> int:

@@ -449,10 +449,10 @@ def _on_ranks(plan: Plan, number: int) -> int:
             )  # fmt: skip
         except Interrupted as error:
             print(f"hpcio: {error}", file=sys.stderr, flush=True)
-            job = environment.label() or os.environ.get("SLURM_JOB_ID", "")
             if not executor.ended:
                 tried = tried_since(plan, known).blocks.size
-                return again(plan, job, in_vain=bool(environment.restarts()) and not tried)
+                vain = bool(environment.restarts()) and not tried
+                return again(plan, environment.job(), in_vain=vain)
             return ENDED
         return 0
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hpcio.plan import Plan
     from hpcio.target import Target
 
-__all__ = ["NAMES", "AtOnce", "Stored", "Writer", "module_of"]
+__all__ = ["NAMES", "AtOnce", "Stored", "Writer", "module_of", "needs_ranks"]
 
 NAMES = ("virtual", "direct", "mpi", "mpi-collective", "mutex")
 
@@ -73,6 +73,11 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Let go of all files; what was written stays."""
+
+
+def needs_ranks(plan: Plan) -> bool:
+    """Whether results of a plan can be written by the ranks of an MPI job alone."""
+    return plan.average is None and plan.writer.startswith("mpi")
 
 
 class AtOnce:

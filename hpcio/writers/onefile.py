@@ -31,7 +31,7 @@ from hpcio.slab import (
     checksum,
     read_at,
     sparse_file,
-    sync_folder,
+    sync,
     write_at,
 )
 from hpcio.writers import Stored
@@ -62,16 +62,11 @@ SEAM = struct.Struct("<qqQ")
 
 def check_plan(plan: Plan) -> None:
     """Raise PlanError if the results of a plan do not make one plain dataset."""
-    if not _contiguous(plan) and len({*plan.target.shapes}) > 1:
+    if not plan.target.in_rows and len({*plan.target.shapes}) > 1:
         raise PlanError(
             f"The writer '{plan.writer}' joins results of unequal shape along the first axis only. "
             "Use join_axis=0, join='stack', or writer='virtual'."
         )
-
-
-def _contiguous(plan: Plan) -> bool:
-    """Whether each block is one run of bytes of a contiguous dataset."""
-    return plan.target.axis == 0 and plan.target.channel_axis is None
 
 
 def data_file(plan: Plan) -> Path:
@@ -118,7 +113,7 @@ def reserve(plan: Plan) -> None:
                 os.close(fd)
         np.save(folder / "data.npy", offsets)
         os.rename(part, data_file(plan))
-        sync_folder(folder)
+        sync(folder)
     except OSError as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OutputError):
@@ -181,7 +176,7 @@ def _check_offsets(plan: Plan, found: np.ndarray) -> None:
 def _laid_out(plan: Plan, path: str) -> Iterator[h5py.File]:
     """A new file whose first object is the dataset, where it is in every file of the plan."""
     target = plan.target
-    plain = _contiguous(plan)
+    plain = plan.target.in_rows
     options: dict[str, Any] = {"libver": ("earliest" if plain else "v110", "v110")}
     if target.nbytes >= PAGE:
         options |= {"alignment_threshold": target.nbytes, "alignment_interval": PAGE}
@@ -194,8 +189,7 @@ def _laid_out(plan: Plan, path: str) -> Iterator[h5py.File]:
         dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         dcpl.set_obj_track_times(False)
-        if target.dtype.kind in "fc":
-            dcpl.set_fill_value(np.full(1, np.nan, target.dtype))
+        dcpl.set_fill_value(np.full(1, target.fill, target.dtype))
         htype = h5py.h5t.py_create(target.dtype, logical=True)
         space = h5py.h5s.create_simple(target.shape)
         h5py.h5d.create(f.id, b"data", htype, space, dcpl)
@@ -207,7 +201,7 @@ def _offsets(plan: Plan, file: h5py.File) -> np.ndarray:
     target, data = plan.target, file["data"]
     if not target.nbytes:
         return np.zeros(len(plan), np.int64)
-    if _contiguous(plan):
+    if plan.target.in_rows:
         row = target.nbytes // target.shape[0]
         offsets: np.ndarray = data.id.get_offset() + target.start * row
         return offsets
@@ -348,10 +342,9 @@ def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
     try:
         for at, seam in _seams_that_count(ledger, offsets):
             write_at(fd, seam, at)
-        fill = np.nan if plan.target.dtype.kind in "fc" else 0
         for block in np.flatnonzero(ledger.state != DONE).tolist():
             shape = plan.target.shapes[int(plan.target.form[block])]
-            write_at(fd, np.full(shape, fill, plan.target.dtype), int(offsets[block]))
+            write_at(fd, np.full(shape, plan.target.fill, plan.target.dtype), int(offsets[block]))
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         done = np.flatnonzero(ledger.state == DONE)

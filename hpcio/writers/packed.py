@@ -28,7 +28,7 @@ from hpcio.errors import HpcioError, ResultError, SourceError
 from hpcio.journal import FILE, Journal, Log
 from hpcio.limits import check_room
 from hpcio.plan import Plan
-from hpcio.slab import as_output_error, checksum, in_memory_file, sync_folder, write_at, write_image
+from hpcio.slab import as_output_error, checksum, in_memory_file, sync, write_at, write_image
 from hpcio.sources import open_file
 
 __all__ = [
@@ -233,7 +233,7 @@ def _make_file(plan: Plan, path: Path, final: Path, nbytes: int) -> None:
             os.fsync(f.id.get_vfd_handle())
         part.chmod(0o600)
         os.rename(part, final)
-        sync_folder(final.parent)
+        sync(final.parent)
     finally:
         os.close(fd)
         part.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -20,7 +21,7 @@ from hpcio.averages import Average, Moments, combine
 from hpcio.errors import ResultError
 from hpcio.journal import DONE, Journal, Log
 from hpcio.plan import Plan
-from hpcio.slab import as_output_error, checksum, write_at
+from hpcio.slab import as_output_error, checksum, read_at, write_at
 from hpcio.target import Target
 from hpcio.writers import Stored
 from hpcio.writers.virtual import publish
@@ -137,7 +138,7 @@ class ReadBack:
             self._fd = -1
 
     def there(self, records: np.ndarray) -> np.ndarray:
-        """Whether the file is there, and as long as it was made."""
+        """Whether the file is there, and reaches so far; whole sums, `intact` tells."""
         if self._fd < 0:
             return np.zeros(records.size, bool)
         found: np.ndarray = records["offset"] < os.fstat(self._fd).st_size
@@ -156,21 +157,15 @@ class ReadBack:
             return None
         number, count, nbytes, check = _HEAD.unpack(head)
         moments = Moments(self._average, _block_shape(self._plan, block))
-        data = bytearray(sum(part.nbytes for part in moments.parts()))
-        if number != int(self._average.sum_of(np.asarray(block))) or nbytes != len(data):
+        data = np.empty(sum(part.nbytes for part in moments.parts()), np.uint8)
+        if number != int(self._average.sum_of(np.asarray(block))) or nbytes != data.nbytes:
             return None
-        got, view = 0, memoryview(data)
-        while got < nbytes:
-            step = os.preadv(self._fd, [view[got:]], offset + _HEAD.size + got)
-            if not step:
-                return None
-            got += step
-        if checksum(data) != check:
+        if not read_at(self._fd, data, offset + _HEAD.size) or checksum(data) != check:
             return None
         moments.count = count
         at = 0
         for part in moments.parts():
-            part.reshape(-1).view(np.uint8)[:] = view[at : at + part.nbytes]
+            part.reshape(-1).view(np.uint8)[:] = data[at : at + part.nbytes]
             at += part.nbytes
         return moments
 
@@ -198,16 +193,11 @@ def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
         If a sum is not on the disk as it was written.
     """
     plan, target, average = ledger.plan, ledger.plan.target, _average(ledger.plan)
-    whole = np.full(target.shape, np.nan, target.dtype)
+    whole = np.full(target.shape, target.fill, target.dtype)
     for channel in range(average.channel_blocks):
         found = combine(average, _block_shape(plan, channel), _sums(ledger, channel))
         whole[target.region(channel)] = found
-    dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    dcpl.set_fill_value(np.full(1, np.nan, target.dtype))
-    htype = h5py.h5t.py_create(target.dtype, logical=True)
-    space = h5py.h5s.create_simple(target.shape)
-    data = h5py.Dataset(h5py.h5d.create(file.id, b"data", htype, space, dcpl))
-    data[...] = whole
+    data = file.create_dataset("data", data=whole, fillvalue=target.dtype.type(target.fill))
     done = ledger.done.reshape(-1, average.channel_blocks)
     data.attrs["reduce"] = average.what
     data.attrs["trials"] = int(done.all(axis=1).sum())
@@ -226,13 +216,17 @@ def _sums(ledger: Ledger, channel: int) -> Iterator[Moments]:
     blocks = np.arange(channel, len(plan), average.channel_blocks)
     blocks = blocks[ledger.done[blocks]]
     _, first, count = np.unique(average.sum_of(blocks), return_index=True, return_counts=True)
-    for block, members in zip(blocks[first].tolist(), count.tolist(), strict=True):
-        log = ledger.logs[ledger.log[block]]
-        with ReadBack(plan, log) as stored:
-            moments = stored.read(ledger.record[block])
-        if moments is None or moments.count != members:
-            raise ResultError(
-                f"The sum of block {block} and others in '{_path(plan, str(log.about['name']))}' "
-                "is not what was written. Remove that file, then resume: they are computed again."
-            )
-        yield moments
+    with ExitStack() as stack:
+        opened: dict[int, ReadBack] = {}
+        for block, members in zip(blocks[first].tolist(), count.tolist(), strict=True):
+            log = int(ledger.log[block])
+            if log not in opened:
+                opened[log] = stack.enter_context(ReadBack(plan, ledger.logs[log]))
+            moments = opened[log].read(ledger.record[block])
+            if moments is None or moments.count != members:
+                path = _path(plan, str(ledger.logs[log].about["name"]))
+                raise ResultError(
+                    f"The sum of block {block} and others in '{path}' is not what was written. "
+                    "Remove that file, then resume: they are computed again."
+                )
+            yield moments

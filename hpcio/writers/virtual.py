@@ -299,8 +299,7 @@ def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
     target = plan.target
     prefix = os.path.relpath(plan.run_directory, folder)
     dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    if target.dtype.kind in "fc":
-        dcpl.set_fill_value(np.full(1, np.nan, target.dtype))
+    dcpl.set_fill_value(np.full(1, target.fill, target.dtype))
     whole = h5py.h5s.create_simple(target.shape)
     paths: list[str] = []
     shapes: list[Layout] = []
@@ -367,7 +366,7 @@ def _runs(ledger: Ledger) -> Iterator[tuple[int, int, str, Layout, int]]:
         & (np.diff(record["file"].astype(np.int64)) == 0)
         & (np.diff(record["offset"]) == record["nbytes"][:-1])
     )
-    if target.axis != 0 or target.channel_axis is not None:
+    if not target.in_rows:
         joined[:] = False
     sizes = {
         (i, int(r["file"])): int(r["nbytes"])
