@@ -262,15 +262,19 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
 def run_here(plan: Callable[[], Plan], options: dict[str, Any]) -> None:
     """Run a plan on this machine, or on the ranks that an MPI launcher has started."""
     from hpcio.launch import launched
+    from hpcio.writers import needs_ranks
 
-    if launched() is None:
-        run_plan(plan(), options)
+    launch = launched()
+    # One rank alone is what srun makes of any command: it has the cores of this machine.
+    made = plan() if launch is None or launch.size == 1 else None
+    if made is not None and (launch is None or not needs_ranks(made)):
+        run_plan(made, options)
         return
     from hpcio import ranks
 
     if options["workers"] is not None:
         raise click.UsageError("--workers says nothing under mpirun: its ranks are the workers.")
-    ranks.call(lambda executor: run_plan(plan(), options, executor))
+    ranks.call(lambda executor: run_plan(plan() if made is None else made, options, executor))
 
 
 def run_plan(plan: Plan, options: dict[str, Any], executor: Executor | None = None) -> None:
