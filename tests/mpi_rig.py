@@ -126,12 +126,17 @@ class Ranks:
     def kill(self) -> None:
         """End all processes of this run by signal 9."""
 
+        looks = 0
+
         def dead() -> bool:
+            nonlocal looks
             alive = self.pids
             for pid in alive:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            return not alive
+            # One that has just been started shows no environment for a moment: look again.
+            looks = 0 if alive else looks + 1
+            return looks == 3
 
         until(dead, "the end of all ranks")
         self.process.wait()
