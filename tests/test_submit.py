@@ -171,9 +171,11 @@ def test_submit_and_come_back(slurm, place, tasks):
 
 @pytest.mark.parametrize("writer", ["direct", "mutex"])
 def test_all_tasks_write_one_file(slurm, place, writer):
-    place.mark("hold", 5)
+    # Another task is held too, or all might have ended when this one is killed at its last block.
+    place.mark("hold", 5, 40)
     run = place.submit(4, writer=writer, stale=3.0)
     _, pid = task_of(place, 5)
+    task_of(place, 40)
     with h5py.File(f"{place.out}.run/data.h5") as f:
         assert "incomplete" in f.attrs
     parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -480,14 +482,18 @@ def test_a_task_that_is_gone_is_taken_over_by_its_sibling(slurm, place):
 
 
 def test_a_slow_task_gets_help(slurm, place):
-    """Task 0 is at a trial that takes for ever; the other does all the rest of its range."""
+    """One task is at a trial that takes for ever; the other does all the rest of that range.
+
+    Which of both that is depends on which of them SLURM starts first.
+    """
     place.mark("hold", 0)
     run = place.submit(2, stale=36.0)
     until(lambda: set(place.trials_called) == set(range(TRIALS)), "all others")
     place.clear("hold")
     place.finished(run)
     by = {trial: task for trial, _, task in place.calls}
-    assert [by[t] for t in range(24)] == [0] + [1] * 23
+    assert by[0] in (0, 1)
+    assert [by[t] for t in range(1, 24)] == [1 - by[0]] * 23
 
 
 @pytest.mark.parametrize("writer", ["virtual", "mutex"])
