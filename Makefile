@@ -54,10 +54,10 @@ SLURM_FOLDER ?= $(or $(TMPDIR),/tmp)/hpcio-slurm-$(shell id -un)
 slurm-up: | $(BIN)/python
 	@.ci/system-packages
 	@mkdir -p -m 755 $(SLURM_FOLDER)
-	@$(BIN)/python tests/slurm_rig.py up $(SLURM_FOLDER)
+	@$(BIN)/python -m tests.rigs.slurm up $(SLURM_FOLDER)
 
 slurm-down: | $(BIN)/python
-	@$(BIN)/python tests/slurm_rig.py down $(SLURM_FOLDER)
+	@$(BIN)/python -m tests.rigs.slurm down $(SLURM_FOLDER)
 
 oldstack-env:
 	@.ci/oldstack-env

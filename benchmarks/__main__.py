@@ -17,7 +17,7 @@ from benchmarks import machine, show
 from benchmarks.bench import Bench
 from benchmarks.measure import Figure
 from benchmarks.rows import ROWS
-from hpcio.filesystems import in_memory, kind_of
+from hpcio.machine.filesystems import in_memory, kind_of
 
 # What the largest row has on the disk at a time, in bytes.
 _SPACE = {False: 2 << 30, True: 8 << 30}

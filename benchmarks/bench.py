@@ -18,7 +18,7 @@ import numpy as np
 import hpcio
 from benchmarks.functions import identity
 from benchmarks.measure import Figure
-from hpcio.plan import Plan
+from hpcio.planning.plan import Plan
 
 MICRO = (1e6, "µs")
 WORKERS = 2

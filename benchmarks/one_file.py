@@ -23,7 +23,7 @@ from benchmarks.bench import (
 )
 from benchmarks.functions import identity
 from benchmarks.measure import Figure, alone, compare, interleave
-from hpcio import rundir
+from hpcio.journals import rundir
 from hpcio.writers import onefile
 
 

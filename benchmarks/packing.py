@@ -22,8 +22,8 @@ from benchmarks.bench import (
 from benchmarks.functions import identity
 from benchmarks.limits import clock
 from benchmarks.measure import Figure, compare, interleave
-from hpcio import rundir
-from hpcio.chunks import Attempt, run_chunk
+from hpcio.journals import rundir
+from hpcio.running.chunks import Attempt, run_chunk
 
 
 def repack(bench: Bench) -> Iterator[Figure]:

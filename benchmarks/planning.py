@@ -12,7 +12,7 @@ from pathlib import Path
 
 import hpcio
 from benchmarks.functions import first_sample
-from hpcio import rundir
+from hpcio.journals import rundir
 
 TRIALS = 1_000_000
 ROWS = 10

@@ -9,8 +9,8 @@ from mpi4py import MPI
 
 from benchmarks.limits import clock
 from benchmarks.results import write
-from hpcio.chunks import Attempt
-from hpcio.plan import Plan
+from hpcio.planning.plan import Plan
+from hpcio.running.chunks import Attempt
 
 
 def main(out: str, sync: bool) -> None:

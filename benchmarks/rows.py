@@ -32,12 +32,12 @@ from benchmarks.limits import clock
 from benchmarks.measure import Figure, alone, compare, interleave
 from benchmarks.one_file import mean, mutex, one_file, ranks
 from benchmarks.packing import compression, repack
-from hpcio import rundir
-from hpcio.chunks import Attempt, run_chunk
-from hpcio.journal import DONE, Journal
-from hpcio.ledger import Ledger
-from hpcio.run import Work
-from hpcio.slab import checksum
+from hpcio.files.slab import checksum
+from hpcio.journals import rundir
+from hpcio.journals.journal import DONE, Journal
+from hpcio.journals.ledger import Ledger
+from hpcio.running.chunks import Attempt, run_chunk
+from hpcio.running.run import Work
 
 # ---------------------------------------------------------------------- whole runs
 
@@ -292,9 +292,9 @@ def dask_session(bench: Bench) -> Iterator[Figure]:
 
 def array_task(bench: Bench) -> Iterator[Figure]:
     """Tasks that have one block of nothing each, started as a job script starts them."""
-    from slurm.batch import write_submission
-    from slurm.script import Ask
-    from slurm.site import Site
+    from slurm.site.partitions import Site
+    from slurm.submissions.script import Ask
+    from slurm.submissions.submit import write_submission
 
     tasks = bench.size(20, 200)
     source = recording(bench, tasks, 1, 25)
@@ -317,7 +317,8 @@ def array_task(bench: Bench) -> Iterator[Figure]:
             before = os.times()
             for task in range(tasks):
                 subprocess.run(
-                    [sys.executable, "-P", "-m", "slurm.task", "run", plan.out, "1", "0"],
+                    [sys.executable, "-P", "-m", "slurm.submissions.task", "run", plan.out,
+                     "1", "0"],
                     env={**os.environ, "SLURM_ARRAY_TASK_ID": str(task), "OMP_NUM_THREADS": "1",
                          "OPENBLAS_NUM_THREADS": "1"},
                     check=True,

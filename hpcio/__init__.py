@@ -9,15 +9,15 @@
 """
 
 from hpcio import errors
-from hpcio.arguments import per_trial
-from hpcio.cfg import unwrap_cfg
-from hpcio.decorators import unwrap_io
-from hpcio.faux import FauxTrial
-from hpcio.plan import Plan
-from hpcio.repack import repack
-from hpcio.result import open  # noqa: A004  (as io.open and gzip.open are called)
-from hpcio.trials import Trials
-from hpcio.verify import verify
+from hpcio.function.arguments import per_trial
+from hpcio.function.cfg import unwrap_cfg
+from hpcio.function.decorators import unwrap_io
+from hpcio.planning.plan import Plan
+from hpcio.recording.faux import FauxTrial
+from hpcio.recording.trials import Trials
+from hpcio.results.opening import open  # noqa: A004  (as io.open and gzip.open are called)
+from hpcio.results.repack import repack
+from hpcio.results.verify import verify
 
 __all__ = [
     "FauxTrial",

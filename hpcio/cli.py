@@ -19,11 +19,11 @@ import click
 
 import hpcio
 from hpcio.errors import BlocksFailed, HpcioError, Interrupted, ResultError, WorkerError
-from hpcio.plan import Plan
+from hpcio.planning.plan import Plan
 from hpcio.writers import NAMES
 
 if TYPE_CHECKING:
-    from hpcio.run import Executor
+    from hpcio.running.run import Executor
 
 __all__ = [
     "MEMORY_OPTION",
@@ -224,9 +224,9 @@ RUN_OPTIONS = [
 
 def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     """The plan that the command line asks for."""
-    from hpcio.rundir import discard
-    from hpcio.sources import Source
-    from hpcio.trials import Trials
+    from hpcio.journals.rundir import discard
+    from hpcio.recording.sources import Source
+    from hpcio.recording.trials import Trials
 
     for name in ("trials", "out"):
         if options[name] is None:
@@ -261,7 +261,7 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
 
 def run_here(plan: Callable[[], Plan], options: dict[str, Any]) -> None:
     """Run a plan on this machine, or on the ranks that an MPI launcher has started."""
-    from hpcio.launch import launched
+    from hpcio.machine.launch import launched
     from hpcio.writers import needs_ranks
 
     launch = launched()
@@ -270,7 +270,7 @@ def run_here(plan: Callable[[], Plan], options: dict[str, Any]) -> None:
     if made is not None and (launch is None or not needs_ranks(made)):
         run_plan(made, options)
         return
-    from hpcio import ranks
+    from hpcio.running import ranks
 
     if options["workers"] is not None:
         raise click.UsageError("--workers says nothing under mpirun: its ranks are the workers.")
@@ -323,7 +323,7 @@ def run(function: str, source: str | None, **options: Any) -> None:
 def _load_plan(out: str, *, fresh: bool) -> Plan:
     plan = Plan.load(out)
     if fresh:
-        from hpcio.rundir import discard
+        from hpcio.journals.rundir import discard
 
         discard(plan.out)
     return plan
@@ -336,7 +336,7 @@ def _load_plan(out: str, *, fresh: bool) -> Plan:
 @click.option("--workers", type=click.IntRange(1), help="Processes to expect the time for.")
 def plan(function: str, source: str, workers: int | None, **options: Any) -> None:
     """Make a plan and say what its run will take, before any work."""
-    from hpcio.rundir import prepare
+    from hpcio.journals.rundir import prepare
 
     made = create_plan(function, source, options)
     print_table(made.describe(workers=workers).rows())
@@ -364,10 +364,10 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
     All of it is read from the journals of the run; the queue is asked for the jobs of a run
     that was submitted. Ends with 1 if blocks have failed.
     """
-    from hpcio import progress
-    from hpcio.status import as_json as for_programs
-    from hpcio.status import queues
-    from hpcio.status import status as read
+    from hpcio.watching import progress
+    from hpcio.watching.status import as_json as for_programs
+    from hpcio.watching.status import queues
+    from hpcio.watching.status import status as read
 
     if watch and as_json:
         raise click.UsageError("--watch and --json exclude each other.")
@@ -390,7 +390,7 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
 @click.option("-o", "--output", type=click.Path(), help="The page.  [default: OUT.html]")
 def report(out: str, output: str | None) -> None:
     """Write a page of HTML about a run, finished or not: speed, workers, failures."""
-    from hpcio.page import write_page
+    from hpcio.watching.page import write_page
 
     click.echo(str(write_page(output, out)))
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from hpcio import report
-from hpcio.decorators import unwrap_io
 from hpcio.errors import MissingPackageError, OutputError, PlanError, SourceError, TrialError
-from hpcio.ledger import Ledger
-from hpcio.plan import Plan
-from hpcio.result import open as open_result
-from hpcio.run import Done
-from hpcio.rundir import discard
-from hpcio.slab import as_output_error
-from hpcio.sources import open_file
-from hpcio.verify import verify
+from hpcio.files.slab import as_output_error
+from hpcio.function.decorators import unwrap_io
+from hpcio.journals.ledger import Ledger
+from hpcio.journals.rundir import discard
+from hpcio.planning.plan import Plan
+from hpcio.recording.sources import open_file
+from hpcio.results.opening import open as open_result
+from hpcio.results.verify import verify
+from hpcio.running.run import Done
+from hpcio.watching import pictures as report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

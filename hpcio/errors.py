@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hpcio.run import Done
+    from hpcio.running.run import Done
 
 __all__ = [
     "BlocksFailed",
@@ -88,7 +88,7 @@ class BlocksFailed(HpcioError, RuntimeError):
 
     Attributes
     ----------
-    done : hpcio.run.Done
+    done : hpcio.running.run.Done
         The record of the run; ``done.failed`` lists the blocks with their tracebacks.
     """
 

@@ -20,10 +20,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slurm.arrays import SLURMArrayCluster, SLURMArrayJob
-    from slurm.batch import Submitted, attach, submit, write_scripts
-    from slurm.session import DaskExecutor, run
-    from slurm.site import read_site
+    from slurm.live.arrays import SLURMArrayCluster, SLURMArrayJob
+    from slurm.live.session import DaskExecutor, run
+    from slurm.site.partitions import read_site
+    from slurm.submissions.submit import Submitted, attach, submit, write_scripts
 
 __all__ = [
     "DaskExecutor",
@@ -40,21 +40,21 @@ __all__ = [
 # Imported when they are asked for: an array task has no use for dask, and starts in a
 # fraction of the time without it.
 _WHERE = {
-    "DaskExecutor": "session",
-    "SLURMArrayCluster": "arrays",
-    "SLURMArrayJob": "arrays",
-    "Submitted": "batch",
-    "attach": "batch",
-    "read_site": "site",
-    "run": "session",
-    "submit": "batch",
-    "write_scripts": "batch",
+    "DaskExecutor": "slurm.live.session",
+    "SLURMArrayCluster": "slurm.live.arrays",
+    "SLURMArrayJob": "slurm.live.arrays",
+    "Submitted": "slurm.submissions.submit",
+    "attach": "slurm.submissions.submit",
+    "read_site": "slurm.site.partitions",
+    "run": "slurm.live.session",
+    "submit": "slurm.submissions.submit",
+    "write_scripts": "slurm.submissions.submit",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'slurm' has no attribute '{name}'")
-    found = getattr(importlib.import_module(f"slurm.{_WHERE[name]}"), name)
+    found = getattr(importlib.import_module(_WHERE[name]), name)
     globals()[name] = found
     return found

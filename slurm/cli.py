@@ -19,11 +19,12 @@ from hpcio.cli import (
     with_options,
 )
 from hpcio.errors import ClusterError, PlanError
-from hpcio.plan import Plan
-from slurm import batch, submissions
-from slurm.config import settings
-from slurm.script import join_words
-from slurm.site import read_site
+from hpcio.planning.plan import Plan
+from slurm.site.config import settings
+from slurm.site.partitions import read_site
+from slurm.submissions import records as submissions
+from slurm.submissions import submit as batch
+from slurm.submissions.script import join_words
 
 __all__ = ["cancel", "config", "logs", "resume", "submit"]
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpcio.chunks import divide
-from hpcio.describe import probe
 from hpcio.errors import MemoryLimitError, PlanError, TimeLimitError
-from hpcio.limits import parse_bytes
+from hpcio.planning.describe import probe
+from hpcio.planning.limits import parse_bytes
+from hpcio.running.chunks import divide
 from hpcio.words import duration, size
-from slurm.site import parse_time
+from slurm.site.partitions import parse_time
 
 if TYPE_CHECKING:
-    from hpcio.plan import Plan
+    from hpcio.planning.plan import Plan
 
 __all__ = [
     "BASE_TASK",

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import gluster_rig
 import h5py
 import numpy as np
 import pytest
-import slurm_rig
 
 import hpcio
+from tests.rigs import gluster as gluster_rig
+from tests.rigs import slurm as slurm_rig
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -31,13 +31,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def mpi_python() -> Path:
-    """A Python whose h5py and mpi4py are built for Debian's Open MPI; for `mpi_rig.mpirun`."""
+    """A Python whose h5py and mpi4py are built for Debian's Open MPI; for `rigs.mpi.mpirun`."""
     return _python_of("HPCIO_MPI_PYTHON", "make mpi-env")
 
 
 @pytest.fixture(scope="session")
 def mpich_python() -> Path:
-    """A Python with PyPI's MPICH and an ordinary h5py; for `mpi_rig.mpirun`."""
+    """A Python with PyPI's MPICH and an ordinary h5py; for `rigs.mpi.mpirun`."""
     return _python_of("HPCIO_MPICH_PYTHON", "make mpi-env MPI=mpich")
 
 

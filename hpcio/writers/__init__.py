@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from hpcio.journal import Journal
-    from hpcio.ledger import Ledger
-    from hpcio.plan import Plan
-    from hpcio.target import Target
+    from hpcio.journals.journal import Journal
+    from hpcio.journals.ledger import Ledger
+    from hpcio.layout.target import Target
+    from hpcio.planning.plan import Plan
 
 __all__ = ["NAMES", "AtOnce", "Stored", "Writer", "module_of", "needs_ranks"]
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hpcio.filesystems import is_local
-from hpcio.journal import Journal
-from hpcio.plan import Plan
-from hpcio.slab import as_output_error, checksum, write_at
+from hpcio.files.slab import as_output_error, checksum, write_at
+from hpcio.journals.journal import Journal
+from hpcio.machine.filesystems import is_local
+from hpcio.planning.plan import Plan
 from hpcio.writers.onefile import (
     PAGE,
     SEAM,

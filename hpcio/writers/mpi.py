@@ -19,11 +19,11 @@ import h5py
 import numpy as np
 
 from hpcio.errors import PlanError, WorkerError
-from hpcio.filesystems import kind_of, options_of
-from hpcio.journal import Journal
-from hpcio.launch import communicator, launched
-from hpcio.plan import Plan
-from hpcio.slab import as_output_error
+from hpcio.files.slab import as_output_error
+from hpcio.journals.journal import Journal
+from hpcio.machine.filesystems import kind_of, options_of
+from hpcio.machine.launch import communicator, launched
+from hpcio.planning.plan import Plan
 from hpcio.writers import AtOnce, onefile
 from hpcio.writers.onefile import ReadBack, add_data, data_file, load_offsets, publish, reserve
 

@@ -21,15 +21,15 @@ import h5py
 import numpy as np
 
 from hpcio.errors import OutputError
-from hpcio.journal import Journal
-from hpcio.locks import check_locks, locked, open_to_write
-from hpcio.plan import Plan
-from hpcio.slab import as_output_error
+from hpcio.files.locks import check_locks, locked, open_to_write
+from hpcio.files.slab import as_output_error
+from hpcio.journals.journal import Journal
+from hpcio.planning.plan import Plan
 from hpcio.writers import AtOnce, onefile
 from hpcio.writers.onefile import ReadBack, add_data, data_file, load_offsets, restore
 
 if TYPE_CHECKING:
-    from hpcio.ledger import Ledger
+    from hpcio.journals.ledger import Ledger
 
 __all__ = ["ReadBack", "add_data", "check_plan", "open_writer", "publish", "reserve"]
 

@@ -23,9 +23,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import OutputError, PlanError, ResultError
-from hpcio.journal import DONE, Log
-from hpcio.plan import Plan
-from hpcio.slab import (
+from hpcio.files.slab import (
     allocate,
     as_output_error,
     checksum,
@@ -34,10 +32,12 @@ from hpcio.slab import (
     sync,
     write_at,
 )
+from hpcio.journals.journal import DONE, Log
+from hpcio.planning.plan import Plan
 from hpcio.writers import Stored
 
 if TYPE_CHECKING:
-    from hpcio.ledger import Ledger
+    from hpcio.journals.ledger import Ledger
 
 __all__ = [
     "PAGE",

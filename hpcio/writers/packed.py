@@ -23,13 +23,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hpcio.compression import Chunking, Compression, Packer
 from hpcio.errors import HpcioError, ResultError, SourceError
-from hpcio.journal import FILE, Journal, Log
-from hpcio.limits import check_room
-from hpcio.plan import Plan
-from hpcio.slab import as_output_error, checksum, in_memory_file, sync, write_at, write_image
-from hpcio.sources import open_file
+from hpcio.files.compression import Chunking, Compression, Packer
+from hpcio.files.slab import as_output_error, checksum, in_memory_file, sync, write_at, write_image
+from hpcio.journals.journal import FILE, Journal, Log
+from hpcio.planning.limits import check_room
+from hpcio.planning.plan import Plan
+from hpcio.recording.sources import open_file
 
 __all__ = [
     "PackedReadBack",

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Self
 import h5py
 import numpy as np
 
-from hpcio.averages import Average, Moments, combine
 from hpcio.errors import ResultError
-from hpcio.journal import DONE, Journal, Log
-from hpcio.plan import Plan
-from hpcio.slab import as_output_error, checksum, read_at, write_at
-from hpcio.target import Target
+from hpcio.files.slab import as_output_error, checksum, read_at, write_at
+from hpcio.journals.journal import DONE, Journal, Log
+from hpcio.layout.averages import Average, Moments, combine
+from hpcio.layout.target import Target
+from hpcio.planning.plan import Plan
 from hpcio.writers import Stored
 from hpcio.writers.virtual import publish
 
 if TYPE_CHECKING:
-    from hpcio.ledger import Ledger
+    from hpcio.journals.ledger import Ledger
 
 __all__ = ["ReadBack", "add_data", "check_plan", "open_writer", "publish", "reserve"]
 

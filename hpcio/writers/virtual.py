@@ -22,10 +22,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import ResultError
-from hpcio.filesystems import is_local
-from hpcio.journal import DONE, FILE, Journal, Log
-from hpcio.plan import Plan
-from hpcio.slab import (
+from hpcio.files.slab import (
     Layout,
     Slab,
     as_output_error,
@@ -36,10 +33,13 @@ from hpcio.slab import (
     write_file,
     write_image,
 )
+from hpcio.journals.journal import DONE, FILE, Journal, Log
+from hpcio.machine.filesystems import is_local
+from hpcio.planning.plan import Plan
 from hpcio.writers import AtOnce, Stored, Writer, packed
 
 if TYPE_CHECKING:
-    from hpcio.ledger import Ledger
+    from hpcio.journals.ledger import Ledger
 
 __all__ = [
     "ReadBack",

@@ -1,0 +1,261 @@
+"""The mutex: one process at a time writes into a file, on whichever node it runs.
+
+What excludes others is a lock of the file system, on a file beside the output. The system frees it
+when its holder dies, and it holds between dask workers and ordinary processes. A lock on the output
+itself would collide with the one that HDF5 takes there.
+
+That alone would not do: a client of a network file system may have old bytes in its cache. So
+under the lock a file is opened anew, which makes such a client ask whether it has changed; what was
+cached is dropped, since times of change are too coarse to rely upon; and before the lock is given
+back everything is with the server. Where that is not enough, the lock is refused.
+
+Dask workers queue at their scheduler first, where waiting costs nothing, while clients of NFS ask
+again and again. That queue is for order only. It is a `distributed.Semaphore` of one lease, which
+is what `distributed.Lock` has become; before, the lock of a dead worker was never free again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import h5py
+
+from hpcio.errors import OutputError
+from hpcio.files.slab import as_output_error
+from hpcio.machine.filesystems import is_local, kind_of, options_of
+from hpcio.recording.sources import locking
+
+__all__ = ["check_locks", "locked", "open_to_write"]
+
+# What is known of locks by `flock` on file systems that several nodes may share: mount options
+# that must be there, and those that must not. NFS 4.2 was tried; others are taken for what they
+# promise.
+_SOUND: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    # flock is a lock of the server, over the whole file. Not with "nolock" (NFS 3 without its
+    # lock manager), "local_lock"; nor with "nocto", where opening a file asks for nothing.
+    "nfs": (
+        frozenset(),
+        frozenset({"nolock", "local_lock=all", "local_lock=flock", "local_lock=posix", "nocto"}),
+    ),
+    # Caches are coherent; flock is for all nodes if it is mounted so.
+    "lustre": (frozenset({"flock"}), frozenset({"localflock", "noflock"})),
+    # Coherent caches, locks over all nodes.
+    "gpfs": (frozenset(), frozenset()),
+    "ceph": (frozenset(), frozenset()),
+    "gfs2": (frozenset(), frozenset({"localflocks", "localcaching"})),
+    "ocfs2": (frozenset(), frozenset({"localflocks"})),
+}
+_SOUND["nfs4"] = _SOUND["nfs"]
+
+_UNSOUND = {
+    "fuse.glusterfs": "whose clients may read old bytes even under a lock",
+    "beegfs": "whose locks are by default those of one node, and which does not say otherwise",
+}
+
+# How long, in seconds, a dask worker queues before it goes to the lock of the file by itself. Dask
+# frees a dead worker's place earlier, unless it was told not to.
+PATIENCE = 60.0
+# How long a file may be open elsewhere, such as in a process that is just being killed.
+STILL_OPEN = 10.0
+
+# `struct flock` of 64-bit Linux: type, whence, start, length, pid.
+_WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+
+def check_locks(path: str | os.PathLike[str]) -> None:
+    """Raise OutputError where a lock does not keep two writers of one file apart.
+
+    Parameters
+    ----------
+    path : str or path
+        The file, or its folder.
+
+    Raises
+    ------
+    OutputError
+        With the reason, and what works there.
+    """
+    reason = _why_not(path)
+    if reason:
+        raise OutputError(
+            f"Cannot write '{os.fspath(path)}' by several processes in turn: it lies on {reason}. "
+            "Use writer='virtual' or writer='direct' (with unwrap_io alone: vdsdir), which need "
+            "no lock, or another file system."
+        )
+
+
+def _why_not(path: str | os.PathLike[str]) -> str:
+    if locking(path) is False:
+        return "a file system without locks"
+    if is_local(path):
+        return ""
+    kind = kind_of(path)
+    if kind not in _SOUND:
+        why = _UNSOUND.get(kind, "of whose locks and caches hpcio does not know enough")
+        return f"a file system of type {kind or 'unknown'}, {why}"
+    needed, forbidden = _SOUND[kind]
+    options = options_of(path)
+    if not needed <= options:
+        return f"a file system of type {kind} that is mounted without {', '.join(needed - options)}"
+    if forbidden & options:
+        return (
+            f"a file system of type {kind} that is mounted with "
+            f"{', '.join(sorted(forbidden & options))}, so that locks do not reach other nodes"
+        )
+    return ""
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
+    """Hold the lock of an output file; nobody else who asks for it is inside meanwhile.
+
+    The lock is of the file, by whatever name: two files do not wait for each other. It is free
+    again whatever happens, the death of this process included. Do not take it twice.
+
+    Parameters
+    ----------
+    path : str or path
+        A file that exists. Beside it there will be ``PATH.lock``, which stays.
+
+    Yields
+    ------
+    bool
+        Whether the one before gave the lock back in good order. If not, it was killed, or
+        failed, while it wrote.
+
+    Raises
+    ------
+    OutputError
+        If locks do not protect on this file system; if the file is not there, or the lock
+        cannot be had.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = os.path.join(folder.name, "out.h5")
+    >>> open(path, "w").close()
+    >>> with locked(path) as in_order:
+    ...     in_order
+    True
+    >>> folder.cleanup()
+    """
+    try:
+        check_locks(path)
+        real = os.path.realpath(path, strict=True)
+        shared = not is_local(real)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise as_output_error(error, path) from error
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_queued(real))
+        try:
+            lock = os.open(f"{real}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, lock)
+            _take(lock, shared=shared)
+            in_order = os.fstat(lock).st_size == 0
+            os.pwrite(lock, b"in use", 0)
+            if shared:
+                os.fsync(lock)  # should this node die, others are to know
+            data = os.open(real, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, data)
+            if shared:
+                os.posix_fadvise(data, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise as_output_error(error, path) from error
+        yield in_order
+        try:
+            if shared:
+                os.fsync(data)
+            os.ftruncate(lock, 0)
+        except OSError as error:
+            raise as_output_error(error, path) from error
+
+
+def _take(fd: int, *, shared: bool) -> None:
+    """Wait for the exclusive lock of an open file; closing the file gives it back.
+
+    On local file systems it is the one that the locks of clients of NFS collide with, should
+    this machine be their server; `flock` is not. Elsewhere it is `flock`: on NFS it is the same,
+    and what other file systems make of locks of open files is less known.
+    """
+    if shared:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    else:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _WHOLE_FILE)
+
+
+@contextmanager
+def _queued(path: str) -> Iterator[None]:
+    """Inside a dask worker: wait for one's turn at the scheduler."""
+    if "distributed" not in sys.modules:
+        yield
+        return
+    from distributed import Semaphore, get_worker
+
+    try:
+        get_worker()
+    except ValueError:
+        yield
+        return
+    semaphore = Semaphore(max_leases=1, name=f"hpcio:{path}")
+    try:
+        # Who has waited in vain goes on: it is the lock of the file that protects it.
+        turn = semaphore.acquire(timeout=PATIENCE)
+        try:
+            yield
+        finally:
+            if turn:
+                semaphore.release()
+    finally:
+        # It would go on to renew its leases for ever, and be kept by that.
+        semaphore.loop.add_callback(semaphore.refresh_callback.stop)
+
+
+def open_to_write(path: str | os.PathLike[str]) -> h5py.File:
+    """Open an existing HDF5 file for reading and writing, under its lock.
+
+    HDF5 gathers small writes in a buffer that it fills with the bytes around them; not here:
+    what is written is what was asked for.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    h5py.File
+        Mode ``"r+"``.
+
+    Raises
+    ------
+    OutputError
+        Among others, if somebody has the file open without the lock.
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_sieve_buf_size(1)
+    if locking(path) is False:
+        access.set_file_locking(False, False)  # noqa: FBT003
+    deadline = time.monotonic() + STILL_OPEN
+    while True:
+        try:
+            return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDWR, fapl=access))
+        except OSError as error:
+            if "unable to lock file" not in str(error):
+                raise as_output_error(error, path) from error
+            if time.monotonic() > deadline:
+                raise OutputError(
+                    errno.EAGAIN,
+                    f"'{os.fspath(path)}' is open in another program. Close it there, then resume.",
+                ) from error
+            time.sleep(0.01)

@@ -1,0 +1,1 @@
+"""What is done: the run directory, journals, and what they say together."""

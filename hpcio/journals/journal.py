@@ -1,0 +1,275 @@
+"""The journal of one attempt: which blocks are done, where they lie, and their checksums.
+
+One file for each attempt, appended to by one process. It begins with a header of
+`HEADER` bytes (magic, JSON, and a hash of both), then come records of `RECORD.itemsize`
+bytes. Each record checks itself with a hash that is seeded with the plan's digest, so
+that a torn tail and records of another plan are seen and cut.
+
+Kinds of record:
+
+========  ====================================================================
+FILE      a source file was opened; `offset` is where its data begin in bytes,
+          `nbytes` the size of its dataset
+DONE      a block was written: `offset` in bytes within the dataset of `file`
+FAILED    a block raised; its traceback lies at `offset` in the notes
+DETAILS   a block's details lie at `offset` in the notes
+SYNC      the first `offset` records are safe against a crash of the machine
+LOST      writing to the disk failed: what no SYNC covers never counts
+HELD      a block was computed; its DONE follows when its bytes have left the process
+VOID      the result of a block is not where the attempt named in the notes has put it
+========  ====================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcio.errors import PlanError
+from hpcio.files.slab import checksum, write_at
+from hpcio.machine.filesystems import is_local
+
+__all__ = [
+    "DETAILS",
+    "DONE",
+    "FAILED",
+    "FILE",
+    "HELD",
+    "LOST",
+    "RECORD",
+    "SYNC",
+    "VOID",
+    "Journal",
+    "Log",
+    "read_log",
+]
+
+FILE, DONE, FAILED, DETAILS, SYNC, LOST, HELD, VOID = range(1, 9)
+
+MAGIC = b"HPCIOJ01"
+HEADER = 1024
+RECORD = np.dtype(
+    [
+        ("check", "<u8"),
+        ("kind", "<u4"),
+        ("file", "<u4"),
+        ("block", "<i8"),
+        ("offset", "<i8"),
+        ("checksum", "<u8"),
+        ("nbytes", "<i8"),
+        ("end", "<f8"),  # seconds since 1970, when the block was journalled
+        ("compute", "<f4"),  # seconds in the compute function
+        ("io", "<f4"),  # seconds reading and writing
+    ]
+)
+_BODY = struct.Struct("<IIqqQqdff")
+_CHECK = struct.Struct("<Q")
+
+# A journal grows by so many bytes at a time, where it is a map of memory.
+_ROOM = 1024 * RECORD.itemsize
+
+
+def _seed(digest: str) -> int:
+    return int(digest[:16], 16)
+
+
+def _write(fd: int, data: bytes) -> None:
+    """Append all of `data`: `os.write` may stop before its end."""
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, data[written:])
+
+
+class Journal:
+    """Append records to the journal of one attempt.
+
+    Parameters
+    ----------
+    folder : path
+        The journals of the run; the journal is ``NAME.jnl`` in it, and the notes
+        (tracebacks and details) ``NAME.notes``.
+    name : str
+        Name of the attempt.
+    digest : str
+        Digest of the plan, hexadecimal.
+    about : mapping
+        What to keep in the header: host, process, label, start.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], name: str, digest: str, about: Mapping[str, Any]
+    ) -> None:
+        self.path = Path(folder, f"{name}.jnl")
+        self._seed = _seed(digest)
+        head = MAGIC + json.dumps({**about, "name": name, "plan": digest}).encode()
+        if len(head) > HEADER - _CHECK.size:
+            raise PlanError(f"The name of attempt '{name}' is too long. Use a shorter label.")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._fd = os.open(self.path, flags, 0o600)
+        head = head.ljust(HEADER - _CHECK.size, b" ")
+        try:
+            _write(self._fd, head + _CHECK.pack(checksum(head)))
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._record = bytearray(RECORD.itemsize)
+        self._body = memoryview(self._record)[_CHECK.size :]
+        # Storing to a map of the file outlives the process just as writing does, at a third
+        # of the price. Of network file systems only writing is known to be safe.
+        self._map: mmap.mmap | None = None
+        self._end = HEADER
+        # Elsewhere other nodes see a record when it is synced, and not before (NFS).
+        self.shared = not is_local(folder)
+        if not self.shared:
+            os.posix_fallocate(self._fd, 0, HEADER + _ROOM)
+            self._map = mmap.mmap(self._fd, HEADER + _ROOM)
+        self._notes: int | None = None
+        self._noted = 0
+
+    def append(
+        self,
+        kind: int,
+        block: int = -1,
+        *,
+        file: int = 0,
+        offset: int = 0,
+        check: int = 0,
+        nbytes: int = 0,
+        compute: float = 0.0,
+        io: float = 0.0,
+    ) -> None:
+        """Add one record, which outlives this process from now on."""
+        _BODY.pack_into(
+            self._record, _CHECK.size, kind, file, block, offset, check, nbytes, time.time(),
+            compute, io,
+        )  # fmt: skip
+        _CHECK.pack_into(self._record, 0, checksum(self._body, self._seed))
+        end = self._end
+        if self._map is None:
+            write_at(self._fd, self._record, end)
+        else:
+            if end == len(self._map):
+                self._grow()
+            self._map[end : end + RECORD.itemsize] = self._record
+        self._end = end + RECORD.itemsize
+
+    def _grow(self) -> None:
+        assert self._map is not None
+        size = len(self._map) + _ROOM
+        # Reserved first: a store to a page that the disk has no room for would be fatal.
+        os.posix_fallocate(self._fd, 0, size)
+        self._map.resize(size)
+
+    def note(self, kind: int, block: int, text: bytes) -> None:
+        """Keep `text` beside the journal, then a record of `kind` that points to it."""
+        if self._notes is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+            self._notes = os.open(self.path.with_suffix(".notes"), flags, 0o600)
+        _write(self._notes, text)
+        self.append(kind, block, offset=self._noted, check=checksum(text), nbytes=len(text))
+        self._noted += len(text)
+
+    @property
+    def count(self) -> int:
+        """How many records there are."""
+        return (self._end - HEADER) // RECORD.itemsize
+
+    def sync_notes(self) -> None:
+        """Make the notes so far safe; any thread may call it."""
+        if self._notes is not None:
+            os.fsync(self._notes)
+
+    def sync(self) -> None:
+        """Make the journal itself safe."""
+        os.fsync(self._fd)  # pages of the map included
+
+    def close(self) -> None:
+        """Let go of the file; what was appended stays."""
+        if self._map is not None:
+            self._map.close()
+            os.ftruncate(self._fd, self._end)
+        os.close(self._fd)
+        if self._notes is not None:
+            os.close(self._notes)
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """What the journal of one attempt says.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    about : dict
+        The header.
+    records : numpy.ndarray of RECORD, shape (n,)
+        The records that check themselves, in the order they were written.
+    safe : int
+        The first `safe` records are covered by a SYNC.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    records: np.ndarray
+    safe: int = 0
+    _notes: list[bytes] = field(default_factory=list, repr=False)
+
+    def note(self, record: np.void) -> bytes:
+        """The text that a FAILED or DETAILS record points to, or b'' if it was lost."""
+        if not self._notes:
+            try:
+                self._notes.append(self.path.with_suffix(".notes").read_bytes())
+            except FileNotFoundError:
+                self._notes.append(b"")
+        start = int(record["offset"])
+        text = self._notes[0][start : start + int(record["nbytes"])]
+        return text if checksum(text) == int(record["checksum"]) else b""
+
+
+def read_log(path: str | os.PathLike[str], digest: str) -> Log | None:
+    """Read a journal, cutting a torn tail; None if its header is torn or damaged.
+
+    Then nothing that it says counts, and its blocks are done again.
+
+    Raises
+    ------
+    PlanError
+        If the journal is of another plan.
+    """
+    with open(path, "rb") as f:
+        head = f.read(HEADER)
+        raw = f.read()
+    if len(head) < HEADER or _CHECK.unpack(head[-_CHECK.size :]) != (
+        checksum(head[: -_CHECK.size]),
+    ):
+        return None
+    if not head.startswith(MAGIC):
+        raise PlanError(f"'{path}' is no journal of hpcio. Remove it from the run directory.")
+    about = json.loads(head[len(MAGIC) : -_CHECK.size])
+    if about["plan"] != digest:
+        raise PlanError(
+            f"The journal '{path}' belongs to another plan. "
+            "Start over (in the shell: --fresh), or choose another output."
+        )
+    size, seed = RECORD.itemsize, _seed(digest)
+    view = memoryview(raw)[: len(raw) // size * size]
+    records = np.frombuffer(view, RECORD)
+    good = 0
+    for i, expected in enumerate(records["check"].tolist()):
+        if checksum(view[i * size + 8 : (i + 1) * size], seed) != expected:
+            break
+        good = i + 1
+    records = records[:good]
+    safe = int(records["offset"][records["kind"] == SYNC].max(initial=0))
+    if (records["kind"] == LOST).any():
+        records = records[:safe]
+    return Log(Path(path), about, records, safe)

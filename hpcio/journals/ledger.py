@@ -1,0 +1,344 @@
+"""What all journals of a run say together: for each block, which attempt counts."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import socket
+import time
+from collections.abc import Collection, Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from hpcio import writers
+from hpcio.journals import journal
+from hpcio.journals.journal import DETAILS, DONE, FAILED, HELD, RECORD, VOID, Journal, Log, read_log
+from hpcio.layout.averages import Average
+from hpcio.planning.plan import Plan
+
+__all__ = [
+    "Failure",
+    "Follower",
+    "Ledger",
+    "Tried",
+    "attempt_name",
+    "journal_folder",
+    "open_journal",
+    "read_logs",
+    "tried_by",
+    "tried_since",
+]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A block that failed: its number, its trial, and why."""
+
+    block: int
+    trial: int
+    traceback: str
+
+    @property
+    def reason(self) -> str:
+        """The last line of the traceback."""
+        return self.traceback.strip().rpartition("\n")[2]
+
+
+def _one_for_each_sum(average: Average, logs: tuple[Log, ...]) -> tuple[Log, ...]:
+    """The journals without the blocks of sums that do not count.
+
+    Of several sums of one group, that one counts that has most of its blocks; of equal ones, the
+    first.
+    """
+    done = [np.flatnonzero(log.records["kind"] == DONE) for log in logs]
+    which = np.repeat(np.arange(len(logs)), [d.size for d in done])
+    records = np.concatenate(
+        [np.zeros(0, RECORD), *(log.records[d] for log, d in zip(logs, done, strict=True))]
+    )
+    number = average.sum_of(records["block"])
+    keys = np.stack([number, which, records["offset"]])
+    sums, key, count = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
+    order = np.lexsort((np.arange(count.size), -count, sums[0]))
+    best = order[np.unique(sums[0][order], return_index=True)[1]]
+    dropped = ~np.isin(key.reshape(-1), best)
+    return tuple(
+        replace(log, records=np.delete(log.records, d[dropped[which == i]]))
+        for i, (log, d) in enumerate(zip(logs, done, strict=True))
+    )
+
+
+def attempt_name(label: str) -> str:
+    """A name that no other attempt has."""
+    return f"{label}-{secrets.token_hex(4)}"
+
+
+def open_journal(plan: Plan, name: str, label: str) -> Journal:
+    """The journal of a new attempt of this process."""
+    return Journal(
+        journal_folder(plan), name, plan.digest,
+        {"label": label, "token": plan.token, "host": socket.gethostname()[:64],
+         "pid": os.getpid(), "user": getpass.getuser()[:64], "start": time.time()},
+    )  # fmt: skip
+
+
+def journal_folder(plan: Plan) -> Path:
+    """Where the journals of a run lie."""
+    return plan.run_directory / "journal"
+
+
+def read_logs(plan: Plan) -> tuple[Log, ...]:
+    """All journals of a run, in the order that decides between two attempts at a block."""
+    paths = sorted(journal_folder(plan).glob("*.jnl"))
+    logs = [log for log in (read_log(path, plan.digest) for path in paths) if log is not None]
+    void = {
+        (log.note(r).decode(), int(r["block"]))
+        for log in logs
+        for r in log.records[log.records["kind"] == VOID]
+    }
+    return tuple(_without(log, void) for log in logs) if void else tuple(logs)
+
+
+def _without(log: Log, void: set[tuple[str, int]]) -> Log:
+    """A journal without its results that were not there."""
+    name, records = str(log.about["name"]), log.records
+    gone = [block for attempt, block in void if attempt == name]
+    kept = (records["kind"] != DONE) | ~np.isin(records["block"], gone)
+    # Positions of records mean something to those before the last SYNC only.
+    safe = int(kept[: log.safe].sum())
+    return replace(log, records=records[kept], safe=safe) if gone else log
+
+
+def _lost_details(log: Log) -> list[int]:
+    """Positions of the DONE records of blocks whose details are damaged or gone."""
+    kind, block = log.records["kind"], log.records["block"]
+    noted = np.flatnonzero(kind == DETAILS).tolist()
+    lost = [int(block[k]) for k in noted if not log.note(log.records[k])]
+    found: list[int] = np.flatnonzero((kind == DONE) & np.isin(block, lost)).tolist()
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """What some attempts have come to.
+
+    Attributes
+    ----------
+    blocks : numpy.ndarray of int64
+        Done or failed.
+    computed : numpy.ndarray of int64
+        These, and those whose results were held back, and are lost if the process died.
+    """
+
+    blocks: np.ndarray
+    computed: np.ndarray
+
+    @classmethod
+    def of(cls, logs: Iterable[Log]) -> Self:
+        """What the journals say."""
+        records = np.concatenate([np.zeros(0, RECORD), *(log.records for log in logs)])
+        ended = np.isin(records["kind"], (DONE, FAILED))
+        return cls(records["block"][ended], records["block"][ended | (records["kind"] == HELD)])
+
+    def left_of(self, blocks: np.ndarray) -> tuple[np.ndarray, int]:
+        """What is left of blocks that were computed in order, and where the one at hand is in it.
+
+        If there was none, that is the number of those left.
+        """
+        left = blocks[~np.isin(blocks, self.blocks)]
+        begun = np.flatnonzero(~np.isin(left, self.computed))
+        return left, int(begun[0]) if begun.size else left.size
+
+
+def tried_since(plan: Plan, known: Collection[Path]) -> Tried:
+    """What the journals say other than those `known`."""
+    return Tried.of(log for log in read_logs(plan) if log.path not in known)
+
+
+def tried_by(plan: Plan, attempt: str) -> Tried:
+    """What the journal of one attempt says."""
+    log = read_log(journal_folder(plan) / f"{attempt}.jnl", plan.digest)
+    return Tried.of([log] if log is not None else [])
+
+
+class Follower:
+    """Reads the journals of a run again and again, and of each only what is new.
+
+    Records are taken as they are, without their checksums: enough to watch a run at work.
+
+    Parameters
+    ----------
+    plan : Plan
+    known : collection of str
+        File names of journals that are not to be read.
+    """
+
+    def __init__(self, plan: Plan, *, known: Collection[str] = ()) -> None:
+        self._folder, self._ignored = journal_folder(plan), frozenset(known)
+        self._read: dict[str, int] = {}
+
+    def look(self) -> list[tuple[Path, np.ndarray]]:
+        """For each journal the records that are new since the last look, shape (n,).
+
+        Journals are opened anew each time, which is what makes network file systems show
+        what other nodes have written.
+        """
+        found = []
+        for name in sorted(n for n in os.listdir(self._folder) if n.endswith(".jnl")):
+            if name in self._ignored:
+                continue
+            path, start = self._folder / name, self._read.get(name, journal.HEADER)
+            try:
+                with path.open("rb") as f:
+                    f.seek(start)
+                    raw = f.read()
+            except FileNotFoundError:  # of a run that is being thrown away
+                continue
+            records = np.frombuffer(raw[: len(raw) // RECORD.itemsize * RECORD.itemsize], RECORD)
+            written = int(np.argmin(np.append(records["kind"], 0)))  # zeros are reserved room
+            self._read[name] = start + written * RECORD.itemsize
+            if written:
+                found.append((path, records[:written]))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """For each block of a plan, where its result lies.
+
+    Attributes
+    ----------
+    plan : Plan
+    logs : tuple of Log
+        The journals, in fixed order: for each block the first complete one counts.
+    state : numpy.ndarray of uint8, shape (B,)
+        0, `journal.DONE` or `journal.FAILED`.
+    log : numpy.ndarray of int32, shape (B,)
+        Which journal counts, for blocks that are done or failed.
+    record : numpy.ndarray of journal.RECORD, shape (B,)
+        The record that counts.
+    """
+
+    plan: Plan
+    logs: tuple[Log, ...]
+    state: np.ndarray
+    log: np.ndarray
+    record: np.ndarray
+
+    @classmethod
+    def read(cls, plan: Plan) -> Self:
+        """Read the journals as they are: what observers and the finished run need."""
+        return cls._of(plan, read_logs(plan))
+
+    @classmethod
+    def read_trusted(cls, plan: Plan) -> Self:
+        """Read the journals, and hold against their checksums what a crash may have eaten.
+
+        Records before the last SYNC of an attempt are trusted, as long as their files are
+        there; the data of later ones are read back. Those that differ count as never done.
+        """
+        logs = list(read_logs(plan))
+        for i, log in enumerate(logs):
+            done = np.flatnonzero(log.records["kind"] == DONE)
+            if not done.size:
+                continue
+            late = done[done >= log.safe]
+            with writers.module_of(plan).ReadBack(plan, log) as stored:
+                bad = done[~stored.there(log.records[done])].tolist()
+                bad += [k for k in late.tolist() if not stored.intact(log.records[k])]
+            bad += _lost_details(log)
+            if bad:
+                logs[i] = replace(log, records=np.delete(log.records, bad))
+        return cls._of(plan, tuple(logs))
+
+    @classmethod
+    def _of(cls, plan: Plan, logs: tuple[Log, ...]) -> Self:
+        if plan.average is not None:
+            logs = _one_for_each_sum(plan.average, logs)
+        count = len(plan)
+        state = np.zeros(count, np.uint8)
+        which = np.full(count, -1, np.int32)
+        record = np.zeros(count, journal.RECORD)
+        # What is written last stays: failures first, then results, the first journal last.
+        for kind in (FAILED, DONE):
+            for i in reversed(range(len(logs))):
+                found = logs[i].records[logs[i].records["kind"] == kind][::-1]
+                block = found["block"]
+                state[block], which[block], record[block] = kind, i, found
+        return cls(plan, logs, state, which, record)
+
+    @property
+    def done(self) -> np.ndarray:
+        """Whether each block is done, shape (B,)."""
+        done: np.ndarray = self.state == DONE
+        return done
+
+    def with_what_is_there(self, differ: np.ndarray, found: np.ndarray) -> tuple[Self, np.ndarray]:
+        """Let the attempt count whose result is there, where it is not the first one.
+
+        Parameters
+        ----------
+        differ : numpy.ndarray of int
+            Blocks whose bytes are not those of the record that counts.
+        found : numpy.ndarray of uint64, shape (B,)
+            Checksums of what is there.
+
+        Returns
+        -------
+        Ledger
+        numpy.ndarray of int
+            The blocks whose bytes are those of no record.
+        """
+        log, record = self.log.copy(), self.record.copy()
+        nobodys = np.ones(len(self.plan), bool)
+        for i in reversed(range(len(self.logs))):
+            records = self.logs[i].records
+            records = records[(records["kind"] == DONE) & np.isin(records["block"], differ)]
+            records = records[records["checksum"] == found[records["block"]]]
+            block = records["block"]
+            log[block], record[block], nobodys[block] = i, records, False
+        return replace(self, log=log, record=record), differ[nobodys[differ]]
+
+    def void(self, blocks: np.ndarray) -> None:
+        """Record that results are not there, whatever attempts have journalled: not done, then."""
+        with closing(open_journal(self.plan, attempt_name("void"), "void")) as journal:
+            for i, log in enumerate(self.logs):
+                records = log.records
+                claimed = records["block"][records["kind"] == DONE]
+                for block in claimed[np.isin(claimed, blocks)].tolist():
+                    journal.note(VOID, block, str(self.logs[i].about["name"]).encode())
+            journal.sync_notes()
+            journal.sync()
+
+    def missing(self) -> np.ndarray:
+        """The blocks that are to be computed, in order.
+
+        Those that are not done, failed ones included, and all that go together with them.
+        """
+        groups = np.arange(len(self.plan)) // self.plan.unit
+        return np.flatnonzero(np.isin(groups, groups[~self.done]))
+
+    def failures(self) -> tuple[Failure, ...]:
+        """The blocks that failed and were not done since."""
+        return tuple(
+            Failure(
+                block=b,
+                trial=int(self.plan.trials.index[self.plan.blocks.trial[b]]),
+                traceback=self.logs[self.log[b]].note(self.record[b]).decode(errors="replace"),
+            )
+            for b in np.flatnonzero(self.state == FAILED).tolist()
+        )
+
+    def details(self) -> dict[int, bytes]:
+        """The details of blocks that are done, as their attempt noted them."""
+        found = {}
+        for i, log in enumerate(self.logs):
+            for r in log.records[log.records["kind"] == DETAILS]:
+                block = int(r["block"])
+                if self.state[block] == DONE and self.log[block] == i:
+                    found[block] = log.note(r)
+        return found

@@ -1,0 +1,151 @@
+"""The run directory ``OUT.run``: made, continued, refused, or thrown away."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from hpcio.errors import OutputError, PlanError, SourceError
+from hpcio.files.slab import as_output_error
+from hpcio.planning.plan import Plan
+from hpcio.planning.planfile import write_plan
+from hpcio.recording.sources import open_file
+
+__all__ = ["discard", "held", "prepare", "remove"]
+
+FOLDERS = ("journal", "sources", "logs")
+# What only some runs have.
+MORE = ("claims", "beats", "submissions", "usage", "lock")
+
+
+def prepare(plan: Plan) -> Plan:
+    """Make the run directory of a plan, or adopt the one of an equal plan.
+
+    Returns
+    -------
+    Plan
+        With the token of the run directory.
+
+    Raises
+    ------
+    PlanError
+        If the directory belongs to another plan.
+    OutputError
+        If it cannot be made.
+    """
+    folder = plan.run_directory
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not (folder / "plan.h5").exists():
+            foreign = [p.name for p in folder.iterdir() if not _ours(p.name)]
+            if foreign:
+                raise PlanError(
+                    f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). "
+                    "Choose another output."
+                )
+            for name in FOLDERS:
+                (folder / name).mkdir(mode=0o700, exist_ok=True)
+            write_plan(plan, folder)
+            return plan
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise as_output_error(error, folder) from error
+    there = Plan.load(plan.out)
+    if there.digest != plan.digest:
+        raise PlanError(
+            f"'{folder}' belongs to another plan (function, trials, source or options differ). "
+            "Start over with fresh=True (in the shell: --fresh), or choose another output."
+        )
+    return replace(plan, token=there.token)
+
+
+def _ours(name: str) -> bool:
+    return name in (*FOLDERS, *MORE) or name.startswith("plan.")
+
+
+@contextmanager
+def held(plan: Plan) -> Iterator[None]:
+    """Keep a second run of the same plan from doing the same work at the same time.
+
+    Only a courtesy: attempts have files of their own, so two runs would not disturb each
+    other. Where the file system has no locks, nothing is asked.
+    """
+    with _held(plan.run_directory):
+        yield
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    try:
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise as_output_error(error, folder) from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PlanError(
+                f"'{folder}' is at work in another process. Wait for it, or end it."
+            ) from None
+        except OSError:
+            pass  # no locks on this file system
+        yield
+    finally:
+        os.close(fd)
+
+
+def discard(out: str | os.PathLike[str]) -> None:
+    """Remove a result of hpcio and its run directory, to start over.
+
+    Raises
+    ------
+    OutputError
+        If either is there but was not made by hpcio.
+    PlanError
+        If a run is at work there.
+    """
+    path = Path(os.path.abspath(os.path.expanduser(os.fspath(out))))
+    folder = Path(f"{path}.run")
+    if path.exists():
+        try:
+            with open_file(path) as f:
+                ours = "hpcio" in f
+        except SourceError:
+            ours = False
+        if not ours:
+            raise OutputError(
+                f"'{path}' was not made by hpcio and is not removed. Choose another output."
+            )
+    if folder.exists():
+        foreign = [p.name for p in folder.iterdir() if not _ours(p.name)]
+        if foreign and not (folder / "plan.h5").exists():
+            raise OutputError(
+                f"'{folder}' is no run directory and is not removed. Choose another output."
+            )
+    try:
+        if not folder.exists():
+            path.unlink(missing_ok=True)
+            return
+        with _held(folder):
+            path.unlink(missing_ok=True)
+            remove(folder)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise as_output_error(error, path) from error
+
+
+def remove(folder: Path) -> None:
+    """Remove a run directory, and what is left of earlier ones whose removal was cut short."""
+    # Renamed first, so that a name in use is free at once, and whole or gone.
+    folder.rename(folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old"))
+    for doomed in folder.parent.glob(f"{glob.escape(folder.name)}.????????.old"):
+        shutil.rmtree(doomed)

@@ -1,0 +1,1 @@
+"""Where results lie in the one dataset: their regions, axes, and averages."""

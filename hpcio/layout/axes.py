@@ -1,0 +1,128 @@
+"""Names and coordinates of the axes of a result, which become dimension scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from hpcio.errors import PlanError
+from hpcio.layout.target import Target
+from hpcio.recording.sources import Source, find_dataset, open_file
+from hpcio.recording.trials import Blocks, Trials
+
+__all__ = ["Axis", "attach", "name_axes"]
+
+# Other things in the file of a result have these names.
+_RESERVED = ("", ".", "data", "trials", "hpcio", "metadata")
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One axis of the result: its name, and its coordinates if they are known.
+
+    Attributes
+    ----------
+    name : str
+        ``""`` if unknown.
+    values : numpy.ndarray or None
+        One for each row along the axis; numbers, or bytes of UTF-8 text.
+    """
+
+    name: str
+    values: np.ndarray | None = None
+
+
+def name_axes(
+    axes: Mapping[str, Sequence[object] | np.ndarray | None] | None,
+    source: Source,
+    trials: Trials,
+    blocks: Blocks,
+    target: Target,
+) -> tuple[Axis, ...]:
+    """The axes of a result: as the caller says, else as the source is labelled."""
+    rank = len(target.shape)
+    if axes is None:
+        named = _from_source(source, blocks, target)
+    else:
+        if len(axes) != rank:
+            raise PlanError(
+                f"The result has {rank} axes (shape {target.shape}), but axes= names "
+                f"{len(axes)}: {', '.join(axes)}. Name each, with None for unknown coordinates."
+            )
+        named = [_checked(k, n, v, target.shape[k]) for k, (n, v) in enumerate(axes.items())]
+    if target.stacked and not named[0].name:
+        named = [Axis("") if a.name == "trial" else a for a in named]
+        named[0] = Axis("trial")
+    if target.stacked and named[0].values is None:
+        named[0] = Axis(named[0].name, trials.index)
+    return tuple(named)
+
+
+def _checked(axis: int, name: str, values: object, length: int) -> Axis:
+    if name in _RESERVED or "/" in name:
+        raise PlanError(f"'{name}' cannot be the name of an axis. Use a word such as 'frequency'.")
+    if values is None:
+        return Axis(name)
+    array = np.asarray(values)
+    if array.dtype.kind == "U":
+        array = np.char.encode(array, "utf-8")
+    if array.shape != (length,) or array.dtype.kind not in "biufcS":
+        raise PlanError(
+            f"The coordinates of axis '{name}' have shape {array.shape} and type {array.dtype}; "
+            f"axis {axis} of the result has {length} rows. Give one number or text for each."
+        )
+    return Axis(name, array)
+
+
+def _from_source(source: Source, blocks: Blocks, target: Target) -> list[Axis]:
+    """What the dimension scales of the source say, for axes that the function has kept.
+
+    An axis is taken for kept if it is as long in the result of every block as in its trial.
+    """
+    unknown = [Axis("") for _ in target.shape]
+    shift = int(target.stacked)
+    if len(target.shape) - shift != len(source.shape):
+        return unknown
+    pairs = np.unique(np.stack([blocks.form, target.form]), axis=1).T.tolist()
+    kept = [
+        all(blocks.forms[f].inshape[axis] == target.shapes[t][axis] for f, t in pairs)
+        for axis in range(len(source.shape))
+    ]
+    with open_file(source.path) as f:
+        dims = find_dataset(f, source.dataset).dims
+        for axis, dim in enumerate(dims):
+            name = dim.label or (dim.keys()[0] if len(dim) else "")
+            here = axis + shift
+            if not kept[axis] or not isinstance(name, str) or name in _RESERVED or "/" in name:
+                continue
+            unknown[here] = Axis(name)
+            if len(dim) and axis != blocks.axis:
+                values = _selected(np.asarray(dim[0][()]), blocks, axis)
+                if values.shape == (target.shape[here],) and values.dtype.kind in "biufcS":
+                    unknown[here] = Axis(name, values)
+    names = [axis.name for axis in unknown if axis.name]
+    return unknown if len(set(names)) == len(names) else [Axis("") for _ in target.shape]
+
+
+def _selected(values: np.ndarray, blocks: Blocks, axis: int) -> np.ndarray:
+    """Coordinates along an axis of the source, of what the blocks of one trial read."""
+    parts = []
+    for form in dict.fromkeys(blocks.form[: blocks.channel_blocks].tolist()):
+        one = values[blocks.forms[form].grid[axis]]
+        sigrid = blocks.forms[form].sigrid
+        parts.append(one if sigrid is None else one[list(sigrid[axis])])
+    return np.concatenate(parts) if axis == blocks.channel_axis else parts[0]
+
+
+def attach(axes: Sequence[Axis], file: h5py.File, data: h5py.Dataset) -> None:
+    """Label the axes of `data`, and keep their coordinates as dimension scales."""
+    for axis, dim in zip(axes, data.dims, strict=True):
+        if axis.name:
+            dim.label = axis.name
+        if axis.name and axis.values is not None:
+            scale = file.create_dataset(axis.name, data=axis.values)
+            scale.make_scale(axis.name)
+            dim.attach_scale(scale)

@@ -1,0 +1,224 @@
+"""Where the results of all blocks lie in the one dataset."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import h5py
+import numpy as np
+
+from hpcio.errors import FunctionError, PlanError
+from hpcio.recording.trials import Blocks
+
+__all__ = ["Join", "Target", "fill_of", "lay_out"]
+
+Join = Literal["concatenate", "stack"]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Where results go: the shape of the whole, and the region of each block.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the dataset ``data``.
+    dtype : numpy.dtype
+    axis : int
+        The axis of the result along which trials follow each other.
+    channel_axis : int or None
+        The axis along which channel blocks lie side by side.
+    shapes : tuple of tuple of int
+        The distinct shapes of blocks.
+    form : numpy.ndarray of int32, shape (B,)
+        Index into `shapes` for each block.
+    start : numpy.ndarray of int64, shape (B,)
+        First row of each block along `axis`.
+    channel : numpy.ndarray of int64, shape (B,)
+        First position of each block along `channel_axis`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    axis: int
+    channel_axis: int | None
+    shapes: tuple[tuple[int, ...], ...]
+    form: np.ndarray
+    start: np.ndarray
+    channel: np.ndarray
+    stacked: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the dataset in bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether each block is one run of bytes, one after the other in the order of blocks."""
+        return self.axis == 0 and self.channel_axis is None
+
+    @property
+    def fill(self) -> float:
+        """What stands where there is no result: NaN, or zero for integers."""
+        return fill_of(self.dtype)
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each block, shape (B,)."""
+        each = [int(np.prod(s, dtype=np.int64)) * self.dtype.itemsize for s in self.shapes]
+        sizes: np.ndarray = np.asarray(each, np.int64)[self.form]
+        return sizes
+
+    def rows(self) -> np.ndarray:
+        """Length of each block along `axis`, shape (B,)."""
+        if self.stacked:
+            return np.ones(self.form.size, np.int64)
+        rows: np.ndarray = np.asarray([s[self.axis] for s in self.shapes], np.int64)[self.form]
+        return rows
+
+    def largest_shape(self) -> tuple[int, ...]:
+        """The longest block on each axis: what Syncopy's functions know as `chunkShape`."""
+        return tuple(max(lengths) for lengths in zip(*self.shapes, strict=True))
+
+    def region_shape(self, form: int) -> tuple[int, ...]:
+        """Shape of the region that blocks of one form fill in the dataset."""
+        return (1, *self.shapes[form]) if self.stacked else self.shapes[form]
+
+    def save(self, group: h5py.Group) -> None:
+        """Keep this in a group of an HDF5 file."""
+        spec = {
+            "shape": self.shape, "dtype": self.dtype.str, "axis": self.axis,
+            "channel_axis": self.channel_axis, "stacked": self.stacked, "shapes": self.shapes,
+        }  # fmt: skip
+        group["spec"] = np.frombuffer(json.dumps(spec).encode(), np.uint8)
+        for name in ("form", "start", "channel"):
+            group[name] = getattr(self, name)
+
+    @classmethod
+    def load(cls, group: h5py.Group) -> Self:
+        """What `save` kept."""
+        spec = json.loads(group["spec"][()].tobytes())
+        spec["shape"] = tuple(spec["shape"])
+        spec["dtype"] = np.dtype(spec["dtype"])
+        spec["shapes"] = tuple(tuple(s) for s in spec["shapes"])
+        return cls(**spec, **{name: group[name][()] for name in ("form", "start", "channel")})
+
+    def region(self, i: int) -> tuple[slice, ...]:
+        """The region of block `i` in the dataset."""
+        shape = self.region_shape(int(self.form[i]))
+        first = [0] * len(shape)
+        first[self.axis] = int(self.start[i])
+        if self.channel_axis is not None:
+            first[self.channel_axis] = int(self.channel[i])
+        return tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
+
+
+def fill_of(dtype: np.dtype) -> float:
+    """What stands where there is no result of a type: NaN, or zero for integers."""
+    return np.nan if dtype.kind in "fc" else 0
+
+
+def lay_out(
+    blocks: Blocks,
+    form: np.ndarray,
+    shapes: tuple[Shape, ...],
+    dtype: np.dtype,
+    *,
+    join: Join,
+    join_axis: int | None,
+    out_channel_axis: int | None,
+) -> Target:
+    """Lay out the results of all blocks in one dataset."""
+    stacked = join == "stack"
+    ranks = sorted({len(s) for s in shapes})
+    if len(ranks) > 1:
+        raise FunctionError(
+            f"Results have {ranks} axes, depending on the trial. Return the same number for all."
+        )
+    rank = ranks[0]
+    if stacked and join_axis is not None:
+        raise PlanError("join_axis goes with join='concatenate'. Leave it out for 'stack'.")
+    axis = 0 if stacked else _result_axis(
+        blocks.axis if join_axis is None else join_axis, rank, "join_axis",
+        "Use join='stack' for results without it, or say join_axis=.",
+    )  # fmt: skip
+    cut = blocks.channel_blocks > 1
+    channel_axis = None
+    if cut:
+        wanted = blocks.channel_axis if out_channel_axis is None else out_channel_axis
+        assert wanted is not None  # blocks of channels have an axis
+        channel_axis = _result_axis(
+            wanted, rank, "out_channel_axis", "Say which axis of the result is that of channels."
+        )
+        if not stacked and channel_axis == axis:
+            raise PlanError(
+                f"Trials and channel blocks would both lie along axis {axis} of the result. "
+                "Say join_axis= or out_channel_axis=."
+            )
+    joined = {a for a in (None if stacked else axis, channel_axis) if a is not None}
+    plain = {tuple(n for a, n in enumerate(s) if a not in joined) for s in shapes}
+    if len(plain) > 1:
+        raise FunctionError(
+            f"Results have different shapes ({', '.join(map(str, shapes[:4]))}) and cannot be "
+            + ("stacked. " if stacked else f"joined along axis {axis}. ")
+            + "Return equal shapes on the other axes, or choose another join."
+        )
+    start, length = _positions(blocks, form, shapes, axis, stacked=stacked)
+    channel, width = _channel_positions(blocks, form, shapes, channel_axis)
+    region = list(shapes[0])
+    if channel_axis is not None:
+        region[channel_axis] = width
+    if stacked:
+        region.insert(0, length)
+        channel_axis = None if channel_axis is None else channel_axis + 1
+    else:
+        region[axis] = length
+    return Target(
+        shape=tuple(region), dtype=dtype, axis=axis, channel_axis=channel_axis, shapes=shapes,
+        form=form, start=start, channel=channel, stacked=stacked,
+    )  # fmt: skip
+
+
+def _result_axis(axis: int, rank: int, name: str, remedy: str) -> int:
+    if not -rank <= axis < rank:
+        raise PlanError(f"Results have {rank} axes, so {name}={axis} does not exist. {remedy}")
+    return axis % rank
+
+
+def _positions(
+    blocks: Blocks, form: np.ndarray, shapes: tuple[Shape, ...], axis: int, *, stacked: bool
+) -> tuple[np.ndarray, int]:
+    """First row of each block along the join axis, and the length of the whole."""
+    per_trial = blocks.channel_blocks
+    if stacked:
+        return blocks.trial.astype(np.int64), blocks.trial.size // per_trial
+    rows = np.asarray([s[axis] for s in shapes], np.int64)[form].reshape(-1, per_trial)
+    uneven = np.flatnonzero((rows != rows[:, :1]).any(axis=1))
+    if uneven.size:
+        raise FunctionError(
+            f"The channel blocks of trial {uneven[0]} give {rows[uneven[0]].tolist()} rows. "
+            "A function for channel blocks returns as many rows for each."
+        )
+    stop = np.cumsum(rows[:, 0])
+    return np.repeat(stop - rows[:, 0], per_trial), int(stop[-1])
+
+
+def _channel_positions(
+    blocks: Blocks, form: np.ndarray, shapes: tuple[Shape, ...], channel_axis: int | None
+) -> tuple[np.ndarray, int]:
+    """First position of each block along the channel axis, and the width of the whole."""
+    if channel_axis is None:
+        return np.zeros(form.size, np.int64), 0
+    width = np.asarray([s[channel_axis] for s in shapes], np.int64)[form]
+    width = width.reshape(-1, blocks.channel_blocks)
+    uneven = np.flatnonzero((width != width[0]).any(axis=1))
+    if uneven.size:
+        raise FunctionError(
+            f"Trial {uneven[0]} gives {width[uneven[0]].tolist()} channels in its blocks, "
+            f"trial 0 {width[0].tolist()}. Return the same for every trial."
+        )
+    stop = np.cumsum(width, axis=1)
+    return (stop - width).reshape(-1), int(stop[0, -1])

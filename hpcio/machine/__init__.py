@@ -1,0 +1,1 @@
+"""What this computer is: its file systems, and whether an MPI launcher has started this process."""

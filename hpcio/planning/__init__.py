@@ -1,0 +1,1 @@
+"""The dry run and its outcome: a plan, frozen before work begins."""

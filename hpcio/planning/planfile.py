@@ -1,0 +1,166 @@
+"""A plan on disk: ``plan.h5`` in the run directory, readable by its owner only."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpcio.errors import PlanError
+from hpcio.files.slab import as_output_error, in_memory_file, write_image
+from hpcio.function.functions import Function
+from hpcio.layout.averages import Average
+from hpcio.layout.axes import Axis
+from hpcio.layout.target import Target
+from hpcio.recording.sources import Source, open_file
+from hpcio.recording.trials import Blocks, Form, Trials
+
+if TYPE_CHECKING:
+    from hpcio.planning.plan import Plan
+
+__all__ = ["FORMAT", "plain_average", "plain_form", "read_plan", "write_plan"]
+
+FORMAT = 2
+# Fields of a plan that JSON holds as they are.
+_PLAIN = ("writer", "sources", "join", "casting", "described")
+
+
+def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
+    """Write ``plan.h5`` into `folder`: complete, or not at all."""
+    part, final = Path(folder, f"plan.{plan.token}.part"), Path(folder, "plan.h5")
+    function = asdict(plan.function)
+    pickled = function.pop("pickled")
+    source = {**asdict(plan.source), "dtype": plan.source.dtype.str}
+    spec = {
+        "folder": os.path.dirname(plan.out),
+        "function": function,
+        "source": source,
+        "axis": plan.blocks.axis,
+        "channel_axis": plan.blocks.channel_axis,
+        "channel_blocks": plan.blocks.channel_blocks,
+        "forms": [plain_form(f) for f in plan.blocks.forms],
+        "axes": [axis.name for axis in plan.axes],
+        "average": plain_average(plan.average),
+        "chunks": plan.chunks,
+        "compression": plan.compression,
+        **{name: getattr(plan, name) for name in _PLAIN},
+    }
+    try:
+        with in_memory_file() as f:
+            f.attrs.update(format=FORMAT, token=plan.token, digest=plan.digest)
+            f["spec"] = np.frombuffer(json.dumps(spec).encode(), np.uint8)
+            f["function"] = np.frombuffer(pickled, np.uint8)
+            f["arguments"] = np.frombuffer(plan.payload, np.uint8)
+            for name, array in plan.arrays().items():
+                f[name] = array
+            plan.target.save(f.create_group("target"))
+            for k, axis in enumerate(plan.axes):
+                if axis.values is not None:
+                    f[f"axes/{k}"] = axis.values
+            # A plan may hold pickles, and is nobody else's business.
+            write_image(f, part, mode=0o600)
+        os.rename(part, final)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise as_output_error(error, final) from error
+
+
+def read_plan(out: str) -> dict[str, Any]:
+    """The fields of the plan whose result is `out`."""
+    path = Path(f"{out}.run", "plan.h5")
+    try:
+        owners = {path.stat().st_uid, path.parent.stat().st_uid}
+    except FileNotFoundError:
+        raise PlanError(
+            f"There is no plan '{path}'. Make one: hpcio plan ... --out {out}"
+        ) from None
+    except PermissionError:
+        raise PlanError(f"The plan '{path}' is not yours. Make one of your own.") from None
+    if owners != {os.geteuid()}:
+        # A plan holds pickles, which can run anything when they are loaded.
+        raise PlanError(f"The plan '{path}' belongs to another user. Make one of your own.")
+    with open_file(path) as f:
+        if int(f.attrs.get("format", -1)) != FORMAT:
+            raise PlanError(f"'{path}' was made by another version of hpcio. Plan again.")
+        spec = json.loads(f["spec"][()].tobytes())
+        trials = {name: dataset[()] for name, dataset in f["trials"].items()}
+        blocks = {name: dataset[()] for name, dataset in f["blocks"].items()}
+        values = {name: dataset[()] for name, dataset in f["axes"].items()} if "axes" in f else {}
+        pickled, payload = f["function"][()].tobytes(), f["arguments"][()].tobytes()
+        target = Target.load(f["target"])
+        token, digest = str(f.attrs["token"]), str(f.attrs["digest"])
+    function, source, axis = spec["function"], spec["source"], spec["axis"]
+    moved = spec["folder"], os.path.dirname(out)
+    source["path"] = _now(source["path"], *moved)
+    function["path"] = tuple(_now(path, *moved) for path in function["path"])
+    return {
+        "function": Function(**function, pickled=pickled),
+        "source": Source(
+            **{**source, "shape": tuple(source["shape"]), "dtype": np.dtype(source["dtype"])}
+        ),
+        "trials": Trials(**trials, axis=axis),
+        "blocks": Blocks(
+            **blocks,
+            axis=axis,
+            channel_axis=spec["channel_axis"],
+            channel_blocks=spec["channel_blocks"],
+            forms=tuple(_form(x) for x in spec["forms"]),
+        ),
+        "target": target,
+        "axes": tuple(Axis(name, values.get(str(k))) for k, name in enumerate(spec["axes"])),
+        "payload": payload,
+        "average": _average(spec["average"]),
+        "out": out,
+        "token": token,
+        "digest": digest,
+        "chunks": None if spec.get("chunks") is None else tuple(spec["chunks"]),
+        "compression": spec.get("compression"),
+        **{name: spec[name] for name in _PLAIN},
+    }
+
+
+def _now(path: str, before: str, after: str) -> str:
+    """Where a path of the plan is, if the tree that holds it and the plan has moved."""
+    if before == after or os.path.exists(path):
+        return path
+    there = os.path.normpath(os.path.join(after, os.path.relpath(path, before)))
+    return there if os.path.exists(there) else path
+
+
+def plain_form(form: Form) -> dict[str, Any]:
+    """A form as JSON can hold it."""
+    return {
+        "inshape": form.inshape,
+        "grid": [[s.start, s.stop, s.step] for s in form.grid],
+        # An evenly spaced axis of a million samples is three numbers, not a million.
+        "sigrid": form.sigrid
+        and [
+            {"range": [s.start, s.stop, s.step]} if isinstance(s, range) else s for s in form.sigrid
+        ],
+        "channels": form.channels,
+    }
+
+
+def plain_average(average: Average | None) -> dict[str, Any] | None:
+    """An average as JSON can hold it."""
+    return None if average is None else {**asdict(average), "dtype": average.dtype.str}
+
+
+def _average(plain: dict[str, Any] | None) -> Average | None:
+    return None if plain is None else Average(**{**plain, "dtype": np.dtype(plain["dtype"])})
+
+
+def _form(plain: dict[str, Any]) -> Form:
+    sigrid = plain["sigrid"]
+    return Form(
+        inshape=tuple(plain["inshape"]),
+        grid=tuple(slice(*s) for s in plain["grid"]),
+        sigrid=None
+        if sigrid is None
+        else tuple(range(*s["range"]) if isinstance(s, dict) else tuple(s) for s in sigrid),
+        channels=tuple(plain["channels"]),
+    )

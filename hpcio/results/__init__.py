@@ -1,0 +1,1 @@
+"""The finished file: published, opened, verified, repacked."""

@@ -1,0 +1,151 @@
+"""The finished file: one dataset, the table of trials, and where it all came from."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import socket
+import time
+from importlib import metadata
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from hpcio.errors import HpcioError, OutputError
+from hpcio.files.slab import as_output_error, sync
+from hpcio.function.blocks import unpack_details, write_details
+from hpcio.journals.ledger import Ledger
+from hpcio.layout.axes import attach
+from hpcio.machine.filesystems import look_again
+from hpcio.planning.plan import Plan
+from hpcio.writers import module_of
+
+__all__ = ["publish"]
+
+TRIAL = np.dtype(
+    [
+        ("first", "<i8"),
+        ("last", "<i8"),
+        ("done", "?"),
+        ("trial", "<i8"),
+        ("start", "<i8"),
+        ("stop", "<i8"),
+        ("offset", "<i8"),
+    ]
+)
+
+
+def publish(ledger: Ledger) -> Path:
+    """Write the result of a run under its final name, complete or not at all.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Blocks that are not done become gaps, and are listed in the file.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written, or its name was taken meanwhile.
+    ResultError
+        If a source is not on the disk as it was written.
+    """
+    plan = ledger.plan
+    final = Path(plan.out)
+
+    def fill(f: h5py.File) -> None:
+        _fill(ledger, f, final.parent)
+        look_again(final)
+        if os.path.lexists(final):
+            raise OutputError(
+                f"The output '{final}' has appeared during the run. Move it away, then resume."
+            )
+
+    try:
+        module_of(plan).publish(ledger, fill, final)
+        sync(final.parent)
+    except HpcioError:
+        raise
+    except OSError as error:
+        raise as_output_error(error, final) from error
+    return final
+
+
+def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
+    plan = ledger.plan
+    f.attrs.update(provenance(plan))
+    group = f.create_group("hpcio")
+    group.attrs["plan"] = np.bytes_(plan.digest)
+    group.attrs["token"] = np.bytes_(plan.token)
+    stored = module_of(plan).add_data(ledger, f, folder)
+    ledger = stored.ledger
+    stored.target.save(group.create_group("target"))
+    group["state"], group["checksum"] = stored.state, stored.checksum
+    attach(plan.axes, f, f["data"])
+    f["trials"] = trial_table(ledger)
+    _add_details(ledger, f)
+
+
+def trial_table(ledger: Ledger) -> np.ndarray:
+    """First and last row of each trial in the result, whether it is done, and its source.
+
+    Returns
+    -------
+    numpy.ndarray of TRIAL, shape (N,)
+        `last` is the last row itself; a trial without rows has ``last = first - 1``. Of an
+        average, all trials have all rows.
+    """
+    plan = ledger.plan
+    per_trial = plan.blocks.channel_blocks
+    table = np.zeros(len(plan) // per_trial, TRIAL)
+    table["first"] = plan.target.start[::per_trial]
+    table["last"] = table["first"] + plan.target.rows()[::per_trial] - 1
+    table["done"] = ledger.done.reshape(-1, per_trial).all(axis=1)
+    table["trial"] = plan.trials.index
+    table["start"], table["stop"] = plan.trials.start, plan.trials.stop
+    table["offset"] = plan.trials.offset
+    return table
+
+
+def provenance(plan: Plan) -> dict[str, str | int]:
+    """Where a result came from, as attributes of its file."""
+    versions = {"python": platform.python_version(), "hdf5": h5py.version.hdf5_version}
+    for package in ("hpcio", "numpy", "h5py"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "function": plan.function.name,
+        "function_version": plan.function.version,
+        "function_digest": plan.function.digest,
+        "args": plan.described["args"][:8000],
+        "kwargs": plan.described["kwargs"][:8000],
+        "source": plan.source.path,
+        "source_dataset": plan.source.dataset,
+        "source_size": plan.source.size,
+        "source_mtime": _iso(plan.source.mtime_ns / 1e9),
+        "host": socket.gethostname(),
+        "user": getpass.getuser(),
+        "created": _iso(time.time()),
+        "versions": json.dumps(versions),
+    }
+
+
+def _iso(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _add_details(ledger: Ledger, file: h5py.File) -> None:
+    """Details of all blocks as attributes ``NAME__trial_block`` of the group `metadata`."""
+    plan = ledger.plan
+    for block, packed in ledger.details().items():
+        suffix = f"__{plan.blocks.trial[block]}_{plan.blocks.channel_block[block]}"
+        write_details(file, unpack_details(packed), suffix)

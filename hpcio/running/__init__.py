@@ -1,0 +1,1 @@
+"""The loop over blocks, and who calls it."""

@@ -1,0 +1,231 @@
+"""Ranks of one MPI job: ``mpirun -n R hpcio run ...``.
+
+Rank 0 plans, publishes and talks; all ranks compute. The largest chunks are handed out first, each
+to the rank that has least to do so far; who is done takes chunks of others that nobody has begun.
+What is done, the journals say, as with every executor: ranks exchange no data at all, unless the
+writer does.
+
+Nothing waits for ever: an error on one rank ends all of them by ``MPI_Abort``, since the others may
+be in a collective call that this one will never come to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from hpcio.errors import HpcioError, WorkerError
+from hpcio.machine.filesystems import is_first
+from hpcio.machine.launch import Launch, communicator, launched
+from hpcio.planning.limits import available, block_memory, check_memory
+from hpcio.planning.plan import Plan
+from hpcio.running.chunks import Attempt, Stop, divide, from_runs, run_chunk, runs
+from hpcio.running.run import Work
+
+__all__ = ["Ranks", "call", "share_out"]
+
+T = TypeVar("T")
+
+# Several chunks for each rank even out trials of unequal cost.
+CHUNKS_PER_RANK = 8
+# Waiting ranks look for news so often, in seconds; MPI itself would burn a core over it.
+_LOOK_EVERY = 0.002
+
+
+def call(main: Callable[[Ranks], T]) -> T | None:
+    """Call a function on rank 0, with an executor; all other ranks work for that executor.
+
+    Parameters
+    ----------
+    main : callable
+        It is called with a `Ranks`, the executor of :meth:`hpcio.Plan.run`.
+
+    Returns
+    -------
+    object or None
+        What `main` returns; None on the other ranks.
+
+    Raises
+    ------
+    WorkerError
+        If no launcher has started this process.
+
+    Examples
+    --------
+    >>> call(lambda ranks: plan.run(ranks))  # doctest: +SKIP
+    """
+    launch = launched()
+    if launch is None:
+        raise WorkerError(
+            "There are no ranks: start them with mpirun -n R hpcio run ..., or, from a login node "
+            "of a SLURM cluster: hpcio submit --mpi --ntasks R ..."
+        )
+    world = communicator(launch)
+    if launch.rank:
+        _serve(world)
+        return None
+    ranks = Ranks(world, launch)
+    try:
+        result = main(ranks)
+    except BaseException as error:
+        if ranks.at_work or not isinstance(error, Exception | SystemExit | KeyboardInterrupt):
+            _abort(world, error)
+        ranks.close()
+        raise
+    ranks.close()
+    return result
+
+
+class Ranks:
+    """Computes on the ranks of this job; made by `call`, on rank 0.
+
+    Attributes
+    ----------
+    at_work : bool
+        Whether the others are at work: then an error can be told to them only by ending them.
+    ended : bool
+        Whether the launcher ends the ranks now; else, if a run is interrupted, it was told that
+        the time of the job is nearly over.
+    """
+
+    about = ""
+
+    def __init__(self, world: Any, launch: Launch) -> None:
+        self._world, self._launch = world, launch
+        self.at_work = self.ended = False
+
+    def check(self, plan: Plan, memory: str | int | None) -> None:
+        """Hold the largest block against a rank's share of this node's memory."""
+        check_memory(plan, available() // self._launch.local if memory is None else memory)
+
+    def execute(self, work: Work) -> None:
+        """Try every block of the work; see `hpcio.running.run.Executor`."""
+        claims = work.plan.run_directory / "claims"
+        claims.mkdir(mode=0o700, exist_ok=True)
+        task = {
+            "out": work.plan.out, "blocks": runs(work.blocks), "retries": work.retries,
+            "max_failed": work.max_failed, "claim": str(claims / secrets.token_hex(8)),
+        }  # fmt: skip
+        self.at_work = True
+        for rank in range(1, self._world.size):
+            self._world.send(task, dest=rank)
+        told = set(_work(self._world, task, work.plan))
+        for rank in range(1, self._world.size):
+            told |= set(_receive(self._world, rank))
+        self.at_work = False
+        if told:
+            self.ended = told != {signal.SIGUSR1}
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """Let the other ranks end."""
+        for rank in range(1, self._world.size):
+            self._world.send(None, dest=rank)
+
+
+def share_out(sizes: np.ndarray, ranks: int) -> list[list[int]]:
+    """Which chunks each rank has, the largest first: each goes to whoever has least so far.
+
+    Longest processing time first (Graham, SIAM J. Appl. Math. 17, 1969).
+
+    Parameters
+    ----------
+    sizes : numpy.ndarray of int, shape (n,)
+        Bytes of each chunk.
+    ranks : int
+
+    Examples
+    --------
+    >>> share_out(np.array([1, 5, 3, 3]), 2)
+    [[1, 0], [2, 3]]
+    """
+    load = np.zeros(ranks)
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    for chunk in np.argsort(-sizes, kind="stable").tolist():
+        rank = int(load.argmin())
+        load[rank] += max(1, int(sizes[chunk]))
+        shares[rank].append(chunk)
+    return shares
+
+
+# ---------------------------------------------------------------------- on every rank
+
+
+def _receive(world: Any, source: int) -> Any:
+    """A message, waited for in such a way that whoever computes has the core."""
+    while not world.Iprobe(source=source):
+        time.sleep(_LOOK_EVERY)
+    return world.recv(source=source)
+
+
+def _serve(world: Any) -> None:
+    """Work for rank 0 until it has no more."""
+    try:
+        # Ctrl-C reaches all ranks, and what is told of a near end is for those at work.
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        while (task := _receive(world, 0)) is not None:
+            world.send(_work(world, task, Plan.load(task["out"])), dest=0)
+    except BaseException as error:  # noqa: BLE001  (all ranks end by it)
+        _abort(world, error)
+
+
+def _abort(world: Any, error: BaseException) -> None:
+    """Say what happened, and end all ranks: others may wait for this one in MPI for ever."""
+    if isinstance(error, HpcioError):
+        print(f"hpcio: rank {world.rank}: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    world.Abort(1)
+
+
+def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
+    """Run this rank's chunks, then those of others; the signals that told it to stop."""
+    blocks = from_runs(task["blocks"])
+    sizes = block_memory(plan)[blocks]
+    parts = divide(sizes, world.size * CHUNKS_PER_RANK, together=blocks // plan.unit)
+    shares = share_out(np.asarray([int(sizes[p].sum()) for p in parts]), world.size)
+    mine = shares[world.rank]
+    # Then what others would come to last.
+    others = [c for k in range(1, world.size) for c in shares[(world.rank + k) % world.size][::-1]]
+    told: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        told.append(number)
+        attempt.stopping = True
+        if attempt.computing and number == signal.SIGTERM:
+            raise Stop
+
+    attempt = Attempt(
+        plan, f"r{world.rank}", retries=task["retries"], max_failed=task["max_failed"]
+    )
+    numbers = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+    with attempt:
+        before = [signal.signal(number, stop) for number in numbers]
+        try:
+            with contextlib.suppress(Stop):
+                for chunk in [*mine, *others]:
+                    if attempt.stopping or os.path.exists(f"{task['claim']}.stop"):
+                        break
+                    if is_first(f"{task['claim']}-{chunk}"):
+                        run_chunk(attempt, blocks[parts[chunk]])
+            if attempt.may_fail < 0:
+                is_first(f"{task['claim']}.stop")
+            attempt.sync()
+        except BaseException as error:  # noqa: BLE001  (all ranks end by it)
+            # Here, not later: files of parallel HDF5 are closed by all ranks together.
+            _abort(world, error)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    return told

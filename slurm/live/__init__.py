@@ -1,0 +1,1 @@
+"""Live sessions: job arrays as dask clusters."""

@@ -1,0 +1,136 @@
+"""What runs inside a dask worker: chunks, by attempts that stay open between them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hpcio.journals.ledger import Ledger
+from hpcio.machine.filesystems import is_first
+from hpcio.planning.plan import Plan
+from hpcio.running.chunks import Attempt, from_runs, run_chunk, runs
+from slurm.site import environment
+
+__all__ = ["chunk", "finish", "stop"]
+
+# By session and thread: the attempts that are open, and those in the middle of a chunk.
+_attempts: dict[tuple[str, int], Attempt] = {}
+_busy: set[tuple[str, int]] = set()
+_over: set[str] = set()  # sessions that want no more
+_lock = threading.Lock()
+
+
+def chunk(
+    out: str,
+    token: str,
+    pieces: list[list[list[int]]],
+    retries: int,
+    max_failed: int,
+    claim: str,
+) -> Any:
+    """Run chunks of blocks; what comes back is a few numbers.
+
+    Parameters
+    ----------
+    out : str
+        The result, whose run directory holds the plan.
+    token : str
+        Of the session: its attempts are kept open until `finish`.
+    pieces : list of list of [first, last)
+        The blocks of each chunk.
+    retries, max_failed : int
+    claim : str
+        A new name for each submission. dask sends a task again if its worker died: then
+        only the blocks that no journal has are done.
+
+    Returns
+    -------
+    dict
+        ``left``: blocks that were not tried, since the worker is to end soon.
+    """
+    failed = 0
+    left: list[list[int]] = []
+    with _attempt(out, token, retries, max_failed) as attempt:
+        chunks = [from_runs(piece) for piece in pieces]
+        # A claim that was taken before: dask sends again what a worker died of.
+        if not is_first(Path(attempt.plan.run_directory, "claims", claim)):
+            state = Ledger.read(attempt.plan).state
+            chunks = [blocks[state[blocks] == 0] for blocks in chunks]
+        for blocks in chunks:
+            tried = 0
+            if blocks.size and not attempt.stopping and not _soon_over():
+                done = run_chunk(attempt, blocks)
+                failed += done.failed
+                tried = done.reached
+            left += runs(blocks[tried:])
+    return {"failed": failed, "left": left}
+
+
+def finish(token: str) -> None:
+    """Bring the data of a session to the disk and let go of its files.
+
+    A chunk that is still at work does so itself when it ends.
+    """
+    with _lock:
+        _over.add(token)
+        idle = [key for key in _attempts if key[0] == token and key not in _busy]
+        attempts = [_attempts.pop(key) for key in idle]
+    for attempt in attempts:
+        _end(attempt)
+
+
+def _end(attempt: Attempt) -> None:
+    with contextlib.closing(attempt):
+        attempt.sync()
+
+
+def stop(token: str) -> None:
+    """End the chunks of a session after the block at hand."""
+    with _lock:
+        for (session, _), attempt in _attempts.items():
+            if session == token:
+                attempt.stopping = True
+
+
+@contextmanager
+def _attempt(out: str, token: str, retries: int, max_failed: int) -> Iterator[Attempt]:
+    """The attempt of this thread, at work: a thread has a journal and files of its own."""
+    key = (token, threading.get_ident())
+    with _lock:
+        if key not in _attempts:
+            environment.limit_memory()
+            attempt = Attempt(
+                Plan.load(out),
+                environment.label() or f"dask{os.getpid()}",
+                retries=retries,
+                max_failed=max_failed,
+            )
+            attempt.pulse = lambda: _look_at_the_clock(attempt)
+            _attempts[key] = attempt
+        attempt = _attempts[key]
+        _busy.add(key)
+    try:
+        yield attempt
+    finally:
+        with _lock:
+            _busy.discard(key)
+            over = token in _over and _attempts.pop(key, None) is not None
+        if over:
+            _end(attempt)
+
+
+def _soon_over() -> bool:
+    """Whether the walltime of this array task is nearly over."""
+    until = os.environ.get("HPCIO_UNTIL")
+    return until is not None and time.time() > float(until)
+
+
+def _look_at_the_clock(attempt: Attempt) -> None:
+    if _soon_over():
+        attempt.stopping = True

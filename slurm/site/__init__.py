@@ -1,0 +1,1 @@
+"""What the site offers: SLURM's commands, partitions, and defaults of the user."""

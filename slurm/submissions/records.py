@@ -1,0 +1,198 @@
+"""What was submitted, kept in the run directory: which array task has which blocks.
+
+A submission is written before sbatch is called, since its tasks read it, and never changed.
+The numbers that SLURM gives its jobs are noted beside it; nothing rests on them, since SLURM
+may give a number out again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hpcio.errors import PlanError
+from hpcio.files.slab import as_output_error
+from hpcio.machine.filesystems import write_whole
+from hpcio.planning.plan import Plan
+from slurm.mapping import Array, Mapping
+
+__all__ = [
+    "Jobs",
+    "Submission",
+    "folder",
+    "jobs",
+    "newest",
+    "note_jobs",
+    "numbers",
+    "read",
+    "write",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Submission:
+    """One submission of a plan.
+
+    Attributes
+    ----------
+    number : int
+        From 1 on, within a run directory.
+    token : str
+        Of the run.
+    cluster, user : str
+        Where, and by whom.
+    time : float
+        Seconds since 1970.
+    tasks : int
+    arrays : tuple of Array
+        The job arrays that tasks are divided into.
+    script : tuple of str
+        The job script of each, as its path was then.
+    finish_script : str
+        That of the finalizer.
+    options : dict
+        What `slurm.submit` was asked for, so that a resumed run asks for the same.
+    cpus : int
+    memory : int or None
+        Bytes of a task.
+    seconds : int or None
+        Its walltime.
+    signal : int
+        So many seconds before its end a task is told so.
+    stale : float
+        A task that has given no sign of life for so many seconds counts as dead.
+    retries, max_failed : int
+    gaps : bool
+    known : tuple of str
+        Journals that existed before: blocks that failed in those are tried again.
+    ranks : int or None
+        Of the one MPI job that this is, if it is no job array.
+    """
+
+    number: int
+    token: str
+    cluster: str
+    user: str
+    time: float
+    tasks: int
+    arrays: tuple[Array, ...]
+    script: tuple[str, ...]
+    finish_script: str
+    options: dict[str, object]
+    cpus: int
+    memory: int | None
+    seconds: int | None
+    signal: int
+    stale: float
+    retries: int
+    max_failed: int
+    gaps: bool
+    known: tuple[str, ...]
+    ranks: int | None = None
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The numbers that SLURM gave: one for each array, and that of the finalizer."""
+
+    arrays: tuple[int, ...]
+    finish: int | None
+
+
+def folder(plan: Plan) -> Path:
+    """Where the submissions of a run lie."""
+    return plan.run_directory / "submissions"
+
+
+def numbers(plan: Plan) -> list[int]:
+    """The submissions of a run, the newest last."""
+    try:
+        names = os.listdir(folder(plan))
+    except FileNotFoundError:
+        return []
+    return sorted(int(m[1]) for n in names if (m := re.fullmatch(r"(\d+)\.json", n)))
+
+
+def newest(plan: Plan) -> Submission | None:
+    """The last submission of a run; None if it was never submitted."""
+    found = numbers(plan)
+    return read(plan, found[-1]) if found else None
+
+
+def write(plan: Plan, submission: Submission, mapping: Mapping) -> None:
+    """Keep a submission and its blocks.
+
+    Raises
+    ------
+    OutputError
+    """
+    where = folder(plan)
+    try:
+        where.mkdir(mode=0o700, exist_ok=True)
+        edges = np.cumsum([0, *(chunk.size for chunk in mapping.chunks)])
+        with open(where / f"{submission.number}.npz", "xb") as f:
+            np.savez(f, blocks=np.concatenate(mapping.chunks), edges=edges, task=mapping.task)
+            f.flush()
+            os.fsync(f.fileno())
+        text = json.dumps(dataclasses.asdict(submission), indent=1)
+        write_whole(where / f"{submission.number}.json", text.encode())
+    except OSError as error:
+        raise as_output_error(error, where) from error
+
+
+def note_jobs(plan: Plan, number: int, found: Jobs) -> None:
+    """Keep the numbers of a submission's jobs."""
+    path = folder(plan) / f"{number}.jobs.json"
+    try:
+        write_whole(path, json.dumps(dataclasses.asdict(found)).encode())
+    except OSError as error:
+        raise as_output_error(error, path) from error
+
+
+def read(plan: Plan, number: int) -> Submission:
+    """One submission of a run.
+
+    Raises
+    ------
+    PlanError
+        If there is no such submission, or it cannot be read.
+    """
+    path = folder(plan) / f"{number}.json"
+    try:
+        said = json.loads(path.read_text())
+        said["arrays"] = tuple(Array(**a) for a in said["arrays"])
+        for name in ("script", "known"):
+            said[name] = tuple(said[name])
+        return Submission(**said)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise PlanError(
+            f"The submission '{path}' cannot be read ({error}). Submit the run again: hpcio resume"
+        ) from error
+
+
+def mapping_of(plan: Plan, number: int) -> Mapping:
+    """Which task has which blocks."""
+    path = folder(plan) / f"{number}.npz"
+    try:
+        with np.load(path) as kept:
+            chunks = np.split(kept["blocks"], kept["edges"][1:-1])
+            return Mapping(tuple(chunks), kept["task"])
+    except (OSError, ValueError, KeyError) as error:
+        raise PlanError(
+            f"The submission '{path}' cannot be read ({error}). Submit the run again: hpcio resume"
+        ) from error
+
+
+def jobs(plan: Plan, number: int) -> Jobs | None:
+    """The jobs of a submission, if its submitter noted them."""
+    try:
+        said = json.loads((folder(plan) / f"{number}.jobs.json").read_text())
+        return Jobs(tuple(said["arrays"]), said["finish"])
+    except (OSError, ValueError, KeyError):
+        return None

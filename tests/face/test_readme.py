@@ -1,0 +1,112 @@
+"""The README and the guide run as they are pasted, in the order of reading."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import hpcio
+from hpcio import demo
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def snippets(document: str, language: str) -> list[str]:
+    """The code of a document in one language."""
+    text = (REPOSITORY / document).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the recording of the demo."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "demo").mkdir()
+    demo.make_recording(folder / "demo" / "recording.h5")
+    return folder
+
+
+def run(command: list[str], folder: Path) -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    said = subprocess.run(
+        command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stdout + said.stderr
+    return said.stdout
+
+
+def test_python_of_the_readme_runs_as_pasted(folder):
+    (code,) = snippets("README.md", "python")
+    assert len([line for line in code.splitlines() if line]) <= 10
+    printed = run([sys.executable, "-c", code], folder)
+    assert printed.startswith("400 blocks in ")
+    assert printed.endswith("(400, 16) float64\n")
+    with h5py.File(folder / "demo" / "recording.h5") as f, hpcio.open(folder / "rms.h5") as g:
+        start, stop, _ = f["trials"][399]
+        expected = np.sqrt(np.mean(np.square(f["lfp"][start:stop], dtype="f8"), axis=0))
+        np.testing.assert_array_equal(g["data"][399], expected)
+
+
+def test_shell_of_the_readme_runs_as_pasted(folder):
+    _, commands = snippets("README.md", "sh")
+    printed = run(["sh", "-e", "-c", commands], folder)
+    assert "400 done, 0 failed, 0 left" in printed
+    with h5py.File(folder / "out.h5") as f, h5py.File(folder / "two.h5") as g:
+        assert f["data"].is_virtual
+        assert not g["data"].is_virtual
+        np.testing.assert_array_equal(f["data"], g["data"])
+    assert not (folder / "two.h5.run").exists()
+    assert (folder / "demo" / "power.png").exists()
+
+
+def test_first_commands_of_the_readme_are_targets_of_the_makefile():
+    first, _ = snippets("README.md", "sh")
+    targets = re.findall(r"^make (\w+)", first, re.MULTILINE)
+    assert targets == ["demo", "test"]
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert all(f"\n{target}: " in makefile for target in targets)
+
+
+def test_guide_runs_from_top_to_bottom(folder):
+    place = folder / "guide"
+    place.mkdir()
+    shutil.copytree(folder / "demo", place / "demo")
+    for name, code in re.findall(
+        r"^`([\w.]+\.py)`:\n\n```python\n(.*?)^```$",
+        (REPOSITORY / "docs/guide.md").read_text(),
+        re.DOTALL | re.MULTILINE,
+    ):
+        (place / name).write_text(code)
+    code = "\n".join(snippets("docs/guide.md", "python"))
+    printed = run([sys.executable, "-c", code], place).splitlines()
+    # What a comment says is printed, but for numbers of this machine.
+    said = re.findall(r"print\(.*\)  # ([T(\d].*[)\d])$", code, re.MULTILINE)
+    assert len(said) == 7
+    assert all(line in printed or "..." in line for line in said)
+    for commands in snippets("docs/guide.md", "sh"):
+        run(["sh", "-e", "-c", commands], place)
+
+
+def test_links_lead_somewhere():
+    for document in ("README.md", "docs/guide.md", "docs/design.md"):
+        text = (REPOSITORY / document).read_text()
+        links = re.findall(r"\]\(([^)#]+)[)#]|src=\"([^\"]+)\"", text)
+        for link in filter(None, (a or b for a, b in links)):
+            if "://" not in link:
+                assert (REPOSITORY / document).parent.joinpath(link).exists(), (document, link)
+
+
+def test_picture_of_the_readme_is_one_of_the_demo():
+    picture = (REPOSITORY / "docs/images/demo.png").read_bytes()
+    assert struct.unpack(">II", picture[16:24]) == demo.SIZE
+    assert len(picture) < 200_000

@@ -1,0 +1,386 @@
+"""Averages over trials: exact, and the same bits however the run goes."""
+
+from __future__ import annotations
+
+import math
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hpcio
+import slurm as slurm_side
+from hpcio.errors import BlocksFailed, ResultError
+from hpcio.journals.ledger import Ledger
+from hpcio.journals.rundir import prepare
+from hpcio.layout.averages import Average, Moments, combine
+from hpcio.running.chunks import Attempt, run_chunk
+from tests.rigs.support import ROWS, Bench, ended, kill, start, until
+
+Array = np.ndarray
+REDUCE = ["mean", "sum", "var"]
+
+
+def recording(folder: Path, data: Array) -> str:
+    with h5py.File(folder / "rec.h5", "w") as f:
+        f["lfp"] = data
+    return f"{folder}/rec.h5::lfp"
+
+
+def average(folder: Path, data: Array, func: Any = np.copy, **options: Any) -> Array:
+    """The result of a run, as plain h5py reads it."""
+    run = {k: options.pop(k) for k in ("workers", "gaps", "retries") if k in options}
+    out = folder / options.pop("name", "out.h5")
+    plan = hpcio.Plan.create(
+        func, recording(folder, data), out=out, keeptrials=False, **options
+    )  # fmt: skip
+    plan.run(**{"workers": 0, "progress": False, **run})
+    hpcio.verify(out)
+    with h5py.File(out) as f:
+        found: Array = f["data"][...]
+        assert f["data"].attrs["reduce"] == options.get("reduce", "mean")
+    return found
+
+
+def numpys(reduce: str, stack: Array) -> Array:
+    kind = np.complex128 if stack.dtype.kind == "c" else np.float64
+    found: Array = getattr(np, reduce)(stack.astype(kind), axis=0)
+    return found
+
+
+@pytest.mark.parametrize("reduce", REDUCE)
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "i1", "<u2", ">i4", "?", "<c8", "<c16"])
+def test_every_type_and_kind(tmp_path, dtype, reduce):
+    rng = np.random.default_rng(1)
+    data = (100 * rng.normal(size=(60, 3))).astype(dtype)
+    if np.dtype(dtype).kind == "c":
+        data = (data + 1j * rng.normal(size=data.shape)).astype(dtype)
+    found = average(tmp_path, data, trials=6, reduce=reduce)
+    expected = numpys(reduce, data.reshape(10, 6, 3))
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("writer", ["virtual", "direct", "mutex", "mpi"])
+def test_every_writer_gives_the_same(tmp_path, writer):
+    if writer not in hpcio.writers.NAMES:
+        pytest.skip("no such writer")
+    data = np.random.default_rng(1).normal(size=(60, 3))
+    found = average(tmp_path, data, trials=6, writer=writer)
+    np.testing.assert_allclose(found, data.reshape(10, 6, 3).mean(axis=0), rtol=1e-14)
+
+
+def test_channel_blocks_and_axes(tmp_path):
+    data = np.random.default_rng(1).normal(size=(60, 5)).astype("f4")
+    found = average(tmp_path, data, trials=6, channels_per_block=2, workers=2,
+                    axes={"time": np.arange(6), "channel": list("abcde")})  # fmt: skip
+    np.testing.assert_allclose(found, numpys("mean", data.reshape(10, 6, 5)), rtol=1e-14)
+    hpcio.repack(tmp_path / "out.h5")
+    with hpcio.open(tmp_path / "out.h5") as f:
+        assert [d.label for d in f["data"].dims] == ["time", "channel"]
+        assert f["data"].attrs["trials"] == 10
+        assert f["trials"]["done"].all()
+        assert f["trials"]["last"].tolist() == [5] * 10
+
+
+def total(trial: Array) -> Array:
+    found: Array = trial.sum(axis=0)
+    return found
+
+
+def scalar(trial: Array) -> Any:
+    return trial.max()
+
+
+def test_results_of_fewer_axes(tmp_path):
+    data = np.random.default_rng(1).normal(size=(60, 3))
+    found = average(tmp_path, data, total, trials=6)
+    np.testing.assert_allclose(found, data.reshape(10, 6, 3).sum(axis=1).mean(axis=0), rtol=1e-13)
+    found = average(tmp_path, data, scalar, trials=6, name="scalar.h5")
+    assert found.shape == (1,)
+    np.testing.assert_allclose(found[0], data.reshape(10, -1).max(axis=1).mean(), rtol=1e-14)
+
+
+# ---------------------------------------------------------------------- how exact
+
+
+def test_the_mean_of_4000_trials_is_exact_to_a_millionth(tmp_path):
+    """Where the same mean, added up in the type of the trials, errs by far more."""
+    data = (1000 + np.random.default_rng(1).normal(size=(4000, 50))).astype("f4")
+    found = average(tmp_path, data, trials=1)[0]
+    exact = [Fraction(0)] * data.shape[1]
+    for row in data.tolist():
+        exact = [total + Fraction(x) for total, x in zip(exact, row, strict=True)]
+    truth = np.asarray([float(total / len(data)) for total in exact])
+    assert np.abs(found - truth).max() < 1e-6 * 1e-3
+    naive = np.zeros(data.shape[1], "f4")
+    for row in data:
+        naive += row
+    assert np.abs(naive / len(data) - truth).max() > 1e-4
+
+
+def test_the_variance_does_not_cancel(tmp_path):
+    data = 1e8 + np.random.default_rng(1).normal(size=(2000, 4))
+    found = average(tmp_path, data, trials=1, reduce="var")[0]
+    truth = [
+        float(sum((Fraction(x) - m) ** 2 for x in column) / len(column))
+        for column in data.T.tolist()
+        for m in [sum(map(Fraction, column)) / len(column)]
+    ]
+    np.testing.assert_allclose(found, truth, rtol=1e-7)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.integers(1, 7))
+@settings(max_examples=50, deadline=None)
+def test_joined_moments_are_those_of_all(values, size):
+    for what in REDUCE:
+        kind = Average(what, size, 1, np.dtype("f8"))
+        parts = []
+        for k in range(0, len(values), size):
+            parts.append(Moments(kind, ()))
+            for value in values[k : k + size]:
+                parts[-1].add(np.asarray(value))
+        expected = {"mean": np.mean, "sum": math.fsum, "var": np.var}[what](values)
+        scale = max(map(abs, values)) ** (2 if what == "var" else 1)
+        found = combine(kind, (), iter(parts))
+        assert abs(found - expected) <= 1e-12 * max(scale, 1) * len(values)
+
+
+# ---------------------------------------------------------------------- the same bits
+
+
+@pytest.mark.parametrize("reduce", REDUCE)
+def test_the_same_bits_for_any_number_of_workers(tmp_path, reduce):
+    data = (1e3 * np.random.default_rng(1).normal(size=(3000, 7))).astype("f4")
+    found = {
+        workers: average(tmp_path, data, trials=1, reduce=reduce, workers=workers,
+                         name=f"{workers}.h5").tobytes()
+        for workers in (0, 1, 2, 5)
+    }  # fmt: skip
+    assert len(set(found.values())) == 1
+
+
+def noisy(folder: Path, trials: int = 1300) -> Array:
+    """Trials that begin with their number."""
+    data = 1e3 * np.random.default_rng(1).normal(size=(trials, 4))
+    data[:, 0] = np.arange(trials)
+    return data
+
+
+def test_failed_and_repeated_blocks_change_no_bit(tmp_path):
+    data = noisy(tmp_path)
+    (tmp_path / "work.py").write_text(
+        "import os\n"
+        "def func(trial):\n"
+        "    k = int(trial[0, 0])\n"
+        "    if k in (7, 500, 1299) and not os.path.exists(f'mended-{k}'):\n"
+        "        open(f'mended-{k}', 'w').close()\n"
+        "        raise ValueError('sick')\n"
+        "    return trial\n"
+    )
+    plain = average(tmp_path, data, trials=1, name="plain.h5")
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        func = f"{tmp_path}/work.py:func"
+        options: dict[str, Any] = {"out_shape": (1, 4), "out_dtype": "f8", "trials": 1}
+        for name, run in {"retried": {"retries": 1}, "resumed": {}}.items():
+            for path in tmp_path.glob("mended-*"):
+                path.unlink()
+            plan = hpcio.Plan.create(
+                func, f"{tmp_path}/rec.h5::lfp", out=tmp_path / f"{name}.h5", keeptrials=False,
+                **options,
+            )  # fmt: skip
+            if not run:
+                with pytest.raises(BlocksFailed, match="3 of 1300 blocks failed"):
+                    plan.run(workers=2, progress=False)
+                # Only the groups of these three.
+                assert Ledger.read(plan).missing().size == 3 * plan.unit - (-len(plan) % plan.unit)
+            done = plan.run(workers=2, progress=False, **run)
+            assert done.blocks == len(data)
+            with h5py.File(plan.out) as f:
+                assert f["data"][...].tobytes() == plain.tobytes()
+    finally:
+        os.chdir(here)
+
+
+def fails_for_some(trial: Array) -> Array:
+    if trial[0, 0] in (7, 500, 1299):
+        raise ValueError("sick")
+    return trial
+
+
+def test_with_gaps_the_average_is_of_the_others(tmp_path):
+    data = noisy(tmp_path)
+    found = average(tmp_path, data, fails_for_some, trials=1, gaps=True, out_shape=(1, 4),
+                    out_dtype="f8", workers=2)  # fmt: skip
+    others = np.delete(data, (7, 500, 1299), axis=0)
+    np.testing.assert_allclose(found[0], others.mean(axis=0), rtol=1e-12)
+    with h5py.File(tmp_path / "out.h5") as f:
+        assert f["data"].attrs["trials"] == 1297
+        assert np.flatnonzero(~f["trials"]["done"]).tolist() == [7, 500, 1299]
+
+
+def test_killed_and_resumed(tmp_path):
+    """Killed in the middle of a group: its blocks are computed again, all others kept."""
+    bench = Bench(tmp_path, trials=1100)
+    options = {"keeptrials": False}
+    plan = bench.plan(out=tmp_path / "whole.h5", **options)
+    assert plan.unit == 3
+    plan.run(workers=0, progress=False)
+    bench.forget_calls()
+    bench.hold(604)
+    script = (
+        f"import hpcio\nplan = hpcio.Plan.create('{bench.module}.py:double', 'rec.h5::/lfp', "
+        f"trials={ROWS}, out='out.h5', keeptrials=False)\nplan.run(workers=2)\n"
+    )
+    with ended(start(script, tmp_path)) as child:
+        until(lambda: 604 in bench.calls, "the trial")
+        kill(child)
+    bench.hold()
+    before = set(bench.calls)
+    plan = bench.plan(**options)
+    kept = set(np.flatnonzero(Ledger.read(plan).done).tolist())
+    assert kept <= before
+    assert not {603, 604, 605} & kept
+    assert len(before - kept) <= 2 * plan.unit
+    bench.forget_calls()
+    plan.run(workers=2, progress=False)
+    assert set(bench.calls) == set(range(1100)) - kept
+    with h5py.File(bench.out) as f, h5py.File(tmp_path / "whole.h5") as g:
+        assert f["data"][...].tobytes() == g["data"][...].tobytes()
+
+
+def test_a_block_that_kills_its_worker_is_the_one_that_is_named(tmp_path):
+    """Not the first of its group, whose results were lost with it."""
+    data = noisy(tmp_path)
+    (tmp_path / "work.py").write_text(
+        "import os\n"
+        "def func(trial):\n"
+        "    if trial[0, 0] == 604:\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return trial\n"
+    )
+    plan = hpcio.Plan.create(
+        f"{tmp_path}/work.py:func", recording(tmp_path, data), trials=1, out=tmp_path / "out.h5",
+        keeptrials=False, out_shape=(1, 4), out_dtype="f8",
+    )  # fmt: skip
+    done = plan.run(workers=2, gaps=True, progress=False)
+    assert [f.block for f in done.failed] == [604]
+    with h5py.File(plan.out) as f:
+        np.testing.assert_allclose(
+            f["data"][0], np.delete(data, 604, axis=0).mean(axis=0), rtol=1e-12
+        )
+
+
+def test_a_damaged_sum_is_found(tmp_path):
+    data = noisy(tmp_path)
+    plan = prepare(
+        hpcio.Plan.create(
+            np.copy,
+            recording(tmp_path, data),
+            trials=1,
+            out=tmp_path / "out.h5",
+            keeptrials=False,
+        )
+    )
+    with Attempt(plan, "here") as attempt:
+        run_chunk(attempt, np.arange(len(plan)))
+        attempt.sync()
+    (path,) = (plan.run_directory / "sources").glob("*.sums")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    with pytest.raises(ResultError, match=r"is not what was written\. Remove that file"):
+        plan.run(workers=0, progress=False)
+    path.unlink()
+    assert plan.run(workers=0, progress=False).computed == len(data)
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_whichever_attempts_did_which_chunks(tmp_path_factory, data):
+    """Attempts that stop anywhere, twice and thrice the same, in any order: the same bits."""
+    folder = tmp_path_factory.mktemp("any")
+    values = noisy(folder)
+    plan = prepare(
+        hpcio.Plan.create(
+            np.copy, recording(folder, values), trials=1, out=folder / "out.h5", keeptrials=False
+        )
+    )
+    units = -(-len(plan) // plan.unit)
+    for k in range(data.draw(st.integers(1, 4))):
+        first = data.draw(st.integers(0, units - 1))
+        last = data.draw(st.integers(first + 1, units))
+        with Attempt(plan, f"a{k}") as attempt:
+            stop = data.draw(st.integers(1, len(plan)))
+            attempt.until = stop  # in the middle of a group
+            run_chunk(attempt, np.arange(first * plan.unit, min(last * plan.unit, len(plan))))
+            attempt.sync()
+    plan.run(workers=0, progress=False)
+    whole = hpcio.Plan.create(
+        np.copy, f"{folder}/rec.h5::lfp", trials=1, out=folder / "whole.h5", keeptrials=False
+    )
+    whole.run(workers=0, progress=False)
+    with h5py.File(plan.out) as f, h5py.File(whole.out) as g:
+        assert f["data"][...].tobytes() == g["data"][...].tobytes()
+
+
+# ---------------------------------------------------------------------- elsewhere
+
+
+def elsewhere(folder: Path, name: str) -> hpcio.Plan:
+    return hpcio.Plan.create(
+        np.copy, f"{folder}/rec.h5::lfp", trials=1, out=folder / name, keeptrials=False,
+        reduce="var",
+    )  # fmt: skip
+
+
+@pytest.mark.slurm
+def test_the_same_bits_for_any_number_of_array_tasks(slurm, tmp_path, monkeypatch):
+    monkeypatch.setenv("HPCIO_CONFIG", str(tmp_path / "no.toml"))
+    recording(tmp_path, noisy(tmp_path))
+    found = {}
+    runs = {}
+    for tasks in (1, 7, 40):
+        plan = elsewhere(tmp_path, f"{tasks}.h5")
+        runs[tasks] = slurm_side.submit(plan, tasks=tasks, memory="300MB", walltime="00:30:00")
+    elsewhere(tmp_path, "here.h5").run(workers=2, progress=False)
+    for tasks, run in runs.items():
+        run.wait(timeout=100)
+        with run.result() as f:
+            found[tasks] = f["data"][...].tobytes()
+    with h5py.File(tmp_path / "here.h5") as f:
+        found[0] = f["data"][...].tobytes()
+    assert len(set(found.values())) == 1
+
+
+def test_the_same_bits_through_dask_with_a_worker_that_dies(tmp_path):
+    values = noisy(tmp_path)
+    recording(tmp_path, values)
+    elsewhere(tmp_path, "here.h5").run(workers=0, progress=False)
+    (tmp_path / "work.py").write_text(
+        "import os\n"
+        "def func(trial):\n"
+        f"    here = {str(tmp_path)!r}\n"
+        "    if trial[0, 0] == 604 and not os.path.exists(f'{here}/died'):\n"
+        "        open(f'{here}/died', 'w').close()\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return trial\n"
+    )
+    plan = hpcio.Plan.create(
+        f"{tmp_path}/work.py:func", f"{tmp_path}/rec.h5::lfp", trials=1, out=tmp_path / "out.h5",
+        keeptrials=False, reduce="var", out_shape=(1, 4), out_dtype="f8",
+    )  # fmt: skip
+    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as there, Client(there) as c:
+        slurm_side.run(plan, c, progress=False)
+    assert (tmp_path / "died").exists()
+    with h5py.File(tmp_path / "here.h5") as f, h5py.File(plan.out) as g:
+        assert f["data"][...].tobytes() == g["data"][...].tobytes()

@@ -1,0 +1,183 @@
+"""Plans run through any dask client; few numbers travel, and SLURM is asked but rarely."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+import hpcio
+import slurm as slurm_side
+from hpcio.errors import BlocksFailed, SourceError
+from slurm import SLURMArrayCluster
+from tests.rigs.slurm import until
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    with h5py.File("rec.h5", "w") as f:
+        f["lfp"] = np.random.default_rng(3).standard_normal((20_000, 4))
+    return tmp_path
+
+
+@pytest.fixture
+def client(folder):
+    options = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(host="127.0.0.1", **options) as cluster, Client(cluster) as client:
+        yield client
+
+
+def make(func=np.negative, **options) -> hpcio.Plan:
+    return hpcio.Plan.create(func, "rec.h5::/lfp", trials=50, out="out.h5", **options)
+
+
+def check() -> None:
+    with h5py.File("rec.h5") as f, hpcio.open("out.h5") as g:
+        assert g["data"][...].tobytes() == (-f["lfp"][...]).tobytes()
+    assert hpcio.verify("out.h5").blocks == 400
+
+
+def test_any_client_will_do(client):
+    done = slurm_side.run(make(), client, progress=False)
+    check()
+    assert done.computed == 400
+    assert 1 <= done.workers <= 4  # two threads each, with a journal of its own
+
+
+def test_a_run_begun_here_goes_on_there(client):
+    plan = make(sources="task")
+    from hpcio.journals.rundir import prepare
+    from hpcio.running.chunks import Attempt, run_chunk
+
+    with Attempt(prepare(plan), "here") as attempt:
+        run_chunk(attempt, np.arange(100))
+        attempt.sync()
+    done = slurm_side.run(plan, client, progress=False)
+    check()
+    assert (done.blocks, done.computed) == (400, 300)
+
+
+def test_a_block_that_kills_its_workers_fails_alone(client):
+    def deadly(trial):
+        if trial[0, 0] == marked:
+            os._exit(9)
+        return -trial
+
+    with h5py.File("rec.h5") as f:
+        marked = f["lfp"][50 * 7, 0]
+    plan = make(deadly, out_shape=(50, 4), out_dtype="f8")
+    with pytest.raises(BlocksFailed) as caught:
+        slurm_side.run(plan, client, progress=False)
+    (failure,) = caught.value.done.failed
+    assert failure.block == 7
+    assert "worker died" in failure.reason
+    assert caught.value.done.blocks == 399
+
+
+def test_too_many_failures_end_the_run(client):
+    def fails(trial):
+        raise ValueError("always")
+
+    plan = make(fails, out_shape=(50, 4), out_dtype="f8")
+    with pytest.raises(BlocksFailed, match="not tried, since more than 5 had failed") as caught:
+        slurm_side.run(plan, client, progress=False, max_failed=5)
+    # Each of four attempts stops by itself, and a chunk in the queue finds that it has.
+    assert 6 <= len(caught.value.done.failed) <= 4 * 6 + 4
+    assert not os.path.exists("out.h5")
+
+
+def test_trouble_with_the_source_ends_the_run_with_its_words(client):
+    plan = make()
+    os.rename("rec.h5", "away.h5")
+    with pytest.raises(SourceError, match="cannot be found"):
+        slurm_side.run(plan, client, progress=False)
+
+
+COUNTING = """#!/bin/sh
+date +%s.%N >> {log}
+exec {squeue} "$@"
+"""
+
+
+@pytest.mark.slurm
+def test_squeue_is_asked_rarely_whatever_the_number_of_tasks(slurm, folder, monkeypatch):
+    log = folder / "asked"
+    (folder / "bin").mkdir()
+    wrapper = folder / "bin" / "squeue"
+    wrapper.write_text(COUNTING.format(log=log, squeue=shutil.which("squeue")))
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    options = {"memory": "300MB", "walltime": "00:30:00", "nanny": False}
+    with SLURMArrayCluster(tasks=16, scheduler_options={"host": "127.0.0.1"}, **options) as there:
+        make().run(there, progress=False)
+        until(lambda: log.exists() and len(log.read_text().split()) >= 4, "four calls")
+    check()
+    asked = np.array(log.read_text().split(), float)
+    assert (np.diff(asked) >= 2.0).all()
+
+
+INTERRUPTED = """
+import os, signal, sys
+import hpcio
+from slurm import SLURMArrayCluster
+
+def waits(trial):
+    import time
+    open("computing", "w").close()
+    while True:
+        time.sleep(0.01)
+
+plan = hpcio.Plan.create(waits, "rec.h5::/lfp", trials=50, out="out.h5",
+                         out_shape=(50, 4), out_dtype="f8")
+with SLURMArrayCluster(tasks=2, memory="300MB", walltime="00:30:00",
+                       scheduler_options={"host": "127.0.0.1"}) as cluster:
+    plan.run(cluster, progress=False)
+"""
+
+
+@pytest.mark.slurm
+def test_ctrl_c_leaves_no_job(slurm, folder):
+    child = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], stderr=subprocess.PIPE, text=True,
+        env=slurm.environment,
+    )  # fmt: skip
+    try:
+        until(lambda: Path("computing").exists(), "the function to be called")
+        child.send_signal(2)
+        _, said = child.communicate(timeout=60)
+    finally:
+        child.kill()
+        child.wait()
+    assert f"hpcio resume {folder}/out.h5" in said
+    until(lambda: not slurm.call("squeue", "-h").strip(), "jobs to go")
+    assert not list(folder.glob(".hpcio-cluster-*"))
+
+
+def hungry(trial):
+    if len(trial) == 50 and trial[0, 0] > 0:
+        np.ones(2**28)  # 2 GB
+    return -trial
+
+
+@pytest.mark.slurm
+def test_a_trial_beyond_the_memory_of_its_task_is_named(slurm, folder):
+    with h5py.File("rec.h5", "r+") as f:
+        f["lfp"][:, 0] = -1
+        f["lfp"][50 * 11, 0] = 1
+    plan = make(hungry, out_shape=(50, 4), out_dtype="f8")
+    options = {"memory": "600MB", "walltime": "00:30:00"}
+    options["scheduler_options"] = {"host": "127.0.0.1"}
+    with SLURMArrayCluster(tasks=1, **options) as there, pytest.raises(BlocksFailed) as caught:
+        plan.run(there, progress=False)
+    (failure,) = caught.value.done.failed
+    assert (failure.block, failure.trial) == (11, 11)
+    assert "more memory than" in failure.reason
+    assert caught.value.done.blocks == 399
