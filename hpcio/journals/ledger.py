@@ -27,7 +27,6 @@ __all__ = [
     "Ledger",
     "Tried",
     "attempt_name",
-    "journal_folder",
     "open_journal",
     "read_logs",
     "tried_by",
@@ -80,20 +79,15 @@ def attempt_name(label: str) -> str:
 def open_journal(plan: Plan, name: str, label: str) -> Journal:
     """The journal of a new attempt of this process."""
     return Journal(
-        journal_folder(plan), name, plan.digest,
+        plan.rundir.journals, name, plan.digest,
         {"label": label, "token": plan.token, "host": socket.gethostname()[:64],
          "pid": os.getpid(), "user": getpass.getuser()[:64], "start": time.time()},
     )  # fmt: skip
 
 
-def journal_folder(plan: Plan) -> Path:
-    """Where the journals of a run lie."""
-    return plan.run_directory / "journal"
-
-
 def read_logs(plan: Plan) -> tuple[Log, ...]:
     """All journals of a run, in the order that decides between two attempts at a block."""
-    paths = sorted(journal_folder(plan).glob("*.jnl"))
+    paths = sorted(plan.rundir.journals.glob("*.jnl"))
     logs = [log for log in (read_log(path, plan.digest) for path in paths) if log is not None]
     void = {
         (log.note(r).decode(), int(r["block"]))
@@ -161,7 +155,7 @@ def tried_since(plan: Plan, known: Collection[Path]) -> Tried:
 
 def tried_by(plan: Plan, attempt: str) -> Tried:
     """What the journal of one attempt says."""
-    log = read_log(journal_folder(plan) / f"{attempt}.jnl", plan.digest)
+    log = read_log(plan.rundir.journals / f"{attempt}.jnl", plan.digest)
     return Tried.of([log] if log is not None else [])
 
 
@@ -178,7 +172,7 @@ class Follower:
     """
 
     def __init__(self, plan: Plan, *, known: Collection[str] = ()) -> None:
-        self._folder, self._ignored = journal_folder(plan), frozenset(known)
+        self._folder, self._ignored = plan.rundir.journals, frozenset(known)
         self._read: dict[str, int] = {}
 
     def look(self) -> list[tuple[Path, np.ndarray]]:

@@ -160,10 +160,6 @@ def _memory_peak() -> int:
 # ---------------------------------------------------------------------- keeping
 
 
-def _folder(plan: Plan) -> Path:
-    return plan.run_directory / "usage"
-
-
 def write(plan: Plan, attempt_name: str, usage: Usage) -> None:
     """Keep what an attempt used: complete, or not at all; a second time replaces the first.
 
@@ -179,7 +175,7 @@ def write(plan: Plan, attempt_name: str, usage: Usage) -> None:
     OutputError
         If it cannot be written.
     """
-    path = _folder(plan) / f"{attempt_name}.json"
+    path = plan.rundir.usage / f"{attempt_name}.json"
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         write_whole(path, json.dumps(asdict(usage)).encode())
@@ -203,7 +199,7 @@ def read(plan: Plan) -> tuple[tuple[Usage, ...], tuple[Damage, ...]]:
     damaged : tuple of Damage
     """
     usages, damaged = [], []
-    for path in sorted(_folder(plan).glob("*.json")):
+    for path in sorted(plan.rundir.usage.glob("*.json")):
         try:
             usages.append(_parse(path.read_bytes()))
         except (OSError, ValueError, RecursionError) as error:

@@ -16,6 +16,7 @@ import numpy as np
 
 from hpcio.errors import FunctionError, OutputError, PlanError
 from hpcio.files.compression import CHUNK, Chunking
+from hpcio.files.rundir import RunDirectory
 from hpcio.files.slab import layout
 from hpcio.function.arguments import Arguments, fingerprint
 from hpcio.function.functions import Function
@@ -322,7 +323,12 @@ class Plan:
     @property
     def run_directory(self) -> Path:
         """``OUT.run``: plan, sources, journals and logs of this run."""
-        return Path(f"{self.out}.run")
+        return self.rundir.path
+
+    @property
+    def rundir(self) -> RunDirectory:
+        """The names of all that lies in the run directory."""
+        return RunDirectory.of(self.out)
 
     def input_sizes(self) -> np.ndarray:
         """Bytes that each block hands to the function, shape (B,)."""

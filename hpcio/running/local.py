@@ -191,7 +191,7 @@ class _Session:
         label = f"w{self.started}"
         self.started += 1
         ours, theirs = socket.socketpair()
-        log = self.plan.run_directory / "logs" / f"{self.plan.token}-{os.getpid()}-{label}.log"
+        log = self.plan.rundir.logs / f"{self.plan.token}-{os.getpid()}-{label}.log"
         package = str(Path(hpcio.__file__).parent.parent)
         threads = {name: str(self.threads) for name in _THREAD_VARIABLES}
         task = {

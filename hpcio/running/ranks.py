@@ -12,7 +12,6 @@ be in a collective call that this one will never come to.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import signal
 import sys
@@ -24,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hpcio.errors import HpcioError, WorkerError
-from hpcio.machine.filesystems import is_first
+from hpcio.journals.claims import ClaimFolder
 from hpcio.machine.launch import Launch, communicator, launched
 from hpcio.planning.limits import available, block_memory, check_memory
 from hpcio.planning.plan import Plan
@@ -109,11 +108,10 @@ class Ranks:
 
     def execute(self, work: Work) -> None:
         """Try every block of the work; see `hpcio.running.run.Executor`."""
-        claims = work.plan.run_directory / "claims"
-        claims.mkdir(mode=0o700, exist_ok=True)
+        ClaimFolder(work.plan.rundir.claims).make()
         task = {
             "out": work.plan.out, "blocks": runs(work.blocks), "retries": work.retries,
-            "max_failed": work.max_failed, "claim": str(claims / secrets.token_hex(8)),
+            "max_failed": work.max_failed, "claim": secrets.token_hex(8),
         }  # fmt: skip
         self.at_work = True
         for rank in range(1, self._world.size):
@@ -200,6 +198,7 @@ def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
     # Then what others would come to last.
     others = [c for k in range(1, world.size) for c in shares[(world.rank + k) % world.size][::-1]]
     told: list[int] = []
+    claims, name = ClaimFolder(plan.rundir.claims), task["claim"]
 
     def stop(number: int, _: object) -> None:
         told.append(number)
@@ -216,12 +215,12 @@ def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
         try:
             with contextlib.suppress(Stop):
                 for chunk in [*mine, *others]:
-                    if attempt.stopping or os.path.exists(f"{task['claim']}.stop"):
+                    if attempt.stopping or claims.is_taken(f"{name}.stop"):
                         break
-                    if is_first(f"{task['claim']}-{chunk}"):
+                    if claims.take(f"{name}-{chunk}"):
                         run_chunk(attempt, blocks[parts[chunk]])
             if attempt.may_fail < 0:
-                is_first(f"{task['claim']}.stop")
+                claims.take(f"{name}.stop")
             attempt.sync()
         except BaseException as error:  # noqa: BLE001  (all ranks end by it)
             # Here, not later: files of parallel HDF5 are closed by all ranks together.

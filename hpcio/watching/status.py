@@ -21,7 +21,7 @@ import numpy as np
 
 from hpcio.errors import HpcioError
 from hpcio.journals.journal import DONE, FAILED, HEADER, LOST, MAGIC, RECORD, SYNC, Log
-from hpcio.journals.ledger import Failure, Follower, journal_folder, read_logs
+from hpcio.journals.ledger import Failure, Follower, read_logs
 from hpcio.machine.filesystems import is_local, look_again
 from hpcio.planning.plan import Plan
 from hpcio.results.opening import open as open_result
@@ -247,7 +247,7 @@ class Watcher:
             self._begin()
             new = [(path, _kept(records)) for path, records in self._journals.look()]
         found = dict(new)
-        for path in sorted(journal_folder(self._plan).glob("*.jnl")):
+        for path in sorted(self._plan.rundir.journals.glob("*.jnl")):
             if path not in self._about:
                 about = _read_about(path, self._plan.digest)
                 if about is None:
@@ -423,7 +423,7 @@ def _session(plan: Plan) -> bool | None:
     The table of locks is read. Trying the lock instead would refuse a run that begins just then.
     """
     try:
-        inode = os.stat(plan.run_directory / "lock").st_ino
+        inode = os.stat(plan.rundir.lock).st_ino
         locks = Path("/proc/locks").read_text()
     except FileNotFoundError:
         return False  # never run

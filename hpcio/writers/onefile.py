@@ -71,18 +71,18 @@ def check_plan(plan: Plan) -> None:
 
 def data_file(plan: Plan) -> Path:
     """The file with the data, before it is published."""
-    return plan.run_directory / "data.h5"
+    return plan.rundir.data
 
 
 def load_offsets(plan: Plan) -> np.ndarray:
     """Where each block begins in the file, in bytes, shape (B,)."""
-    offsets: np.ndarray = np.load(plan.run_directory / "data.npy")
+    offsets: np.ndarray = np.load(plan.rundir.offsets)
     return offsets
 
 
 def seams_file(plan: Plan, attempt: str) -> Path:
     """Where an attempt keeps what it could not write into the file."""
-    return plan.run_directory / "sources" / f"{attempt}.seams"
+    return plan.rundir.sources / f"{attempt}.seams"
 
 
 # ---------------------------------------------------------------------- before
@@ -111,7 +111,7 @@ def reserve(plan: Plan) -> None:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-        np.save(folder / "data.npy", offsets)
+        np.save(plan.rundir.offsets, offsets)
         os.rename(part, data_file(plan))
         sync(folder)
     except OSError as error:

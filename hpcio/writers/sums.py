@@ -54,7 +54,7 @@ def _average(plan: Plan) -> Average:
 
 
 def _path(plan: Plan, attempt: str) -> Path:
-    return plan.run_directory / "sources" / f"{attempt}.sums"
+    return plan.rundir.sources / f"{attempt}.sums"
 
 
 def _block_shape(plan: Plan, block: int) -> tuple[int, ...]:

@@ -38,7 +38,6 @@ from hpcio.journals.ledger import (
     Follower,
     Ledger,
     Tried,
-    journal_folder,
     read_logs,
     tried_by,
     tried_since,
@@ -177,11 +176,11 @@ class _Watch:
 
     def _tried(self) -> tuple[Tried, Tried]:
         """What the last worker has journalled, and what all others have."""
-        known = {journal_folder(self.plan) / name for name in self.submission.known}
+        known = {self.plan.rundir.journals / name for name in self.submission.known}
         at = self._at()
         if not at:
             return Tried.of([]), tried_since(self.plan, known)
-        own = journal_folder(self.plan) / f"{at[0]}.jnl"
+        own = self.plan.rundir.journals / f"{at[0]}.jnl"
         return tried_by(self.plan, at[0]), tried_since(self.plan, known | {own})
 
 
@@ -488,7 +487,7 @@ def finish(plan: Plan, number: int) -> int:
     status = "incomplete"
     try:
         plan.run(Nobody(), gaps=submission.gaps, max_failed=submission.max_failed, progress=False)
-        known = {journal_folder(plan) / name for name in submission.known}
+        known = {plan.rundir.journals / name for name in submission.known}
         message = f"{record(Ledger.read(plan), known)}\n{verify(plan.out)}"
         status = "complete"
     except HpcioError as error:

@@ -22,7 +22,7 @@ from hpcio.errors import MissingPackageError, OutputError, PlanError, ResultErro
 from hpcio.files.slab import checksum
 from hpcio.journals import journal, usage
 from hpcio.journals.journal import DONE, FAILED, RECORD, Journal
-from hpcio.journals.ledger import Ledger, journal_folder
+from hpcio.journals.ledger import Ledger
 from hpcio.journals.rundir import prepare
 from hpcio.journals.usage import Usage
 from hpcio.watching import account
@@ -57,10 +57,10 @@ def work(
 ) -> None:
     """The journal of an attempt that did blocks one after the other, then failed at others."""
     done = np.asarray(list(blocks), np.int64)
-    count = len(list(journal_folder(plan).glob("*.jnl")))
+    count = len(list(plan.rundir.journals.glob("*.jnl")))
     about = {"label": label, "token": plan.token, "host": host, "pid": 1, "user": "ada",
              "start": start}  # fmt: skip
-    made = Journal(journal_folder(plan), f"{label}-{count:08x}", plan.digest, about)
+    made = Journal(plan.rundir.journals, f"{label}-{count:08x}", plan.digest, about)
     made.close()
     records = np.zeros(done.size + len(failed), RECORD)
     good = records[: done.size]
@@ -314,7 +314,7 @@ def test_long_and_lost_tracebacks(tmp_path):
     long = "begin\n" + "x" * 10_000_000 + "\nValueError: " + "y" * 10_000
     work(plan, "w0", [0], failed=[(1, long)])
     work(plan, "w1", [], failed=[(2, "gone")])
-    next(journal_folder(plan).glob("w1-*.notes")).unlink()
+    next(plan.rundir.journals.glob("w1-*.notes")).unlink()
     page = page_of(plan)
     assert len(page.raw) < 100_000
     (reason, _, shown), (lost, _, nothing) = page.failures()

@@ -26,7 +26,7 @@ import hpcio
 from hpcio.errors import BlocksFailed, PlanError
 from hpcio.files.slab import checksum
 from hpcio.journals.journal import DONE, FAILED, HEADER, LOST, RECORD, SYNC, read_log
-from hpcio.journals.ledger import journal_folder, open_journal
+from hpcio.journals.ledger import open_journal
 from hpcio.journals.rundir import discard, prepare
 from hpcio.watching.status import Status, Watcher, as_json, status, working
 from tests.rigs.support import ROWS, TRIALS, Bench, ended, kill, until
@@ -40,7 +40,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def logs(plan: hpcio.Plan) -> list[Any]:
-    return [read_log(path, plan.digest) for path in sorted(journal_folder(plan).glob("*.jnl"))]
+    return [read_log(path, plan.digest) for path in sorted(plan.rundir.journals.glob("*.jnl"))]
 
 
 def command(*words: object, path: Path | None = None, **environment: str) -> tuple[int, str, str]:

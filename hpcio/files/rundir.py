@@ -1,0 +1,96 @@
+"""The run directory ``OUT.run``: the name of each thing in it, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["RunDirectory"]
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where everything of a run lies, but for its result.
+
+    It knows names and touches nothing. What each file holds, the formats page says.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+
+    Examples
+    --------
+    >>> RunDirectory.of("/data/out.h5").journals
+    PosixPath('/data/out.h5.run/journal')
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, out: str) -> RunDirectory:
+        """The run directory of a result."""
+        return cls(Path(f"{out}.run"))
+
+    # What every run has.
+
+    @property
+    def plan(self) -> Path:
+        """The plan: complete, or not there."""
+        return self.path / "plan.h5"
+
+    @property
+    def journals(self) -> Path:
+        """A journal, and perhaps notes, of each attempt."""
+        return self.path / "journal"
+
+    @property
+    def sources(self) -> Path:
+        """What attempts have stored in files of their own."""
+        return self.path / "sources"
+
+    @property
+    def logs(self) -> Path:
+        """What workers and jobs have printed."""
+        return self.path / "logs"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a run is at work."""
+        return self.path / "lock"
+
+    # What some runs have.
+
+    @property
+    def data(self) -> Path:
+        """The one file of some writers, before it is published."""
+        return self.path / "data.h5"
+
+    @property
+    def offsets(self) -> Path:
+        """Where each block begins in that file."""
+        return self.path / "data.npy"
+
+    @property
+    def claims(self) -> Path:
+        """Who has taken which part of the work; see `hpcio.journals.ClaimFolder`."""
+        return self.path / "claims"
+
+    @property
+    def usage(self) -> Path:
+        """What processes were allowed, and what they used."""
+        return self.path / "usage"
+
+    @property
+    def heartbeats(self) -> Path:
+        """Numbers that grow while array tasks live."""
+        return self.path / "beats"
+
+    @property
+    def submissions(self) -> Path:
+        """What was submitted: which array task has which blocks."""
+        return self.path / "submissions"
+
+    @property
+    def outcome(self) -> Path:
+        """What the finalizer of a submission has found."""
+        return self.path / "outcome.json"

@@ -1,0 +1,54 @@
+"""Claims: who takes a part of the work, where several could.
+
+A claim is an empty file that is made by ``O_CREAT | O_EXCL``: one process succeeds, on every file
+system that we know. No name is removed, and none made twice. Claims save work, no more: two
+attempts at one block do not disturb each other, and the journals say which one counts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hpcio.machine.filesystems import is_first
+
+__all__ = ["ClaimFolder"]
+
+
+class ClaimFolder:
+    """The claims of a run; names are the business of whoever makes them.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Such as `hpcio.files.RunDirectory.claims`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> claims = ClaimFolder(Path(folder.name, "claims"))
+    >>> claims.make()
+    >>> claims.take("1-0"), claims.take("1-0"), claims.is_taken("1-0")
+    (True, False, True)
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def make(self) -> None:
+        """Make the folder, before anybody claims."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+
+    def take(self, name: str) -> bool:
+        """Claim a name; whether this process was the first to do so."""
+        return is_first(self.folder / name)
+
+    def is_taken(self, name: str) -> bool:
+        """Whether somebody has claimed a name."""
+        return os.path.exists(self.folder / name)
+
+    def names(self) -> list[str]:
+        """All names that are claimed, as the file system lists them now."""
+        return os.listdir(self.folder)
