@@ -10,12 +10,13 @@ JOBS ?= 2
 
 # A half-made environment must not pass as one.
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench torture slurm-up slurm-down oldstack-env mpi-env clean distclean
+.PHONY: help demo test lint house bench torture slurm-up slurm-down oldstack-env mpi-env clean distclean
 
 help:
 	@echo "make demo       see it work: a recording, a run, a result, pictures"
 	@echo "make test       lint, and all tests but the torture, with coverage"
 	@echo "make lint       ruff, mypy --strict, import-linter"
+	@echo "make house      draw the rooms of the packages: docs/images/house.svg"
 	@echo "make bench      which writer is fastest here"
 	@echo "make torture    the long tests: kills, floods, full disks"
 	@echo "make slurm-up   a real SLURM on this machine; its last line is for eval; slurm-down"
@@ -30,6 +31,9 @@ lint: $(VENV)/.has-dev+test+slurm+plot
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict hpcio slurm
 	$(BIN)/lint-imports
+
+house: $(VENV)/.has-dev+test+slurm+plot
+	$(BIN)/python docs/house
 
 test: lint
 	@.ci/system-packages
@@ -86,7 +90,7 @@ $(BIN)/python:
 clean:
 	rm -rf build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache \
 	  .mypy_cache .pytest_cache .ruff_cache
-	find hpcio slurm tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find hpcio slurm tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
 	@[ ! -e $(VENV) ] || [ -e $(VENV)/pyvenv.cfg ] || { \

@@ -23,7 +23,8 @@ from benchmarks.functions import identity
 from benchmarks.limits import clock
 from benchmarks.measure import Figure, compare, interleave
 from hpcio.journals import rundir
-from hpcio.running.chunks import Attempt, run_chunk
+from hpcio.running.attempt import Attempt
+from hpcio.running.batch import run_batch
 
 
 def repack(bench: Bench) -> Iterator[Figure]:
@@ -37,7 +38,7 @@ def repack(bench: Bench) -> Iterator[Figure]:
     )
     with Attempt(plan, "bench") as attempt:
         for blocks in np.array_split(np.arange(count), files):
-            run_chunk(attempt, blocks)
+            run_batch(attempt, blocks)
         attempt.sync()
     plan.run(workers=0, progress=False)
     source.unlink()

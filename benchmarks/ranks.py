@@ -10,7 +10,7 @@ from mpi4py import MPI
 from benchmarks.limits import clock
 from benchmarks.results import write
 from hpcio.planning.plan import Plan
-from hpcio.running.chunks import Attempt
+from hpcio.running.attempt import Attempt
 
 
 def main(out: str, sync: bool) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.limits import clock
-from hpcio.files.slab import checksum
+from hpcio.files.bytes import checksum
 from hpcio.journals.journal import DONE
 from hpcio.planning.plan import Plan
 from hpcio.recording.reading import LARGE
-from hpcio.running.chunks import Attempt
+from hpcio.running.attempt import Attempt
 
 
 def write(attempt: Attempt, data: np.ndarray, blocks: np.ndarray, *, sync: bool) -> None:

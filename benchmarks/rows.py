@@ -32,11 +32,12 @@ from benchmarks.limits import clock
 from benchmarks.measure import Figure, alone, compare, interleave
 from benchmarks.one_file import mean, mutex, one_file, ranks
 from benchmarks.packing import compression, repack
-from hpcio.files.slab import checksum
+from hpcio.files.bytes import checksum
 from hpcio.journals import rundir
 from hpcio.journals.journal import DONE, Journal
 from hpcio.journals.ledger import Ledger
-from hpcio.running.chunks import Attempt, run_chunk
+from hpcio.running.attempt import Attempt
+from hpcio.running.batch import run_batch
 from hpcio.running.run import Work
 
 # ---------------------------------------------------------------------- whole runs
@@ -109,7 +110,7 @@ def _per_trial(bench: Bench, source: Path, rows: int, sources: Sources, count: i
         )
         with _Unsynced(rundir.prepare(plan), "bench") as attempt:
             started = clock()
-            run_chunk(attempt, np.arange(count))
+            run_batch(attempt, np.arange(count))
             return (clock() - started) / count
 
 
@@ -292,16 +293,16 @@ def dask_session(bench: Bench) -> Iterator[Figure]:
 
 def array_task(bench: Bench) -> Iterator[Figure]:
     """Tasks that have one block of nothing each, started as a job script starts them."""
-    from slurm.site.partitions import Site
-    from slurm.submissions.script import Ask
-    from slurm.submissions.submit import write_submission
+    from slurm.submissions.policy import RunPolicy
+
+    from slurm.site import Site, SubmitOptions
+    from slurm.submissions.making import write_submission
+    from slurm.submissions.request import make_request
 
     tasks = bench.size(20, 200)
     source = recording(bench, tasks, 1, 25)
     site = Site("bench", "", 1001, 10_000, ())
-    ask = Ask(
-        partition=None, seconds=None, memory=None, cpus=1, throttle=None, name="bench", signal=90
-    )
+    options = SubmitOptions(tasks=tasks, name="bench")
     computing: list[float] = []
     for _ in range(bench.repetitions):
         with bench.fresh() as folder:
@@ -311,13 +312,14 @@ def array_task(bench: Bench) -> Iterator[Figure]:
                 )
             )
             write_submission(
-                plan, site, ask, np.arange(tasks), Ledger.read(plan), tasks=tasks, options={},
-                stale=120.0,
+                plan, make_request(plan, options, site), np.arange(tasks), site=site,
+                ledger=Ledger.read(plan), options=options,
+                policy=RunPolicy.of(plan, retries=0, max_failed=None, gaps=False),
             )  # fmt: skip
             before = os.times()
             for task in range(tasks):
                 subprocess.run(
-                    [sys.executable, "-P", "-m", "slurm.submissions.task", "run", plan.out,
+                    [sys.executable, "-P", "-m", "slurm.tasks", "run", plan.out,
                      "1", "0"],
                     env={**os.environ, "SLURM_ARRAY_TASK_ID": str(task), "OMP_NUM_THREADS": "1",
                          "OPENBLAS_NUM_THREADS": "1"},

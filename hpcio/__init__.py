@@ -8,16 +8,16 @@
 ...     power = f["data"][...]
 """
 
+from typing import TYPE_CHECKING
+
 from hpcio import errors
-from hpcio.function.arguments import per_trial
-from hpcio.function.cfg import unwrap_cfg
-from hpcio.function.decorators import unwrap_io
-from hpcio.planning.plan import Plan
-from hpcio.recording.faux import FauxTrial
-from hpcio.recording.trials import Trials
-from hpcio.results.opening import open  # noqa: A004  (as io.open and gzip.open are called)
-from hpcio.results.repack import repack
-from hpcio.results.verify import verify
+from hpcio.machine import lazily
+
+if TYPE_CHECKING:
+    from hpcio.function import FauxTrial, per_trial, unwrap_cfg, unwrap_io
+    from hpcio.plan import Plan
+    from hpcio.recording import Trials
+    from hpcio.results import open, repack, verify  # noqa: A004  (as io.open and gzip.open)
 
 __all__ = [
     "FauxTrial",
@@ -32,3 +32,23 @@ __all__ = [
     "verify",
 ]
 __version__ = "0.1.0"
+
+# Workers start in half the time without what only sessions use.
+__getattr__ = lazily(
+    __name__,
+    {
+        "FauxTrial": "function",
+        "Plan": "plan",
+        "Trials": "recording",
+        "open": "results",
+        "per_trial": "function",
+        "repack": "results",
+        "unwrap_cfg": "function",
+        "unwrap_io": "function",
+        "verify": "results",
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

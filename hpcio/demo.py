@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from hpcio.errors import MissingPackageError, OutputError, PlanError, SourceError, TrialError
-from hpcio.files.slab import as_output_error
-from hpcio.function.decorators import unwrap_io
-from hpcio.journals.ledger import Ledger
-from hpcio.journals.rundir import discard
-from hpcio.planning.plan import Plan
-from hpcio.recording.sources import open_file
-from hpcio.results.opening import open as open_result
-from hpcio.results.verify import verify
-from hpcio.running.run import Done
-from hpcio.watching import pictures as report
+from hpcio.errors import (
+    Done,
+    MissingPackageError,
+    OutputError,
+    PlanError,
+    SourceError,
+    TrialError,
+    as_output_error,
+)
+from hpcio.files import open_file
+from hpcio.function import unwrap_io
+from hpcio.journals import Ledger, discard
+from hpcio.plan import Plan
+from hpcio.results import open as open_result
+from hpcio.results import verify
+from hpcio.watching import COLOURS, canvas, draw_timeline, read_timeline, summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -365,14 +370,14 @@ def draw(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
         mean = f["data"][...].mean(axis=0, dtype=np.float64)
         hertz = f["frequency"][()]
         names = [name.decode() for name in f["channel"][()]]
-    times = report.read_timeline(Ledger.read(Plan.load(out)))
-    with report.canvas(path, *SIZE) as figure:
+    times = read_timeline(Ledger.read(Plan.load(out)))
+    with canvas(path, *SIZE) as figure:
         upper, lower = figure.subplots(2, 1, height_ratios=(5, 3))
-        figure.suptitle(report.summary(times), x=0.012, ha="left", parse_math=False)
+        figure.suptitle(summary(times), x=0.012, ha="left", parse_math=False)
         upper.set_title(f"Mean power spectrum of {len(times)} trials")
         _spectra(upper, hertz, mean, names)
         lower.set_title("How the workers spent their time")
-        report.timeline(lower, times)
+        draw_timeline(lower, times)
     return Path(path)
 
 
@@ -381,18 +386,18 @@ def _spectra(ax: Axes, hertz: np.ndarray, mean: np.ndarray, names: list[str]) ->
     shown = (hertz >= 1) & (hertz <= 80)
     some = np.unique(np.linspace(0, len(names) - 1, 4).round().astype(int)).tolist()
     for name, frequency in PEAKS.items():
-        ax.axvline(frequency, color=report.COLOURS["pale"], linewidth=6, zorder=0)
+        ax.axvline(frequency, color=COLOURS["pale"], linewidth=6, zorder=0)
         ax.annotate(
             f"{name} {frequency:.0f} Hz", (frequency, 1), xycoords=("data", "axes fraction"),
             ha="center", va="top",
         )  # fmt: skip
     ax.semilogy(
-        hertz[shown], _density(hertz[shown], 0.0), color=report.COLOURS["grey"], linestyle="--",
+        hertz[shown], _density(hertz[shown], 0.0), color=COLOURS["grey"], linestyle="--",
         linewidth=1.2, label="noise put in, $f^{-1.5}$",
     )  # fmt: skip
     for k, colour in zip(some, ("blue", "green", "orange", "red"), strict=False):
         ax.semilogy(
-            hertz[shown], mean[shown, k], color=report.COLOURS[colour], linewidth=1.6,
+            hertz[shown], mean[shown, k], color=COLOURS[colour], linewidth=1.6,
             label=names[k],
         )  # fmt: skip
     ax.set(xlim=(0, 80), xlabel="frequency (Hz)", ylabel="power (µV²/Hz)")

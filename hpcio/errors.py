@@ -1,4 +1,4 @@
-"""Every error that hpcio raises on purpose.
+"""Every error that hpcio raises on purpose, and the records that errors carry.
 
 All descend from :class:`HpcioError`, and each is also the built-in exception that
 fits, so that ``except OSError`` around a file operation keeps working. A message
@@ -7,20 +7,23 @@ names the thing (file, dataset, trial) and, after the last sentence, the remedy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hpcio.running.run import Done
+import errno
+import os
+import re
+from dataclasses import dataclass
 
 __all__ = [
     "BlocksFailed",
     "ClusterError",
     "ConfigError",
+    "Done",
+    "Failure",
     "FunctionError",
     "HpcioError",
     "Interrupted",
     "MemoryLimitError",
     "MissingPackageError",
+    "OptionError",
     "OutputError",
     "PlanError",
     "ResultError",
@@ -28,6 +31,7 @@ __all__ = [
     "TimeLimitError",
     "TrialError",
     "WorkerError",
+    "as_output_error",
 ]
 
 
@@ -53,6 +57,10 @@ class ConfigError(HpcioError, TypeError):
 
 class PlanError(HpcioError, ValueError):
     """A plan cannot be made, or a run directory belongs to another plan."""
+
+
+class OptionError(PlanError, ValueError):
+    """An option makes no sense, or does not go with the others."""
 
 
 class MemoryLimitError(HpcioError, ValueError):
@@ -83,12 +91,83 @@ class WorkerError(HpcioError, RuntimeError):
     """Workers could not be started, or died more often than allowed."""
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A block that failed: its number, its trial, and why."""
+
+    block: int
+    trial: int
+    traceback: str
+
+    @property
+    def reason(self) -> str:
+        """The last line of the traceback."""
+        return self.traceback.strip().rpartition("\n")[2]
+
+
+@dataclass(frozen=True)
+class Done:
+    """The record of a run.
+
+    Attributes
+    ----------
+    out : str
+        Path of the result.
+    seconds : float
+        Time of reading, computing and writing, without the start of the workers.
+    blocks : int
+        Blocks that are done, those of earlier runs included.
+    computed : int
+        Blocks that this run has computed.
+    repeated : int
+        How many results it has computed once more than needed, since a worker was lost or
+        two copies of one were at work.
+    nbytes : int
+        Bytes of results that this run has written.
+    nbytes_read : int
+        Bytes of trials that this run has read.
+    failed : tuple of Failure
+    workers : int
+        Processes that have computed blocks in this run.
+    """
+
+    out: str
+    seconds: float
+    blocks: int
+    computed: int
+    repeated: int
+    nbytes: int
+    nbytes_read: int
+    failed: tuple[Failure, ...]
+    workers: int
+
+    @property
+    def blocks_per_second(self) -> float:
+        """Speed of this run."""
+        return self.computed / self.seconds if self.seconds else 0.0
+
+    @property
+    def mb_per_second(self) -> float:
+        """Bytes read and written in a second, in units of 10^6."""
+        return (self.nbytes + self.nbytes_read) / 1e6 / self.seconds if self.seconds else 0.0
+
+    def __str__(self) -> str:
+        earlier = self.blocks - self.computed
+        return (
+            f"{self.computed} blocks in {self.seconds:.2f} s "
+            f"({self.blocks_per_second:.0f} blocks/s, {self.mb_per_second:.0f} MB/s)"
+            + (f", {earlier} from earlier runs" if earlier else "")
+            + (f", {self.repeated} computed twice" if self.repeated else "")
+            + (f", {len(self.failed)} failed" if self.failed else "")
+        )
+
+
 class BlocksFailed(HpcioError, RuntimeError):
     """Some blocks failed; nothing was published.
 
     Attributes
     ----------
-    done : hpcio.running.run.Done
+    done : Done
         The record of the run; ``done.failed`` lists the blocks with their tracebacks.
     """
 
@@ -99,3 +178,25 @@ class BlocksFailed(HpcioError, RuntimeError):
 
 class Interrupted(HpcioError, KeyboardInterrupt):
     """The run was stopped by Ctrl-C after saving what was finished; it can be resumed."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def as_output_error(error: OSError | RuntimeError, path: str | os.PathLike[str]) -> OutputError:
+    """Say what happened to `path`, and the remedy.
+
+    HDF5 tells of a full disk by errors of both types, and the number in their text only.
+    """
+    number = getattr(error, "errno", None)
+    said = re.search(r"errno = (\d+)", str(error)) if number is None else None
+    if said:
+        number = int(said[1])
+    what = str(error).partition("\n")[0] if number is None else os.strerror(number)
+    if number in _FULL:
+        remedy = "The disk or quota is full. Free some space, then resume."
+    elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = "Choose an output folder that you may write to."
+    else:
+        remedy = "Check the file system, then resume."
+    return OutputError(number, f"Cannot write '{path}': {what}. {remedy}")

@@ -1,6 +1,5 @@
 """Pictures and the page of a run, for scripts; see `hpcio.watching`."""
 
-from hpcio.watching.page import write_page
-from hpcio.watching.pictures import picture
+from hpcio.watching import picture, write_page
 
 __all__ = ["picture", "write_page"]

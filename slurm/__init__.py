@@ -16,14 +16,14 @@ A submission, which needs nobody to wait for it:
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hpcio.machine import lazily
 
 if TYPE_CHECKING:
-    from slurm.live.arrays import SLURMArrayCluster, SLURMArrayJob
-    from slurm.live.session import DaskExecutor, run
-    from slurm.site.partitions import read_site
-    from slurm.submissions.submit import Submitted, attach, submit, write_scripts
+    from slurm.live import DaskExecutor, SLURMArrayCluster, SLURMArrayJob, run
+    from slurm.site import read_site
+    from slurm.submissions import Submitted, attach, submit, write_scripts
 
 __all__ = [
     "DaskExecutor",
@@ -39,22 +39,17 @@ __all__ = [
 
 # Imported when they are asked for: an array task has no use for dask, and starts in a
 # fraction of the time without it.
-_WHERE = {
-    "DaskExecutor": "slurm.live.session",
-    "SLURMArrayCluster": "slurm.live.arrays",
-    "SLURMArrayJob": "slurm.live.arrays",
-    "Submitted": "slurm.submissions.submit",
-    "attach": "slurm.submissions.submit",
-    "read_site": "slurm.site.partitions",
-    "run": "slurm.live.session",
-    "submit": "slurm.submissions.submit",
-    "write_scripts": "slurm.submissions.submit",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'slurm' has no attribute '{name}'")
-    found = getattr(importlib.import_module(_WHERE[name]), name)
-    globals()[name] = found
-    return found
+__getattr__ = lazily(
+    __name__,
+    {
+        "DaskExecutor": "live",
+        "SLURMArrayCluster": "live",
+        "SLURMArrayJob": "live",
+        "Submitted": "submissions",
+        "attach": "submissions",
+        "read_site": "site",
+        "run": "live",
+        "submit": "submissions",
+        "write_scripts": "submissions",
+    },
+)

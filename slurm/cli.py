@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from hpcio.cli import (
+from hpcio import Plan
+from hpcio.command import (
     MEMORY_OPTION,
     PLAN_OPTIONS,
     RUN_OPTIONS,
@@ -19,16 +20,12 @@ from hpcio.cli import (
     with_options,
 )
 from hpcio.errors import ClusterError, PlanError
-from hpcio.planning.plan import Plan
-from slurm.site.config import settings
-from slurm.site.partitions import read_site
-from slurm.submissions import records as submissions
-from slurm.submissions import submit as batch
-from slurm.submissions.script import join_words
+from slurm import submissions
+from slurm.site import SubmitOptions, read_site, settings
 
 __all__ = ["cancel", "config", "logs", "resume", "submit"]
 
-_ASK = [
+_JOB_OPTIONS = [
     click.option("--tasks", type=click.IntRange(1), help="Array tasks at the most."),
     click.option("--partition", help="Where to run; auto: the smallest that fits."),
     click.option("--time", "walltime", help="Of each task, such as 01:00:00."),
@@ -39,7 +36,7 @@ _ASK = [
     click.option("--mpi", is_flag=True, help="One MPI job instead of a job array."),
     click.option("--ntasks", "ranks", type=click.IntRange(1), help="Its ranks, with --mpi."),
 ]
-_ALSO = [
+_POLICY_OPTIONS = [
     click.option("--retries", type=click.IntRange(0), default=None,
                  help="How often a block that raises is tried again.  [default: 0]"),
     click.option("--max-failed", type=click.IntRange(0),
@@ -51,13 +48,11 @@ _ALSO = [
 
 def _given(options: dict[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
     """What `slurm.submit` is asked for; what was not said is left to its defaults."""
-    names = ("tasks", "partition", "walltime", "memory", "cpus", "throttle", "prologue", "name",
-             "retries", "max_failed", "gaps", "ranks")  # fmt: skip
-    found = {n: options[n] for n in names if options.get(n) is not None}
+    found = {n: options[n] for n in SubmitOptions.names() if options.get(n) is not None}
     if bool(options.get("mpi")) != ("ranks" in found):
         raise click.UsageError("--mpi and --ntasks RANKS go together.")
     if words:
-        found["sbatch"] = join_words(words)
+        found["sbatch"] = submissions.join_words(words)
     return found
 
 
@@ -65,7 +60,7 @@ def _given(options: dict[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
 @click.argument("function", metavar="FUNCTION|OUT")
 @click.argument("source", required=False)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- SBATCH_OPTIONS...]")
-@with_options([*PLAN_OPTIONS, MEMORY_OPTION, *_ASK, *_ALSO])
+@with_options([*PLAN_OPTIONS, MEMORY_OPTION, *_JOB_OPTIONS, *_POLICY_OPTIONS])
 @click.option("--print", "only_print", is_flag=True, help="Show the job scripts, submit nothing.")
 @click.option("--script-only", is_flag=True, help="Write the job scripts, submit nothing.")
 @click.option("--probe", is_flag=True, help="Compute a few trials here first, to check --time.")
@@ -90,15 +85,15 @@ def submit(
     if source is not None and source.startswith("-"):  # OUT alone, then -- and options
         words, source = (source, *words), None
     plan = Plan.load(function) if source is None else create_plan(function, source, options)
-    given = _given(options, words)
+    given = _given({**options, "probe": probe}, words)
     if only_print:
-        for text in batch.scripts(plan, **given):
+        for text in submissions.scripts(plan, **given):
             click.echo(text)
         return
     if script_only:
-        batch.write_scripts(plan, **given)
+        submissions.write_scripts(plan, **given)
     else:
-        batch.submit(plan, probe=probe, **given)
+        submissions.submit(plan, **given)
     _say(plan)
 
 
@@ -132,7 +127,7 @@ def _short(path: str) -> str:
 @click.command()
 @click.argument("out", type=click.Path())
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- SBATCH_OPTIONS...]")
-@with_options([*RUN_OPTIONS, *_ASK])
+@with_options([*RUN_OPTIONS, *_JOB_OPTIONS])
 @click.option("--here", is_flag=True, help="Compute on this machine, wherever it began.")
 def resume(out: str, words: tuple[str, ...], here: bool, **options: Any) -> None:  # noqa: FBT001
     """Compute what a run lacks: after a kill, Ctrl-C, or failed blocks.
@@ -148,7 +143,7 @@ def resume(out: str, words: tuple[str, ...], here: bool, **options: Any) -> None
     if here or (last is None and not asked):
         run_here(lambda: plan, options)
         return
-    batch.Submitted(plan.out).resume(**given)
+    submissions.Submitted(plan.out).resume(**given)
     _say(plan)
 
 
@@ -161,7 +156,7 @@ def _was_said(context: click.Context, name: str) -> bool:
 @click.argument("out", type=click.Path())
 def cancel(out: str) -> None:
     """Cancel the jobs of a run; what is done is kept."""
-    run = batch.attach(out)
+    run = submissions.attach(out)
     before = run.queue()
     alive = [row for row in before.rows if row.alive] if before else []
     run.cancel()
@@ -181,8 +176,8 @@ def logs(out: str, task: int | None, lines: int) -> None:
     plan = Plan.load(out)
     last = submissions.newest(plan)
     if last is None:
-        raise PlanError(f"'{plan.out}' was not submitted. Its logs: {plan.run_directory}/logs")
-    found = batch.log_files(plan, last, task=task)
+        raise PlanError(f"'{plan.out}' was not submitted. Its logs: {plan.rundir.logs}")
+    found = submissions.log_files(plan, last, task=task)
     if not found:
         click.echo("No log says that something went wrong." if task is None else "No log yet.")
     for path in found:

@@ -1,51 +1,25 @@
-"""Blocks to chunks to array tasks, inside the limits of a site."""
+"""Blocks to chunks to array tasks to job arrays."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpcio.errors import MemoryLimitError, PlanError, TimeLimitError
-from hpcio.planning.describe import probe
-from hpcio.planning.limits import parse_bytes
-from hpcio.running.chunks import divide
-from hpcio.words import duration, size
-from slurm.site.partitions import parse_time
+from hpcio.errors import PlanError
+from hpcio.planning import Plan
+from hpcio.running import divide
 
-if TYPE_CHECKING:
-    from hpcio.planning.plan import Plan
-
-__all__ = [
-    "BASE_TASK",
-    "Array",
-    "Description",
-    "Mapping",
-    "arrays_of",
-    "check_memory",
-    "check_walltime",
-    "describe",
-    "map_blocks",
-    "measured_speed",
-    "needed_memory",
-    "predicted_seconds",
-]
+__all__ = ["CHUNKS_PER_TASK", "JobArray", "TaskPlan", "arrays_of", "block_work", "map_blocks"]
 
 # A task's range is cut into so many chunks, so that an idle task can take over the rest of
 # a slow one's.
 CHUNKS_PER_TASK = 4
-# What a compute function needs beside its trial and its result, in units of both: copies
-# and intermediate arrays.
-WORKING_FACTOR = 2.0
-# Python with its libraries, in bytes: with a dask worker around it, and without.
-BASE = 250 << 20
-BASE_TASK = 100 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class Mapping:
+class TaskPlan:
     """Which chunk belongs to which array task.
 
     Attributes
@@ -65,6 +39,12 @@ class Mapping:
         return int(self.task[-1]) + 1 if self.task.size else 0
 
 
+def block_work(plan: Plan) -> np.ndarray:
+    """Bytes that each block of a plan reads and writes, shape (B,)."""
+    work: np.ndarray = plan.input_sizes() + plan.target.sizes()
+    return work
+
+
 def map_blocks(
     blocks: np.ndarray,
     sizes: np.ndarray,
@@ -72,7 +52,7 @@ def map_blocks(
     tasks: int,
     chunks_per_task: int = CHUNKS_PER_TASK,
     unit: int = 1,
-) -> Mapping:
+) -> TaskPlan:
     """Give each array task a contiguous range of blocks, and cut it into chunks.
 
     Ranges and chunks are balanced by bytes, not by numbers of blocks.
@@ -92,13 +72,13 @@ def map_blocks(
 
     Returns
     -------
-    Mapping
+    TaskPlan
 
     Examples
     --------
     >>> import numpy as np
-    >>> mapping = map_blocks(np.arange(6), np.array([1, 1, 1, 1, 1, 5]), tasks=2)
-    >>> [c.tolist() for c in mapping.chunks], mapping.task.tolist()
+    >>> plan = map_blocks(np.arange(6), np.array([1, 1, 1, 1, 1, 5]), tasks=2)
+    >>> [c.tolist() for c in plan.chunks], plan.task.tolist()
     ([[0], [1], [2, 3], [4], [5]], [0, 0, 0, 0, 1])
     """
     if tasks < 1 or chunks_per_task < 1:
@@ -112,18 +92,18 @@ def map_blocks(
         for piece in divide(sizes[part], chunks_per_task, together=group[part]):
             chunks.append(blocks[part[piece]])
             task.append(number)
-    return Mapping(tuple(chunks), np.asarray(task, np.int64))
+    return TaskPlan(tuple(chunks), np.asarray(task, np.int64))
 
 
 @dataclass(frozen=True)
-class Array:
+class JobArray:
     """One job array: the tasks ``first .. first + size - 1`` of a run, at indices from 0."""
 
     first: int
     size: int
 
 
-def arrays_of(tasks: int, *, max_array_size: int) -> tuple[Array, ...]:
+def arrays_of(tasks: int, *, max_array_size: int) -> tuple[JobArray, ...]:
     """Split tasks into as few job arrays as the site's MaxArraySize allows.
 
     Parameters
@@ -135,217 +115,11 @@ def arrays_of(tasks: int, *, max_array_size: int) -> tuple[Array, ...]:
     Examples
     --------
     >>> arrays_of(2500, max_array_size=1001)
-    (Array(first=0, size=834), Array(first=834, size=833), Array(first=1667, size=833))
+    (JobArray(first=0, size=834), JobArray(first=834, size=833), JobArray(first=1667, size=833))
     """
     if max_array_size < 1:
         raise PlanError("Job arrays are switched off here (MaxArraySize is 0). Use plan.run().")
     count = math.ceil(tasks / max_array_size)
     sizes = [tasks // count + (k < tasks % count) for k in range(count)]
     firsts = np.cumsum([0, *sizes])[:-1].tolist()
-    return tuple(Array(first, size) for first, size in zip(firsts, sizes, strict=True))
-
-
-def needed_memory(plan: Plan, *, factor: float = WORKING_FACTOR, base: int = BASE) -> np.ndarray:
-    """Bytes that a task needs for each block: `factor` times trial and result, and Python."""
-    need: np.ndarray = (factor * (plan.input_sizes() + plan.target.sizes())).astype(np.int64)
-    return need + base
-
-
-def check_memory(
-    plan: Plan, memory: int, *, factor: float = WORKING_FACTOR, base: int = BASE
-) -> None:
-    """Raise MemoryLimitError if the largest block needs more than a task is given.
-
-    Parameters
-    ----------
-    plan : Plan
-    memory : int
-        Bytes of one task.
-    factor : float
-        What the function needs, in units of its trial and result.
-    base : int
-        Bytes of Python and what is around it.
-    """
-    need = needed_memory(plan, factor=factor, base=base)
-    block = int(need.argmax())
-    if int(need[block]) > memory:
-        trial = int(plan.trials.index[plan.blocks.trial[block]])
-        raise MemoryLimitError(
-            f"Trial {trial} needs about {need[block] / 1e6:.0f} MB ({factor:g} times trial and "
-            f"result, and {base / 1e6:.0f} MB for Python), but a task has {memory / 1e6:.0f} MB. "
-            f"Ask for memory='{math.ceil(need[block] / 1e9 * 1.1)}GB', or plan with "
-            "channels_per_block."
-        )
-
-
-def check_walltime(plan: Plan, seconds: float, *, bytes_per_second: float) -> None:
-    """Raise TimeLimitError if the largest block takes longer than a task may run.
-
-    A task may be shorter than its chunks: it stops between two blocks, and another goes on.
-
-    Parameters
-    ----------
-    plan : Plan
-    seconds : float
-        That a task works, without the margin in which it ends.
-    bytes_per_second : float
-        Of one task, as `measured_speed` says.
-    """
-    work = plan.input_sizes() + plan.target.sizes()
-    block = int(work.argmax())
-    takes = float(work[block]) / bytes_per_second
-    if takes > seconds:
-        trial = int(plan.trials.index[plan.blocks.trial[block]])
-        raise TimeLimitError(
-            f"Trial {trial} takes about {duration(takes)} at the speed of the probes, but a task "
-            f"works for {duration(seconds)} at the most. Ask for a longer walltime, or plan with "
-            "channels_per_block."
-        )
-
-
-def predicted_seconds(
-    sizes: np.ndarray, mapping: Mapping, *, bytes_per_second: float
-) -> np.ndarray:
-    """Seconds that each array task will take at a measured speed, shape (tasks,).
-
-    Parameters
-    ----------
-    sizes : numpy.ndarray, shape (n,)
-        Bytes of each block, in the order of the mapping.
-    mapping : Mapping
-    bytes_per_second : float
-        Of one task.
-    """
-    if not mapping.chunks:
-        return np.zeros(0)
-    first = np.cumsum([0, *(c.size for c in mapping.chunks[:-1])])
-    work = np.add.reduceat(np.asarray(sizes, np.float64), first)
-    seconds: np.ndarray = np.bincount(mapping.task, work, mapping.tasks) / bytes_per_second
-    return seconds
-
-
-def measured_speed(plan: Plan, *, probes: int = 3) -> float:
-    """Bytes that one task reads and writes in a second, from some trials computed here.
-
-    Parameters
-    ----------
-    plan : Plan
-    probes : int
-        How many trials, evenly spread between the smallest and the largest, which may be
-        the one that takes too long.
-    """
-    work = plan.input_sizes() + plan.target.sizes()
-    order = np.argsort(work, kind="stable")
-    picked = np.unique(order[((np.arange(probes) + 0.5) / probes * order.size).astype(int)])
-    seconds = sum(probe(plan, int(block))[0] for block in picked)
-    return float(work[picked].sum()) / max(seconds, 1e-9)
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a plan will ask of a cluster; ``str()`` of it is a table.
-
-    Attributes
-    ----------
-    tasks, chunks, arrays : int
-    blocks : int
-    largest, smallest : int
-        Bytes of work of the largest and the smallest task.
-    memory_needed : int
-        Bytes for the largest block.
-    memory : int or None
-        Bytes of a task, if known.
-    seconds : float
-        Of the slowest task, at the speed of the probes on this machine.
-    longest : float
-        Seconds of the largest block, at that speed.
-    walltime : int or None
-        Seconds of a task, if known.
-    """
-
-    tasks: int
-    chunks: int
-    arrays: int
-    blocks: int
-    largest: int
-    smallest: int
-    memory_needed: int
-    memory: int | None
-    seconds: float
-    longest: float
-    walltime: int | None
-
-    def __str__(self) -> str:
-        much = "" if self.memory is None else f" of {size(self.memory)} asked for"
-        if self.memory is not None and self.memory_needed > self.memory:
-            much += " -- too little!"
-        long = "" if self.walltime is None else f" of {duration(self.walltime)} asked for"
-        if self.walltime is not None and self.longest > self.walltime:
-            long += " -- too little!"
-        elif self.walltime is not None and self.seconds > self.walltime:
-            long += ", so that tasks will be replaced"
-        rows = [
-            ("array tasks", f"{self.tasks} in {self.arrays} job array{'s' * (self.arrays != 1)}"),
-            ("chunks", f"{self.chunks} of {self.blocks} blocks"),
-            ("work of a task", f"{size(self.smallest)} to {size(self.largest)}"),
-            ("memory", f"{size(self.memory_needed)}{much}"),
-            ("time of a task", f"{duration(self.seconds)}{long}"),
-            ("longest block", duration(self.longest)),
-        ]
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:>{width}}  {value}" for name, value in rows)
-
-
-def describe(
-    plan: Plan,
-    *,
-    tasks: int,
-    memory: str | int | None = None,
-    walltime: str | None = None,
-    max_array_size: int = 1001,
-    chunks_per_task: int = CHUNKS_PER_TASK,
-    factor: float = WORKING_FACTOR,
-) -> Description:
-    """Say, before anything is submitted, how a plan maps to array tasks and what they need.
-
-    Parameters
-    ----------
-    plan : Plan
-    tasks : int
-        Array tasks to ask for.
-    memory, walltime : optional
-        What a task will ask for, such as ``"8GB"`` and ``"01:00:00"``.
-    max_array_size : int
-        The site's, as ``slurm.read_site().max_array_size`` says.
-    chunks_per_task : int
-    factor : float
-        What the function needs, in units of its trial and result.
-
-    Returns
-    -------
-    Description
-        ``print`` it.
-
-    Examples
-    --------
-    >>> print(describe(plan, tasks=64, memory="8GB", walltime="01:00:00"))  # doctest: +SKIP
-    """
-    work = plan.input_sizes() + plan.target.sizes()
-    mapping = map_blocks(
-        np.arange(len(plan)), work, tasks=tasks, chunks_per_task=chunks_per_task, unit=plan.unit
-    )
-    of_task = predicted_seconds(work, mapping, bytes_per_second=1.0)
-    speed = measured_speed(plan)
-    return Description(
-        tasks=mapping.tasks,
-        chunks=len(mapping.chunks),
-        arrays=len(arrays_of(mapping.tasks, max_array_size=max_array_size)),
-        blocks=len(plan),
-        largest=int(of_task.max()),
-        smallest=int(of_task.min()),
-        memory_needed=int(needed_memory(plan, factor=factor).max()),
-        memory=None if memory is None else parse_bytes(memory),
-        seconds=float(of_task.max()) / speed,
-        longest=float(work.max()) / speed,
-        walltime=None if walltime is None else parse_time(walltime),
-    )
+    return tuple(JobArray(first, size) for first, size in zip(firsts, sizes, strict=True))

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 import hpcio
+from hpcio.errors import Done
 from tests.rigs import gluster as gluster_rig
 from tests.rigs import slurm as slurm_rig
+from tests.rigs.bench import Bench
+from tests.rigs.runs import record
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -146,3 +149,32 @@ def gluster_slurm(
         monkeypatch.setenv(name, slurm.environment[name])
     yield GlusterSlurm(slurm, Path(tempfile.mkdtemp(dir=slurm.at)))
     slurm.empty()
+
+
+@pytest.fixture
+def lfp(tmp_path: Path) -> str:
+    """The recording of `rigs.runs`."""
+    return record(tmp_path / "rec.h5")
+
+
+@pytest.fixture(params=["this process", "processes", "dask"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Callable[[hpcio.Plan], Done]]:
+    """Runs a plan: here, by processes of this machine, by two workers of dask of two threads."""
+    if request.param != "dask":
+        workers = 0 if request.param == "this process" else 2
+        yield lambda plan: plan.run(workers=workers, progress=False)
+        return
+    from distributed import Client, LocalCluster
+
+    from slurm import run
+
+    options = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(host="127.0.0.1", **options) as there, Client(there) as client:
+        yield lambda plan: run(plan, client, progress=False)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Bench:
+    """A bench, with the kind of sources that the test is parametrized with."""
+    callspec = getattr(request.node, "callspec", None)
+    return Bench(tmp_path, sources=callspec.params.get("sources", "task") if callspec else "task")

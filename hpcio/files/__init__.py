@@ -1,1 +1,56 @@
-"""Bytes on disk: HDF5 files at the speed of plain files, locks, chunks and their filters."""
+"""Bytes on disk: HDF5 files at the speed of plain files, locks, chunks and their filters.
+
+This room uses `hpcio.machine`; it knows files and arrays, and neither trials nor plans. Others open
+HDF5 files through it, have it lay out, fill and lock them, and take the names in a run directory
+from it.
+"""
+
+from hpcio.files.bytes import StreamedChecksum, allocate, checksum, fill_of, read_at, sync, write_at
+from hpcio.files.compression import CHUNK, Chunking, Compression, Packer, load_filters
+from hpcio.files.images import in_memory_file, sparse_file, write_image, write_under_name
+from hpcio.files.locks import check_locks, locked, open_to_write
+from hpcio.files.opening import (
+    check_parts,
+    find_dataset,
+    locking,
+    open_file,
+    plain_offset,
+    room_for,
+    split_spec,
+)
+from hpcio.files.rundir import RunDirectory
+from hpcio.files.slab import Layout, Slab, layout, write_file
+
+__all__ = [
+    "CHUNK",
+    "Chunking",
+    "Compression",
+    "Layout",
+    "Packer",
+    "RunDirectory",
+    "Slab",
+    "StreamedChecksum",
+    "allocate",
+    "check_locks",
+    "check_parts",
+    "checksum",
+    "fill_of",
+    "find_dataset",
+    "in_memory_file",
+    "layout",
+    "load_filters",
+    "locked",
+    "locking",
+    "open_file",
+    "open_to_write",
+    "plain_offset",
+    "read_at",
+    "room_for",
+    "sparse_file",
+    "split_spec",
+    "sync",
+    "write_at",
+    "write_file",
+    "write_image",
+    "write_under_name",
+]

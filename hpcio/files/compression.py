@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import MissingPackageError, PlanError
-from hpcio.files.slab import in_memory_file
+from hpcio.files.images import in_memory_file
 
 __all__ = ["CHUNK", "Chunking", "Compression", "Packer", "good_chunk", "load_filters"]
 

@@ -28,10 +28,9 @@ from contextlib import contextmanager
 
 import h5py
 
-from hpcio.errors import OutputError
-from hpcio.files.slab import as_output_error
-from hpcio.machine.filesystems import is_local, kind_of, options_of
-from hpcio.recording.sources import locking
+from hpcio.errors import OutputError, as_output_error
+from hpcio.files.opening import locking
+from hpcio.machine import is_local, kind_of, options_of
 
 __all__ = ["check_locks", "locked", "open_to_write"]
 

@@ -1,1 +1,39 @@
-"""What is called: a function, its arguments, what decides its bytes, and the decorator."""
+"""What is called: a function, its arguments, what decides its bytes, and the decorators.
+
+This room uses `hpcio.recording` and those below, since the dict branch of `unwrap_io` reads a trial
+and writes a result by itself. Others take `Function` and `Arguments` from it, and call the function
+by `compute`.
+"""
+
+from hpcio.function.arguments import Arguments, fingerprint, per_trial
+from hpcio.function.calls import (
+    as_array,
+    compute,
+    dry_outcome,
+    pack_details,
+    split_details,
+    unpack_details,
+    write_details,
+)
+from hpcio.function.cfg import unwrap_cfg
+from hpcio.function.decorators import unwrap_io
+from hpcio.function.faux import FauxTrial
+from hpcio.function.functions import Function, takes
+
+__all__ = [
+    "Arguments",
+    "FauxTrial",
+    "Function",
+    "as_array",
+    "compute",
+    "dry_outcome",
+    "fingerprint",
+    "pack_details",
+    "per_trial",
+    "split_details",
+    "takes",
+    "unpack_details",
+    "unwrap_cfg",
+    "unwrap_io",
+    "write_details",
+]

@@ -94,6 +94,10 @@ class Arguments:
                 f"{error}). Use the Python environment that made the plan."
             ) from error
 
+    def described(self) -> dict[str, str]:
+        """What people read of the arguments."""
+        return {"args": repr(self.args), "kwargs": repr(self.kwargs)}
+
     def check(self, trials: int) -> None:
         """Every per-trial argument has one value for each trial."""
         for name in (*range(len(self.args)), *self.kwargs):

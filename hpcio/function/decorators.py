@@ -15,13 +15,21 @@ from typing import Any, ParamSpec, TypeVar
 import h5py
 import numpy as np
 
-from hpcio.errors import FunctionError, HpcioError, OutputError, TrialError
-from hpcio.files import slab
-from hpcio.files.locks import locked, open_to_write
-from hpcio.function import blocks
-from hpcio.layout.target import fill_of
-from hpcio.recording.faux import FauxTrial
-from hpcio.recording.sources import check_parts, find_dataset, open_file
+from hpcio.errors import FunctionError, HpcioError, OutputError, TrialError, as_output_error
+from hpcio.files import (
+    check_parts,
+    fill_of,
+    find_dataset,
+    layout,
+    locked,
+    open_file,
+    open_to_write,
+    sync,
+    write_file,
+)
+from hpcio.function import calls
+from hpcio.function.faux import FauxTrial
+from hpcio.recording import read_region
 
 __all__ = ["unwrap_io"]
 
@@ -150,8 +158,8 @@ def _work(
                 _write_own(trl_dat, fill, {}, call_id)
             return
         check_parts(dataset)
-        trial = blocks.read_region(dataset, region, sigrid, tuple(trl_dat["inshape"]))
-    result, details = blocks.compute(func, trial, args, kwargs, shape, dtype, casting="same_kind")
+        trial = read_region(dataset, region, sigrid, tuple(trl_dat["inshape"]))
+    result, details = calls.compute(func, trial, args, kwargs, shape, dtype, casting="same_kind")
     if trl_dat["vdsdir"] is not None:
         _write_own(trl_dat, result, details, call_id)
     else:
@@ -183,11 +191,11 @@ def _write_own(
             if details or "/" in trl_dat["outdset"].strip("/"):
                 with h5py.File(part, "w", locking=False) as f:
                     f.create_dataset(trl_dat["outdset"], data=result)
-                    blocks.write_details(f, details, call_id)
+                    calls.write_details(f, details, call_id)
             else:
-                shape = slab.layout(result.shape, result.dtype, name=trl_dat["outdset"])
-                slab.write_file(part, shape, result)
-            slab.sync(part)
+                shape = layout(result.shape, result.dtype, name=trl_dat["outdset"])
+                write_file(part, shape, result)
+            sync(part)
             os.rename(part, path)
         except BaseException:
             if os.path.exists(part):
@@ -196,7 +204,7 @@ def _write_own(
     except HpcioError:
         raise
     except OSError as error:
-        raise slab.as_output_error(error, path) from error
+        raise as_output_error(error, path) from error
 
 
 def _write_shared(
@@ -223,11 +231,11 @@ def _write_shared(
                         f"'{target.name}' in '{path}' has {target.shape}. Create it so."
                     )
                 target[()] = np.nansum([target[()], result], axis=0)
-            blocks.write_details(f, details, call_id)
+            calls.write_details(f, details, call_id)
     except HpcioError:
         raise
     except OSError as error:
-        raise slab.as_output_error(error, path) from error
+        raise as_output_error(error, path) from error
 
 
 def _region_shape(

@@ -1,1 +1,76 @@
-"""What is done: the run directory, journals, and what they say together."""
+"""What is done: the run directory, the journals in it, and what they say together.
+
+This room uses `hpcio.planning` and those below. Others append to a `Journal`, and ask a `Ledger`
+for each block which attempt counts. Claims and the usage of processes lie here, too.
+"""
+
+from hpcio.journals.claims import ClaimFolder
+from hpcio.journals.journal import (
+    DETAILS,
+    DONE,
+    FAILED,
+    FILE,
+    HEADER,
+    HELD,
+    LOST,
+    MAGIC,
+    RECORD,
+    SYNC,
+    Journal,
+    JournalRecords,
+)
+from hpcio.journals.ledger import (
+    Follower,
+    Ledger,
+    StoredReader,
+    Tried,
+    attempt_name,
+    open_journal,
+    read_logs,
+    tried_by,
+    tried_since,
+)
+from hpcio.journals.rundir import discard, held, prepare, remove
+from hpcio.journals.usage import (
+    Usage,
+    measure_usage,
+    memory_to_ask,
+    read_usage,
+    walltime_to_ask,
+    write_usage,
+)
+
+__all__ = [
+    "DETAILS",
+    "DONE",
+    "FAILED",
+    "FILE",
+    "HEADER",
+    "HELD",
+    "LOST",
+    "MAGIC",
+    "RECORD",
+    "SYNC",
+    "ClaimFolder",
+    "Follower",
+    "Journal",
+    "JournalRecords",
+    "Ledger",
+    "StoredReader",
+    "Tried",
+    "Usage",
+    "attempt_name",
+    "discard",
+    "held",
+    "measure_usage",
+    "memory_to_ask",
+    "open_journal",
+    "prepare",
+    "read_logs",
+    "read_usage",
+    "remove",
+    "tried_by",
+    "tried_since",
+    "walltime_to_ask",
+    "write_usage",
+]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hpcio.machine.filesystems import is_first
+from hpcio.machine import is_first
 
 __all__ = ["ClaimFolder"]
 

@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 
 from hpcio.errors import PlanError
-from hpcio.files.slab import checksum, write_at
-from hpcio.machine.filesystems import is_local
+from hpcio.files import checksum, write_at
+from hpcio.machine import is_local
 
 __all__ = [
     "DETAILS",
@@ -49,7 +49,7 @@ __all__ = [
     "SYNC",
     "VOID",
     "Journal",
-    "Log",
+    "JournalRecords",
     "read_log",
 ]
 
@@ -101,16 +101,16 @@ class Journal:
         Name of the attempt.
     digest : str
         Digest of the plan, hexadecimal.
-    about : mapping
-        What to keep in the header: host, process, label, start.
+    header : mapping
+        What the attempt says of itself: host, process, label, start.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], name: str, digest: str, about: Mapping[str, Any]
+        self, folder: str | os.PathLike[str], name: str, digest: str, header: Mapping[str, Any]
     ) -> None:
         self.path = Path(folder, f"{name}.jnl")
         self._seed = _seed(digest)
-        head = MAGIC + json.dumps({**about, "name": name, "plan": digest}).encode()
+        head = MAGIC + json.dumps({**header, "name": name, "plan": digest}).encode()
         if len(head) > HEADER - _CHECK.size:
             raise PlanError(f"The name of attempt '{name}' is too long. Use a shorter label.")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -203,14 +203,14 @@ class Journal:
 
 
 @dataclass(frozen=True, eq=False)
-class Log:
+class JournalRecords:
     """What the journal of one attempt says.
 
     Attributes
     ----------
     path : pathlib.Path
-    about : dict
-        The header.
+    header : dict
+        What the attempt has said of itself: host, process, label, start.
     records : numpy.ndarray of RECORD, shape (n,)
         The records that check themselves, in the order they were written.
     safe : int
@@ -218,10 +218,15 @@ class Log:
     """
 
     path: Path
-    about: dict[str, Any]
+    header: dict[str, Any]
     records: np.ndarray
     safe: int = 0
     _notes: list[bytes] = field(default_factory=list, repr=False)
+
+    @property
+    def attempt(self) -> str:
+        """The name of the attempt."""
+        return str(self.header["name"])
 
     def note(self, record: np.void) -> bytes:
         """The text that a FAILED or DETAILS record points to, or b'' if it was lost."""
@@ -235,7 +240,7 @@ class Log:
         return text if checksum(text) == int(record["checksum"]) else b""
 
 
-def read_log(path: str | os.PathLike[str], digest: str) -> Log | None:
+def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None:
     """Read a journal, cutting a torn tail; None if its header is torn or damaged.
 
     Then nothing that it says counts, and its blocks are done again.
@@ -272,4 +277,4 @@ def read_log(path: str | os.PathLike[str], digest: str) -> Log | None:
     safe = int(records["offset"][records["kind"] == SYNC].max(initial=0))
     if (records["kind"] == LOST).any():
         records = records[:safe]
-    return Log(Path(path), about, records, safe)
+    return JournalRecords(Path(path), about, records, safe)

@@ -7,24 +7,34 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
-from hpcio import writers
+from hpcio.errors import Failure
 from hpcio.journals import journal
-from hpcio.journals.journal import DETAILS, DONE, FAILED, HELD, RECORD, VOID, Journal, Log, read_log
-from hpcio.layout.averages import Average
-from hpcio.planning.plan import Plan
+from hpcio.journals.journal import (
+    DETAILS,
+    DONE,
+    FAILED,
+    HELD,
+    RECORD,
+    VOID,
+    Journal,
+    JournalRecords,
+    read_log,
+)
+from hpcio.layout import Average
+from hpcio.planning import Plan
 
 __all__ = [
-    "Failure",
     "Follower",
     "Ledger",
+    "StoredReader",
     "Tried",
     "attempt_name",
     "open_journal",
@@ -34,21 +44,9 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A block that failed: its number, its trial, and why."""
-
-    block: int
-    trial: int
-    traceback: str
-
-    @property
-    def reason(self) -> str:
-        """The last line of the traceback."""
-        return self.traceback.strip().rpartition("\n")[2]
-
-
-def _one_for_each_sum(average: Average, logs: tuple[Log, ...]) -> tuple[Log, ...]:
+def _one_for_each_sum(
+    average: Average, logs: tuple[JournalRecords, ...]
+) -> tuple[JournalRecords, ...]:
     """The journals without the blocks of sums that do not count.
 
     Of several sums of one group, that one counts that has most of its blocks; of equal ones, the
@@ -80,12 +78,12 @@ def open_journal(plan: Plan, name: str, label: str) -> Journal:
     """The journal of a new attempt of this process."""
     return Journal(
         plan.rundir.journals, name, plan.digest,
-        {"label": label, "token": plan.token, "host": socket.gethostname()[:64],
+        {"label": label, "run_id": plan.run_id, "host": socket.gethostname()[:64],
          "pid": os.getpid(), "user": getpass.getuser()[:64], "start": time.time()},
     )  # fmt: skip
 
 
-def read_logs(plan: Plan) -> tuple[Log, ...]:
+def read_logs(plan: Plan) -> tuple[JournalRecords, ...]:
     """All journals of a run, in the order that decides between two attempts at a block."""
     paths = sorted(plan.rundir.journals.glob("*.jnl"))
     logs = [log for log in (read_log(path, plan.digest) for path in paths) if log is not None]
@@ -97,9 +95,9 @@ def read_logs(plan: Plan) -> tuple[Log, ...]:
     return tuple(_without(log, void) for log in logs) if void else tuple(logs)
 
 
-def _without(log: Log, void: set[tuple[str, int]]) -> Log:
+def _without(log: JournalRecords, void: set[tuple[str, int]]) -> JournalRecords:
     """A journal without its results that were not there."""
-    name, records = str(log.about["name"]), log.records
+    name, records = log.attempt, log.records
     gone = [block for attempt, block in void if attempt == name]
     kept = (records["kind"] != DONE) | ~np.isin(records["block"], gone)
     # Positions of records mean something to those before the last SYNC only.
@@ -107,7 +105,7 @@ def _without(log: Log, void: set[tuple[str, int]]) -> Log:
     return replace(log, records=records[kept], safe=safe) if gone else log
 
 
-def _lost_details(log: Log) -> list[int]:
+def _lost_details(log: JournalRecords) -> list[int]:
     """Positions of the DONE records of blocks whose details are damaged or gone."""
     kind, block = log.records["kind"], log.records["block"]
     noted = np.flatnonzero(kind == DETAILS).tolist()
@@ -132,7 +130,7 @@ class Tried:
     computed: np.ndarray
 
     @classmethod
-    def of(cls, logs: Iterable[Log]) -> Self:
+    def of(cls, logs: Iterable[JournalRecords]) -> Self:
         """What the journals say."""
         records = np.concatenate([np.zeros(0, RECORD), *(log.records for log in logs)])
         ended = np.isin(records["kind"], (DONE, FAILED))
@@ -200,6 +198,20 @@ class Follower:
         return found
 
 
+class StoredReader(Protocol):
+    """Reads back what one attempt has stored."""
+
+    def there(self, records: np.ndarray) -> np.ndarray:
+        """Whether the files of some blocks are there, as long as they were written, and ours."""
+
+    def intact(self, record: np.void) -> bool:
+        """Whether the bytes of one block are those that were journalled."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Ledger:
     """For each block of a plan, where its result lies.
@@ -207,7 +219,7 @@ class Ledger:
     Attributes
     ----------
     plan : Plan
-    logs : tuple of Log
+    logs : tuple of JournalRecords
         The journals, in fixed order: for each block the first complete one counts.
     state : numpy.ndarray of uint8, shape (B,)
         0, `journal.DONE` or `journal.FAILED`.
@@ -218,7 +230,7 @@ class Ledger:
     """
 
     plan: Plan
-    logs: tuple[Log, ...]
+    logs: tuple[JournalRecords, ...]
     state: np.ndarray
     log: np.ndarray
     record: np.ndarray
@@ -229,11 +241,19 @@ class Ledger:
         return cls._of(plan, read_logs(plan))
 
     @classmethod
-    def read_trusted(cls, plan: Plan) -> Self:
+    def read_trusted(
+        cls, plan: Plan, open_reader: Callable[[Plan, JournalRecords], StoredReader]
+    ) -> Self:
         """Read the journals, and hold against their checksums what a crash may have eaten.
 
         Records before the last SYNC of an attempt are trusted, as long as their files are
         there; the data of later ones are read back. Those that differ count as never done.
+
+        Parameters
+        ----------
+        plan : Plan
+        open_reader : callable
+            What reads back the results of one attempt, of the plan's writer.
         """
         logs = list(read_logs(plan))
         for i, log in enumerate(logs):
@@ -241,7 +261,7 @@ class Ledger:
             if not done.size:
                 continue
             late = done[done >= log.safe]
-            with writers.module_of(plan).ReadBack(plan, log) as stored:
+            with open_reader(plan, log) as stored:
                 bad = done[~stored.there(log.records[done])].tolist()
                 bad += [k for k in late.tolist() if not stored.intact(log.records[k])]
             bad += _lost_details(log)
@@ -250,7 +270,7 @@ class Ledger:
         return cls._of(plan, tuple(logs))
 
     @classmethod
-    def _of(cls, plan: Plan, logs: tuple[Log, ...]) -> Self:
+    def _of(cls, plan: Plan, logs: tuple[JournalRecords, ...]) -> Self:
         if plan.average is not None:
             logs = _one_for_each_sum(plan.average, logs)
         count = len(plan)
@@ -304,7 +324,7 @@ class Ledger:
                 records = log.records
                 claimed = records["block"][records["kind"] == DONE]
                 for block in claimed[np.isin(claimed, blocks)].tolist():
-                    journal.note(VOID, block, str(self.logs[i].about["name"]).encode())
+                    journal.note(VOID, block, self.logs[i].attempt.encode())
             journal.sync_notes()
             journal.sync()
 
@@ -313,7 +333,7 @@ class Ledger:
 
         Those that are not done, failed ones included, and all that go together with them.
         """
-        groups = np.arange(len(self.plan)) // self.plan.unit
+        groups = np.arange(len(self.plan)) // self.plan.blocks_per_group
         return np.flatnonzero(np.isin(groups, groups[~self.done]))
 
     def failures(self) -> tuple[Failure, ...]:

@@ -12,11 +12,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from hpcio.errors import OutputError, PlanError, SourceError
-from hpcio.files.slab import as_output_error
-from hpcio.planning.plan import Plan
-from hpcio.planning.planfile import write_plan
-from hpcio.recording.sources import open_file
+from hpcio.errors import OutputError, PlanError, SourceError, as_output_error
+from hpcio.files import open_file
+from hpcio.planning import Plan, load_plan, write_plan
 
 __all__ = ["discard", "held", "prepare", "remove"]
 
@@ -31,7 +29,7 @@ def prepare(plan: Plan) -> Plan:
     Returns
     -------
     Plan
-        With the token of the run directory.
+        With the run id of the run directory.
 
     Raises
     ------
@@ -58,13 +56,13 @@ def prepare(plan: Plan) -> Plan:
         if isinstance(error, OutputError):
             raise
         raise as_output_error(error, folder) from error
-    there = Plan.load(plan.out)
+    there = load_plan(plan.out)
     if there.digest != plan.digest:
         raise PlanError(
             f"'{folder}' belongs to another plan (function, trials, source or options differ). "
             "Start over with fresh=True (in the shell: --fresh), or choose another output."
         )
-    return replace(plan, token=there.token)
+    return replace(plan, run_id=there.run_id)
 
 
 def _ours(name: str) -> bool:

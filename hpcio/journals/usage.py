@@ -17,20 +17,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hpcio.errors import PlanError
-from hpcio.files.slab import as_output_error
-from hpcio.machine.filesystems import write_whole
-from hpcio.planning.plan import Plan
+from hpcio.errors import PlanError, as_output_error
+from hpcio.machine import write_whole
+from hpcio.planning import Plan
 
 __all__ = [
     "Damage",
     "Usage",
-    "measure",
+    "measure_usage",
     "memory_to_ask",
-    "read",
-    "read_all",
+    "read_usage",
+    "read_usages",
     "walltime_to_ask",
-    "write",
+    "write_usage",
 ]
 
 
@@ -100,7 +99,7 @@ class Damage:
 # ---------------------------------------------------------------------- measuring
 
 
-def measure(
+def measure_usage(
     started: float,
     label: str,
     *,
@@ -125,7 +124,7 @@ def measure(
 
     Examples
     --------
-    >>> used = measure(time.time() - 5, "123_4", memory_asked=4_000_000_000)
+    >>> used = measure_usage(time.time() - 5, "123_4", memory_asked=4_000_000_000)
     >>> 5 <= used.seconds < 6, used.memory_peak > 1_000_000
     (True, True)
     """
@@ -160,7 +159,7 @@ def _memory_peak() -> int:
 # ---------------------------------------------------------------------- keeping
 
 
-def write(plan: Plan, attempt_name: str, usage: Usage) -> None:
+def write_usage(plan: Plan, attempt_name: str, usage: Usage) -> None:
     """Keep what an attempt used: complete, or not at all; a second time replaces the first.
 
     Parameters
@@ -183,12 +182,12 @@ def write(plan: Plan, attempt_name: str, usage: Usage) -> None:
         raise as_output_error(error, path) from error
 
 
-def read_all(plan: Plan) -> tuple[Usage, ...]:
+def read_usages(plan: Plan) -> tuple[Usage, ...]:
     """What the attempts of a run used, in the order of their names, as far as it is readable."""
-    return read(plan)[0]
+    return read_usage(plan)[0]
 
 
-def read(plan: Plan) -> tuple[tuple[Usage, ...], tuple[Damage, ...]]:
+def read_usage(plan: Plan) -> tuple[tuple[Usage, ...], tuple[Damage, ...]]:
     """What the attempts of a run used, and the files that cannot be read.
 
     Nothing is raised: a report is worth having without some of them, as long as it says so.

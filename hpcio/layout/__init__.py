@@ -1,1 +1,23 @@
-"""Where results lie in the one dataset: their regions, axes, and averages."""
+"""Where results lie in the one dataset: their regions, the axes, and what is averaged.
+
+This room uses `hpcio.recording` and those below. Others take `Target`, the layout, `Axis` and
+`Average` from it.
+"""
+
+from hpcio.layout.averages import Average, Moments, Reduce, averaged, combine
+from hpcio.layout.axes import Axis, attach, name_axes
+from hpcio.layout.target import Join, Target, lay_out
+
+__all__ = [
+    "Average",
+    "Axis",
+    "Join",
+    "Moments",
+    "Reduce",
+    "Target",
+    "attach",
+    "averaged",
+    "combine",
+    "lay_out",
+    "name_axes",
+]

@@ -49,7 +49,7 @@ class Average:
     dtype: np.dtype
 
     @property
-    def unit(self) -> int:
+    def blocks_per_group(self) -> int:
         """How many consecutive blocks are one group."""
         return self.trials * self.channel_blocks
 
@@ -80,7 +80,7 @@ def averaged(target: Target, channel_blocks: int, reduce: Reduce | None) -> tupl
     what: Reduce = "mean" if reduce is None else reduce
     if what not in ("mean", "sum", "var"):
         raise PlanError(f"reduce='{what}' is unknown. Choose mean, sum or var.")
-    trials = target.form.size // channel_blocks
+    trials = target.shape_index.size // channel_blocks
     nbytes = target.nbytes // trials // target.dtype.itemsize * 16
     groups = max(FEWEST_GROUPS, min(MOST_GROUPS, MOST_BYTES // max(nbytes, 1)))
     complex_ = target.dtype.kind == "c" and what != "var"

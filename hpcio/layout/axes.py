@@ -10,8 +10,7 @@ import numpy as np
 
 from hpcio.errors import PlanError
 from hpcio.layout.target import Target
-from hpcio.recording.sources import Source, find_dataset, open_file
-from hpcio.recording.trials import Blocks, Trials
+from hpcio.recording import Blocks, Recording, Trials
 
 __all__ = ["Axis", "attach", "name_axes"]
 
@@ -37,7 +36,7 @@ class Axis:
 
 def name_axes(
     axes: Mapping[str, Sequence[object] | np.ndarray | None] | None,
-    source: Source,
+    source: Recording,
     trials: Trials,
     blocks: Blocks,
     target: Target,
@@ -77,7 +76,7 @@ def _checked(axis: int, name: str, values: object, length: int) -> Axis:
     return Axis(name, array)
 
 
-def _from_source(source: Source, blocks: Blocks, target: Target) -> list[Axis]:
+def _from_source(source: Recording, blocks: Blocks, target: Target) -> list[Axis]:
     """What the dimension scales of the source say, for axes that the function has kept.
 
     An axis is taken for kept if it is as long in the result of every block as in its trial.
@@ -86,21 +85,20 @@ def _from_source(source: Source, blocks: Blocks, target: Target) -> list[Axis]:
     shift = int(target.stacked)
     if len(target.shape) - shift != len(source.shape):
         return unknown
-    pairs = np.unique(np.stack([blocks.form, target.form]), axis=1).T.tolist()
+    pairs = np.unique(np.stack([blocks.input_kind, target.shape_index]), axis=1).T.tolist()
     kept = [
-        all(blocks.forms[f].inshape[axis] == target.shapes[t][axis] for f, t in pairs)
+        all(blocks.input_kinds[f].inshape[axis] == target.shapes[t][axis] for f, t in pairs)
         for axis in range(len(source.shape))
     ]
-    with open_file(source.path) as f:
-        dims = find_dataset(f, source.dataset).dims
-        for axis, dim in enumerate(dims):
-            name = dim.label or (dim.keys()[0] if len(dim) else "")
-            here = axis + shift
-            if not kept[axis] or not isinstance(name, str) or name in _RESERVED or "/" in name:
+    with source.open() as opened:
+        for axis in range(len(source.shape)):
+            name, here = opened.axis_name(axis), axis + shift
+            if not kept[axis] or name in _RESERVED or "/" in name:
                 continue
             unknown[here] = Axis(name)
-            if len(dim) and axis != blocks.axis:
-                values = _selected(np.asarray(dim[0][()]), blocks, axis)
+            scale = opened.coordinates(axis) if axis != blocks.axis else None
+            if scale is not None:
+                values = _selected(scale, blocks, axis)
                 if values.shape == (target.shape[here],) and values.dtype.kind in "biufcS":
                     unknown[here] = Axis(name, values)
     names = [axis.name for axis in unknown if axis.name]
@@ -110,9 +108,9 @@ def _from_source(source: Source, blocks: Blocks, target: Target) -> list[Axis]:
 def _selected(values: np.ndarray, blocks: Blocks, axis: int) -> np.ndarray:
     """Coordinates along an axis of the source, of what the blocks of one trial read."""
     parts = []
-    for form in dict.fromkeys(blocks.form[: blocks.channel_blocks].tolist()):
-        one = values[blocks.forms[form].grid[axis]]
-        sigrid = blocks.forms[form].sigrid
+    for kind in dict.fromkeys(blocks.input_kind[: blocks.channel_blocks].tolist()):
+        one = values[blocks.input_kinds[kind].grid[axis]]
+        sigrid = blocks.input_kinds[kind].sigrid
         parts.append(one if sigrid is None else one[list(sigrid[axis])])
     return np.concatenate(parts) if axis == blocks.channel_axis else parts[0]
 

@@ -10,9 +10,10 @@ import h5py
 import numpy as np
 
 from hpcio.errors import FunctionError, PlanError
-from hpcio.recording.trials import Blocks
+from hpcio.files import fill_of
+from hpcio.recording import Blocks
 
-__all__ = ["Join", "Target", "fill_of", "lay_out"]
+__all__ = ["Join", "Target", "lay_out"]
 
 Join = Literal["concatenate", "stack"]
 Shape = tuple[int, ...]
@@ -33,7 +34,7 @@ class Target:
         The axis along which channel blocks lie side by side.
     shapes : tuple of tuple of int
         The distinct shapes of blocks.
-    form : numpy.ndarray of int32, shape (B,)
+    shape_index : numpy.ndarray of int32, shape (B,)
         Index into `shapes` for each block.
     start : numpy.ndarray of int64, shape (B,)
         First row of each block along `axis`.
@@ -46,10 +47,19 @@ class Target:
     axis: int
     channel_axis: int | None
     shapes: tuple[tuple[int, ...], ...]
-    form: np.ndarray
+    shape_index: np.ndarray
     start: np.ndarray
     channel: np.ndarray
     stacked: bool
+
+    @classmethod
+    def of_one_block(cls, shape: tuple[int, ...], dtype: np.dtype) -> Self:
+        """The layout of a dataset that is one block."""
+        return cls(
+            shape=shape, dtype=dtype, axis=0, channel_axis=None, shapes=(shape,),
+            shape_index=np.zeros(1, np.int32), start=np.zeros(1, np.int64),
+            channel=np.zeros(1, np.int64), stacked=False,
+        )  # fmt: skip
 
     @property
     def nbytes(self) -> int:
@@ -69,23 +79,29 @@ class Target:
     def sizes(self) -> np.ndarray:
         """Bytes of each block, shape (B,)."""
         each = [int(np.prod(s, dtype=np.int64)) * self.dtype.itemsize for s in self.shapes]
-        sizes: np.ndarray = np.asarray(each, np.int64)[self.form]
+        sizes: np.ndarray = np.asarray(each, np.int64)[self.shape_index]
         return sizes
 
     def rows(self) -> np.ndarray:
         """Length of each block along `axis`, shape (B,)."""
         if self.stacked:
-            return np.ones(self.form.size, np.int64)
-        rows: np.ndarray = np.asarray([s[self.axis] for s in self.shapes], np.int64)[self.form]
+            return np.ones(self.shape_index.size, np.int64)
+        rows: np.ndarray = np.asarray([s[self.axis] for s in self.shapes], np.int64)[
+            self.shape_index
+        ]
         return rows
 
     def largest_shape(self) -> tuple[int, ...]:
         """The longest block on each axis: what Syncopy's functions know as `chunkShape`."""
         return tuple(max(lengths) for lengths in zip(*self.shapes, strict=True))
 
-    def region_shape(self, form: int) -> tuple[int, ...]:
-        """Shape of the region that blocks of one form fill in the dataset."""
-        return (1, *self.shapes[form]) if self.stacked else self.shapes[form]
+    def shape_of(self, block: int) -> tuple[int, ...]:
+        """Shape of the result of one block."""
+        return self.shapes[int(self.shape_index[block])]
+
+    def region_shape(self, shape_index: int) -> tuple[int, ...]:
+        """Shape of the region that blocks of one shape fill in the dataset."""
+        return (1, *self.shapes[shape_index]) if self.stacked else self.shapes[shape_index]
 
     def save(self, group: h5py.Group) -> None:
         """Keep this in a group of an HDF5 file."""
@@ -94,7 +110,7 @@ class Target:
             "channel_axis": self.channel_axis, "stacked": self.stacked, "shapes": self.shapes,
         }  # fmt: skip
         group["spec"] = np.frombuffer(json.dumps(spec).encode(), np.uint8)
-        for name in ("form", "start", "channel"):
+        for name in ("shape_index", "start", "channel"):
             group[name] = getattr(self, name)
 
     @classmethod
@@ -104,11 +120,13 @@ class Target:
         spec["shape"] = tuple(spec["shape"])
         spec["dtype"] = np.dtype(spec["dtype"])
         spec["shapes"] = tuple(tuple(s) for s in spec["shapes"])
-        return cls(**spec, **{name: group[name][()] for name in ("form", "start", "channel")})
+        return cls(
+            **spec, **{name: group[name][()] for name in ("shape_index", "start", "channel")}
+        )
 
     def region(self, i: int) -> tuple[slice, ...]:
         """The region of block `i` in the dataset."""
-        shape = self.region_shape(int(self.form[i]))
+        shape = self.region_shape(int(self.shape_index[i]))
         first = [0] * len(shape)
         first[self.axis] = int(self.start[i])
         if self.channel_axis is not None:
@@ -116,14 +134,9 @@ class Target:
         return tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
 
 
-def fill_of(dtype: np.dtype) -> float:
-    """What stands where there is no result of a type: NaN, or zero for integers."""
-    return np.nan if dtype.kind in "fc" else 0
-
-
 def lay_out(
     blocks: Blocks,
-    form: np.ndarray,
+    shape_index: np.ndarray,
     shapes: tuple[Shape, ...],
     dtype: np.dtype,
     *,
@@ -166,8 +179,8 @@ def lay_out(
             + ("stacked. " if stacked else f"joined along axis {axis}. ")
             + "Return equal shapes on the other axes, or choose another join."
         )
-    start, length = _positions(blocks, form, shapes, axis, stacked=stacked)
-    channel, width = _channel_positions(blocks, form, shapes, channel_axis)
+    start, length = _positions(blocks, shape_index, shapes, axis, stacked=stacked)
+    channel, width = _channel_positions(blocks, shape_index, shapes, channel_axis)
     region = list(shapes[0])
     if channel_axis is not None:
         region[channel_axis] = width
@@ -178,7 +191,7 @@ def lay_out(
         region[axis] = length
     return Target(
         shape=tuple(region), dtype=dtype, axis=axis, channel_axis=channel_axis, shapes=shapes,
-        form=form, start=start, channel=channel, stacked=stacked,
+        shape_index=shape_index, start=start, channel=channel, stacked=stacked,
     )  # fmt: skip
 
 
@@ -189,13 +202,13 @@ def _result_axis(axis: int, rank: int, name: str, remedy: str) -> int:
 
 
 def _positions(
-    blocks: Blocks, form: np.ndarray, shapes: tuple[Shape, ...], axis: int, *, stacked: bool
+    blocks: Blocks, shape_index: np.ndarray, shapes: tuple[Shape, ...], axis: int, *, stacked: bool
 ) -> tuple[np.ndarray, int]:
     """First row of each block along the join axis, and the length of the whole."""
     per_trial = blocks.channel_blocks
     if stacked:
         return blocks.trial.astype(np.int64), blocks.trial.size // per_trial
-    rows = np.asarray([s[axis] for s in shapes], np.int64)[form].reshape(-1, per_trial)
+    rows = np.asarray([s[axis] for s in shapes], np.int64)[shape_index].reshape(-1, per_trial)
     uneven = np.flatnonzero((rows != rows[:, :1]).any(axis=1))
     if uneven.size:
         raise FunctionError(
@@ -207,12 +220,12 @@ def _positions(
 
 
 def _channel_positions(
-    blocks: Blocks, form: np.ndarray, shapes: tuple[Shape, ...], channel_axis: int | None
+    blocks: Blocks, shape_index: np.ndarray, shapes: tuple[Shape, ...], channel_axis: int | None
 ) -> tuple[np.ndarray, int]:
     """First position of each block along the channel axis, and the width of the whole."""
     if channel_axis is None:
-        return np.zeros(form.size, np.int64), 0
-    width = np.asarray([s[channel_axis] for s in shapes], np.int64)[form]
+        return np.zeros(shape_index.size, np.int64), 0
+    width = np.asarray([s[channel_axis] for s in shapes], np.int64)[shape_index]
     width = width.reshape(-1, blocks.channel_blocks)
     uneven = np.flatnonzero((width != width[0]).any(axis=1))
     if uneven.size:

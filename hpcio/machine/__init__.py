@@ -1,1 +1,39 @@
-"""What this computer is: its file systems, and whether an MPI launcher has started this process."""
+"""What this computer is: file systems, cores, memory, launchers, installed packages.
+
+This room uses errors and words alone. Others ask it what is safe on a file system, whether there is
+room, whether this process is a rank of MPI, and keep their kinds of things in its `Registry`.
+"""
+
+from hpcio.machine.filesystems import (
+    in_memory,
+    is_first,
+    is_local,
+    kind_of,
+    look_again,
+    options_of,
+    write_whole,
+)
+from hpcio.machine.launch import Launch, communicator, launched
+from hpcio.machine.lazy import lazily
+from hpcio.machine.plugins import Registry
+from hpcio.machine.resources import available, check_room, cores, package_folder, parse_bytes
+
+__all__ = [
+    "Launch",
+    "Registry",
+    "available",
+    "check_room",
+    "communicator",
+    "cores",
+    "in_memory",
+    "is_first",
+    "is_local",
+    "kind_of",
+    "launched",
+    "lazily",
+    "look_again",
+    "options_of",
+    "package_folder",
+    "parse_bytes",
+    "write_whole",
+]

@@ -1,1 +1,40 @@
-"""The dry run and its outcome: a plan, frozen before work begins."""
+"""The dry run and its outcome: a plan, frozen before work begins.
+
+This room uses `hpcio.function`, `hpcio.layout` and those below; it runs nothing but probes. Others
+take `Plan`, a value, from it, load plans by `load_plan`, and hold machines against what plans need.
+What callers ask for travels as values, such as `StorageOptions`.
+"""
+
+from hpcio.planning.describing import Description, describe, probe
+from hpcio.planning.limits import block_memory, check_disk, check_memory
+from hpcio.planning.making import check_new_output, make_plan
+from hpcio.planning.options import (
+    CallOptions,
+    LayoutOptions,
+    ReadingOptions,
+    RunPolicy,
+    StorageOptions,
+    WriterAbilities,
+)
+from hpcio.planning.plan import Plan
+from hpcio.planning.planfile import load_plan, write_plan
+
+__all__ = [
+    "CallOptions",
+    "Description",
+    "LayoutOptions",
+    "Plan",
+    "ReadingOptions",
+    "RunPolicy",
+    "StorageOptions",
+    "WriterAbilities",
+    "block_memory",
+    "check_disk",
+    "check_memory",
+    "check_new_output",
+    "describe",
+    "load_plan",
+    "make_plan",
+    "probe",
+    "write_plan",
+]

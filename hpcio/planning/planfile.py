@@ -6,32 +6,27 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from hpcio.errors import PlanError
-from hpcio.files.slab import as_output_error, in_memory_file, write_image
-from hpcio.function.functions import Function
-from hpcio.layout.averages import Average
-from hpcio.layout.axes import Axis
-from hpcio.layout.target import Target
-from hpcio.recording.sources import Source, open_file
-from hpcio.recording.trials import Blocks, Form, Trials
+from hpcio.errors import PlanError, as_output_error
+from hpcio.files import RunDirectory, in_memory_file, open_file, write_image
+from hpcio.function import Function
+from hpcio.layout import Average, Axis, Target
+from hpcio.planning.plan import Plan
+from hpcio.recording import Blocks, InputKind, Recording, Trials
 
-if TYPE_CHECKING:
-    from hpcio.planning.plan import Plan
+__all__ = ["FORMAT", "load_plan", "plain_average", "plain_input_kind", "write_plan"]
 
-__all__ = ["FORMAT", "plain_average", "plain_form", "read_plan", "write_plan"]
-
-FORMAT = 2
+FORMAT = 3
 # Fields of a plan that JSON holds as they are.
 _PLAIN = ("writer", "sources", "join", "casting", "described")
 
 
 def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
     """Write ``plan.h5`` into `folder`: complete, or not at all."""
-    part, final = Path(folder, f"plan.{plan.token}.part"), Path(folder, "plan.h5")
+    part, final = Path(folder, f"plan.{plan.run_id}.part"), Path(folder, "plan.h5")
     function = asdict(plan.function)
     pickled = function.pop("pickled")
     source = {**asdict(plan.source), "dtype": plan.source.dtype.str}
@@ -42,7 +37,7 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
         "axis": plan.blocks.axis,
         "channel_axis": plan.blocks.channel_axis,
         "channel_blocks": plan.blocks.channel_blocks,
-        "forms": [plain_form(f) for f in plan.blocks.forms],
+        "input_kinds": [plain_input_kind(kind) for kind in plan.blocks.input_kinds],
         "axes": [axis.name for axis in plan.axes],
         "average": plain_average(plan.average),
         "chunks": plan.chunks,
@@ -51,7 +46,7 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
     }
     try:
         with in_memory_file() as f:
-            f.attrs.update(format=FORMAT, token=plan.token, digest=plan.digest)
+            f.attrs.update(format=FORMAT, run_id=plan.run_id, digest=plan.digest)
             f["spec"] = np.frombuffer(json.dumps(spec).encode(), np.uint8)
             f["function"] = np.frombuffer(pickled, np.uint8)
             f["arguments"] = np.frombuffer(plan.payload, np.uint8)
@@ -69,9 +64,25 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
         raise as_output_error(error, final) from error
 
 
-def read_plan(out: str) -> dict[str, Any]:
+def load_plan(out: str | os.PathLike[str]) -> Plan:
+    """The plan of a run directory, named by its result ``OUT`` or as ``OUT.run``.
+
+    Nothing is unpickled before the plan is run.
+
+    Raises
+    ------
+    PlanError
+        If there is no plan, it is of another user, or of another version of hpcio.
+    """
+    name = os.path.abspath(os.path.expanduser(os.fspath(out)))
+    if name.endswith(".run") and Path(name, "plan.h5").exists():
+        name = name.removesuffix(".run")
+    return Plan(**_fields(name))
+
+
+def _fields(out: str) -> dict[str, Any]:
     """The fields of the plan whose result is `out`."""
-    path = Path(f"{out}.run", "plan.h5")
+    path = RunDirectory.of(out).plan
     try:
         owners = {path.stat().st_uid, path.parent.stat().st_uid}
     except FileNotFoundError:
@@ -92,14 +103,14 @@ def read_plan(out: str) -> dict[str, Any]:
         values = {name: dataset[()] for name, dataset in f["axes"].items()} if "axes" in f else {}
         pickled, payload = f["function"][()].tobytes(), f["arguments"][()].tobytes()
         target = Target.load(f["target"])
-        token, digest = str(f.attrs["token"]), str(f.attrs["digest"])
+        run_id, digest = str(f.attrs["run_id"]), str(f.attrs["digest"])
     function, source, axis = spec["function"], spec["source"], spec["axis"]
     moved = spec["folder"], os.path.dirname(out)
     source["path"] = _now(source["path"], *moved)
     function["path"] = tuple(_now(path, *moved) for path in function["path"])
     return {
         "function": Function(**function, pickled=pickled),
-        "source": Source(
+        "source": Recording(
             **{**source, "shape": tuple(source["shape"]), "dtype": np.dtype(source["dtype"])}
         ),
         "trials": Trials(**trials, axis=axis),
@@ -108,14 +119,14 @@ def read_plan(out: str) -> dict[str, Any]:
             axis=axis,
             channel_axis=spec["channel_axis"],
             channel_blocks=spec["channel_blocks"],
-            forms=tuple(_form(x) for x in spec["forms"]),
+            input_kinds=tuple(_input_kind(x) for x in spec["input_kinds"]),
         ),
         "target": target,
         "axes": tuple(Axis(name, values.get(str(k))) for k, name in enumerate(spec["axes"])),
         "payload": payload,
         "average": _average(spec["average"]),
         "out": out,
-        "token": token,
+        "run_id": run_id,
         "digest": digest,
         "chunks": None if spec.get("chunks") is None else tuple(spec["chunks"]),
         "compression": spec.get("compression"),
@@ -131,17 +142,17 @@ def _now(path: str, before: str, after: str) -> str:
     return there if os.path.exists(there) else path
 
 
-def plain_form(form: Form) -> dict[str, Any]:
-    """A form as JSON can hold it."""
+def plain_input_kind(kind: InputKind) -> dict[str, Any]:
+    """A kind of input as JSON can hold it."""
     return {
-        "inshape": form.inshape,
-        "grid": [[s.start, s.stop, s.step] for s in form.grid],
+        "inshape": kind.inshape,
+        "grid": [[s.start, s.stop, s.step] for s in kind.grid],
         # An evenly spaced axis of a million samples is three numbers, not a million.
-        "sigrid": form.sigrid
+        "sigrid": kind.sigrid
         and [
-            {"range": [s.start, s.stop, s.step]} if isinstance(s, range) else s for s in form.sigrid
+            {"range": [s.start, s.stop, s.step]} if isinstance(s, range) else s for s in kind.sigrid
         ],
-        "channels": form.channels,
+        "channels": kind.channels,
     }
 
 
@@ -154,9 +165,9 @@ def _average(plain: dict[str, Any] | None) -> Average | None:
     return None if plain is None else Average(**{**plain, "dtype": np.dtype(plain["dtype"])})
 
 
-def _form(plain: dict[str, Any]) -> Form:
+def _input_kind(plain: dict[str, Any]) -> InputKind:
     sigrid = plain["sigrid"]
-    return Form(
+    return InputKind(
         inshape=tuple(plain["inshape"]),
         grid=tuple(slice(*s) for s in plain["grid"]),
         sigrid=None

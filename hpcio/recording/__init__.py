@@ -1,1 +1,32 @@
-"""What is read: the recording, its trials, and the stand-in for a trial in a dry run."""
+"""What is read: the recording, its trials, and the blocks that follow from both.
+
+This room uses `hpcio.files` and `hpcio.machine`. Others take `Recording`, `Trials`, `Blocks` and
+`Reader` from it. A new kind of recording or of trial table is a file here, or anywhere, and an
+entry in `RECORDINGS` or `TRIAL_TABLES`.
+"""
+
+from hpcio.recording.blocks import Blocks, InputKind
+from hpcio.recording.hdf5 import read_region
+from hpcio.recording.reading import LARGE, ReadAhead, Reader
+from hpcio.recording.recording import RECORDINGS, OpenRecording, Recording, RecordingKind
+from hpcio.recording.selections import take
+from hpcio.recording.tables import TRIAL_TABLES, TrialTable, TrialTableKind
+from hpcio.recording.trials import Trials
+
+__all__ = [
+    "LARGE",
+    "RECORDINGS",
+    "TRIAL_TABLES",
+    "Blocks",
+    "InputKind",
+    "OpenRecording",
+    "ReadAhead",
+    "Reader",
+    "Recording",
+    "RecordingKind",
+    "TrialTable",
+    "TrialTableKind",
+    "Trials",
+    "read_region",
+    "take",
+]

@@ -1,4 +1,4 @@
-"""Reading trials: the open source of one attempt."""
+"""Reading trials: the open recording of one attempt, and reading ahead."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from concurrent.futures import Executor, Future, wait
 from functools import partial
 from typing import Self
 
-import h5py
 import numpy as np
 
 from hpcio.errors import SourceError
-from hpcio.files.slab import read_at
-from hpcio.function.blocks import read_region, take
-from hpcio.planning.plan import Plan
-from hpcio.recording.sources import check_parts, find_dataset, open_file
-from hpcio.recording.trials import Form
+from hpcio.files import read_at
+from hpcio.recording.blocks import InputKind
+from hpcio.recording.recording import Recording
+from hpcio.recording.selections import take
 
-__all__ = ["LARGE", "ReadAhead", "Reader", "plain_offset"]
+__all__ = ["LARGE", "ReadAhead", "Reader"]
 
 # Rows of up to so many bytes are read whole, whatever is selected of them: disk and page
 # cache deal in pages anyway.
@@ -30,99 +28,73 @@ LARGE = 4 << 20
 BATCH = 1 << 20
 
 
-def plain_offset(dataset: h5py.Dataset, path: str) -> int | None:
-    """Where the bytes of a dataset begin, if they lie in its file just as numpy holds them."""
-    plain = (
-        dataset.chunks is None
-        and not dataset.is_virtual
-        and dataset.external is None
-        and os.path.samefile(dataset.file.filename, path)  # no external link
-        and dataset.file.driver == "sec2"
-        and dataset.file.userblock_size == 0
-        and dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype, logical=True)
-        and dataset.id.get_storage_size() == dataset.size * dataset.dtype.itemsize
-    )
-    offset: int | None = dataset.id.get_offset() if plain else None
-    return offset
-
-
 class Reader:
-    """The source of a plan, held open for one attempt.
+    """A recording that is held open for one attempt, and read trial by trial.
 
-    Of a contiguous dataset that is cut along its first axis, rows are read as plain bytes:
-    a whole trial by one `preadv`, three times as fast as through HDF5; of some channels, the
-    rows they are in. All else is read by HDF5.
+    Where values lie as plain bytes and trials cut the first axis, rows are read as such: a whole
+    trial by one `preadv`, three times as fast as through HDF5; of some channels, the rows that
+    they are in. All else is read by whatever the kind of recording has.
 
     Parameters
     ----------
-    plan : Plan
+    recording : Recording
+    axis : int
+        The axis that trials cut.
 
     Raises
     ------
     SourceError
-        If the source cannot be read, or has changed since the plan was made.
+        If the recording cannot be read, or has changed since the plan was made.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        source = plan.source
-        source.check_unchanged()
-        self._file = open_file(source.path)
+    def __init__(self, recording: Recording, *, axis: int) -> None:
+        self._open = recording.open()
+        self._axis, self._shape, self._dtype = axis, recording.shape, recording.dtype
         self._fd = -1
-        try:
-            self._dataset = find_dataset(self._file, source.dataset)
-            if (self._dataset.shape, self._dataset.dtype) != (source.shape, source.dtype):
-                raise SourceError(
-                    f"'{source.dataset}' in '{source.path}' is not what the plan was made for. "
-                    "Make a new plan (in the shell: --fresh)."
-                )
-            check_parts(self._dataset)
-            self._axis = plan.blocks.axis
-            self._dtype = source.dtype
-            self._shape = source.shape
-            offset = plain_offset(self._dataset, source.path) if self._axis == 0 else None
-            if offset is not None:
-                self._fd = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
-                self._offset = offset
-                self._row = int(np.prod(source.shape[1:], dtype=np.int64)) * self._dtype.itemsize
-        except BaseException:
-            self.close()
-            raise
         self._memory: list[np.ndarray] = []
+        if axis == 0 and self._open.plain is not None:
+            path, self._offset = self._open.plain
+            self._row = int(np.prod(self._shape[1:], dtype=np.int64)) * self._dtype.itemsize
+            try:
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except BaseException:
+                self.close()
+                raise
 
-    def is_large(self, form: Form) -> bool:
-        """Whether trials of this form are worth reading ahead: large, and not by HDF5.
+    def is_large(self, kind: InputKind) -> bool:
+        """Whether trials of this kind are worth reading ahead: large, and plain bytes.
 
         HDF5 lets only one thread in, so that reading by it would hold up the function.
         """
-        size = int(np.prod(form.inshape, dtype=np.int64)) * self._dtype.itemsize
-        return size >= LARGE and self.of_form(form).func != self._through_hdf5
+        size = int(np.prod(kind.inshape, dtype=np.int64)) * self._dtype.itemsize
+        return size >= LARGE and self.of_kind(kind).func != self._by_kind
 
-    def of_form(self, form: Form) -> partial[np.ndarray]:
-        """How trials of a form are read: a function of the row at which a trial begins.
+    def of_kind(self, kind: InputKind) -> partial[np.ndarray]:
+        """How trials of a kind are read: a function of the row at which a trial begins.
 
         The array that it gives is the caller's to change.
         """
-        if self._fd < 0 or form.grid[0].step != 1:
-            return partial(self._through_hdf5, form)
+        if self._fd < 0 or kind.grid[0].step != 1:
+            return partial(self._by_kind, kind)
         whole = all(
             (g.start, g.stop, g.step) == (0, n, 1)
-            for g, n in zip(form.grid[1:], self._shape[1:], strict=True)
+            for g, n in zip(kind.grid[1:], self._shape[1:], strict=True)
         )
-        if whole and form.sigrid is None:
-            return partial(self._in_one_piece, form)
+        if whole and kind.sigrid is None:
+            return partial(self._in_one_piece, kind)
         if self._row <= WHOLE_ROWS:
-            return partial(self._from_rows, form)
-        return partial(self._through_hdf5, form)
+            return partial(self._from_rows, kind)
+        return partial(self._by_kind, kind)
 
-    def _in_one_piece(self, form: Form, base: int) -> np.ndarray:
-        array = self._empty(form.inshape)
-        self._fill(array, base + form.grid[0].start)
+    def _in_one_piece(self, kind: InputKind, base: int) -> np.ndarray:
+        array = self._empty(kind.inshape)
+        self._fill(array, base + kind.grid[0].start)
         return array
 
-    def _from_rows(self, form: Form, base: int) -> np.ndarray:
+    def _from_rows(self, kind: InputKind, base: int) -> np.ndarray:
         """Read whole rows, some at a time, and pick: HDF5 gathers single values slowly."""
-        first, last = base + form.grid[0].start, base + form.grid[0].stop
-        others = form.grid[1:]
+        first, last = base + kind.grid[0].start, base + kind.grid[0].stop
+        others = kind.grid[1:]
         shape = tuple(len(range(g.start, g.stop, g.step)) for g in others)
         region = np.empty((last - first, *shape), self._dtype)
         step = min(last - first, max(1, BATCH // max(1, self._row)))
@@ -131,13 +103,13 @@ class Reader:
             some = rows[: last - at]
             self._fill(some, at)
             region[at - first : at - first + len(some)] = some[(slice(None), *others)]
-        return take(region, form.sigrid)
+        return take(region, kind.sigrid)
 
-    def _through_hdf5(self, form: Form, base: int) -> np.ndarray:
-        rows = form.grid[self._axis]
-        region = list(form.grid)
+    def _by_kind(self, kind: InputKind, base: int) -> np.ndarray:
+        region = list(kind.grid)
+        rows = region[self._axis]
         region[self._axis] = slice(base + rows.start, base + rows.stop, rows.step)
-        return read_region(self._dataset, tuple(region), form.sigrid, form.inshape)
+        return take(self._open.read(tuple(region)), kind.sigrid)
 
     def _fill(self, array: np.ndarray, row: int) -> None:
         try:
@@ -145,12 +117,12 @@ class Reader:
         except OSError as error:
             raise SourceError(
                 error.errno,
-                f"Reading row {row} of '{self._file.filename}' failed ({error.strerror}). "
+                f"Reading row {row} of '{self._open.name}' failed ({error.strerror}). "
                 "Check its disk, then resume.",
             ) from error
         if not whole:
             raise SourceError(
-                f"'{self._file.filename}' ends before row {row + len(array)}. It was cut short "
+                f"'{self._open.name}' ends before row {row + len(array)}. It was cut short "
                 "while the run went on: make a new plan."
             )
 
@@ -167,7 +139,7 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the source."""
-        self._file.close()
+        self._open.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -185,20 +157,24 @@ class ReadAhead:
     Parameters
     ----------
     reader : Reader
-    forms : sequence of Form
-        All forms of the plan.
+    kinds : sequence of InputKind
+        All kinds of input of the plan.
     todo : sequence of (int, int)
-        Form and first row of each trial.
+        InputKind and first row of each trial.
     pool : concurrent.futures.Executor
         Where to read ahead: it hides the time of a disk behind that of the function.
     """
 
     def __init__(
-        self, reader: Reader, forms: Sequence[Form], todo: Sequence[tuple[int, int]], pool: Executor
+        self,
+        reader: Reader,
+        kinds: Sequence[InputKind],
+        todo: Sequence[tuple[int, int]],
+        pool: Executor,
     ) -> None:
-        distinct = {form for form, _ in todo}
-        self._read = {form: reader.of_form(forms[form]) for form in distinct}
-        self._large = {form for form in distinct if reader.is_large(forms[form])}
+        distinct = {kind for kind, _ in todo}
+        self._read = {kind: reader.of_kind(kinds[kind]) for kind in distinct}
+        self._large = {kind for kind in distinct if reader.is_large(kinds[kind])}
         self._todo, self._pool = todo, pool
         self._next: Future[np.ndarray] | None = None
 
@@ -219,5 +195,5 @@ class ReadAhead:
         return self._now(k)
 
     def _now(self, k: int) -> np.ndarray:
-        form, base = self._todo[k]
-        return self._read[form](base)
+        kind, base = self._todo[k]
+        return self._read[kind](base)

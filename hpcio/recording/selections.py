@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = [
     "resolve",
     "selection_of",
     "show",
+    "take",
 ]
 
 Selection = slice | tuple[int, ...] | None
@@ -140,3 +142,11 @@ def axis_of(axis: int, what: str, shape: tuple[int, ...], name: str) -> int:
             + (f"Choose from 0 to {len(shape) - 1}." if shape else "Choose another dataset.")
         )
     return axis % len(shape)
+
+
+def take(array: np.ndarray, sigrid: Sequence[Sequence[int]] | None) -> np.ndarray:
+    """``array[np.ix_(*sigrid)]``, one axis at a time, without those that take all."""
+    for axis, indices in enumerate(sigrid or ()):
+        if not isinstance(indices, range) or indices != range(array.shape[axis]):
+            array = np.take(array, np.ix_(indices)[0], axis)
+    return array

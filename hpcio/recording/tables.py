@@ -1,21 +1,98 @@
-"""Trial tables: start, stop and offset, from text files and arrays, checked."""
+"""Trial tables: start, stop and offset of each trial, checked; and the kinds of files of them."""
 
 from __future__ import annotations
 
-import csv
-from array import array
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from hpcio.errors import SourceError, TrialError
+from hpcio.errors import TrialError
+from hpcio.machine import Registry
 
-__all__ = ["COLUMNS", "check_rows", "check_table", "read_csv", "whole_numbers"]
+__all__ = [
+    "COLUMNS",
+    "TRIAL_TABLES",
+    "TrialTable",
+    "TrialTableKind",
+    "array_table",
+    "check_rows",
+    "check_table",
+    "read_table",
+    "whole_numbers",
+]
 
 COLUMNS = ("start", "stop", "offset")
-_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True, eq=False)
+class TrialTable:
+    """A table of trials, as it was found.
+
+    Attributes
+    ----------
+    values : numpy.ndarray, shape (N, 2) or (N, 3)
+        Start, stop and perhaps offset of each trial, in rows of the recording.
+    name : callable
+        What messages call a row: a function of its number.
+    """
+
+    values: npt.NDArray[Any]
+    name: Callable[[int], str]
+
+
+class TrialTableKind(Protocol):
+    """A kind of file with a table of trials, such as CSV.
+
+    Attributes
+    ----------
+    name : str
+        That under which it is registered.
+    """
+
+    name: str
+
+    def claims(self, spec: str) -> bool:
+        """Whether a table that a user names so is of this kind; a look at the name will do."""
+
+    def read(self, spec: str) -> TrialTable:
+        """Read a table.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be read.
+        TrialError
+            If it does not hold trials.
+        """
+
+
+# Kinds of trial tables. What is added is asked before ours; text files come last.
+TRIAL_TABLES: Registry[TrialTableKind] = Registry(
+    "kind of trial table",
+    group="hpcio.trial_tables",
+    own={"csv": "hpcio.recording.tablefiles:CSV", "hdf5": "hpcio.recording.tablefiles:HDF5"},
+)
+
+
+def read_table(spec: str) -> TrialTable:
+    """Read the table of trials that a user names."""
+    return next(kind for kind in TRIAL_TABLES.added_first() if kind.claims(spec)).read(spec)
+
+
+def array_table(table: npt.ArrayLike) -> TrialTable:
+    """A table of trials from whatever numpy takes for an array."""
+    try:
+        values = np.asarray(table)
+    except (ValueError, TypeError) as error:
+        raise TrialError(
+            "The trial table is no array: its rows differ in length. Give start, stop and "
+            "(if wanted) offset for every trial."
+        ) from error
+    check_table(values.shape, values.dtype, "The trial table")
+    return TrialTable(values, lambda k: f"Trial {k} of the table")
 
 
 def check_table(shape: tuple[int, ...] | None, dtype: np.dtype[Any], where: str) -> None:
@@ -31,8 +108,9 @@ def check_table(shape: tuple[int, ...] | None, dtype: np.dtype[Any], where: str)
         raise TrialError(f"{where} has no rows. Give at least one trial.")
 
 
-def whole_numbers(table: npt.NDArray[Any], name: Callable[[int], str]) -> npt.NDArray[np.int64]:
+def whole_numbers(found: TrialTable) -> npt.NDArray[np.int64]:
     """A table as int64, or a TrialError for the first cell that is no whole number."""
+    table = found.values
     if table.dtype.kind == "f":
         table = table.astype(np.float64)
         bad = (table != np.trunc(table)) | (np.abs(table) >= 2.0**63)  # NaN differs from itself
@@ -41,7 +119,7 @@ def whole_numbers(table: npt.NDArray[Any], name: Callable[[int], str]) -> npt.ND
     if bad.any():
         k, column = np.argwhere(bad)[0].tolist()
         raise TrialError(
-            f"{name(k)}: {COLUMNS[column]} is {table[k, column]}, which is no row of a "
+            f"{found.name(k)}: {COLUMNS[column]} is {table[k, column]}, which is no row of a "
             "recording. Give whole numbers, in samples."
         )
     return table.astype(np.int64)
@@ -64,100 +142,3 @@ def check_rows(
                 else "Give a stop after start: it is the row after the last one."
             )
         )
-
-
-def read_csv(name: str) -> tuple[npt.NDArray[np.int64], array[int]]:
-    """The table (N, 2) or (N, 3) of a text file, and the line of each of its rows."""
-    values, lines = array("q"), array("q")
-    columns: list[int] = []
-    width = 0
-    for line, cells in _csv_lines(name):
-        if not width:
-            width = len(cells)
-            header = not any(map(_is_number, cells))
-            columns = _csv_columns(cells if header else [""] * width, f"'{name}', line {line}")
-            if header:
-                continue
-        if len(cells) != width:
-            raise TrialError(
-                f"'{name}', line {line} has {len(cells)} columns, the first line has {width}. "
-                "Give every line the same columns."
-            )
-        for column in columns:
-            number = _whole_number(cells[column])
-            if number is None:
-                raise TrialError(
-                    f"'{name}', line {line}, column {column + 1}: '{cells[column]}' is no whole "
-                    "number of samples. Correct it."
-                )
-            values.append(number)
-        lines.append(line)
-    if not lines:
-        raise TrialError(f"'{name}' has no trials. Give one a line: start, stop, offset.")
-    return np.array(values, np.int64).reshape(len(lines), len(columns)), lines
-
-
-def _csv_lines(name: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each line that has any."""
-    sep = ""
-    try:
-        with open(name, encoding="utf-8-sig", newline="") as file:
-            for line, whole in enumerate(file, start=1):
-                text = whole.partition("#")[0].strip(" \r\n")
-                if not text.strip("\t,"):
-                    continue
-                if not sep:
-                    commas = "," in text and ("\t" not in text or name.lower().endswith(".csv"))
-                    sep = "," if commas else "\t"
-                # The csv module where quotes need it: it takes three times as long.
-                cells = next(csv.reader([text], delimiter=sep)) if '"' in text else text.split(sep)
-                yield line, [cell.strip() for cell in cells]
-    except FileNotFoundError:
-        raise SourceError(f"There is no file '{name}'. Check the path.") from None
-    except OSError as error:
-        raise SourceError(f"Cannot read '{name}': {error.strerror}. Name a text file.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(
-            f"'{name}' is no table in UTF-8 text. Name a CSV or TSV file, or FILE::DATASET for "
-            "a table in HDF5."
-        ) from error
-
-
-def _csv_columns(names: list[str], where: str) -> list[int]:
-    """Where start, stop and offset are, by the names in the header or else by position."""
-    names = [name.lower() for name in names]
-    if "start" in names and "stop" in names:
-        wanted = [name for name in COLUMNS if name in names]
-        twice = [name for name in wanted if names.count(name) > 1]
-        if twice:
-            raise TrialError(f"{where} has two columns '{twice[0]}'. Rename one of them.")
-        return [names.index(name) for name in wanted]
-    if len(names) not in (2, 3):
-        raise TrialError(
-            f"{where} has {len(names)} columns. Separate start, stop and (if wanted) offset by "
-            "commas or tabs, or name these columns in a header."
-        )
-    for position, name in enumerate(names):
-        if name in COLUMNS and name != COLUMNS[position]:
-            # By position, this column would be taken for another than the one it says it is.
-            raise TrialError(f"{where} names the column '{name}', but not start and stop. Do so.")
-    return list(range(len(names)))
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _whole_number(cell: str) -> int | None:
-    """The int64 that a cell such as ``100`` or ``1e2`` holds, if it does."""
-    try:
-        number = int(cell)
-    except ValueError:
-        if not _is_number(cell) or not float(cell).is_integer():
-            return None
-        number = int(float(cell))
-    return number if number in _INT64 else None

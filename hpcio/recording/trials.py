@@ -7,131 +7,35 @@ of a source by :meth:`Trials.blocks`. Nothing here opens the source itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hpcio.errors import SourceError, TrialError
+from hpcio.errors import TrialError
+from hpcio.recording.blocks import Blocks, TrialRows, lay_over
 from hpcio.recording.selections import (
-    Cut,
     Selectable,
-    Selection,
-    axis_of,
     check_range,
-    cut_out,
     entries_of,
     integer,
     plain_slice,
-    resolve,
-    selection_of,
     show,
 )
-from hpcio.recording.sources import find_dataset, open_file, split_spec
-from hpcio.recording.tables import COLUMNS, check_rows, check_table, read_csv, whole_numbers
+from hpcio.recording.tables import (
+    TRIAL_TABLES,
+    TrialTable,
+    array_table,
+    check_rows,
+    read_table,
+    whole_numbers,
+)
 
-__all__ = ["Blocks", "Form", "Trials"]
-
-
-@dataclass(frozen=True, eq=False)
-class Form:
-    """What blocks of the same shape have in common.
-
-    Attributes
-    ----------
-    inshape : tuple of int
-        Shape of the array that the compute function gets.
-    grid : tuple of slice
-        The region to read, one slice with explicit int start, stop and positive step for each
-        axis. Along the stacking axis it counts from the trial's start, elsewhere from 0.
-    sigrid : tuple of (range or tuple of int), or None
-        Unless None, index the array read by ``np.ix_(*sigrid)``: one sequence for each axis,
-        relative to the region read. An evenly spaced one is a ``range``, which stays small
-        however long the trial is.
-    channels : tuple of int
-        ``(first, last)``: the block holds the selected channels ``[first, last)``, counted in
-        the order of the selection. ``(0, 0)`` if the source has no channel axis.
-    """
-
-    inshape: tuple[int, ...]
-    grid: tuple[slice, ...]
-    sigrid: tuple[range | tuple[int, ...], ...] | None
-    channels: tuple[int, int]
+__all__ = ["Trials"]
 
 
-@dataclass(frozen=True, eq=False)
-class Blocks:
-    """All blocks of a source: the channel blocks of trial 0, then those of trial 1, ...
-
-    Attributes
-    ----------
-    axis : int
-        Stacking axis, not negative.
-    channel_axis : int or None
-        Channel axis, not negative; None if the source has none, or it is not known.
-    trial : int64 array (B,)
-        Position of the block's trial in the (selected) trials.
-    base : int64 array (B,)
-        Row of the source at which that trial starts.
-    form : int32 array (B,)
-        Index into `forms`.
-    channel_block : int32 array (B,)
-        Number of the channel block within its trial; 0 when channels are not cut.
-    forms : tuple of Form
-    channel_blocks : int
-        Channel blocks of each trial; 1 when channels are not cut.
-    """
-
-    axis: int
-    channel_axis: int | None
-    trial: npt.NDArray[np.int64]
-    base: npt.NDArray[np.int64]
-    form: npt.NDArray[np.int32]
-    channel_block: npt.NDArray[np.int32]
-    forms: tuple[Form, ...]
-    channel_blocks: int
-
-    def __len__(self) -> int:
-        return len(self.trial)
-
-    def ingrid(self, i: int) -> tuple[slice, ...]:
-        """The region of the source that block `i` reads.
-
-        Parameters
-        ----------
-        i : int
-            Number of the block; negative ones count from the end.
-
-        Returns
-        -------
-        tuple of slice
-            Absolute on every axis.
-
-        Raises
-        ------
-        TrialError
-            If there is no such block.
-
-        Examples
-        --------
-        >>> blocks = Trials.equal(100, rows=1000).blocks((1000, 8))
-        >>> blocks.ingrid(3)
-        (slice(300, 400, 1), slice(0, 8, 1))
-        """
-        if not -len(self) <= i < len(self):
-            raise TrialError(
-                f"There is no block {i}: there are {len(self)}. Choose from 0 to {len(self) - 1}."
-            )
-        base, grid = int(self.base[i]), list(self.forms[self.form[i]].grid)
-        rows = grid[self.axis]
-        grid[self.axis] = slice(base + rows.start, base + rows.stop, rows.step)
-        return tuple(grid)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Trials:
+class Trials(TrialRows):
     """Which rows of a source make which trial, and what is selected of them.
 
     Make one with :meth:`read`, :meth:`from_array`, :meth:`from_hdf5`, :meth:`from_csv` or
@@ -175,41 +79,9 @@ class Trials:
     >>> some.index
     array([2, 0])
     >>> blocks = some.blocks((400, 8))
-    >>> blocks.ingrid(0), blocks.forms[0].inshape
+    >>> blocks.ingrid(0), blocks.input_kinds[0].inshape
     ((slice(320, 360, 1), slice(1, 6, 4)), (40, 2))
     """
-
-    start: npt.NDArray[np.int64]
-    stop: npt.NDArray[np.int64]
-    offset: npt.NDArray[np.int64]
-    index: npt.NDArray[np.int64]
-    axis: int = 0
-    time: Selection = None
-    channels: Selection = None
-    channel_axis: int | None = None
-    channels_per_block: int | None = None
-
-    def __post_init__(self) -> None:
-        set_field = object.__setattr__  # the dataclass is frozen for everybody else
-        for name in (*COLUMNS, "index"):
-            column = np.asarray(getattr(self, name))
-            if column.dtype.kind not in "iu" or column.shape != (np.size(self.start),):
-                raise TrialError(
-                    f"'{name}' has the type {column.dtype} and the shape {column.shape}. Give "
-                    "whole numbers, one for each trial, or use Trials.from_array."
-                )
-            set_field(self, name, column.astype(np.int64, copy=False))
-        check_rows(self.start, self.stop, lambda k: f"Trial {self.index[k]}")
-        set_field(self, "axis", integer(self.axis, "axis"))
-        set_field(self, "time", selection_of(self.time, "time"))
-        set_field(self, "channels", selection_of(self.channels, "channels"))
-        if self.channel_axis is not None:
-            set_field(self, "channel_axis", integer(self.channel_axis, "channel_axis"))
-        if self.channels_per_block is not None:
-            size = integer(self.channels_per_block, "channels_per_block")
-            if size < 1:
-                raise TrialError(f"channels_per_block is {size}. Give 1 or more.")
-            set_field(self, "channels_per_block", size)
 
     # ---- where trials come from -------------------------------------------------------------
 
@@ -253,8 +125,7 @@ class Trials:
         if isinstance(spec, int | np.integer) and not isinstance(spec, bool):
             return cls.equal(int(spec), rows=rows, axis=axis)
         if isinstance(spec, str | os.PathLike):
-            reader = cls.from_hdf5 if "::" in os.fspath(spec) else cls.from_csv
-            return reader(spec, axis=axis)
+            return cls._from_table(read_table(os.fspath(spec)), axis)
         return cls.from_array(spec, axis=axis)
 
     @classmethod
@@ -282,15 +153,7 @@ class Trials:
         >>> Trials.from_array([[0, 100], [100, 200]]).stop
         array([100, 200])
         """
-        try:
-            values = np.asarray(table)
-        except (ValueError, TypeError) as error:
-            raise TrialError(
-                "The trial table is no array: its rows differ in length. Give start, stop and "
-                "(if wanted) offset for every trial."
-            ) from error
-        check_table(values.shape, values.dtype, "The trial table")
-        return cls._from_table(values, axis, lambda k: f"Trial {k} of the table")
+        return cls._from_table(array_table(table), axis)
 
     @classmethod
     def from_hdf5(cls, spec: str | os.PathLike[str], *, axis: int = 0) -> Trials:
@@ -319,17 +182,7 @@ class Trials:
         >>> Trials.from_hdf5("rec.h5::/trials")  # doctest: +SKIP
         Trials(600 trials of 2000 rows along axis 0)
         """
-        file, dataset = split_spec(spec)
-        where = f"'{dataset}' in '{file}'"
-        with open_file(file) as f:
-            found = find_dataset(f, dataset)
-            # Before reading: somebody may have named the recording itself.
-            check_table(found.shape, found.dtype, f"Dataset {where}")
-            try:
-                values = np.asarray(found[()])
-            except OSError as error:
-                raise SourceError(f"HDF5 cannot read {where}: {error}. Restore it.") from error
-        return cls._from_table(values, axis, lambda k: f"Trial {k} of {where}")
+        return cls._from_table(TRIAL_TABLES["hdf5"].read(os.fspath(spec)), axis)
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str], *, axis: int = 0) -> Trials:
@@ -368,9 +221,7 @@ class Trials:
         >>> Trials.from_csv(path)
         Trials(2 trials of 100 to 150 rows along axis 0)
         """
-        name = os.fspath(path)
-        values, lines = read_csv(name)
-        return cls._from_table(values, axis, lambda k: f"Trial {k} of '{name}' (line {lines[k]})")
+        return cls._from_table(TRIAL_TABLES["csv"].read(os.fspath(path)), axis)
 
     @classmethod
     def equal(cls, length: int, *, rows: int, axis: int = 0) -> Trials:
@@ -412,11 +263,11 @@ class Trials:
         return cls(start, start + length, np.zeros_like(start), index, axis)
 
     @classmethod
-    def _from_table(cls, table: npt.NDArray[Any], axis: int, name: Callable[[int], str]) -> Trials:
-        columns = np.ascontiguousarray(whole_numbers(table, name).T)
+    def _from_table(cls, table: TrialTable, axis: int) -> Trials:
+        columns = np.ascontiguousarray(whole_numbers(table).T)
         start, stop = columns[:2]
         offset = columns[2] if len(columns) == 3 else np.zeros_like(start)
-        check_rows(start, stop, name)  # here, where the file of a bad row is known
+        check_rows(start, stop, table.name)  # here, where the file of a bad row is known
         return cls(start, stop, offset, np.arange(len(start)), axis)
 
     # ---- what is selected -------------------------------------------------------------------
@@ -495,7 +346,7 @@ class Trials:
         --------
         >>> trials = Trials.equal(100, rows=1000).with_blocks(channels_per_block=3)
         >>> blocks = trials.blocks((1000, 8))
-        >>> len(blocks), [form.inshape for form in blocks.forms]
+        >>> len(blocks), [form.inshape for form in blocks.input_kinds]
         (30, [(100, 3), (100, 3), (100, 2)])
         """
         return replace(
@@ -540,9 +391,6 @@ class Trials:
         return wanted
 
     # ---- what they look like ----------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return len(self.start)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -589,131 +437,7 @@ class Trials:
         Examples
         --------
         >>> blocks = Trials.equal(100, rows=1000).select(time=slice(None, None, -1)).blocks((1000,))
-        >>> len(blocks), len(blocks.forms), blocks.forms[0].sigrid
+        >>> len(blocks), len(blocks.input_kinds), blocks.input_kinds[0].sigrid
         (10, 1, (range(99, -1, -1),))
         """
-        shape = tuple(int(size) for size in shape)
-        axis = axis_of(self.axis, "stacking axis", shape, name)
-        if 0 in shape:
-            raise TrialError(
-                f"Nothing can be read from {name}: its shape is {shape}. Choose another dataset."
-            )
-        channel_axis = self._resolve_channel_axis(shape, axis, name)
-        self._check_fits(shape, axis, name)
-
-        time_cuts, time_cut = self._time_cuts()
-        channel_cuts: list[tuple[dict[int, Cut], tuple[int, int]]] = [({}, (0, 0))]
-        if channel_axis is not None:
-            channel_cuts = [
-                ({channel_axis: cut}, span)
-                for cut, span in self._channel_cuts(shape[channel_axis], channel_axis, name)
-            ]
-        whole = {other: Cut(range(size), None) for other, size in enumerate(shape)}
-        forms = tuple(
-            _form(tuple({**whole, axis: cut, **channels}.values()), span)
-            for cut in time_cuts
-            for channels, span in channel_cuts
-        )
-
-        per_trial = len(channel_cuts)
-        block = np.arange(per_trial, dtype=np.int32)
-        return Blocks(
-            axis=axis,
-            channel_axis=channel_axis,
-            trial=np.repeat(np.arange(len(self), dtype=np.int64), per_trial),
-            base=np.repeat(self.start, per_trial),
-            form=(time_cut[:, None] * np.int32(per_trial) + block).ravel(),
-            channel_block=np.tile(block, len(self)),
-            forms=forms,
-            channel_blocks=per_trial,
-        )
-
-    def _resolve_channel_axis(self, shape: tuple[int, ...], axis: int, name: str) -> int | None:
-        if self.channel_axis is not None:
-            found = axis_of(self.channel_axis, "channel axis", shape, name)
-            if found == axis:
-                raise TrialError(
-                    f"Axis {axis} of {name} cannot be both stacking axis and channel axis. "
-                    "Give another axis or channel_axis."
-                )
-            return found
-        if len(shape) == 2:
-            return 1 - axis
-        if self.channels is None and self.channels_per_block is None:
-            return None
-        raise TrialError(
-            f"Channels are asked for, but {name} has the shape {shape}. "
-            + (
-                "Say which axis they are on: trials.with_blocks(channel_axis=...)."
-                if len(shape) > 2
-                else "Leave out channels and channels_per_block."
-            )
-        )
-
-    def _check_fits(self, shape: tuple[int, ...], axis: int, name: str) -> None:
-        beyond = np.flatnonzero(self.stop > shape[axis])
-        if len(beyond):
-            k = beyond[0]
-            more = f" (and {len(beyond) - 1} more trials)" if len(beyond) > 1 else ""
-            raise TrialError(
-                f"Trial {self.index[k]}{more} ends after {name}: its rows are "
-                f"[{self.start[k]}, {self.stop[k]}), but axis {axis} of the shape {shape} has "
-                f"{shape[axis]}. Correct the table or the axis, or select the trials that fit."
-            )
-
-    def _time_cuts(self) -> tuple[list[Cut], npt.NDArray[np.int32]]:
-        """What is read along the stacking axis: the distinct cuts, and each trial's one (N,)."""
-        lengths = self.lengths
-        if isinstance(self.time, tuple):
-            needed = max(max(self.time) + 1, -min(self.time))
-            if lengths.min() < needed:
-                k = int(np.argmax(lengths < needed))
-                entry = next(t for t in self.time if not -lengths[k] <= t < lengths[k])
-                raise TrialError(
-                    f"Trial {self.index[k]} has no sample {entry}: it has {lengths[k]} samples. "
-                    "Select other samples of time, or leave that trial out."
-                )
-            if min(self.time) >= 0:  # the same samples, however long a trial is
-                lengths = np.full_like(lengths, needed)
-        distinct, which = np.unique(lengths, return_inverse=True)
-        cuts: dict[Cut, int] = {}  # trials of several lengths can share a cut
-        numbers = np.empty(len(distinct), np.int32)
-        for n, length in enumerate(distinct.tolist()):
-            entries = resolve(self.time, length)
-            if not len(entries):
-                k = int(np.argmax(which == n))
-                raise TrialError(
-                    f"The selection of time {show(self.time)} leaves nothing of trial "
-                    f"{self.index[k]}, which has {length} samples. Select other samples of "
-                    "time, or leave that trial out."
-                )
-            numbers[n] = cuts.setdefault(cut_out(entries), len(cuts))
-        return list(cuts), numbers[which]
-
-    def _channel_cuts(
-        self, size: int, axis: int, name: str
-    ) -> Iterator[tuple[Cut, tuple[int, int]]]:
-        """What each channel block reads along the channel axis, and its place in the selection."""
-        if isinstance(self.channels, tuple):
-            has = f"axis {axis} of {name} has {size} channels"
-            check_range(np.array(self.channels), size, "Channel", has)
-        entries = resolve(self.channels, size)
-        if not len(entries):
-            raise TrialError(
-                f"The selection of channels {show(self.channels)} leaves none of the {size} "
-                f"channels of {name}. Select at least one."
-            )
-        step = self.channels_per_block or len(entries)
-        for first in range(0, len(entries), step):
-            part = entries[first : first + step]
-            yield cut_out(part), (first, first + len(part))
-
-
-def _form(cuts: tuple[Cut, ...], channels: tuple[int, int]) -> Form:
-    takes = tuple(range(len(cut.region)) if cut.take is None else cut.take for cut in cuts)
-    return Form(
-        inshape=tuple(len(take) for take in takes),
-        grid=tuple(slice(cut.region.start, cut.region.stop, cut.region.step) for cut in cuts),
-        sigrid=None if all(cut.take is None for cut in cuts) else takes,
-        channels=channels,
-    )
+        return lay_over(self, shape, name=name)

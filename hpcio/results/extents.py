@@ -18,9 +18,8 @@ import h5py
 import numpy as np
 
 from hpcio.errors import ResultError
-from hpcio.files.slab import read_at
-from hpcio.layout.target import Target, fill_of
-from hpcio.recording.reading import plain_offset
+from hpcio.files import fill_of, plain_offset, read_at
+from hpcio.layout import Target
 from hpcio.results.opening import ResultFile
 
 __all__ = [

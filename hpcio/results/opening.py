@@ -14,10 +14,9 @@ import h5py
 import numpy as np
 
 from hpcio.errors import ResultError
-from hpcio.files.compression import load_filters
-from hpcio.layout.target import Target
-from hpcio.recording.sources import locking, open_file, room_for
-from hpcio.writers.virtual import check_sources
+from hpcio.files import load_filters, locking, open_file, room_for
+from hpcio.layout import Target
+from hpcio.writers import check_sources
 
 __all__ = ["PagedDataset", "ResultFile", "open"]
 

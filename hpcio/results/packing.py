@@ -21,11 +21,10 @@ from typing import Any, BinaryIO, Self
 import h5py
 import numpy as np
 
-import hpcio
 from hpcio.errors import HpcioError, ResultError, WorkerError
-from hpcio.files.compression import Chunking, Compression, Packer
-from hpcio.layout.target import Target
-from hpcio.planning.limits import check_room
+from hpcio.files import Chunking, Compression, Packer
+from hpcio.layout import Target
+from hpcio.machine import check_room, package_folder
 from hpcio.results import opening as result
 from hpcio.results.extents import SPAN, Extents, OpenSource, in_threads
 from hpcio.results.opening import ResultFile
@@ -173,7 +172,7 @@ class _Worker:
     """A plain new Python that packs parts of a result."""
 
     def __init__(self, path: str, chunking: Chunking) -> None:
-        root = str(Path(hpcio.__file__).parents[1])
+        root = package_folder()
         compression = chunking.compression and str(chunking.compression)
         task = json.dumps({"path": path, "chunk": chunking.chunk, "compression": compression})
         self._rank = len(chunking.chunk)

@@ -14,14 +14,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hpcio.errors import HpcioError, OutputError
-from hpcio.files.slab import as_output_error, sync
-from hpcio.function.blocks import unpack_details, write_details
-from hpcio.journals.ledger import Ledger
-from hpcio.layout.axes import attach
-from hpcio.machine.filesystems import look_again
-from hpcio.planning.plan import Plan
-from hpcio.writers import module_of
+from hpcio.errors import HpcioError, OutputError, as_output_error
+from hpcio.files import sync
+from hpcio.function import unpack_details, write_details
+from hpcio.journals import Ledger
+from hpcio.layout import attach
+from hpcio.machine import look_again
+from hpcio.planning import Plan
+from hpcio.writers import backend_of
 
 __all__ = ["publish"]
 
@@ -69,7 +69,7 @@ def publish(ledger: Ledger) -> Path:
             )
 
     try:
-        module_of(plan).publish(ledger, fill, final)
+        backend_of(plan).publish(ledger, fill, final)
         sync(final.parent)
     except HpcioError:
         raise
@@ -83,8 +83,8 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     f.attrs.update(provenance(plan))
     group = f.create_group("hpcio")
     group.attrs["plan"] = np.bytes_(plan.digest)
-    group.attrs["token"] = np.bytes_(plan.token)
-    stored = module_of(plan).add_data(ledger, f, folder)
+    group.attrs["run_id"] = np.bytes_(plan.run_id)
+    stored = backend_of(plan).add_data(ledger, f, folder)
     ledger = stored.ledger
     stored.target.save(group.create_group("target"))
     group["state"], group["checksum"] = stored.state, stored.checksum

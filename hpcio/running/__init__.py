@@ -1,1 +1,36 @@
-"""The loop over blocks, and who calls it."""
+"""The one loop that tries blocks, and the executors that call it.
+
+This room uses `hpcio.results` and those below. Others give `execute` a plan and an executor; an
+executor is a file here, or anywhere, that calls `run_batch` for batches of blocks and leaves the
+rest to the journals.
+"""
+
+from hpcio.running.attempt import Attempt, Stop
+from hpcio.running.batch import run_batch
+from hpcio.running.deaths import FRUITLESS, Deaths, blame, how_it_ended
+from hpcio.running.local import EXECUTORS, choose
+from hpcio.running.partition import divide, from_runs, runs
+from hpcio.running.ranks import Ranks, call_on_ranks
+from hpcio.running.run import Executor, Nobody, Work, execute, record
+
+__all__ = [
+    "EXECUTORS",
+    "FRUITLESS",
+    "Attempt",
+    "Deaths",
+    "Executor",
+    "Nobody",
+    "Ranks",
+    "Stop",
+    "Work",
+    "blame",
+    "call_on_ranks",
+    "choose",
+    "divide",
+    "execute",
+    "from_runs",
+    "how_it_ended",
+    "record",
+    "run_batch",
+    "runs",
+]

@@ -1,83 +1,66 @@
-"""Processes of this machine: the executor that needs no cluster.
-
-A worker is a plain new Python that loads the plan and asks for chunks. It imports neither
-the caller's script nor its notebook, so neither needs an ``if __name__ == "__main__"``.
-"""
+"""Executors of this machine: this process, or worker processes."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import selectors
-import signal
-import socket
-import subprocess
-import sys
-from collections import deque
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import numpy as np
-
-import hpcio
-from hpcio import errors
-from hpcio.errors import HpcioError, WorkerError
-from hpcio.files.slab import as_output_error
-from hpcio.journals.ledger import tried_by
-from hpcio.planning.limits import available, block_memory, check_memory
-from hpcio.planning.plan import Plan
-from hpcio.running.chunks import (
-    Attempt,
-    Deaths,
-    Stop,
-    divide,
-    from_runs,
-    how_it_ended,
-    run_chunk,
-    runs,
-)
+from hpcio.errors import WorkerError
+from hpcio.machine import Registry, available, cores
+from hpcio.planning import Plan, check_memory
+from hpcio.running.attempt import Attempt
+from hpcio.running.batch import run_batch
+from hpcio.running.processes import Processes
 from hpcio.running.run import Executor, Work
 
-__all__ = ["Processes", "ThisProcess", "choose", "cores", "serve"]
+__all__ = ["EXECUTORS", "ExecutorMaker", "ThisProcess", "choose"]
 
-# Several chunks for each worker even out trials of unequal cost; each chunk is a file.
-CHUNKS_PER_WORKER = 8
 
-# What a worker runs. It takes hpcio from where this is; what else lies there must not come
-# before the user's modules.
-_SERVE = """
-import sys
-sys.path.insert(0, sys.argv[3])
-from hpcio.running.local import serve
-sys.path.append(sys.path.pop(0))
-serve()
-"""
+class ExecutorMaker(Protocol):
+    """Makes an executor for `hpcio.Plan.run`."""
 
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
+    def __call__(self, *, workers: int | None, threads: int) -> Executor:
+        """An executor of so many workers (None: as many as it likes), each of some threads."""
+
+
+def _this_process(*, workers: int | None, threads: int) -> Executor:
+    return ThisProcess()
+
+
+def _processes(*, workers: int | None, threads: int) -> Executor:
+    return Processes(workers or cores(), threads=threads)
+
+
+# Executors that `hpcio.Plan.run` knows by name; any object of the protocol will do, too.
+EXECUTORS: Registry[ExecutorMaker] = Registry(
+    "executor",
+    group="hpcio.executors",
+    own={
+        "this-process": "hpcio.running.local:_this_process",
+        "processes": "hpcio.running.local:_processes",
+    },
 )
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+def choose(executor: Executor | str | None, *, workers: int | None, threads: int) -> Executor:
+    """The executor that was asked for: itself, by name, or by a number of workers.
 
+    Without a name, 0 workers compute in this process.
 
-def choose(*, workers: int | None, threads: int) -> Executor:
-    """The executor for a number of workers; 0 computes in this process."""
+    Raises
+    ------
+    WorkerError
+        If the numbers make no sense.
+    OptionError
+        If there is no such executor.
+    """
+    if executor is not None and not isinstance(executor, str):
+        return executor
     if workers is not None and workers < 0:
         raise WorkerError(f"workers={workers} makes no sense. Use 0 or more.")
     if threads < 1:
         raise WorkerError(f"threads={threads} makes no sense. Use 1 or more.")
-    return ThisProcess() if workers == 0 else Processes(workers or cores(), threads=threads)
+    name = executor or ("this-process" if workers == 0 else "processes")
+    return EXECUTORS[name](workers=workers, threads=threads)
 
 
 class ThisProcess:
@@ -90,283 +73,8 @@ class ThisProcess:
         check_memory(plan, available() if memory is None else memory)
 
     def execute(self, work: Work) -> None:
-        """Try every block of the work; see `hpcio.running.run.Executor`."""
+        """Try every block of the work; see `hpcio.running.Executor`."""
         attempt = Attempt(work.plan, "here", retries=work.retries, max_failed=work.max_failed)
         with attempt:
-            run_chunk(attempt, work.blocks)
+            run_batch(attempt, work.blocks)
             attempt.sync()
-
-
-# ---------------------------------------------------------------------- the session's side
-
-
-@dataclass(eq=False)
-class _Worker:
-    """A worker process and what it is busy with."""
-
-    process: subprocess.Popen[bytes]
-    socket: socket.socket
-    log: Path
-    ready: bool = False
-    attempt: str = ""
-    chunk: np.ndarray | None = None
-    received: bytearray = field(default_factory=bytearray)
-
-    def send(self, message: dict[str, Any]) -> None:
-        # A worker that has died is noticed when its socket ends, not here.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
-
-
-class Processes:
-    """Worker processes of this machine, each taking chunk after chunk.
-
-    Parameters
-    ----------
-    workers : int
-    threads : int
-        Threads that numerical libraries may use in each.
-    """
-
-    about = ""
-
-    def __init__(self, workers: int, *, threads: int = 1) -> None:
-        self.workers = workers
-        self.threads = threads
-
-    def check(self, plan: Plan, memory: str | int | None) -> None:
-        """Hold the largest block against a worker's share of this machine's memory."""
-        check_memory(plan, available() // self.workers if memory is None else memory)
-
-    def execute(self, work: Work) -> None:
-        """Try every block of the work; see `hpcio.running.run.Executor`."""
-        _Session(self, work).run()
-
-
-class _Session:
-    """One run on worker processes: hands out chunks, and replaces workers that die."""
-
-    def __init__(self, processes: Processes, work: Work) -> None:
-        self.plan, self.retries, self.max_failed = work.plan, work.retries, work.max_failed
-        sizes = block_memory(work.plan)[work.blocks]
-        self.wanted = min(processes.workers, work.blocks.size)
-        parts = divide(
-            sizes, self.wanted * CHUNKS_PER_WORKER, together=work.blocks // work.plan.unit
-        )
-        self.queue = deque(work.blocks[p] for p in parts)
-        self.threads = processes.threads
-        self.workers: list[_Worker] = []
-        self.selector = selectors.DefaultSelector()
-        self.deaths = Deaths(work.plan, work.retries, workers=self.wanted)
-        self.failed = 0
-        self.started = 0
-        self.idle_deaths = 0
-
-    def run(self) -> None:
-        try:
-            for _ in range(self.wanted):
-                self._start()
-            # All begin at once, so that the clock of the run does not count their start.
-            while self.workers and not all(w.ready for w in self.workers):
-                self._wait()
-            for worker in list(self.workers):
-                self._feed(worker)
-            while any(w.chunk is not None for w in self.workers) or self.queue:
-                if self._given_up():
-                    self.queue.clear()
-                self._wait()
-            self._finish()
-        except BaseException as error:
-            self._end(gently=isinstance(error, KeyboardInterrupt))
-            raise
-        self.selector.close()
-
-    def _given_up(self) -> bool:
-        """Whether too many blocks have failed."""
-        return self.failed + self.deaths.blamed > self.max_failed
-
-    # -- workers
-
-    def _start(self) -> None:
-        label = f"w{self.started}"
-        self.started += 1
-        ours, theirs = socket.socketpair()
-        log = self.plan.rundir.logs / f"{self.plan.token}-{os.getpid()}-{label}.log"
-        package = str(Path(hpcio.__file__).parent.parent)
-        threads = {name: str(self.threads) for name in _THREAD_VARIABLES}
-        task = {
-            "out": self.plan.out, "label": label, "retries": self.retries,
-            "max_failed": self.max_failed, "parent": os.getpid(),
-        }  # fmt: skip
-        try:
-            output = log.open("wb")
-        except OSError as error:
-            ours.close()
-            theirs.close()
-            raise as_output_error(error, log) from error
-        try:
-            with output:
-                process = subprocess.Popen(
-                    # -P: the folder at hand must not hide modules of the standard library.
-                    [sys.executable, "-P", "-c", _SERVE, str(theirs.fileno()), json.dumps(task),
-                     package],
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                    pass_fds=[theirs.fileno()],
-                    env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
-                )  # fmt: skip
-        except OSError as error:
-            ours.close()
-            raise WorkerError(f"A worker could not be started: {error}.") from error
-        finally:
-            theirs.close()
-        worker = _Worker(process, ours, log)
-        self.workers.append(worker)
-        self.selector.register(ours, selectors.EVENT_READ, worker)
-
-    def _feed(self, worker: _Worker) -> None:
-        if not self.queue or self._given_up():
-            return
-        worker.chunk = self.queue.popleft()
-        worker.send({"runs": runs(worker.chunk)})
-
-    def _forget(self, worker: _Worker) -> None:
-        self.workers.remove(worker)
-        self.selector.unregister(worker.socket)
-        worker.socket.close()
-
-    # -- events
-
-    def _wait(self) -> None:
-        for key, _ in self.selector.select(timeout=1.0):
-            worker: _Worker = key.data
-            try:
-                data = worker.socket.recv(1 << 16)
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                self._died(worker)
-                continue
-            worker.received += data
-            *lines, rest = worker.received.split(b"\n")
-            worker.received = bytearray(rest)
-            for line in lines:
-                self._heard(worker, json.loads(line))
-
-    def _heard(self, worker: _Worker, message: dict[str, Any]) -> None:
-        if "error" in message:
-            raise getattr(errors, message["kind"], WorkerError)(message["error"])
-        worker.attempt = message["attempt"]
-        self.failed += message["failed"]
-        if message["leaving"]:
-            return  # what it has left of its chunk is seen when it has gone
-        first = not worker.ready
-        worker.ready = True
-        worker.chunk = None
-        if not first or self.started > self.wanted:
-            self._feed(worker)
-
-    def _died(self, worker: _Worker) -> None:
-        """Work out which block killed a worker, and give the rest to another."""
-        self._forget(worker)
-        status = worker.process.wait()
-        if status == 0 and (worker.chunk is None or self._given_up()):
-            return  # it has gone home
-        if worker.chunk is None:
-            self.idle_deaths += 1
-            if not worker.ready or self.idle_deaths > self.wanted:
-                raise WorkerError(
-                    f"A worker ended with {how_it_ended(status)} before it took work. "
-                    f"Its output:\n"
-                    f"{_tail(worker.log)}\n(all of it in '{worker.log}')"
-                )
-        else:
-            ended = how_it_ended(status)
-            why = f"{_tail(worker.log)}\nWorkerError: the worker ended with {ended}"
-            left = self.deaths.left(worker.chunk, tried_by(self.plan, worker.attempt), why)
-            if left.size:
-                self.queue.appendleft(left)
-        if self.queue:
-            self._start()
-
-    def _finish(self) -> None:
-        """Let all workers bring their data to the disk and go home."""
-        for worker in self.workers:
-            worker.socket.shutdown(socket.SHUT_WR)
-        while self.workers:
-            self._wait()
-
-    def _end(self, *, gently: bool) -> None:
-        """End all workers; gently: after what they have at hand, else at once."""
-        try:
-            for worker in self.workers:
-                if worker.chunk is not None:
-                    worker.process.send_signal(signal.SIGTERM if gently else signal.SIGKILL)
-                worker.socket.close()  # an idle worker ends by itself then
-            for worker in self.workers:
-                worker.process.wait()
-        except BaseException:  # a second Ctrl-C
-            for worker in self.workers:
-                worker.process.kill()
-                worker.process.wait()
-            raise
-        finally:
-            self.workers.clear()
-            self.selector.close()
-
-
-def _tail(log: Path, lines: int = 12) -> str:
-    try:
-        return "\n".join(log.read_text(errors="replace").strip().splitlines()[-lines:])
-    except OSError:
-        return ""
-
-
-# ---------------------------------------------------------------------- the worker's side
-
-
-def serve() -> None:
-    """The main function of a worker process: take chunks until the session hangs up."""
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    task = json.loads(sys.argv[2])
-    # Ctrl-C reaches the whole group of processes; the session decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def tell(message: dict[str, Any]) -> None:
-        connection.sendall(json.dumps(message).encode() + b"\n")
-
-    def orphaned() -> None:
-        if os.getppid() != task["parent"]:
-            attempt.stopping = True
-
-    try:
-        plan = Plan.load(task["out"])
-        attempt = Attempt(
-            plan, task["label"], retries=task["retries"], max_failed=task["max_failed"],
-            pulse=orphaned,
-        )  # fmt: skip
-    except HpcioError as error:
-        tell({"error": str(error), "kind": type(error).__name__})
-        return
-
-    def stop(*_: object) -> None:
-        attempt.stopping = True
-        if attempt.computing:
-            raise Stop
-
-    with attempt, connection, connection.makefile("rb") as chunks:
-        signal.signal(signal.SIGTERM, stop)
-        try:
-            # A session that has gone, or that has no use for a block any more, is no reason
-            # to leave what is done unsafe.
-            with contextlib.suppress(Stop, BrokenPipeError, ConnectionResetError):
-                tell({"attempt": attempt.name, "failed": 0, "leaving": False})
-                for line in chunks:
-                    done = run_chunk(attempt, from_runs(json.loads(line)["runs"]))
-                    tell({"attempt": attempt.name, "failed": done.failed,
-                          "leaving": attempt.stopping})  # fmt: skip
-                    if attempt.stopping:
-                        break
-            attempt.sync()
-        except HpcioError as error:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                tell({"error": str(error), "kind": type(error).__name__})

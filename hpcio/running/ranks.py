@@ -1,7 +1,7 @@
 """Ranks of one MPI job: ``mpirun -n R hpcio run ...``.
 
-Rank 0 plans, publishes and talks; all ranks compute. The largest chunks are handed out first, each
-to the rank that has least to do so far; who is done takes chunks of others that nobody has begun.
+Rank 0 plans, publishes and talks; all ranks compute. The largest batches are handed out first, each
+to the rank that has least to do so far; who is done takes batches of others that nobody has begun.
 What is done, the journals say, as with every executor: ranks exchange no data at all, unless the
 writer does.
 
@@ -23,24 +23,25 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hpcio.errors import HpcioError, WorkerError
-from hpcio.journals.claims import ClaimFolder
-from hpcio.machine.launch import Launch, communicator, launched
-from hpcio.planning.limits import available, block_memory, check_memory
-from hpcio.planning.plan import Plan
-from hpcio.running.chunks import Attempt, Stop, divide, from_runs, run_chunk, runs
+from hpcio.journals import ClaimFolder
+from hpcio.machine import Launch, available, communicator, launched
+from hpcio.planning import Plan, block_memory, check_memory, load_plan
+from hpcio.running.attempt import Attempt, Stop
+from hpcio.running.batch import run_batch
+from hpcio.running.partition import divide, from_runs, runs
 from hpcio.running.run import Work
 
-__all__ = ["Ranks", "call", "share_out"]
+__all__ = ["Ranks", "call_on_ranks", "share_out"]
 
 T = TypeVar("T")
 
-# Several chunks for each rank even out trials of unequal cost.
-CHUNKS_PER_RANK = 8
+# Several batches for each rank even out trials of unequal cost.
+BATCHES_PER_RANK = 8
 # Waiting ranks look for news so often, in seconds; MPI itself would burn a core over it.
 _LOOK_EVERY = 0.002
 
 
-def call(main: Callable[[Ranks], T]) -> T | None:
+def call_on_ranks(main: Callable[[Ranks], T]) -> T | None:
     """Call a function on rank 0, with an executor; all other ranks work for that executor.
 
     Parameters
@@ -60,7 +61,7 @@ def call(main: Callable[[Ranks], T]) -> T | None:
 
     Examples
     --------
-    >>> call(lambda ranks: plan.run(ranks))  # doctest: +SKIP
+    >>> call_on_ranks(lambda ranks: plan.run(ranks))  # doctest: +SKIP
     """
     launch = launched()
     if launch is None:
@@ -85,7 +86,7 @@ def call(main: Callable[[Ranks], T]) -> T | None:
 
 
 class Ranks:
-    """Computes on the ranks of this job; made by `call`, on rank 0.
+    """Computes on the ranks of this job; made by `call_on_ranks`, on rank 0.
 
     Attributes
     ----------
@@ -107,7 +108,7 @@ class Ranks:
         check_memory(plan, available() // self._launch.local if memory is None else memory)
 
     def execute(self, work: Work) -> None:
-        """Try every block of the work; see `hpcio.running.run.Executor`."""
+        """Try every block of the work; see `hpcio.running.Executor`."""
         ClaimFolder(work.plan.rundir.claims).make()
         task = {
             "out": work.plan.out, "blocks": runs(work.blocks), "retries": work.retries,
@@ -131,14 +132,14 @@ class Ranks:
 
 
 def share_out(sizes: np.ndarray, ranks: int) -> list[list[int]]:
-    """Which chunks each rank has, the largest first: each goes to whoever has least so far.
+    """Which batches each rank has, the largest first: each goes to whoever has least so far.
 
     Longest processing time first (Graham, SIAM J. Appl. Math. 17, 1969).
 
     Parameters
     ----------
     sizes : numpy.ndarray of int, shape (n,)
-        Bytes of each chunk.
+        Bytes of each batch.
     ranks : int
 
     Examples
@@ -148,10 +149,10 @@ def share_out(sizes: np.ndarray, ranks: int) -> list[list[int]]:
     """
     load = np.zeros(ranks)
     shares: list[list[int]] = [[] for _ in range(ranks)]
-    for chunk in np.argsort(-sizes, kind="stable").tolist():
+    for batch in np.argsort(-sizes, kind="stable").tolist():
         rank = int(load.argmin())
-        load[rank] += max(1, int(sizes[chunk]))
-        shares[rank].append(chunk)
+        load[rank] += max(1, int(sizes[batch]))
+        shares[rank].append(batch)
     return shares
 
 
@@ -172,7 +173,7 @@ def _serve(world: Any) -> None:
         for number in (signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
         while (task := _receive(world, 0)) is not None:
-            world.send(_work(world, task, Plan.load(task["out"])), dest=0)
+            world.send(_work(world, task, load_plan(task["out"])), dest=0)
     except BaseException as error:  # noqa: BLE001  (all ranks end by it)
         _abort(world, error)
 
@@ -189,10 +190,10 @@ def _abort(world: Any, error: BaseException) -> None:
 
 
 def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
-    """Run this rank's chunks, then those of others; the signals that told it to stop."""
+    """Run this rank's batches, then those of others; the signals that told it to stop."""
     blocks = from_runs(task["blocks"])
     sizes = block_memory(plan)[blocks]
-    parts = divide(sizes, world.size * CHUNKS_PER_RANK, together=blocks // plan.unit)
+    parts = divide(sizes, world.size * BATCHES_PER_RANK, together=blocks // plan.blocks_per_group)
     shares = share_out(np.asarray([int(sizes[p].sum()) for p in parts]), world.size)
     mine = shares[world.rank]
     # Then what others would come to last.
@@ -202,9 +203,7 @@ def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
 
     def stop(number: int, _: object) -> None:
         told.append(number)
-        attempt.stopping = True
-        if attempt.computing and number == signal.SIGTERM:
-            raise Stop
+        attempt.request_stop(at_once=number == signal.SIGTERM)
 
     attempt = Attempt(
         plan, f"r{world.rank}", retries=task["retries"], max_failed=task["max_failed"]
@@ -214,11 +213,11 @@ def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
         before = [signal.signal(number, stop) for number in numbers]
         try:
             with contextlib.suppress(Stop):
-                for chunk in [*mine, *others]:
+                for batch in [*mine, *others]:
                     if attempt.stopping or claims.is_taken(f"{name}.stop"):
                         break
-                    if claims.take(f"{name}-{chunk}"):
-                        run_chunk(attempt, blocks[parts[chunk]])
+                    if claims.take(f"{name}-{batch}"):
+                        run_batch(attempt, blocks[parts[batch]])
             if attempt.may_fail < 0:
                 claims.take(f"{name}.stop")
             attempt.sync()

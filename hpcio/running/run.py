@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import os
 import shlex
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from hpcio.errors import BlocksFailed, Interrupted, OutputError, PlanError, SourceError
-from hpcio.journals import rundir
-from hpcio.journals.journal import DONE
-from hpcio.journals.ledger import Failure, Ledger
-from hpcio.machine.filesystems import look_again
-from hpcio.planning.limits import check_disk
-from hpcio.planning.plan import Plan
-from hpcio.recording.sources import open_file
-from hpcio.results.publishing import publish
-from hpcio.writers import module_of
+from hpcio.errors import BlocksFailed, Done, Interrupted, OutputError, SourceError
+from hpcio.files import open_file
+from hpcio.journals import DONE, Ledger, discard, held, prepare
+from hpcio.machine import look_again
+from hpcio.planning import Plan, RunPolicy, check_disk
+from hpcio.results import publish
+from hpcio.writers import backend_of, trusted_ledger
 
-__all__ = ["Done", "Executor", "Nobody", "Work", "execute", "record"]
+__all__ = ["Executor", "Nobody", "Observe", "Work", "execute", "record"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +45,7 @@ class Work:
 
 
 class Executor(Protocol):
-    """Runs chunks of blocks somewhere; what is done, the journals say.
+    """Runs batches of blocks somewhere; what is done, the journals say.
 
     Attributes
     ----------
@@ -66,10 +63,17 @@ class Executor(Protocol):
         """
 
     def execute(self, work: Work) -> None:
-        """Try every block of the work at least once, by `hpcio.running.chunks.run_chunk`.
+        """Try every block of the work at least once, by `hpcio.running.run_batch`.
 
         Failed blocks are journalled, not raised; if there are too many, it returns early.
         """
+
+
+class Observe(Protocol):
+    """Shows a run while it is at work."""
+
+    def __call__(self, plan: Plan, about: str) -> AbstractContextManager[None]:
+        """A context in which the run of a plan is shown; `about` is what its executor says."""
 
 
 class Nobody:
@@ -84,130 +88,77 @@ class Nobody:
         """Leave all as it is."""
 
 
-@dataclass(frozen=True)
-class Done:
-    """The record of a run.
-
-    Attributes
-    ----------
-    out : str
-        Path of the result.
-    seconds : float
-        Time of reading, computing and writing, without the start of the workers.
-    blocks : int
-        Blocks that are done, those of earlier runs included.
-    computed : int
-        Blocks that this run has computed.
-    repeated : int
-        How many results it has computed once more than needed, since a worker was lost or
-        two copies of one were at work.
-    nbytes : int
-        Bytes of results that this run has written.
-    nbytes_read : int
-        Bytes of trials that this run has read.
-    failed : tuple of Failure
-    workers : int
-        Processes that have computed blocks in this run.
-    """
-
-    out: str
-    seconds: float
-    blocks: int
-    computed: int
-    repeated: int
-    nbytes: int
-    nbytes_read: int
-    failed: tuple[Failure, ...]
-    workers: int
-
-    @property
-    def blocks_per_second(self) -> float:
-        """Speed of this run."""
-        return self.computed / self.seconds if self.seconds else 0.0
-
-    @property
-    def mb_per_second(self) -> float:
-        """Bytes read and written in a second, in units of 10^6."""
-        return (self.nbytes + self.nbytes_read) / 1e6 / self.seconds if self.seconds else 0.0
-
-    def __str__(self) -> str:
-        earlier = self.blocks - self.computed
-        return (
-            f"{self.computed} blocks in {self.seconds:.2f} s "
-            f"({self.blocks_per_second:.0f} blocks/s, {self.mb_per_second:.0f} MB/s)"
-            + (f", {earlier} from earlier runs" if earlier else "")
-            + (f", {self.repeated} computed twice" if self.repeated else "")
-            + (f", {len(self.failed)} failed" if self.failed else "")
-        )
-
-
 def execute(
     plan: Plan,
-    executor: Executor | None = None,
+    executor: Executor,
     *,
-    workers: int | None = None,
-    threads: int = 1,
+    policy: RunPolicy,
     memory: str | int | None = None,
-    retries: int = 0,
-    max_failed: int | None = None,
-    gaps: bool = False,
     fresh: bool = False,
-    progress: bool | None = None,
+    observe: Observe | None = None,
 ) -> Done:
-    """Run what a plan lacks, and publish the result; see :meth:`hpcio.Plan.run`."""
-    for name, number in (("retries", retries), ("max_failed", max_failed)):
-        if number is not None and number < 0:
-            raise PlanError(f"{name}={number} makes no sense. Use 0 or more.")
-    if max_failed is None:
-        max_failed = max(100, len(plan) // 10)
-    if executor is None:
-        from hpcio.running.local import choose
+    """Run what a plan lacks, and publish the result; see :meth:`hpcio.Plan.run`.
 
-        executor = choose(workers=workers, threads=threads)
+    Parameters
+    ----------
+    plan : Plan
+    executor : Executor
+    policy : RunPolicy
+    memory, fresh
+        As for :meth:`hpcio.Plan.run`.
+    observe : callable, optional
+        Makes a context in which the work is shown, of the plan and of what its executor has to
+        say; it only reads.
+    """
     if fresh:
-        rundir.discard(plan.out)
-    look_again(plan.out)
-    if os.path.lexists(plan.out):
+        discard(plan.out)
+    if _is_there(plan):
         return _finished(plan)
     plan.source.check_unchanged()
     executor.check(plan, memory)
-    plan = rundir.prepare(plan)
-    with ExitStack() as stack:
-        stack.enter_context(rundir.held(plan))
-        look_again(plan.out)
-        if os.path.lexists(plan.out):  # another run has finished meanwhile
+    plan = prepare(plan)
+    with held(plan):
+        if _is_there(plan):  # another run has finished meanwhile
             return _finished(plan)
-        before = Ledger.read_trusted(plan)
-        todo = before.missing()
-        known = {log.path for log in before.logs}
-        if todo.size:
-            check_disk(plan, todo)
-            module_of(plan).reserve(plan)
-            stack.enter_context(_shown(plan, executor.about, progress=progress))
-            try:
-                executor.execute(Work(plan, todo, retries, max_failed))
-            except KeyboardInterrupt:
-                finished = int(Ledger.read(plan).done.sum())
-                raise Interrupted(
-                    f"Stopped with {finished} of {len(plan)} blocks done. "
-                    f"Continue with: hpcio resume {shlex.quote(plan.out)}"
-                ) from None
-        ledger = Ledger.read_trusted(plan)
-        done = record(ledger, known)
-        # A gap is a block that was tried.
-        if not ledger.done.all() and not (gaps and ledger.state.all()):
-            raise BlocksFailed(_failed_message(ledger, max_failed), done)
-        publish(ledger)
+        before = trusted_ledger(plan)
+        _compute(plan, before.missing(), executor, policy, observe)
+        return _publish(plan, policy, known={log.path for log in before.logs})
+
+
+def _is_there(plan: Plan) -> bool:
+    look_again(plan.out)
+    return os.path.lexists(plan.out)
+
+
+def _compute(
+    plan: Plan, blocks: np.ndarray, executor: Executor, policy: RunPolicy, observe: Observe | None
+) -> None:
+    """Have an executor try some blocks, where it is seen."""
+    if not blocks.size:
+        return
+    check_disk(plan, blocks)
+    backend_of(plan).reserve(plan)
+    work = Work(plan, blocks, policy.retries, policy.most_failed(len(plan)))
+    with nullcontext() if observe is None else observe(plan, executor.about):
+        try:
+            executor.execute(work)
+        except KeyboardInterrupt:
+            finished = int(Ledger.read(plan).done.sum())
+            raise Interrupted(
+                f"Stopped with {finished} of {len(plan)} blocks done. "
+                f"Continue with: hpcio resume {shlex.quote(plan.out)}"
+            ) from None
+
+
+def _publish(plan: Plan, policy: RunPolicy, *, known: set[Path]) -> Done:
+    """Publish the result if it is complete, or may have gaps."""
+    ledger = trusted_ledger(plan)
+    done = record(ledger, known)
+    # A gap is a block that was tried.
+    if not ledger.done.all() and not (policy.gaps and ledger.state.all()):
+        raise BlocksFailed(_failed_message(ledger, policy.most_failed(len(plan))), done)
+    publish(ledger)
     return done
-
-
-def _shown(plan: Plan, about: str, *, progress: bool | None) -> ExitStack:
-    from hpcio.watching.progress import watch
-
-    stack = ExitStack()
-    if progress is not False:
-        stack.enter_context(watch(plan, about=about, force=progress is True))
-    return stack
 
 
 def _finished(plan: Plan) -> Done:
@@ -235,7 +186,7 @@ def record(ledger: Ledger, known: set[Path]) -> Done:
     plan = ledger.plan
     new = [log for log in ledger.logs if log.path not in known]
     times = [
-        (float(log.about["start"]), log.records)
+        (float(log.header["start"]), log.records)
         for log in new
         if (log.records["kind"] == DONE).any()
     ]

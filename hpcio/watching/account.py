@@ -11,14 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from hpcio.errors import SourceError
-from hpcio.journals.journal import DONE, FAILED, Log
-from hpcio.journals.ledger import Failure, Ledger
-from hpcio.journals.usage import Usage, memory_to_ask, walltime_to_ask
-from hpcio.planning.plan import Plan
-from hpcio.recording.sources import open_file
-from hpcio.results.publishing import provenance
-from hpcio.running.chunks import runs
+from hpcio.errors import Failure, SourceError
+from hpcio.files import open_file
+from hpcio.journals import (
+    DONE,
+    FAILED,
+    JournalRecords,
+    Ledger,
+    Usage,
+    memory_to_ask,
+    walltime_to_ask,
+)
+from hpcio.planning import Plan
+from hpcio.results import provenance
+from hpcio.running import runs
 from hpcio.watching.timeline import Timeline, names_of, worked
 from hpcio.words import count, duration, natural, number, size, when
 
@@ -136,8 +142,8 @@ def facts_of(ledger: Ledger, times: Timeline, made: dict[str, Any]) -> list[tupl
         ("read", size(int(plan.input_sizes().sum()))),
         ("result", f"{shape}, {plan.target.dtype}, {size(plan.target.nbytes)}{average}"),
         ("output", plan.out),
-        ("user", _names(str(log.about["user"]) for log in ledger.logs)),
-        ("hosts", _names(str(log.about["host"]) for log in ledger.logs)),
+        ("user", _names(str(log.header["user"]) for log in ledger.logs)),
+        ("hosts", _names(str(log.header["host"]) for log in ledger.logs)),
         *_when_it_was(ledger, times),
         (
             "versions",
@@ -151,7 +157,7 @@ def facts_of(ledger: Ledger, times: Timeline, made: dict[str, Any]) -> list[tupl
 def _when_it_was(ledger: Ledger, times: Timeline) -> list[tuple[str, str]]:
     if not len(times):
         return []
-    began = min(float(log.about["start"]) for log in ledger.logs)
+    began = min(float(log.header["start"]) for log in ledger.logs)
     seconds, in_all = worked(times), times.finish - began
     pauses = f" at work, {duration(in_all)} in all" if in_all > 1.1 * seconds + 1 else ""
     return [
@@ -194,26 +200,26 @@ class Worker:
 
 def workers_of(ledger: Ledger) -> list[Worker]:
     """All that worked on a run, in the order of their labels (w2 before w10) and hosts."""
-    attempts: dict[tuple[str, str], list[Log]] = {}
+    attempts: dict[tuple[str, str], list[JournalRecords]] = {}
     for log in ledger.logs:
         # A session that journals whom it blames for the death of a worker is no worker.
         tried = np.isin(log.records["kind"], (DONE, FAILED)).any()
-        if tried and log.about["label"] != "session":
-            key = (str(log.about["label"]), str(log.about["host"]))
+        if tried and log.header["label"] != "session":
+            key = (str(log.header["label"]), str(log.header["host"]))
             attempts.setdefault(key, []).append(log)
     sizes = ledger.plan.input_sizes()
     found = [_worker(*key, logs, sizes) for key, logs in attempts.items()]
     return sorted(found, key=lambda w: (natural(w.label), natural(w.host)))
 
 
-def _worker(label: str, host: str, logs: Sequence[Log], sizes: np.ndarray) -> Worker:
+def _worker(label: str, host: str, logs: Sequence[JournalRecords], sizes: np.ndarray) -> Worker:
     blocks = failed = 0
     busy = nbytes = seconds = 0.0
     first, last = math.inf, -math.inf
     for log in logs:
         kind = log.records["kind"]
         done = log.records[kind == DONE]
-        begin = float(log.about["start"])
+        begin = float(log.header["start"])
         end = float(log.records["end"][np.isin(kind, (DONE, FAILED))].max())
         blocks += done.size
         failed += int((kind == FAILED).sum())

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpcio.errors import MissingPackageError
-from hpcio.files.slab import as_output_error
-from hpcio.journals.ledger import Ledger
-from hpcio.planning.plan import Plan
+from hpcio.errors import MissingPackageError, as_output_error
+from hpcio.journals import Ledger
+from hpcio.planning import load_plan
 from hpcio.watching.timeline import (
     COLUMNS,
     Bars,
@@ -37,12 +36,12 @@ if TYPE_CHECKING:
 __all__ = [
     "COLOURS",
     "canvas",
+    "draw_throughput",
+    "draw_timeline",
     "drawing",
     "picture",
     "read_timeline",
     "summary",
-    "throughput",
-    "timeline",
 ]
 
 # Told apart by everybody: Okabe, M. & Ito, K. (2008), Color Universal Design.
@@ -71,7 +70,7 @@ _STYLE: Any = {  # matplotlib's own type lists its 300 names
 _THICK_ROWS = 24
 
 
-def timeline(ax: Axes, times: Timeline) -> None:
+def draw_timeline(ax: Axes, times: Timeline) -> None:
     """Draw who worked when: a row for each worker, filled by how it spent its time.
 
     Blocks too short to see are merged; the height that a colour takes of a row is its share
@@ -192,7 +191,7 @@ def _mark(ax: Axes, pauses: list[tuple[float, float]], span: float) -> None:
         )  # fmt: skip
 
 
-def throughput(ax: Axes, times: Timeline) -> None:
+def draw_throughput(ax: Axes, times: Timeline) -> None:
     """Draw how many bytes are read and written in a second, over the time of the run.
 
     Parameters
@@ -254,7 +253,7 @@ def picture(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     OutputError
         If the picture cannot be written.
     """
-    times = read_timeline(Ledger.read(Plan.load(out)))
+    times = read_timeline(Ledger.read(load_plan(out)))
     with canvas(path, 1600, 1100) as figure:
         figure.suptitle(summary(times), x=0.012, ha="left", parse_math=False)
         _both(figure, times, height_ratios=(2, 3))
@@ -295,9 +294,9 @@ def drawing(times: Timeline) -> str:
 def _both(figure: Figure, times: Timeline, *, height_ratios: tuple[float, float]) -> None:
     top, bottom = figure.subplots(2, 1, height_ratios=height_ratios)
     top.set_title("Throughput")
-    throughput(top, times)
+    draw_throughput(top, times)
     bottom.set_title("Workers")
-    timeline(bottom, times)
+    draw_timeline(bottom, times)
 
 
 def _for_html(svg: str) -> str:

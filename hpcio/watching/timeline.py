@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcio.errors import ResultError
-from hpcio.journals.ledger import Ledger
+from hpcio.journals import Ledger
 
 __all__ = [
     "COLUMNS",
@@ -109,7 +109,7 @@ def read_timeline(ledger: Ledger) -> Timeline:
         io=io,
         nbytes=record["nbytes"],
         nbytes_read=ledger.plan.input_sizes()[block],
-        workers=tuple((str(x.about["host"]), str(x.about["label"])) for x in ledger.logs),
+        workers=tuple((str(x.header["host"]), str(x.header["label"])) for x in ledger.logs),
         finish=max((float(x.records["end"][-1]) for x in ledger.logs if x.records.size), default=0),
         function=ledger.plan.function.name,
     )

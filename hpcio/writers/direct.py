@@ -14,39 +14,27 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hpcio.files.slab import as_output_error, checksum, write_at
-from hpcio.journals.journal import Journal
-from hpcio.machine.filesystems import is_local
-from hpcio.planning.plan import Plan
-from hpcio.writers.onefile import (
-    PAGE,
-    SEAM,
-    ReadBack,
-    add_data,
-    check_plan,
-    data_file,
-    load_offsets,
-    publish,
-    reserve,
-    seams_file,
-)
+from hpcio.errors import as_output_error
+from hpcio.files import checksum, write_at
+from hpcio.journals import Journal
+from hpcio.machine import is_local
+from hpcio.planning import Plan
+from hpcio.writers.backend import Writer
+from hpcio.writers.onefile import OneFile
+from hpcio.writers.preallocated import PAGE, load_offsets
+from hpcio.writers.seams import SEAM, seams_file
 
-__all__ = ["ReadBack", "add_data", "check_plan", "open_writer", "publish", "reserve"]
+__all__ = ["DIRECT", "Direct"]
 
 # So much is gathered before it is written, where pages matter.
 SPAN = 4 << 20
-
-
-def open_writer(plan: Plan, attempt: str) -> Direct:
-    """The writer of one attempt."""
-    return Direct(plan, attempt)
 
 
 class Direct:
     """Bytes of one attempt, where they belong; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan, attempt: str) -> None:
-        path = data_file(plan)
+        path = plan.rundir.data
         self._seams_path = seams_file(plan, attempt)
         try:
             # Never for reading: that, too, would make a client cache the pages of others.
@@ -69,22 +57,22 @@ class Direct:
             write_at(self._fd, data, offset)
             return 0, offset
         if offset != self._start + len(self._held):
-            self.settle()
+            self.flush()
             self._start = offset
         self._held += data.tobytes()
         if len(self._held) >= SPAN:
-            self.settle()
+            self.flush()
         return 0, offset
 
-    def skip(self, block: int) -> None:
+    def mark_failed(self, block: int) -> None:
         pass
 
     @property
-    def settled(self) -> bool:
+    def is_flushed(self) -> bool:
         """Whether all blocks so far have left this process."""
         return not self._held
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Write what was gathered: whole pages into the file, the rest into the seams."""
         if not self._held:
             return
@@ -110,7 +98,7 @@ class Direct:
         while whole:
             whole = whole[os.write(self._seams, whole) :]
 
-    def syncing(self) -> Callable[[], None]:
+    def prepare_sync(self) -> Callable[[], None]:
         fds = [fd for fd in (self._fd, self._seams) if fd is not None]
 
         def sync() -> None:
@@ -123,3 +111,13 @@ class Direct:
         os.close(self._fd)
         if self._seams is not None:
             os.close(self._seams)
+
+
+class _Direct(OneFile):
+    """Every process writes its own bytes; see `hpcio.writers.Backend`."""
+
+    def open_writer(self, plan: Plan, attempt: str) -> Writer:
+        return Direct(plan, attempt)
+
+
+DIRECT = _Direct()

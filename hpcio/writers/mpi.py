@@ -18,16 +18,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcio.errors import PlanError, WorkerError
-from hpcio.files.slab import as_output_error
-from hpcio.journals.journal import Journal
-from hpcio.machine.filesystems import kind_of, options_of
-from hpcio.machine.launch import communicator, launched
-from hpcio.planning.plan import Plan
-from hpcio.writers import AtOnce, onefile
-from hpcio.writers.onefile import ReadBack, add_data, data_file, load_offsets, publish, reserve
+from hpcio.errors import PlanError, WorkerError, as_output_error
+from hpcio.journals import Journal
+from hpcio.machine import communicator, kind_of, launched, options_of
+from hpcio.planning import Plan, WriterAbilities
+from hpcio.writers.backend import Unbuffered, Writer
+from hpcio.writers.onefile import OneFile
+from hpcio.writers.preallocated import load_offsets
 
-__all__ = ["ReadBack", "add_data", "check_plan", "open_writer", "publish", "reserve"]
+__all__ = ["MPI", "Mpi"]
 
 # With these an NFS has no locks between its clients, by which MPI-IO keeps ranks on several nodes
 # from writing over each other.
@@ -42,32 +41,7 @@ _BUILD = (
 )
 
 
-def check_plan(plan: Plan) -> None:
-    """Raise PlanError if results make no plain dataset, or ranks cannot write them here."""
-    onefile.check_plan(plan)
-    folder = os.path.dirname(plan.out)
-    without = _NO_LOCKS & options_of(folder) if kind_of(folder).startswith("nfs") else set()
-    if without:
-        raise PlanError(
-            f"writer='{plan.writer}' would lose results in '{folder}': that is an NFS mounted with "
-            f"{', '.join(sorted(without))}, where ranks on several nodes write over each other. "
-            "The writer 'direct' needs no locks."
-        )
-    if not h5py.get_config().mpi:
-        raise PlanError(
-            f"writer='{plan.writer}' needs an h5py that was built with MPI. The writer 'direct' "
-            f"does the same without. Else: {_BUILD}"
-        )
-    if importlib.util.find_spec("mpi4py") is None:
-        raise PlanError(f"writer='{plan.writer}' needs mpi4py. Install it: pip install mpi4py")
-
-
-def open_writer(plan: Plan, attempt: str) -> Mpi:
-    """The writer of one attempt; all ranks open theirs together."""
-    return Mpi(plan)
-
-
-class Mpi(AtOnce):
+class Mpi(Unbuffered):
     """One rank's handle of the file; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan) -> None:
@@ -78,7 +52,7 @@ class Mpi(AtOnce):
                 f"mpirun -n R hpcio run {plan.out}, or hpcio submit --mpi. "
                 "The writer 'direct' works anywhere."
             )
-        path = data_file(plan)
+        path = plan.rundir.data
         self._plan, self._world = plan, communicator(launch)
         self._offsets = load_offsets(plan)
         try:
@@ -121,9 +95,9 @@ class Mpi(AtOnce):
         try:
             self._data.write(inside, self._space, piece, dxpl=self._transfer)
         except (OSError, RuntimeError) as error:
-            raise as_output_error(error, data_file(self._plan)) from error
+            raise as_output_error(error, self._plan.rundir.data) from error
 
-    def syncing(self) -> Callable[[], None]:
+    def prepare_sync(self) -> Callable[[], None]:
         fd = self._fd
         return lambda: os.fsync(fd)
 
@@ -152,3 +126,36 @@ def _pieces(
     for first, last in ((0, middle), (middle, array.shape[axis])):
         part = array[(slice(None),) * axis + (slice(first, last),)]
         yield from _pieces(part, (*start[:axis], start[axis] + first, *start[axis + 1 :]))
+
+
+class _Mpi(OneFile):
+    """Ranks write through parallel HDF5; see `hpcio.writers.Backend`."""
+
+    abilities = WriterAbilities(needs_ranks=True)
+
+    def check_plan(self, plan: Plan) -> None:
+        """Raise PlanError if results make no plain dataset, or ranks cannot write them here."""
+        super().check_plan(plan)
+        folder = os.path.dirname(plan.out)
+        without = _NO_LOCKS & options_of(folder) if kind_of(folder).startswith("nfs") else set()
+        if without:
+            raise PlanError(
+                f"writer='{plan.writer}' would lose results in '{folder}': that is an NFS mounted "
+                f"with {', '.join(sorted(without))}, where ranks on several nodes write over each "
+                "other. "
+                "The writer 'direct' needs no locks."
+            )
+        if not h5py.get_config().mpi:
+            raise PlanError(
+                f"writer='{plan.writer}' needs an h5py that was built with MPI. The writer "
+                f"'direct' does the same without. Else: {_BUILD}"
+            )
+        if importlib.util.find_spec("mpi4py") is None:
+            raise PlanError(f"writer='{plan.writer}' needs mpi4py. Install it: pip install mpi4py")
+
+    def open_writer(self, plan: Plan, attempt: str) -> Writer:
+        """The writer of one attempt; all ranks open theirs together."""
+        return Mpi(plan)
+
+
+MPI = _Mpi()

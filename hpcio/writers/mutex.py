@@ -15,53 +15,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 
-from hpcio.errors import OutputError
-from hpcio.files.locks import check_locks, locked, open_to_write
-from hpcio.files.slab import as_output_error
-from hpcio.journals.journal import Journal
-from hpcio.planning.plan import Plan
-from hpcio.writers import AtOnce, onefile
-from hpcio.writers.onefile import ReadBack, add_data, data_file, load_offsets, restore
+from hpcio.errors import OutputError, as_output_error
+from hpcio.files import check_locks, locked, open_to_write
+from hpcio.journals import Journal, Ledger
+from hpcio.planning import Plan
+from hpcio.writers.backend import Unbuffered, Writer
+from hpcio.writers.onefile import OneFile
+from hpcio.writers.preallocated import load_offsets, restore
 
-if TYPE_CHECKING:
-    from hpcio.journals.ledger import Ledger
-
-__all__ = ["ReadBack", "add_data", "check_plan", "open_writer", "publish", "reserve"]
+__all__ = ["MUTEX", "Mutex"]
 
 
-def check_plan(plan: Plan) -> None:
-    """Raise PlanError for what makes no plain dataset, OutputError where locks do not protect."""
-    onefile.check_plan(plan)
-    check_locks(os.path.dirname(plan.out))
-
-
-def reserve(plan: Plan) -> None:
-    """Make the file, or see that an earlier run has left it in order."""
-    if not data_file(plan).exists():
-        onefile.reserve(plan)
-        return
-    # What a crash of the machine has left of it, or of the lock beside it, nobody knows. Other
-    # processes may be at work still.
-    with locked(data_file(plan)):
-        restore(plan)
-
-
-def open_writer(plan: Plan, attempt: str) -> Mutex:
-    """The writer of one attempt."""
-    return Mutex(plan)
-
-
-class Mutex(AtOnce):
+class Mutex(Unbuffered):
     """Blocks of one attempt, each written under the lock; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._path = data_file(plan)
+        self._path = plan.rundir.data
         try:
             # Not to be written: an error of the disk is told to files that were open before it.
             self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -75,7 +49,7 @@ class Mutex(AtOnce):
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         target = self._plan.target
         if data.nbytes:
-            shape = target.region_shape(int(target.form[block]))
+            shape = target.region_shape(int(target.shape_index[block]))
             try:
                 with locked(self._path) as in_order:
                     if not in_order:
@@ -93,7 +67,7 @@ class Mutex(AtOnce):
                 raise as_output_error(error, self._path) from error
         return 0, int(self._offsets[block])
 
-    def syncing(self) -> Callable[[], None]:
+    def prepare_sync(self) -> Callable[[], None]:
         fd = self._fd
         return lambda: os.fsync(fd)
 
@@ -101,7 +75,31 @@ class Mutex(AtOnce):
         os.close(self._fd)
 
 
-def publish(ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
-    """Give the file its name, under the lock: a second copy of a task may be writing still."""
-    with locked(data_file(ledger.plan)):
-        onefile.publish(ledger, fill, final)
+class _Mutex(OneFile):
+    """One process at a time; see `hpcio.writers.Backend`."""
+
+    def check_plan(self, plan: Plan) -> None:
+        """Also raise OutputError where locks do not protect."""
+        super().check_plan(plan)
+        check_locks(os.path.dirname(plan.out))
+
+    def reserve(self, plan: Plan) -> None:
+        """Make the file, or see that an earlier run has left it in order."""
+        if not plan.rundir.data.exists():
+            super().reserve(plan)
+            return
+        # What a crash of the machine has left of it, or of the lock beside it, nobody knows. Other
+        # processes may be at work still.
+        with locked(plan.rundir.data):
+            restore(plan)
+
+    def open_writer(self, plan: Plan, attempt: str) -> Writer:
+        return Mutex(plan)
+
+    def publish(self, ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
+        """Give the file its name, under the lock: a second copy of a task may be writing still."""
+        with locked(ledger.plan.rundir.data):
+            super().publish(ledger, fill, final)
+
+
+MUTEX = _Mutex()

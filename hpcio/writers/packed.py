@@ -19,23 +19,33 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import h5py
 import numpy as np
 
-from hpcio.errors import HpcioError, ResultError, SourceError
-from hpcio.files.compression import Chunking, Compression, Packer
-from hpcio.files.slab import as_output_error, checksum, in_memory_file, sync, write_at, write_image
-from hpcio.journals.journal import FILE, Journal, Log
-from hpcio.planning.limits import check_room
-from hpcio.planning.plan import Plan
-from hpcio.recording.sources import open_file
+from hpcio.errors import HpcioError, ResultError, SourceError, as_output_error
+from hpcio.files import (
+    Chunking,
+    Compression,
+    Packer,
+    checksum,
+    in_memory_file,
+    open_file,
+    sync,
+    write_at,
+    write_image,
+)
+from hpcio.journals import FILE, Journal, JournalRecords
+from hpcio.machine import check_room
+from hpcio.planning import Plan
+from hpcio.writers.sources import TrialFiles, task_path, trial_path
 
 __all__ = [
-    "PackedReadBack",
+    "PackedReader",
     "PackedTaskFiles",
+    "PackedTrialFiles",
     "chunking_of",
-    "image_of_block",
     "seal",
     "task_file",
     "task_log",
@@ -76,19 +86,21 @@ def _new_dataset(
     return dataset
 
 
-def image_of_block(plan: Plan, path: str, data: np.ndarray, *, sync: bool) -> None:
-    """Write a file of one result, made in memory, under a new name."""
-    with in_memory_file() as f:
-        dataset = _new_dataset(f, plan, data.shape, chunking_of(plan, data.shape))
-        dataset[...] = data
-        write_image(f, path, mode=0o600, sync=sync)
+class PackedTrialFiles(TrialFiles):
+    """One file for each block, made in memory; see `hpcio.writers.Writer`."""
+
+    def _write_file(self, path: str, block: int, data: np.ndarray) -> None:
+        with in_memory_file() as f:
+            dataset = _new_dataset(f, self._plan, data.shape, chunking_of(self._plan, data.shape))
+            dataset[...] = data
+            write_image(f, path, mode=0o600, sync=self._each)
 
 
 class PackedTaskFiles:
-    """One file for each chunk of blocks, of packed chunks; see `hpcio.writers.Writer`."""
+    """One file for each batch of blocks, of packed chunks; see `hpcio.writers.Writer`."""
 
-    def __init__(self, plan: Plan, attempt: str, path_of: Callable[[str, int], str]) -> None:
-        self._plan, self._attempt, self._path_of = plan, attempt, path_of
+    def __init__(self, plan: Plan, attempt: str) -> None:
+        self._plan, self._attempt = plan, attempt
         self._sizes = plan.target.sizes()
         self._file = -1
         self._fd = -1
@@ -104,7 +116,7 @@ class PackedTaskFiles:
         chunking = chunking_of(self._plan, (length,))
         self._chunk = chunking.chunk[0] * self._plan.target.dtype.itemsize
         self._packer = Packer(chunking, self._plan.target.dtype)
-        self._path = self._plan.run_directory / self._path_of(self._attempt, self._file)
+        self._path = self._plan.run_directory / task_path(self._attempt, self._file)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._fd = os.open(task_log(self._path), flags, 0o600)
@@ -135,21 +147,21 @@ class PackedTaskFiles:
         write_at(self._fd, _HEAD.pack(self._number, mask, len(packed), check) + packed, self._end)
         self._end += _HEAD.size + len(packed)
 
-    def skip(self, block: int) -> None:
+    def mark_failed(self, block: int) -> None:
         """Nothing waits for that block."""
 
     @property
-    def settled(self) -> bool:
+    def is_flushed(self) -> bool:
         """Whether all results so far are in the log."""
         return not self._unlogged
 
-    def settle(self) -> None:
-        """Log the last chunk as far as it is."""
+    def flush(self) -> None:
+        """JournalRecords the last chunk as far as it is."""
         if self._unlogged:
             self._log(memoryview(self._held))
             self._unlogged = False
 
-    def syncing(self) -> Callable[[], None]:
+    def prepare_sync(self) -> Callable[[], None]:
         """What brings the log to the disk; the files made of logs before are there."""
         if self._fd < 0:
             return lambda: None
@@ -271,12 +283,12 @@ def seal(path: Path, name: str) -> tuple[int, int, int]:
     return size, len(head), checksum(head)
 
 
-class PackedReadBack:
+class PackedReader:
     """The results of one attempt, from HDF5 files and from logs."""
 
-    def __init__(self, plan: Plan, log: Log, path_of: Callable[[np.void], str]) -> None:
-        self._plan, self._path_of = plan, path_of
-        files = log.records[log.records["kind"] == FILE]
+    def __init__(self, plan: Plan, records: JournalRecords) -> None:
+        self._plan, self._attempt = plan, records.attempt
+        files = records.records[records.records["kind"] == FILE]
         self._sizes = {int(r["file"]): int(r["nbytes"]) for r in files}
         self._path: Path | None = None
         self._file: h5py.File | None = None
@@ -302,6 +314,16 @@ class PackedReadBack:
         except (OSError, RuntimeError):  # a filter cannot make sense of a chunk
             return None
         return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+    def intact(self, record: np.void) -> bool:
+        """Whether the bytes of one block are those that were journalled."""
+        data = self.read(record)
+        return data is not None and checksum(data) == int(record["checksum"])
+
+    def _path_of(self, record: np.void) -> str:
+        if self._plan.sources == "trial":
+            return trial_path(self._attempt, int(record["block"]))
+        return task_path(self._attempt, int(record["file"]))
 
     def _covers(self, record: np.void) -> bool:
         """Whether the log has all chunks of a block; a file that was made of it has."""
@@ -330,9 +352,7 @@ class PackedReadBack:
         self.close()
         self._path = path
         task = self._plan.sources == "task"
-        shape: tuple[int, ...] = self._plan.target.shapes[
-            int(self._plan.target.form[int(record["block"])])
-        ]
+        shape = self._plan.target.shape_of(int(record["block"]))
         if task:
             nbytes = self._sizes.get(int(record["file"]), 0)
             shape = (nbytes // self._plan.target.dtype.itemsize,)
@@ -368,3 +388,9 @@ class PackedReadBack:
         if self._fd >= 0:
             os.close(self._fd)
         self._path, self._file, self._fd = None, None, -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

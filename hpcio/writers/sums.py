@@ -12,40 +12,22 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import h5py
 import numpy as np
 
-from hpcio.errors import ResultError
-from hpcio.files.slab import as_output_error, checksum, read_at, write_at
-from hpcio.journals.journal import DONE, Journal, Log
-from hpcio.layout.averages import Average, Moments, combine
-from hpcio.layout.target import Target
-from hpcio.planning.plan import Plan
-from hpcio.writers import Stored
-from hpcio.writers.virtual import publish
+from hpcio.errors import ResultError, as_output_error
+from hpcio.files import checksum, read_at, write_at, write_under_name
+from hpcio.journals import DONE, Journal, JournalRecords, Ledger, StoredReader
+from hpcio.layout import Average, Moments, Target, combine
+from hpcio.planning import Plan, WriterAbilities
+from hpcio.writers.backend import Stored, Writer
 
-if TYPE_CHECKING:
-    from hpcio.journals.ledger import Ledger
-
-__all__ = ["ReadBack", "add_data", "check_plan", "open_writer", "publish", "reserve"]
+__all__ = ["SUMS"]
 
 # Before the arrays of a sum: its number, the trials in it, bytes and checksum of the arrays.
 _HEAD = struct.Struct("<qqqQ")
-
-
-def check_plan(plan: Plan) -> None:
-    """Anything goes."""
-
-
-def reserve(plan: Plan) -> None:
-    """Nothing: each attempt makes a file of its own."""
-
-
-def open_writer(plan: Plan, attempt: str) -> Sums:
-    """The writer of one attempt."""
-    return Sums(plan, attempt)
 
 
 def _average(plan: Plan) -> Average:
@@ -58,10 +40,10 @@ def _path(plan: Plan, attempt: str) -> Path:
 
 
 def _block_shape(plan: Plan, block: int) -> tuple[int, ...]:
-    return plan.target.shapes[int(plan.target.form[block])]
+    return plan.target.shape_of(block)
 
 
-class Sums:
+class _SumsWriter:
     """The group at hand of one attempt, and a file for those before; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan, attempt: str) -> None:
@@ -80,32 +62,32 @@ class Sums:
         self._end = 0
         self._at_hand: dict[int, Moments] = {}
         self._last = np.zeros(0, np.int64)  # of each group of the chunk
-        self.settled = True
+        self.is_flushed = True
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         self._at_hand.clear()
-        group = blocks // self._average.unit
+        group = blocks // self._average.blocks_per_group
         self._last = blocks[np.flatnonzero(np.diff(group, append=-1))]
-        self.settled = True
+        self.is_flushed = True
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         channel = block % self._average.channel_blocks
         if channel not in self._at_hand:
             self._at_hand[channel] = Moments(self._average, data.shape)
         self._at_hand[channel].add(data)
-        self.settled = False
+        self.is_flushed = False
         offset = self._end + self._places[channel]
         self._look(block)
         return 0, offset
 
-    def skip(self, block: int) -> None:
+    def mark_failed(self, block: int) -> None:
         self._look(block)
 
     def _look(self, block: int) -> None:
         """Write the sums of a group if its last block has been tried."""
         if block != self._last[np.searchsorted(self._last, block)]:
             return
-        group = block // self._average.unit
+        group = block // self._average.blocks_per_group
         for channel, moments in sorted(self._at_hand.items()):
             number = group * self._average.channel_blocks + channel
             data = b"".join(part.tobytes() for part in moments.parts())
@@ -113,26 +95,26 @@ class Sums:
             write_at(self._fd, head + data, self._end + self._places[channel])
         self._end += self._places[-1]
         self._at_hand.clear()
-        self.settled = True
+        self.is_flushed = True
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Nothing: a group that is not over is not worth keeping."""
 
-    def syncing(self) -> Callable[[], None]:
+    def prepare_sync(self) -> Callable[[], None]:
         return lambda: os.fsync(self._fd)
 
     def close(self) -> None:
         os.close(self._fd)
 
 
-class ReadBack:
+class _SumsReader:
     """The sums of one attempt."""
 
-    def __init__(self, plan: Plan, log: Log) -> None:
+    def __init__(self, plan: Plan, records: JournalRecords) -> None:
         self._plan, self._average = plan, _average(plan)
         self._known: tuple[int, Moments | None] = (-1, None)
         try:
-            path = _path(plan, str(log.about["name"]))
+            path = _path(plan, records.attempt)
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             self._fd = -1
@@ -181,35 +163,6 @@ class ReadBack:
             os.close(self._fd)
 
 
-# ---------------------------------------------------------------------- the result
-
-
-def add_data(ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
-    """Add up the groups in their order, and store the average.
-
-    Raises
-    ------
-    ResultError
-        If a sum is not on the disk as it was written.
-    """
-    plan, target, average = ledger.plan, ledger.plan.target, _average(ledger.plan)
-    whole = np.full(target.shape, target.fill, target.dtype)
-    for channel in range(average.channel_blocks):
-        found = combine(average, _block_shape(plan, channel), _sums(ledger, channel))
-        whole[target.region(channel)] = found
-    data = file.create_dataset("data", data=whole, fillvalue=target.dtype.type(target.fill))
-    done = ledger.done.reshape(-1, average.channel_blocks)
-    data.attrs["reduce"] = average.what
-    data.attrs["trials"] = int(done.all(axis=1).sum())
-    one = Target(
-        shape=target.shape, dtype=target.dtype, axis=0, channel_axis=None, shapes=(target.shape,),
-        form=np.zeros(1, np.int32), start=np.zeros(1, np.int64), channel=np.zeros(1, np.int64),
-        stacked=False,
-    )  # fmt: skip
-    state, check = np.full(1, DONE, np.uint8), np.asarray([checksum(whole)], np.uint64)
-    return Stored(ledger, one, state, check)
-
-
 def _sums(ledger: Ledger, channel: int) -> Iterator[Moments]:
     """The sums of one channel block that count, by group."""
     plan, average = ledger.plan, _average(ledger.plan)
@@ -217,16 +170,64 @@ def _sums(ledger: Ledger, channel: int) -> Iterator[Moments]:
     blocks = blocks[ledger.done[blocks]]
     _, first, count = np.unique(average.sum_of(blocks), return_index=True, return_counts=True)
     with ExitStack() as stack:
-        opened: dict[int, ReadBack] = {}
+        opened: dict[int, _SumsReader] = {}
         for block, members in zip(blocks[first].tolist(), count.tolist(), strict=True):
             log = int(ledger.log[block])
             if log not in opened:
-                opened[log] = stack.enter_context(ReadBack(plan, ledger.logs[log]))
+                opened[log] = stack.enter_context(_SumsReader(plan, ledger.logs[log]))
             moments = opened[log].read(ledger.record[block])
             if moments is None or moments.count != members:
-                path = _path(plan, str(ledger.logs[log].about["name"]))
+                path = _path(plan, ledger.logs[log].attempt)
                 raise ResultError(
                     f"The sum of block {block} and others in '{path}' is not what was written. "
                     "Remove that file, then resume: they are computed again."
                 )
             yield moments
+
+
+# ---------------------------------------------------------------------- the result
+
+
+class _Sums:
+    """Stores averages, whatever the writer is; see `hpcio.writers.Backend`."""
+
+    abilities = WriterAbilities()
+
+    def check_plan(self, plan: Plan) -> None:
+        """Anything goes."""
+
+    def reserve(self, plan: Plan) -> None:
+        """Nothing: each attempt makes a file of its own."""
+
+    def open_writer(self, plan: Plan, attempt: str) -> Writer:
+        return _SumsWriter(plan, attempt)
+
+    def open_reader(self, plan: Plan, records: JournalRecords) -> StoredReader:
+        return _SumsReader(plan, records)
+
+    def publish(self, ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
+        write_under_name(fill, final, tag=ledger.plan.run_id)
+
+    def add_data(self, ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
+        """Add up the groups in their order, and store the average.
+
+        Raises
+        ------
+        ResultError
+            If a sum is not on the disk as it was written.
+        """
+        plan, target, average = ledger.plan, ledger.plan.target, _average(ledger.plan)
+        whole = np.full(target.shape, target.fill, target.dtype)
+        for channel in range(average.channel_blocks):
+            found = combine(average, _block_shape(plan, channel), _sums(ledger, channel))
+            whole[target.region(channel)] = found
+        data = file.create_dataset("data", data=whole, fillvalue=target.dtype.type(target.fill))
+        done = ledger.done.reshape(-1, average.channel_blocks)
+        data.attrs["reduce"] = average.what
+        data.attrs["trials"] = int(done.all(axis=1).sum())
+        one = Target.of_one_block(target.shape, target.dtype)
+        state, check = np.full(1, DONE, np.uint8), np.asarray([checksum(whole)], np.uint64)
+        return Stored(ledger, one, state, check)
+
+
+SUMS = _Sums()

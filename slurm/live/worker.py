@@ -8,13 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from hpcio.journals.ledger import Ledger
-from hpcio.machine.filesystems import is_first
-from hpcio.planning.plan import Plan
-from hpcio.running.chunks import Attempt, from_runs, run_chunk, runs
+from hpcio.journals import ClaimFolder, Ledger
+from hpcio.planning import load_plan
+from hpcio.running import Attempt, from_runs, run_batch, runs
 from slurm.site import environment
 
 __all__ = ["chunk", "finish", "stop"]
@@ -28,7 +26,7 @@ _lock = threading.Lock()
 
 def chunk(
     out: str,
-    token: str,
+    session_id: str,
     pieces: list[list[list[int]]],
     retries: int,
     max_failed: int,
@@ -40,7 +38,7 @@ def chunk(
     ----------
     out : str
         The result, whose run directory holds the plan.
-    token : str
+    session_id : str
         Of the session: its attempts are kept open until `finish`.
     pieces : list of list of [first, last)
         The blocks of each chunk.
@@ -56,30 +54,30 @@ def chunk(
     """
     failed = 0
     left: list[list[int]] = []
-    with _attempt(out, token, retries, max_failed) as attempt:
+    with _attempt(out, session_id, retries, max_failed) as attempt:
         chunks = [from_runs(piece) for piece in pieces]
         # A claim that was taken before: dask sends again what a worker died of.
-        if not is_first(Path(attempt.plan.run_directory, "claims", claim)):
+        if not ClaimFolder(attempt.plan.rundir.claims).take(claim):
             state = Ledger.read(attempt.plan).state
             chunks = [blocks[state[blocks] == 0] for blocks in chunks]
         for blocks in chunks:
             tried = 0
             if blocks.size and not attempt.stopping and not _soon_over():
-                done = run_chunk(attempt, blocks)
+                done = run_batch(attempt, blocks)
                 failed += done.failed
                 tried = done.reached
             left += runs(blocks[tried:])
     return {"failed": failed, "left": left}
 
 
-def finish(token: str) -> None:
+def finish(session_id: str) -> None:
     """Bring the data of a session to the disk and let go of its files.
 
     A chunk that is still at work does so itself when it ends.
     """
     with _lock:
-        _over.add(token)
-        idle = [key for key in _attempts if key[0] == token and key not in _busy]
+        _over.add(session_id)
+        idle = [key for key in _attempts if key[0] == session_id and key not in _busy]
         attempts = [_attempts.pop(key) for key in idle]
     for attempt in attempts:
         _end(attempt)
@@ -90,28 +88,28 @@ def _end(attempt: Attempt) -> None:
         attempt.sync()
 
 
-def stop(token: str) -> None:
+def stop(session_id: str) -> None:
     """End the chunks of a session after the block at hand."""
     with _lock:
         for (session, _), attempt in _attempts.items():
-            if session == token:
-                attempt.stopping = True
+            if session == session_id:
+                attempt.request_stop()
 
 
 @contextmanager
-def _attempt(out: str, token: str, retries: int, max_failed: int) -> Iterator[Attempt]:
+def _attempt(out: str, session_id: str, retries: int, max_failed: int) -> Iterator[Attempt]:
     """The attempt of this thread, at work: a thread has a journal and files of its own."""
-    key = (token, threading.get_ident())
+    key = (session_id, threading.get_ident())
     with _lock:
         if key not in _attempts:
             environment.limit_memory()
             attempt = Attempt(
-                Plan.load(out),
+                load_plan(out),
                 environment.label() or f"dask{os.getpid()}",
                 retries=retries,
                 max_failed=max_failed,
+                on_tick=_look_at_the_clock,
             )
-            attempt.pulse = lambda: _look_at_the_clock(attempt)
             _attempts[key] = attempt
         attempt = _attempts[key]
         _busy.add(key)
@@ -120,7 +118,7 @@ def _attempt(out: str, token: str, retries: int, max_failed: int) -> Iterator[At
     finally:
         with _lock:
             _busy.discard(key)
-            over = token in _over and _attempts.pop(key, None) is not None
+            over = session_id in _over and _attempts.pop(key, None) is not None
         if over:
             _end(attempt)
 
@@ -133,4 +131,4 @@ def _soon_over() -> bool:
 
 def _look_at_the_clock(attempt: Attempt) -> None:
     if _soon_over():
-        attempt.stopping = True
+        attempt.request_stop()

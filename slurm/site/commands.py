@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 
 from hpcio.errors import ClusterError
 
-__all__ = ["NO_SLURM", "call", "require"]
+__all__ = ["call", "job_number", "refusal", "require"]
 
-# slurmctld that does not answer lets its clients wait for 9 s and more before they give up.
+# The clients of a slurmctld that does not answer wait for 9 s and more before they give up.
 PATIENCE = 60.0
 
 NO_SLURM = (
@@ -61,6 +62,20 @@ def call(arguments: Sequence[str], *, timeout: float = PATIENCE) -> str:
 
 
 def refusal(command: str, words: str) -> ClusterError:
-    """The error of a command that said no."""
+    """The error of a command that said no, with its own words."""
     said = " ".join(words.split()) or "nothing"
     return ClusterError(f"'{command}' refuses. It says: {said}")
+
+
+def job_number(answer: str) -> int:
+    """The number of the job, in what ``sbatch --parsable`` has printed.
+
+    Examples
+    --------
+    >>> job_number("1234;cluster")
+    1234
+    """
+    match = re.match(r"(\d+)", answer)
+    if match is None:
+        raise ClusterError(f"'sbatch' gives no number of a job. It says: {answer.strip()}")
+    return int(match[1])

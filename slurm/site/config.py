@@ -15,29 +15,17 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpcio.errors import PlanError
+from slurm.site.options import SubmitOptions
 
 __all__ = ["DEFAULTS", "Settings", "location", "settings"]
 
-# Each with the type that it must have, and what it is if nobody says otherwise.
-DEFAULTS: dict[str, tuple[type, Any]] = {
-    "tasks": (int, 16),
-    "partition": (str, None),
-    "memory": (str, None),
-    "walltime": (str, None),
-    "cpus": (int, 1),
-    "throttle": (int, None),
-    "prologue": (str, ""),
-    "sbatch": (list, []),
-    "signal": (int, 90),
-    "stale": (float, 120.0),
-    "launcher": (str, "mpirun"),
-}
+# The type that each option must have, and its value if nobody says otherwise.
+DEFAULTS: dict[str, tuple[type, Any]] = SubmitOptions.configurable()
 
 
 @dataclass(frozen=True)
@@ -81,12 +69,32 @@ def settings(cluster: str | None = None) -> Settings:
         If the file is no TOML, or says what is not known.
     """
     path = location()
-    values = {name: default for name, (_, default) in DEFAULTS.items()}
-    origin = dict.fromkeys(DEFAULTS, "default")
+    found = Settings(
+        path,
+        values={name: default for name, (_, default) in DEFAULTS.items()},
+        origin=dict.fromkeys(DEFAULTS, "default"),
+    )
+    general = _section(path)
+    of_clusters = {k: v for k, v in general.items() if isinstance(v, dict)}
+    of_all = {k: v for k, v in general.items() if k not in of_clusters}
+    _check(path, of_all, "submit")
+    # All are checked, so that a mistake shows before one goes to that cluster.
+    for name, section in of_clusters.items():
+        _check(path, section, f"submit.{name}")
+    _take(found, of_all, "submit")
+    if cluster in of_clusters:
+        _take(found, of_clusters[cluster], f"submit.{cluster}")
+    return found
+
+
+def _section(path: Path) -> dict[str, Any]:
+    """What the file says in ``[submit]``, the sections of clusters included; {} without a file."""
+    import tomllib  # array tasks read no file of defaults
+
     try:
         said = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        return Settings(path, values, origin)
+        return {}
     except (OSError, ValueError) as error:
         raise PlanError(f"'{path}' cannot be read: {error}. Mend or remove it.") from error
     for name in said.keys() - {"submit"}:
@@ -95,20 +103,11 @@ def settings(cluster: str | None = None) -> Settings:
     general = said.get("submit", {})
     if not isinstance(general, dict):
         raise PlanError(f"'submit' in '{path}' is no section. Write [submit].")
-    of_clusters = {k: v for k, v in general.items() if isinstance(v, dict)}
-    _take(
-        path, {k: v for k, v in general.items() if k not in of_clusters}, "submit", values, origin
-    )
-    for name, section in of_clusters.items():
-        # Checked in any case, so that a mistake shows before one goes there.
-        into = (values, origin) if name == cluster else ({}, {})
-        _take(path, section, f"submit.{name}", *into)
-    return Settings(path, values, origin)
+    return general
 
 
-def _take(
-    path: Path, section: dict[str, Any], name: str, values: dict[str, Any], origin: dict[str, str]
-) -> None:
+def _check(path: Path, section: dict[str, Any], name: str) -> None:
+    """Refuse options that are not known, and values of another type."""
     for key, value in section.items():
         if key not in DEFAULTS:
             raise PlanError(
@@ -118,4 +117,8 @@ def _take(
         fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
         if not fits or isinstance(value, bool):
             raise PlanError(f"'{key}' in [{name}] of '{path}' must be of type {kind.__name__}.")
-        values[key], origin[key] = value, f"[{name}]"
+
+
+def _take(found: Settings, section: dict[str, Any], name: str) -> None:
+    found.values.update(section)
+    found.origin.update(dict.fromkeys(section, f"[{name}]"))

@@ -98,6 +98,22 @@ class Site:
         names = ", ".join(p.name for p in self.partitions)
         raise ClusterError(f"There is no partition '{name}'. Choose one of: {names}.")
 
+    def choose(
+        self, name: str | None, *, cpus: int, memory: int, seconds: int | None
+    ) -> str | None:
+        """The name of the partition that was asked for; None leaves the choice to SLURM.
+
+        Raises
+        ------
+        ClusterError
+            If there is no such partition, or none that fits ``"auto"``.
+        """
+        if name is None:
+            return None
+        if name == "auto":
+            return self.smallest_fitting(cpus=cpus, memory=memory, seconds=seconds).name
+        return self.partition(name).name
+
     def smallest_fitting(
         self, *, cpus: int = 1, memory: int = 0, seconds: int | None = None
     ) -> Partition:

@@ -1,1 +1,53 @@
-"""Submissions: a plan on the shared file system, and what its array tasks run."""
+"""Submissions: what was asked of SLURM for a plan, kept on the shared file system.
+
+This room uses `slurm.site`, `slurm.mapping` and `slurm.forecast`, and hpcio. Others take `submit`
+and the handle `Submitted` from it; the tasks of a submission read there what is theirs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpcio.machine import lazily
+
+if TYPE_CHECKING:
+    from slurm.submissions.handle import Submitted, attach
+    from slurm.submissions.logs import log_files
+    from slurm.submissions.records import Submission, jobs, newest, read_submission, task_plan
+    from slurm.submissions.sbatch import join_words
+    from slurm.submissions.submitting import scripts, submit, write_scripts
+
+__all__ = [
+    "Submission",
+    "Submitted",
+    "attach",
+    "jobs",
+    "join_words",
+    "log_files",
+    "newest",
+    "read_submission",
+    "scripts",
+    "submit",
+    "task_plan",
+    "write_scripts",
+]
+
+# Imported when they are asked for: an array task, `slurm.tasks`, has no use for what
+# submits it.
+__getattr__ = lazily(
+    __name__,
+    {
+        "Submission": "records",
+        "Submitted": "handle",
+        "attach": "handle",
+        "join_words": "sbatch",
+        "jobs": "records",
+        "log_files": "logs",
+        "newest": "records",
+        "read_submission": "records",
+        "scripts": "submitting",
+        "submit": "submitting",
+        "task_plan": "records",
+        "write_scripts": "submitting",
+    },
+)

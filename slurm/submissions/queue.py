@@ -1,29 +1,18 @@
-"""What SLURM says of the jobs of a run, by one call of squeue."""
+"""What SLURM says of the jobs of a run."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Self
 
 from hpcio.errors import ClusterError
-from hpcio.planning.plan import Plan
-from slurm.site.commands import call
-from slurm.submissions import records as submissions
+from hpcio.planning import Plan
+from slurm.site import ENDED, queued_jobs
+from slurm.submissions import records
 
-__all__ = ["ENDED", "FIRST_LOOK", "LAST_LOOK", "Queue", "Row", "read_queue"]
-
-# States of a task that will not run again by itself.
-ENDED = frozenset(
-    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
-     "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
-)  # fmt: skip
-# squeue is asked after so many seconds at first, then more and more rarely.
-FIRST_LOOK, LAST_LOOK = 2.0, 30.0
-# What no name holds.
-_BETWEEN = "\x1f"
-# squeue waits for 9 s for a controller that is down.
-_PATIENCE = 5.0
+__all__ = ["Queue", "Row", "living_rows", "read_queue"]
 
 
 @dataclass(frozen=True)
@@ -71,46 +60,83 @@ class Queue:
 
 
 def read_queue(plan: Plan) -> Queue | None:
-    """The jobs of a run; None if it was never submitted.
+    """The jobs of a run, by one call of squeue; None if it was never submitted.
 
     A job is known by its script, not by its number alone: after a crash, SLURM's controller may
     give a number to somebody else.
     """
-    numbers = submissions.numbers(plan)
+    numbers = records.numbers(plan)
     if not numbers:
         return None
     try:
-        answer = call(
-            ["squeue", "--noheader", "--array", "--states=all", f"--user={os.geteuid()}",
-             f"--format={_BETWEEN.join(('%F', '%K', '%T', '%r', '%N', '%Z', '%o'))}"],
-            timeout=_PATIENCE,
-        )  # fmt: skip
+        jobs = queued_jobs()
     except ClusterError as error:
         return Queue((), str(error))
-    folder = f"{plan.run_directory}{os.sep}"
-    scripts: dict[tuple[str, int | None], tuple[int, int | None]] = {}
-    ours: dict[str, tuple[int, int | None]] = {}
-    for number in numbers:
-        made, jobs = submissions.read(plan, number), submissions.jobs(plan, number)
-        named = [*zip(made.script, made.arrays, strict=True), (made.finish_script, None)]
-        ids = (*jobs.arrays, jobs.finish) if jobs else ()
-        for (script, array), job in zip_longest(named, ids[: len(named)]):
-            first = None if array is None else array.first
-            # As it was named then, and as it is named if the tree has moved since.
-            for path in (script, folder + os.path.basename(script)):
-                ours[path] = scripts[path, job] = (number, first)
+    scripts = _Scripts.of(plan, numbers)
     rows = []
-    for line in answer.splitlines():
-        fields = line.split(_BETWEEN)
-        if len(fields) != 7:
-            continue
-        # As it was given to sbatch: perhaps relative, perhaps with arguments behind.
-        script = os.path.normpath(os.path.join(fields[5], fields[6]))
-        script = next((s for s in ours if script == s or script.startswith(f"{s} ")), "")
-        if not script:
-            continue
-        job, index = int(fields[0]), int(fields[1]) if fields[1].isdigit() else 0
-        number, first = scripts.get((script, job), ours[script])
-        task = None if first is None else first + index
-        rows.append(Row(number, task, job, index, *fields[2:5]))
+    for job in jobs:
+        script = scripts.find(job.script)
+        if script is not None:
+            number, first = scripts.whose(script, job.job)
+            task = None if first is None else first + job.index
+            rows.append(Row(number, task, job.job, job.index, job.state, job.reason, job.node))
     return Queue(tuple(rows))
+
+
+def living_rows(plan: Plan) -> list[Row]:
+    """The jobs of a run that wait or run.
+
+    Raises
+    ------
+    ClusterError
+        If SLURM does not answer.
+    """
+    found = read_queue(plan)
+    if found is None:
+        return []
+    if found.trouble:
+        raise ClusterError(found.trouble)
+    return [row for row in found.rows if row.alive]
+
+
+@dataclass(frozen=True)
+class _Scripts:
+    """The job scripts of a run, and whose they are.
+
+    Each is of a submission, and of the array whose first task has a number; None stands for the
+    finalizer. A script that is written again for a later submission keeps its path: then the number
+    of the job tells them apart, if it was noted.
+
+    Attributes
+    ----------
+    of_job : dict
+        By path and number of the job.
+    newest : dict
+        By path alone.
+    """
+
+    of_job: dict[tuple[str, int | None], tuple[int, int | None]]
+    newest: dict[str, tuple[int, int | None]]
+
+    @classmethod
+    def of(cls, plan: Plan, numbers: list[int]) -> Self:
+        """Those of all submissions of a run."""
+        scripts = cls({}, {})
+        for number in numbers:
+            made, jobs = records.read_submission(plan, number), records.jobs(plan, number)
+            named = [*zip(made.script, made.arrays, strict=True), (made.finish_script, None)]
+            ids = (*jobs.arrays, jobs.finish) if jobs else ()
+            for (script, array), job in zip_longest(named, ids[: len(named)]):
+                first = None if array is None else array.first
+                # As it was named then, and as it is named if the tree has moved since.
+                for path in (script, str(plan.rundir.path / os.path.basename(script))):
+                    scripts.newest[path] = scripts.of_job[path, job] = (number, first)
+        return scripts
+
+    def find(self, words: str) -> str | None:
+        """The script that a job was submitted by, perhaps with arguments behind."""
+        return next((s for s in self.newest if words == s or words.startswith(f"{s} ")), None)
+
+    def whose(self, script: str, job: int) -> tuple[int, int | None]:
+        """The submission of a script, and the first task of its array."""
+        return self.of_job.get((script, job), self.newest[script])

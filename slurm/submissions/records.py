@@ -16,21 +16,21 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcio.errors import PlanError
-from hpcio.files.slab import as_output_error
-from hpcio.machine.filesystems import write_whole
-from hpcio.planning.plan import Plan
-from slurm.mapping import Array, Mapping
+from hpcio.errors import PlanError, as_output_error
+from hpcio.machine import write_whole
+from hpcio.planning import Plan, RunPolicy
+from slurm.mapping import JobArray, TaskPlan
+from slurm.site import SubmitOptions
 
 __all__ = [
     "Jobs",
     "Submission",
-    "folder",
     "jobs",
     "newest",
     "note_jobs",
     "numbers",
-    "read",
+    "read_submission",
+    "task_plan",
     "write",
 ]
 
@@ -43,20 +43,20 @@ class Submission:
     ----------
     number : int
         From 1 on, within a run directory.
-    token : str
+    run_id : str
         Of the run.
     cluster, user : str
         Where, and by whom.
     time : float
         Seconds since 1970.
     tasks : int
-    arrays : tuple of Array
+    arrays : tuple of JobArray
         The job arrays that tasks are divided into.
     script : tuple of str
         The job script of each, as its path was then.
     finish_script : str
         That of the finalizer.
-    options : dict
+    options : SubmitOptions
         What `slurm.submit` was asked for, so that a resumed run asks for the same.
     cpus : int
     memory : int or None
@@ -76,15 +76,15 @@ class Submission:
     """
 
     number: int
-    token: str
+    run_id: str
     cluster: str
     user: str
     time: float
     tasks: int
-    arrays: tuple[Array, ...]
+    arrays: tuple[JobArray, ...]
     script: tuple[str, ...]
     finish_script: str
-    options: dict[str, object]
+    options: SubmitOptions
     cpus: int
     memory: int | None
     seconds: int | None
@@ -96,6 +96,11 @@ class Submission:
     known: tuple[str, ...]
     ranks: int | None = None
 
+    @property
+    def policy(self) -> RunPolicy:
+        """What the run does about blocks that fail."""
+        return RunPolicy(retries=self.retries, max_failed=self.max_failed, gaps=self.gaps)
+
 
 @dataclass(frozen=True)
 class Jobs:
@@ -105,15 +110,10 @@ class Jobs:
     finish: int | None
 
 
-def folder(plan: Plan) -> Path:
-    """Where the submissions of a run lie."""
-    return plan.run_directory / "submissions"
-
-
 def numbers(plan: Plan) -> list[int]:
     """The submissions of a run, the newest last."""
     try:
-        names = os.listdir(folder(plan))
+        names = os.listdir(plan.rundir.submissions)
     except FileNotFoundError:
         return []
     return sorted(int(m[1]) for n in names if (m := re.fullmatch(r"(\d+)\.json", n)))
@@ -122,25 +122,26 @@ def numbers(plan: Plan) -> list[int]:
 def newest(plan: Plan) -> Submission | None:
     """The last submission of a run; None if it was never submitted."""
     found = numbers(plan)
-    return read(plan, found[-1]) if found else None
+    return read_submission(plan, found[-1]) if found else None
 
 
-def write(plan: Plan, submission: Submission, mapping: Mapping) -> None:
+def write(plan: Plan, submission: Submission, work: TaskPlan) -> None:
     """Keep a submission and its blocks.
 
     Raises
     ------
     OutputError
     """
-    where = folder(plan)
+    where = plan.rundir.submissions
     try:
         where.mkdir(mode=0o700, exist_ok=True)
-        edges = np.cumsum([0, *(chunk.size for chunk in mapping.chunks)])
+        edges = np.cumsum([0, *(chunk.size for chunk in work.chunks)])
         with open(where / f"{submission.number}.npz", "xb") as f:
-            np.savez(f, blocks=np.concatenate(mapping.chunks), edges=edges, task=mapping.task)
+            np.savez(f, blocks=np.concatenate(work.chunks), edges=edges, task=work.task)
             f.flush()
             os.fsync(f.fileno())
-        text = json.dumps(dataclasses.asdict(submission), indent=1)
+        said = {**dataclasses.asdict(submission), "options": submission.options.said()}
+        text = json.dumps(said, indent=1)
         write_whole(where / f"{submission.number}.json", text.encode())
     except OSError as error:
         raise as_output_error(error, where) from error
@@ -148,14 +149,14 @@ def write(plan: Plan, submission: Submission, mapping: Mapping) -> None:
 
 def note_jobs(plan: Plan, number: int, found: Jobs) -> None:
     """Keep the numbers of a submission's jobs."""
-    path = folder(plan) / f"{number}.jobs.json"
+    path = plan.rundir.submissions / f"{number}.jobs.json"
     try:
         write_whole(path, json.dumps(dataclasses.asdict(found)).encode())
     except OSError as error:
         raise as_output_error(error, path) from error
 
 
-def read(plan: Plan, number: int) -> Submission:
+def read_submission(plan: Plan, number: int) -> Submission:
     """One submission of a run.
 
     Raises
@@ -163,36 +164,39 @@ def read(plan: Plan, number: int) -> Submission:
     PlanError
         If there is no such submission, or it cannot be read.
     """
-    path = folder(plan) / f"{number}.json"
+    path = plan.rundir.submissions / f"{number}.json"
     try:
         said = json.loads(path.read_text())
-        said["arrays"] = tuple(Array(**a) for a in said["arrays"])
+        said["arrays"] = tuple(JobArray(**a) for a in said["arrays"])
         for name in ("script", "known"):
             said[name] = tuple(said[name])
+        said["options"] = SubmitOptions.of(dict(said["options"]))
         return Submission(**said)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise PlanError(
-            f"The submission '{path}' cannot be read ({error}). Submit the run again: hpcio resume"
-        ) from error
+        raise _unreadable(path, error) from error
 
 
-def mapping_of(plan: Plan, number: int) -> Mapping:
-    """Which task has which blocks."""
-    path = folder(plan) / f"{number}.npz"
+def task_plan(plan: Plan, number: int) -> TaskPlan:
+    """Which task of a submission has which blocks."""
+    path = plan.rundir.submissions / f"{number}.npz"
     try:
         with np.load(path) as kept:
             chunks = np.split(kept["blocks"], kept["edges"][1:-1])
-            return Mapping(tuple(chunks), kept["task"])
+            return TaskPlan(tuple(chunks), kept["task"])
     except (OSError, ValueError, KeyError) as error:
-        raise PlanError(
-            f"The submission '{path}' cannot be read ({error}). Submit the run again: hpcio resume"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> PlanError:
+    return PlanError(
+        f"The submission '{path}' cannot be read ({error}). Submit the run again: hpcio resume"
+    )
 
 
 def jobs(plan: Plan, number: int) -> Jobs | None:
     """The jobs of a submission, if its submitter noted them."""
     try:
-        said = json.loads((folder(plan) / f"{number}.jobs.json").read_text())
+        said = json.loads((plan.rundir.submissions / f"{number}.jobs.json").read_text())
         return Jobs(tuple(said["arrays"]), said["finish"])
     except (OSError, ValueError, KeyError):
         return None

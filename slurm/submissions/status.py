@@ -9,17 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hpcio.planning.plan import Plan
-from slurm.submissions import records as submissions
-from slurm.submissions.queue import ENDED, Row, read_queue
-from slurm.submissions.records import Submission
+from hpcio.planning import Plan
+from slurm.site import ENDED
+from slurm.submissions import records
+from slurm.submissions.queue import Row, read_queue
+from slurm.submissions.records import Jobs, Submission
 
 __all__ = ["SlurmQueue", "queue"]
 
 
 @dataclass(frozen=True)
 class SlurmQueue:
-    """What SLURM says of the jobs of a run; see `hpcio.watching.status.Queue`.
+    """What SLURM says of the jobs of a run; see `hpcio.watching.watcher.Queue`.
 
     Attributes
     ----------
@@ -69,45 +70,49 @@ def queue(plan: Plan) -> SlurmQueue | None:
 
     Examples
     --------
-    >>> print(queue(hpcio.Plan.load("out.h5")).line)  # doctest: +SKIP
+    >>> print(queue(hpcio.load_plan("out.h5")).line)  # doctest: +SKIP
     job array 1234: 12 running, 40 pending (Resources), 12 ended
     """
-    numbers = submissions.numbers(plan)
+    numbers = records.numbers(plan)
     if not numbers:
         return None
-    newest, outcome = submissions.read(plan, numbers[-1]), _outcome(plan, numbers[-1])
-    ranked = {n for n in numbers if submissions.read(plan, n).ranks}
-    rows: tuple[Row, ...] = ()
-    alive = None
-    if shutil.which("squeue") is None:
-        line = f"no squeue on this machine: look on a node of the cluster '{newest.cluster}'"
-    else:
-        found = read_queue(plan)
-        if found is None or found.trouble:
-            line = f"SLURM does not answer: {found.trouble if found else 'nothing'}"
-        else:
-            noted = {number: submissions.jobs(plan, number) for number in numbers}
-            rows = tuple(r for r in found.rows if _is_ours(r, noted.get(r.submission)))
-            alive = sum(row.alive for row in rows)
-            line = _line(
-                rows, newest, noted=noted[newest.number] is not None,
-                finished=outcome is not None,
-            )  # fmt: skip
+    made = {number: records.read_submission(plan, number) for number in numbers}
+    newest, outcome = made[numbers[-1]], _outcome(plan, numbers[-1])
+    rows, line = _ask(plan, newest, numbers, finished=outcome is not None)
     return SlurmQueue(
         submission=newest.number,
         cluster=newest.cluster,
         line=line + (f"; finished: the result is {outcome['status']}" if outcome else ""),
-        # Of two jobs of one task, as after sbatch by hand, the one that is alive counts.
-        states={
-            label: _word(row.state)
-            for row in sorted(rows, key=lambda row: (row.alive, row.job))
-            # Ranks are workers of their own; their one job is none.
-            if row.submission not in ranked and (label := _label(row)) is not None
-        },
-        alive=alive,
-        rows=rows,
+        states=_states(rows or (), ranked={number for number in numbers if made[number].ranks}),
+        alive=None if rows is None else sum(row.alive for row in rows),
+        rows=rows or (),
         outcome=outcome,
     )
+
+
+def _ask(
+    plan: Plan, newest: Submission, numbers: Sequence[int], *, finished: bool
+) -> tuple[tuple[Row, ...] | None, str]:
+    """The jobs of a run, None if SLURM does not answer; and all of it in one line."""
+    if shutil.which("squeue") is None:
+        return None, f"no squeue on this machine: look on a node of the cluster '{newest.cluster}'"
+    found = read_queue(plan)
+    if found is None or found.trouble:
+        return None, f"SLURM does not answer: {found.trouble if found else 'nothing'}"
+    noted = {number: records.jobs(plan, number) for number in numbers}
+    rows = tuple(row for row in found.rows if _is_ours(row, noted.get(row.submission)))
+    return rows, _line(rows, newest, noted=noted[newest.number] is not None, finished=finished)
+
+
+def _states(rows: Sequence[Row], *, ranked: set[int]) -> dict[str, str]:
+    """The state of each task, by its label."""
+    return {
+        label: _word(row.state)
+        # Of two jobs of one task, as after sbatch by hand, the one that is alive counts.
+        for row in sorted(rows, key=lambda row: (row.alive, row.job))
+        # Ranks are workers of their own; their one job is none.
+        if row.submission not in ranked and (label := _label(row)) is not None
+    }
 
 
 def _label(row: Row) -> str | None:
@@ -115,7 +120,7 @@ def _label(row: Row) -> str | None:
     return None if row.task is None else f"{row.submission}-{row.task}"
 
 
-def _is_ours(row: Row, jobs: submissions.Jobs | None) -> bool:
+def _is_ours(row: Row, jobs: Jobs | None) -> bool:
     """Whether a job is of this run: jobs that ended may be of one that was thrown away."""
     return row.alive or jobs is None or row.job in (*jobs.arrays, jobs.finish)
 
@@ -123,7 +128,7 @@ def _is_ours(row: Row, jobs: submissions.Jobs | None) -> bool:
 def _outcome(plan: Plan, number: int) -> dict[str, Any] | None:
     """What the finalizer of a submission has said; None if it has not ended."""
     try:
-        said = json.loads((plan.run_directory / "outcome.json").read_text())
+        said = json.loads(plan.rundir.outcome.read_text())
     except (OSError, ValueError):
         return None
     return said if isinstance(said, dict) and said.get("submission") == number else None
@@ -135,17 +140,7 @@ def _word(state: str) -> str:
 
 def _line(rows: Sequence[Row], newest: Submission, *, noted: bool, finished: bool) -> str:
     """All of it in one line: tasks of the newest submission, its finalizer, older ones."""
-    tasks = [r for r in rows if r.submission == newest.number and r.task is not None]
-    if tasks:
-        jobs = sorted({row.job for row in tasks})
-        # SLURM forgets a job some minutes after its end.
-        forgotten = newest.tasks - len({row.task for row in tasks}) if noted else 0
-        name = "job array" if len(jobs) == 1 else "job arrays"
-        if newest.ranks:
-            name = f"MPI job of {newest.ranks} ranks"
-        parts = [f"{name} {', '.join(map(str, jobs))}: {_counts(tasks, forgotten=forgotten)}"]
-    else:
-        parts = ["no task of this run in the queue"]
+    parts = [_tasks(rows, newest, noted=noted)]
     for row in rows:
         # A finalizer that has spoken is not said to have failed too: its exit status says so.
         mine = row.submission == newest.number and row.state != "COMPLETED" and not finished
@@ -157,6 +152,20 @@ def _line(rows: Sequence[Row], newest: Submission, *, noted: bool, finished: boo
         its = [r for r in rows if r.submission == number and r.alive and r.task is not None]
         parts.append(f"of submission {number}: {_counts(its)}")
     return "; ".join(parts)
+
+
+def _tasks(rows: Sequence[Row], newest: Submission, *, noted: bool) -> str:
+    """How the tasks of the newest submission stand."""
+    tasks = [r for r in rows if r.submission == newest.number and r.task is not None]
+    if not tasks:
+        return "no task of this run in the queue"
+    jobs = sorted({row.job for row in tasks})
+    # SLURM forgets a job some minutes after its end.
+    forgotten = newest.tasks - len({row.task for row in tasks}) if noted else 0
+    name = "job array" if len(jobs) == 1 else "job arrays"
+    if newest.ranks:
+        name = f"MPI job of {newest.ranks} ranks"
+    return f"{name} {', '.join(map(str, jobs))}: {_counts(tasks, forgotten=forgotten)}"
 
 
 def _counts(tasks: Sequence[Row], *, forgotten: int = 0) -> str:

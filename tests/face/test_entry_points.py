@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 import hpcio
-from hpcio.watching.status import status
-from tests.rigs.support import ROWS, TRIALS, ended, record, run
+from hpcio.watching.watcher import status
+from tests.rigs.bench import ROWS, TRIALS, record
+from tests.rigs.support import ended, run
+from tests.rigs.waiting import PATIENCE
 
 # Every way in ends with these lines, and all must give the same numbers.
 RUN = f"""
@@ -74,7 +76,7 @@ def python(folder: Path, *args: str, stdin: str | None = None) -> None:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     with ended(child):
-        out, err = child.communicate(stdin, timeout=120)
+        out, err = child.communicate(stdin, timeout=PATIENCE)
         assert child.returncode == 0, err
     assert out.startswith(f"{TRIALS} blocks in ")  # once: no worker has run the script again
     assert out.count("\n") == 1
@@ -107,7 +109,7 @@ def test_a_command_in_the_shell(folder):
 def test_an_interactive_session(folder):
     code = textwrap.dedent(SCRIPT).replace("\ndef ", "\n\ndef ").replace("trial\n\n", "trial\n\n\n")
     child = subprocess.run(
-        [sys.executable, "-i", "-q"], cwd=folder, text=True, input=code, timeout=120,
+        [sys.executable, "-i", "-q"], cwd=folder, text=True, input=code, timeout=PATIENCE,
         capture_output=True, check=False,
     )  # fmt: skip
     assert f"{TRIALS} blocks in " in child.stdout, child.stderr
@@ -274,7 +276,7 @@ def test_a_notebook(folder, where, monkeypatch):
     cells += [*cells[:2], "plan = hpcio.Plan.load('out.h5')\nprint(plan.run())"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     nbclient.NotebookClient(
-        notebook, timeout=120, kernel_name="python3",
+        notebook, timeout=int(PATIENCE), kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
     ).execute()  # fmt: skip
     printed = notebook.cells[2].outputs[0]["text"]

@@ -11,8 +11,9 @@ import h5py
 import pytest
 
 import hpcio
-from hpcio.recording import sources
-from tests.rigs.support import CHANNELS, ROWS, TRIALS, Bench, run
+from hpcio.files import opening as sources
+from tests.rigs.bench import CHANNELS, ROWS, TRIALS, Bench
+from tests.rigs.support import run
 
 # Says of every lock what such a file system says.
 NO_LOCKS = """

@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from hpcio.errors import FunctionError, HpcioError, OutputError
+from hpcio.errors import FunctionError, HpcioError, OutputError, as_output_error
 from hpcio.files import slab
-from hpcio.files.slab import Slab, as_output_error, checksum, layout, read_at, write_at, write_file
+from hpcio.files.bytes import checksum, read_at, write_at
+from hpcio.files.slab import Slab, layout, write_file
 
 SHAPES = [(), (1,), (7,), (3, 5), (2, 3, 4), (2, 1, 2, 1, 3), (0,), (0, 4), (4, 0), (1000, 17)]
 DTYPES = [

@@ -19,13 +19,13 @@ from hpcio.journals.journal import (
     RECORD,
     SYNC,
     Journal,
-    Log,
+    JournalRecords,
     read_log,
 )
 from tests.rigs.support import damage
 
 DIGEST = "0123456789abcdef" * 2
-ABOUT = {"label": "w0", "token": "t", "host": "here", "pid": 1, "user": "me", "start": 12.5}
+ABOUT = {"label": "w0", "run_id": "t", "host": "here", "pid": 1, "user": "me", "start": 12.5}
 
 
 @pytest.fixture(params=["local", "network"], autouse=True)
@@ -48,7 +48,7 @@ def path(tmp_path) -> Path:
     return log.path
 
 
-def read(path: Path) -> Log:
+def read(path: Path) -> JournalRecords:
     log = read_log(path, DIGEST)
     assert log is not None
     return log
@@ -63,7 +63,7 @@ def test_says_what_was_appended(path):
     assert done["checksum"].tolist() == [0, 7, 14, 21]
     assert done["compute"].tolist() == [0.5] * 4
     assert (np.diff(log.records["end"]) >= 0).all()
-    assert log.about == {**ABOUT, "name": "w0-1", "plan": DIGEST}
+    assert log.header == {**ABOUT, "name": "w0-1", "plan": DIGEST}
 
 
 def test_records_that_a_sync_covers_are_safe(path):

@@ -21,8 +21,12 @@ from hpcio.errors import BlocksFailed, ResultError
 from hpcio.journals.ledger import Ledger
 from hpcio.journals.rundir import prepare
 from hpcio.layout.averages import Average, Moments, combine
-from hpcio.running.chunks import Attempt, run_chunk
-from tests.rigs.support import ROWS, Bench, ended, kill, start, until
+from hpcio.running.attempt import Attempt
+from hpcio.running.batch import run_batch
+from hpcio.writers.backend import WRITERS
+from tests.rigs.bench import Bench
+from tests.rigs.support import ended, kill
+from tests.rigs.waiting import PATIENCE, until
 
 Array = np.ndarray
 REDUCE = ["mean", "sum", "var"]
@@ -70,7 +74,7 @@ def test_every_type_and_kind(tmp_path, dtype, reduce):
 
 @pytest.mark.parametrize("writer", ["virtual", "direct", "mutex", "mpi"])
 def test_every_writer_gives_the_same(tmp_path, writer):
-    if writer not in hpcio.writers.NAMES:
+    if writer not in WRITERS.names():
         pytest.skip("no such writer")
     data = np.random.default_rng(1).normal(size=(60, 3))
     found = average(tmp_path, data, trials=6, writer=writer)
@@ -202,7 +206,9 @@ def test_failed_and_repeated_blocks_change_no_bit(tmp_path):
                 with pytest.raises(BlocksFailed, match="3 of 1300 blocks failed"):
                     plan.run(workers=2, progress=False)
                 # Only the groups of these three.
-                assert Ledger.read(plan).missing().size == 3 * plan.unit - (-len(plan) % plan.unit)
+                assert Ledger.read(plan).missing().size == 3 * plan.blocks_per_group - (
+                    -len(plan) % plan.blocks_per_group
+                )
             done = plan.run(workers=2, progress=False, **run)
             assert done.blocks == len(data)
             with h5py.File(plan.out) as f:
@@ -230,27 +236,22 @@ def test_with_gaps_the_average_is_of_the_others(tmp_path):
 
 def test_killed_and_resumed(tmp_path):
     """Killed in the middle of a group: its blocks are computed again, all others kept."""
-    bench = Bench(tmp_path, trials=1100)
-    options = {"keeptrials": False}
-    plan = bench.plan(out=tmp_path / "whole.h5", **options)
-    assert plan.unit == 3
+    bench = Bench(tmp_path, trials=1100, keeptrials=False)
+    plan = bench.plan(out=tmp_path / "whole.h5")
+    assert plan.blocks_per_group == 3
     plan.run(workers=0, progress=False)
     bench.forget_calls()
     bench.hold(604)
-    script = (
-        f"import hpcio\nplan = hpcio.Plan.create('{bench.module}.py:double', 'rec.h5::/lfp', "
-        f"trials={ROWS}, out='out.h5', keeptrials=False)\nplan.run(workers=2)\n"
-    )
-    with ended(start(script, tmp_path)) as child:
+    with ended(bench.start(workers=2)) as child:
         until(lambda: 604 in bench.calls, "the trial")
         kill(child)
     bench.hold()
     before = set(bench.calls)
-    plan = bench.plan(**options)
+    plan = bench.plan()
     kept = set(np.flatnonzero(Ledger.read(plan).done).tolist())
     assert kept <= before
     assert not {603, 604, 605} & kept
-    assert len(before - kept) <= 2 * plan.unit
+    assert len(before - kept) <= 2 * plan.blocks_per_group
     bench.forget_calls()
     plan.run(workers=2, progress=False)
     assert set(bench.calls) == set(range(1100)) - kept
@@ -292,7 +293,7 @@ def test_a_damaged_sum_is_found(tmp_path):
         )
     )
     with Attempt(plan, "here") as attempt:
-        run_chunk(attempt, np.arange(len(plan)))
+        run_batch(attempt, np.arange(len(plan)))
         attempt.sync()
     (path,) = (plan.run_directory / "sources").glob("*.sums")
     whole = path.read_bytes()
@@ -314,14 +315,19 @@ def test_whichever_attempts_did_which_chunks(tmp_path_factory, data):
             np.copy, recording(folder, values), trials=1, out=folder / "out.h5", keeptrials=False
         )
     )
-    units = -(-len(plan) // plan.unit)
+    units = -(-len(plan) // plan.blocks_per_group)
     for k in range(data.draw(st.integers(1, 4))):
         first = data.draw(st.integers(0, units - 1))
         last = data.draw(st.integers(first + 1, units))
         with Attempt(plan, f"a{k}") as attempt:
             stop = data.draw(st.integers(1, len(plan)))
             attempt.until = stop  # in the middle of a group
-            run_chunk(attempt, np.arange(first * plan.unit, min(last * plan.unit, len(plan))))
+            run_batch(
+                attempt,
+                np.arange(
+                    first * plan.blocks_per_group, min(last * plan.blocks_per_group, len(plan))
+                ),
+            )
             attempt.sync()
     plan.run(workers=0, progress=False)
     whole = hpcio.Plan.create(
@@ -353,7 +359,7 @@ def test_the_same_bits_for_any_number_of_array_tasks(slurm, tmp_path, monkeypatc
         runs[tasks] = slurm_side.submit(plan, tasks=tasks, memory="300MB", walltime="00:30:00")
     elsewhere(tmp_path, "here.h5").run(workers=2, progress=False)
     for tasks, run in runs.items():
-        run.wait(timeout=100)
+        run.wait(timeout=PATIENCE)
         with run.result() as f:
             found[tasks] = f["data"][...].tobytes()
     with h5py.File(tmp_path / "here.h5") as f:

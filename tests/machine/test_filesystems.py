@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hpcio.machine.filesystems import is_first, write_whole
+from hpcio.machine.filesystems import _mount_above, _mount_of_device, is_first, kind_of, write_whole
 
 
 def test_one_of_many_is_first(tmp_path):
@@ -30,3 +30,10 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     with pytest.raises(OSError, match="directory"):
         write_whole(folder, b"third")
     assert sorted(os.listdir(tmp_path)) == ["folder", "said"]
+
+
+def test_a_mount_is_found_by_its_name_where_its_device_tells_nothing(tmp_path):
+    assert _mount_of_device(0) is None
+    for folder in (str(tmp_path), "/dev/shm", "/proc/self", "/"):
+        assert _mount_above(folder)[0] == kind_of(folder)
+    assert "rw" in _mount_above("/dev/shm")[1]

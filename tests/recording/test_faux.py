@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hpcio.errors import FunctionError, TrialError
-from hpcio.recording.faux import FauxTrial
+from hpcio.function.faux import FauxTrial
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Trials: tables, selections, and the regions that are read for them."""
+"""Which rows make which trial, and what of them is read, against numpy."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcio.errors import SourceError, TrialError
-from hpcio.recording.trials import Blocks, Trials
+from hpcio.errors import TrialError
+from hpcio.recording.blocks import Blocks
+from hpcio.recording.trials import Trials
 
 Array = npt.NDArray[Any]
 
 
 def read_block(source: Any, blocks: Blocks, i: int) -> Array:
     """What the worker does with block `i`."""
-    form = blocks.forms[blocks.form[i]]
+    form = blocks.input_kinds[blocks.input_kind[i]]
     array: Array = source[blocks.ingrid(i)]
     assert array.size
     return array if form.sigrid is None else array[np.ix_(*form.sigrid)]
@@ -46,7 +47,7 @@ def check_against_naive(source: Array, trials: Trials, data: Any = None) -> None
     blocks = trials.blocks(source.shape)
     assert len(blocks) == len(trials) * blocks.channel_blocks
     for i in range(len(blocks)):
-        form, k = blocks.forms[blocks.form[i]], int(blocks.trial[i])
+        form, k = blocks.input_kinds[blocks.input_kind[i]], int(blocks.trial[i])
         assert (k, blocks.channel_block[i]) == divmod(i, blocks.channel_blocks)
         assert blocks.base[i] == trials.start[k]
         expected = naive(source, trials, k)
@@ -61,9 +62,6 @@ def check_against_naive(source: Array, trials: Trials, data: Any = None) -> None
             assert all(type(end) is int for end in (region.start, region.stop, region.step))
             assert 0 <= region.start < region.stop <= size
             assert region.step > 0
-
-
-# ---- any source, any selection: what numpy gives ------------------------------------------------
 
 
 @st.composite
@@ -134,13 +132,10 @@ def test_regions_are_read_by_hdf5(tmp_path: Path, axis: int) -> None:
             check_against_naive(source, selected.with_blocks(channels_per_block=3), data)
 
 
-# ---- forms --------------------------------------------------------------------------------------
-
-
 def test_equal_trials_share_one_form() -> None:
     blocks = Trials.equal(10, rows=1000).blocks((1000, 4))
-    assert (len(blocks), len(blocks.forms)) == (100, 1)
-    (form,) = blocks.forms
+    assert (len(blocks), len(blocks.input_kinds)) == (100, 1)
+    (form,) = blocks.input_kinds
     assert form.inshape == (10, 4)
     assert form.grid == (slice(0, 10, 1), slice(0, 4, 1))
     assert form.sigrid is None
@@ -151,7 +146,7 @@ def test_equal_trials_share_one_form() -> None:
 @pytest.mark.parametrize("time", [slice(2, 5), [2, 3, 4]])
 def test_trials_that_read_alike_share_a_form_whatever_their_length(time: Any) -> None:
     trials = Trials.from_array([[0, 10], [10, 17], [17, 40]]).select(time=time)
-    assert len(trials.blocks((40, 2)).forms) == 1
+    assert len(trials.blocks((40, 2)).input_kinds) == 1
 
 
 @pytest.mark.parametrize(
@@ -168,7 +163,7 @@ def test_trials_that_read_alike_share_a_form_whatever_their_length(time: Any) ->
     ],
 )
 def test_the_smallest_regular_region_is_read(channels: Any, region: slice, sigrid: Any) -> None:
-    form = Trials.equal(10, rows=10).select(channels=channels).blocks((10, 8)).forms[0]
+    form = Trials.equal(10, rows=10).select(channels=channels).blocks((10, 8)).input_kinds[0]
     assert form.grid == (slice(0, 10, 1), region)
     assert form.sigrid == (None if sigrid is None else (range(10), sigrid))
 
@@ -179,7 +174,7 @@ def test_channel_blocks_come_trial_by_trial() -> None:
     assert blocks.trial.tolist() == [0, 0, 0, 1, 1, 1]
     assert blocks.channel_block.tolist() == [0, 1, 2, 0, 1, 2]
     assert blocks.base.tolist() == [0, 0, 0, 5, 5, 5]
-    assert [form.channels for form in blocks.forms] == [(0, 3), (3, 6), (6, 7)]
+    assert [form.channels for form in blocks.input_kinds] == [(0, 3), (3, 6), (6, 7)]
     assert (blocks.channel_blocks, blocks.channel_axis) == (3, 1)
 
 
@@ -188,7 +183,7 @@ def test_arrays_have_the_promised_types() -> None:
     blocks = trials.blocks((9,))
     columns = (trials.start, trials.stop, trials.offset, trials.index, blocks.trial, blocks.base)
     assert {column.dtype.name for column in columns} == {"int64"}
-    assert {column.dtype.name for column in (blocks.form, blocks.channel_block)} == {"int32"}
+    assert {column.dtype.name for column in (blocks.input_kind, blocks.channel_block)} == {"int32"}
 
 
 def test_a_million_trials_of_a_thousand_lengths() -> None:
@@ -196,178 +191,8 @@ def test_a_million_trials_of_a_thousand_lengths() -> None:
     stop = np.cumsum(length)
     trials = Trials.from_array(np.column_stack([stop - length, stop])).select(channels=[5, 1, 9])
     blocks = trials.blocks((int(stop[-1]), 64))
-    assert (len(blocks), len(blocks.forms)) == (1_000_000, 1000)
-    assert blocks.forms[blocks.form[77]].inshape == (length[77], 3)
-
-
-# ---- tables -------------------------------------------------------------------------------------
-
-
-def rows_of(trials: Trials) -> list[tuple[int, ...]]:
-    columns = (trials.start, trials.stop, trials.offset)
-    return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
-def test_from_array() -> None:
-    assert rows_of(Trials.from_array([[0, 10], [5, 20]])) == [(0, 10, 0), (5, 20, 0)]
-    assert rows_of(Trials.from_array([[0.0, 10.0, -3.0]])) == [(0, 10, -3)]
-
-
-def test_the_table_can_change_afterwards() -> None:
-    table = np.array([[0, 10, 1]])
-    trials = Trials.from_array(table)
-    table[:] = 7
-    assert rows_of(trials) == [(0, 10, 1)]
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ([[0, 10], [20, 20]], r"Trial 1 of the table: its rows are \[20, 20\)"),
-        ([[0, 10], [20, 30], [-4, 2]], r"Trial 2 .*\[-4, 2\).*negative"),
-        ([[0, 10], [0.5, 2]], "Trial 1 .*start is 0.5"),
-        ([[0, np.nan]], "Trial 0 .*stop is nan"),
-        ([[0, np.inf]], "Trial 0 .*stop is inf"),
-        ([[0, 1e300]], "Trial 0 .*stop is 1e"),
-        ([[0, 10, 0.25]], "Trial 0 .*offset is 0.25"),
-        (np.array([[0, 2**64 - 1]], np.uint64), "Trial 0 .*stop is 18446744073709551615"),
-        ([[0, 1, 2, 3]], r"shape \(1, 4\).*start, stop"),
-        ([[1]], r"shape \(1, 1\)"),
-        ([0, 10], r"shape \(2,\)"),
-        (np.zeros((0, 2)), "no rows"),
-        ([["a", "b"]], "type <U1"),
-        ([[True, False]], "type bool"),
-        ([[0, 10], [1]], "differ in length"),
-        (None, "shape"),
-    ],
-)
-def test_a_bad_table_is_refused(table: Any, message: str) -> None:
-    with pytest.raises(TrialError, match=message):
-        Trials.from_array(table)
-
-
-def test_from_hdf5(tmp_path: Path) -> None:
-    path = tmp_path / "rec.h5"
-    with h5py.File(path, "w") as f:
-        f["good"] = np.array([[0.0, 10.0, 2.0], [10.0, 30.0, -2.0]])
-        f["bad"] = np.array([[0, 10], [10, 3]])
-        f["empty"] = h5py.Empty("f")
-        f["lfp"] = np.zeros((10, 64))
-    assert rows_of(Trials.from_hdf5(f"{path}::/good")) == [(0, 10, 2), (10, 30, -2)]
-    with pytest.raises(TrialError, match=r"Trial 1 of '/bad' in '.*rec.h5': .*\[10, 3\)"):
-        Trials.from_hdf5(f"{path}::/bad")
-    with pytest.raises(TrialError, match=r"'/lfp' in '.*rec.h5' has the shape \(10, 64\)"):
-        Trials.from_hdf5(f"{path}::/lfp")
-    with pytest.raises(TrialError, match=r"'/empty'.*shape None"):
-        Trials.from_hdf5(f"{path}::/empty")
-    with pytest.raises(SourceError, match=r"'/absent'.*does not exist"):
-        Trials.from_hdf5(f"{path}::/absent")
-
-
-def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "rec.h5"
-    with h5py.File(path, "w") as f:
-        table = f.create_dataset("t", data=np.ones((9, 2)), chunks=(9, 2), fletcher32=True)
-        where = table.id.get_chunk_info(0).byte_offset
-    with open(path, "r+b") as raw:
-        raw.seek(where)
-        raw.write(b"damage")
-    with pytest.raises(SourceError, match=r"cannot read '/t' in '.*rec.h5'"):
-        Trials.from_hdf5(f"{path}::/t")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "0,10,1\n10,30,-2\n",
-        "0\t10\t1\n10\t30\t-2",
-        "start,stop,offset\n0,10,1\n10,30,-2\n",
-        "\ufeffstart,stop,offset\r\n0,10,1\r\n10,30,-2\r\n",
-        '"Offset","name","STOP","start"\n1,"a, b",10,0\n-2,"c",30,10\n',
-        "begin,end,trigger\n0,10,1\n10,30,-2\n",
-        "# by hand\n\nstart\tstop\toffset # samples\n0\t10\t1\n# 5\t6\t7\n10 \t30\t-2 # last\n",
-        "0.0,1e1,1.0\n 10 , 30.0 ,-2.00\n,,\n",
-    ],
-)
-def test_from_csv(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "trials.txt"
-    path.write_bytes(text.encode())
-    assert rows_of(Trials.from_csv(path)) == [(0, 10, 1), (10, 30, -2)]
-
-
-def test_the_ending_decides_between_commas_and_tabs(tmp_path: Path) -> None:
-    commas, tabs = tmp_path / "a.csv", tmp_path / "a.tsv"
-    commas.write_text("start,stop,a\tb\n0,10,x\n")
-    tabs.write_text("start\tstop\ta,b\n0\t10\tx\n")
-    assert rows_of(Trials.from_csv(commas)) == rows_of(Trials.from_csv(tabs)) == [(0, 10, 0)]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("start,stop\n0,10\n10,1O0\n", "line 3, column 2: '1O0'"),
-        ("0,10\n1O,20\n", "line 2, column 1: '1O'"),
-        ("0,1O\n10,20\n", "line 1, column 2: '1O'"),
-        ("# c\n0,10.5\n", "line 2, column 2: '10.5'"),
-        ("0,nan\n", "line 1, column 2: 'nan'"),
-        ("0,inf\n", "line 1, column 2: 'inf'"),
-        ("0,99999999999999999999\n", "column 2"),
-        ("start,x,stop\n0,1,2\n3,4,\n", "line 3, column 3: ''"),
-        ("start,stop\n0,10\n\n9,3\n", r"Trial 1 of '.*' \(line 4\): its rows are \[9, 3\)"),
-        ("0,10\n1,2,3\n", "line 2 has 3 columns, the first line has 2"),
-        ("0 10\n", "line 1 has 1 columns"),
-        ("0,1,2,3\n", "line 1 has 4 columns"),
-        ("start,start,stop\n0,1,2\n", "two columns 'start'"),
-        ("offset,begin,end\n0,1,2\n", "names the column 'offset'"),
-        ("start,stop\n", "no trials"),
-        ("", "no trials"),
-    ],
-)
-def test_a_bad_text_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "trials.csv"
-    path.write_text(text)
-    with pytest.raises(TrialError, match=message) as caught:
-        Trials.from_csv(path)
-    assert str(path) in str(caught.value)
-
-
-def test_what_is_no_text_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no file"):
-        Trials.from_csv(tmp_path / "absent.csv")
-    with pytest.raises(SourceError, match="Is a directory"):
-        Trials.from_csv(tmp_path)
-    with h5py.File(tmp_path / "rec.h5", "w"):
-        pass
-    with pytest.raises(SourceError, match="FILE::DATASET"):
-        Trials.read(tmp_path / "rec.h5", rows=10)
-
-
-def test_equal() -> None:
-    trials = Trials.equal(30, rows=100, axis=-1)
-    assert rows_of(trials) == [(0, 30, 0), (30, 60, 0), (60, 90, 0)]
-    assert trials.axis == -1
-    for length in (0, -5, 101):
-        with pytest.raises(TrialError, match=f"{length} rows"):
-            Trials.equal(length, rows=100)
-    with pytest.raises(TrialError, match=r"'length' is 2\.5"):
-        Trials.equal(2.5, rows=100)  # type: ignore[arg-type]
-
-
-def test_read_takes_whatever_names_trials(tmp_path: Path) -> None:
-    table = np.array([[0, 10, 0], [10, 20, 0]])
-    csv, hdf5 = tmp_path / "t.csv", tmp_path / "t.h5"
-    np.savetxt(csv, table, fmt="%d", delimiter=",")
-    with h5py.File(hdf5, "w") as f:
-        f["t"] = table
-    trials = Trials.from_array(table, axis=1)
-    assert Trials.read(trials, rows=20) is trials
-    for spec in (10, np.int32(10), table, table.tolist(), csv, str(csv), f"{hdf5}::t"):
-        found = Trials.read(spec, rows=20, axis=1)
-        assert rows_of(found) == rows_of(trials)
-        assert found.axis == 1
-
-
-# ---- selections ---------------------------------------------------------------------------------
+    assert (len(blocks), len(blocks.input_kinds)) == (1_000_000, 1000)
+    assert blocks.input_kinds[blocks.input_kind[77]].inshape == (length[77], 3)
 
 
 def test_trials_by_mask() -> None:
@@ -420,21 +245,6 @@ def test_with_blocks_keeps_what_is_not_given() -> None:
     for size in (0, -1, 1.5, True):
         with pytest.raises(TrialError, match="channels_per_block"):
             trials.with_blocks(channels_per_block=size)  # type: ignore[arg-type]
-
-
-def test_columns_that_are_no_trials_are_refused() -> None:
-    one = np.array([1])
-    with pytest.raises(TrialError, match="'stop' has the type"):
-        Trials(one, np.array([2.5]), one, one)
-    with pytest.raises(TrialError, match=r"'offset' has .* shape \(2,\)"):
-        Trials(one, one + 1, np.array([1, 2]), one)
-    with pytest.raises(TrialError, match="Trial 7: "):
-        Trials(one, one, one, one * 7)
-    with pytest.raises(TrialError, match="no trials"):
-        Trials(one[:0], one[:0], one[:0], one[:0])
-
-
-# ---- a source that does not fit -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.rigs.support import REPOSITORY, until
+from tests.rigs.support import REPOSITORY
+from tests.rigs.waiting import PATIENCE, until
 
 # All processes of a run have this variable. Their group does not tell them: each rank of Open MPI
 # is the leader of one, and those of MPICH are even in sessions of their own.
@@ -30,7 +31,7 @@ def mpirun(
     ranks: int,
     *args: str,
     folder: Path,
-    seconds: float = 60,
+    seconds: float = PATIENCE,
     launcher: Path | None = None,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
@@ -110,7 +111,7 @@ class Ranks:
                     alive.append(int(name))
         return alive
 
-    def wait(self, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def wait(self, seconds: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """How it ended; a run beyond its limit is killed, and the test fails."""
         try:
             status = self.process.wait(seconds)

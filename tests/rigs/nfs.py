@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.rigs.gluster import SBIN, may_mount
 from tests.rigs.slurm import until
+from tests.rigs.waiting import PATIENCE
 
 PROGRAMS = ("linux.uml", "rpc.nfsd", "mount.nfs", "rpcbind", "modprobe", "ip", "mkfs.ext4")
 PACKAGES = "user-mode-linux nfs-kernel-server nfs-common rpcbind kmod iproute2 e2fsprogs"
@@ -127,14 +128,14 @@ class Job:
         part.write_text(script)
         part.rename(self._file)
 
-    def result(self, seconds: float = 300) -> str:
+    def result(self, seconds: float = PATIENCE) -> str:
         """What it prints; it must end well."""
         status, out = self.ended(seconds)
         if status:
             raise RuntimeError(f"exit status {status}:\n{out}")
         return out
 
-    def ended(self, seconds: float = 300) -> tuple[int, str]:
+    def ended(self, seconds: float = PATIENCE) -> tuple[int, str]:
         """Its exit status, 128 and more for a signal, and what it prints."""
         status = Path(f"{self._file}.status")
         until(lambda: status.exists() or not self._nfs.lives(), "a command", seconds=seconds)
@@ -188,7 +189,7 @@ class Nfs:
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
                 start_new_session=True, env={**os.environ, "TMPDIR": str(self.folder)},
             )  # fmt: skip
-        until(lambda: self._is_up() or not self.lives(), "the guest", seconds=120)
+        until(lambda: self._is_up() or not self.lives(), "the guest")
         if not self._is_up():
             raise RuntimeError(f"the guest did not come up: see the logs in {self.folder}")
 
@@ -218,7 +219,7 @@ class Nfs:
             return
         (self.folder / "jobs" / "stop").touch()
         with contextlib.suppress(AssertionError):
-            until(lambda: not self.lives(), "the end of the guest", seconds=30)
+            until(lambda: not self.lives(), "the end of the guest")
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._guest.pid, signal.SIGKILL)
         self._guest.wait()

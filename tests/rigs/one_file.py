@@ -20,15 +20,15 @@ import numpy as np
 import hpcio
 from hpcio.cli import cli
 from hpcio.errors import HpcioError
-from hpcio.files.slab import write_at
-from hpcio.journals.ledger import Ledger
+from hpcio.files.bytes import write_at
 from hpcio.journals.rundir import prepare
 from hpcio.machine.filesystems import is_local, look_again
-from hpcio.running.chunks import Attempt, run_chunk
+from hpcio.running.attempt import Attempt
+from hpcio.running.batch import run_batch
 from hpcio.running.run import Nobody
-from hpcio.writers import module_of
-from hpcio.writers.onefile import data_file, load_offsets
-from tests.rigs.support import until
+from hpcio.writers.backend import backend_of, trusted_ledger
+from hpcio.writers.preallocated import load_offsets
+from tests.rigs.waiting import until
 
 # Bytes of a recording, at the most. Where ranks take turns on one CPU, each collective call takes
 # tenths of a second.
@@ -48,7 +48,7 @@ def plan(notes: Path, writer: str, size: str) -> None:
     try:
         plan = hpcio.Plan.create(np.negative, "rec.h5::/lfp", trials=1, out="out.h5", writer=writer)
         plan = prepare(plan)
-        module_of(plan).reserve(plan)
+        backend_of(plan).reserve(plan)
     except HpcioError as error:
         print(error)
         sys.exit(REFUSED)
@@ -65,7 +65,7 @@ def write(notes: Path, part: str, parts: str, victim: str = "no") -> None:
         if victim == str(number):
             attempt.func = mortal
         for chunk in chunks:
-            run_chunk(attempt, chunk)
+            run_batch(attempt, chunk)
         attempt.sync()
 
 
@@ -73,7 +73,7 @@ def resume(notes: Path, part: str, parts: str) -> None:
     """Write what is missing; the first of the parts tells the others what that is."""
     plan, number = opened(notes, part, parts)
     if number == 0:
-        missing = Ledger.read_trusted(plan).missing()
+        missing = trusted_ledger(plan).missing()
         np.save(notes / "missing.part.npy", missing)
         (notes / "missing.part.npy").rename(notes / "missing.npy")
     until((notes / "missing.npy").exists, "what is missing")
@@ -81,7 +81,7 @@ def resume(notes: Path, part: str, parts: str) -> None:
     assert 0 < missing.size < len(plan)
     with Attempt(plan, f"again{number}") as attempt:
         for chunk in share(missing, int(parts))[number]:
-            run_chunk(attempt, chunk)
+            run_batch(attempt, chunk)
         attempt.sync()
 
 
@@ -97,7 +97,7 @@ def plainly(notes: Path, part: str, parts: str, how: str) -> None:
     offsets, sizes = load_offsets(plan), plan.target.sizes()
     with h5py.File("rec.h5") as f:
         data = -f["lfp"][...]
-    fd = os.open(data_file(plan), os.O_RDWR)
+    fd = os.open(plan.rundir.data, os.O_RDWR)
     view = mmap.mmap(fd, 0) if how == "mmap" else None
     everybody(notes, "open", part, parts)
     started = time.monotonic()
@@ -138,7 +138,7 @@ def opened(notes: Path, part: str, parts: str) -> tuple[hpcio.Plan, int]:
     """The plan, and the number of this part, once all parts have the whole file in their caches."""
     number = rank(part)
     plan = hpcio.Plan.load("out.h5")
-    assert data_file(plan).read_bytes()
+    assert plan.rundir.data.read_bytes()
     everybody(notes, "read", part, parts)
     return plan, number
 

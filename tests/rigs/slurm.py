@@ -11,19 +11,27 @@ systemd and no root. Several can run side by side. By hand::
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+
+from tests.rigs import waiting
+from tests.rigs.waiting import PATIENCE
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 PACKAGES = "slurmctld slurmd slurm-client munge"
+
+# For what SLURM or dask is about to do: asking costs them a call each.
+until = functools.partial(waiting.until, every=0.1)
 
 
 def missing() -> str:
@@ -76,7 +84,7 @@ class Slurm:
         path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
         return {**os.environ, "SLURM_CONF": str(self.conf), "PATH": path}
 
-    def call(self, *command: str, timeout: float = 60) -> str:
+    def call(self, *command: str, timeout: float = PATIENCE) -> str:
         """Run a command against this SLURM and return what it prints."""
         done = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=timeout,
@@ -125,43 +133,48 @@ class Slurm:
             command = [*private, "sh", "-c", bind, str(mount), str(self.at), *command]
         self.call(*command)
 
-    def wait_for_nodes(self, seconds: float = 60) -> None:
+    def wait_for_nodes(self) -> None:
         """Wait until every node is idle."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+
+        def idle() -> bool:
             with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
-                idle = self.call("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", timeout=10)
-                if len(set(idle.split())) == self.nodes:
-                    return
-            time.sleep(0.1)
-        raise RuntimeError(f"SLURM is not ready after {seconds} s: see {self.folder / 'log'}")
+                said = self.call("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", timeout=10)
+                return len(set(said.split())) == self.nodes
+            return False
+
+        until(idle, f"all nodes of SLURM: see {self.folder / 'log'}")
 
     def save(self) -> None:
-        """Let the controller save its jobs, and wait until it has."""
-        state, now = self.folder / "state" / "job_state", time.time()
-        for job in set(self.call("squeue", "-h", "-o", "%A").split()):
-            self.call("scontrol", "update", f"JobId={job}", "Comment=saved")  # something new
-        until(lambda: state.exists() and state.stat().st_mtime > now, "the state to be saved")
+        """Let the controller save its jobs, and wait until it has.
 
-    def wait_for_answer(self, seconds: float = 60) -> None:
+        What it has not saved, some seconds, it forgets when it is killed, and the nodes do not.
+        It saves when something changes: here a comment, which is then found in the file.
+        """
+        state, said = self.folder / "state" / "job_state", f"saved-{secrets.token_hex(4)}"
+        jobs = set(self.call("squeue", "-h", "-o", "%A").split())
+        for job in jobs:
+            self.call("scontrol", "update", f"JobId={job}", f"Comment={said}")
+        until(
+            lambda: state.exists() and state.read_bytes().count(said.encode()) >= len(jobs),
+            "the state to be saved",
+        )
+
+    def wait_for_answer(self) -> None:
         """Wait until the controller answers."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+
+        def answers() -> bool:
             with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
                 self.call("scontrol", "ping", timeout=10)
                 self.call("squeue", "-h", timeout=10)
-                return
-            time.sleep(0.1)
-        raise RuntimeError(f"SLURM does not answer: see {self.folder / 'log'}")
+                return True
+            return False
 
-    def empty(self, seconds: float = 60) -> None:
+        until(answers, f"an answer of SLURM: see {self.folder / 'log'}")
+
+    def empty(self) -> None:
         """Cancel all jobs and wait until none is left, and all nodes are as they were."""
         self.call("scancel", "--quiet", f"--user={os.geteuid()}")
-        end = time.monotonic() + seconds
-        while self.call("squeue", "-h").strip():
-            if time.monotonic() > end:
-                raise RuntimeError(f"jobs do not end:\n{self.call('squeue')}")
-            time.sleep(0.1)
+        until(lambda: not self.call("squeue", "-h").strip(), "all jobs to end")
         self.wait_for_nodes()
 
     def _config(self, port: int) -> str:
@@ -263,7 +276,7 @@ def _kill(pids: list[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while any(map(_lives, pids)) and time.monotonic() < end:
         time.sleep(0.02)
 
@@ -288,14 +301,6 @@ def free_ports(count: int) -> int:
             except OSError:
                 continue
             return first
-
-
-def until(condition: Callable[[], object], what: str = "it", *, seconds: float = 60) -> None:
-    """Wait for something that SLURM or dask is about to do; asking costs them a call each."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.1)
 
 
 def main() -> None:

@@ -1,140 +1,20 @@
-"""What several tests share: a recording, functions that tell of their calls, and children."""
+"""Children of a test, of which nothing is left behind; and damage done to files."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import secrets
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-
-import hpcio
+from tests.rigs.waiting import PATIENCE, until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TRIALS, ROWS, CHANNELS = 12, 5, 3
-
-# The first sample of a trial is its number. `double` tells of each call in the file
-# `calls`; in a trial that has a file `hold-NUMBER` it waits until that is removed, in one
-# that has a file `stop-NUMBER` it stops the run as Ctrl-C does.
-WORK = """
-import os
-import time
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-
-
-def called(trial):
-    number = int(trial[0, 0])
-    with open(f"{HERE}/calls", "ab", buffering=0) as calls:
-        calls.write(b"%d %d\\n" % (number, os.getpid()))
-    return number
-
-
-def double(trial, chunkShape=None, noCompute=None):
-    if noCompute:
-        return trial.shape, "f8"
-    number = called(trial)
-    while os.path.exists(f"{HERE}/hold-{number}"):
-        time.sleep(0.002)
-    if os.path.exists(f"{HERE}/stop-{number}"):
-        raise KeyboardInterrupt
-    return 2.0 * trial
-"""
-
-
-def record(path: Path, trials: int = TRIALS) -> np.ndarray:
-    """A recording `lfp` of equal trials, each of which begins with its number."""
-    lfp = np.random.default_rng(7).normal(size=(trials * ROWS, CHANNELS))
-    lfp[::ROWS, 0] = np.arange(trials)
-    with h5py.File(path, "w") as f:
-        f["lfp"] = lfp
-    return lfp
-
-
-class Bench:
-    """A folder with a recording, a module of functions, and the plan of a run."""
-
-    def __init__(self, folder: Path, *, sources: str = "task", trials: int = TRIALS) -> None:
-        self.folder, self.sources, self.trials = folder, sources, trials
-        self.out = folder / "out.h5"
-        self.lfp = record(folder / "rec.h5", trials)
-        # A name of its own: this process imports the modules of many tests.
-        self.module = f"work_{secrets.token_hex(6)}"
-        (folder / f"{self.module}.py").write_text(WORK)
-        (folder / "calls").touch()
-
-    def _calls(self) -> list[tuple[int, int]]:
-        lines = (self.folder / "calls").read_text().split("\n")[:-1]
-        return [(int(number), int(pid)) for number, pid in map(str.split, lines)]
-
-    @property
-    def calls(self) -> list[int]:
-        """The trials that the function was called with, in order."""
-        return [number for number, _ in self._calls()]
-
-    def pid(self, trial: int) -> int:
-        """The process that was last at work on a trial."""
-        return dict(self._calls())[trial]
-
-    def forget_calls(self) -> None:
-        (self.folder / "calls").write_bytes(b"")
-
-    def _mark(self, what: str, trials: tuple[int, ...]) -> None:
-        for path in self.folder.glob(f"{what}-*"):
-            path.unlink()
-        for trial in trials:
-            (self.folder / f"{what}-{trial}").touch()
-
-    def hold(self, *trials: int) -> None:
-        """Let the function wait in these trials, and in no other."""
-        self._mark("hold", trials)
-
-    def stop(self, *trials: int) -> None:
-        """Let the function stop the run in these trials, and in no other."""
-        self._mark("stop", trials)
-
-    def plan(self, func: str = "double", **options: Any) -> hpcio.Plan:
-        options = {"trials": ROWS, "out": self.out, "sources": self.sources, **options}
-        name = f"{self.folder}/{self.module}.py:{func}"
-        return hpcio.Plan.create(name, f"{self.folder}/rec.h5::/lfp", **options)
-
-    def script(self, *, workers: int, func: str = "double", options: str = "") -> str:
-        """A script that plans and runs, the first time as every other."""
-        return (
-            "import hpcio\n"
-            f"plan = hpcio.Plan.create('{self.module}.py:{func}', 'rec.h5::/lfp', trials={ROWS},\n"
-            f"                         out='out.h5', sources='{self.sources}')\n"
-            f"print(plan.run(workers={workers}{options}))\n"
-        )
-
-    def start(self, **options: Any) -> subprocess.Popen[str]:
-        return start(self.script(**options), self.folder)
-
-    def run(self, **options: Any) -> str:
-        return run(self.script(**options), self.folder)
-
-    @property
-    def expected(self) -> np.ndarray:
-        return 2.0 * self.lfp
-
-    def check(self, out: Path | None = None) -> None:
-        """The result is whole, and the same bytes as those of any other run."""
-        out = out or self.out
-        with hpcio.open(out) as f:
-            assert f["data"].dtype == self.expected.dtype
-            assert f["data"][...].tobytes() == self.expected.tobytes()
-            assert f["trials"]["done"].all()
-            assert f["trials"]["first"].tolist() == list(range(0, len(self.lfp), ROWS))
-        assert hpcio.verify(out).blocks == self.trials
 
 
 def start(
@@ -151,7 +31,7 @@ def start(
 def run(script: str, folder: Path, *args: str, **options: Any) -> str:
     """What a Python script prints; it must end well."""
     with ended(start(script, folder, *args, **options)) as child:
-        out, err = child.communicate(timeout=120)
+        out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == 0, err
     return out
 
@@ -186,14 +66,6 @@ def kill(child: subprocess.Popen[str]) -> None:
     os.killpg(child.pid, signal.SIGKILL)
     child.communicate()
     until(lambda: not group(child.pid), "the end of the group")
-
-
-def until(condition: Callable[[], object], what: str, *, seconds: float = 60) -> None:
-    """Wait for a condition; a test that waits in vain fails."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.002)
 
 
 def damage(path: Path, offset: int, bit: int = 0) -> None:

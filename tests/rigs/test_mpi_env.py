@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.rigs.mpi import REPOSITORY, Ranks, mpich, mpirun
-from tests.rigs.support import until
+from tests.rigs.waiting import until
 
 pytestmark = [pytest.mark.mpi, pytest.mark.tooling]
 

@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 
 import hpcio
 from hpcio.errors import MemoryLimitError, PlanError, TimeLimitError
-from slurm.mapping import (
-    arrays_of,
-    check_memory,
-    check_walltime,
-    describe,
-    map_blocks,
-    predicted_seconds,
-)
+from slurm.forecast import check_memory, check_walltime, describe, predicted_seconds
+from slurm.mapping import arrays_of, map_blocks
 
 sizes = st.lists(st.integers(0, 10**9), min_size=1, max_size=300).map(np.asarray)
 few = st.integers(1, 70)

@@ -21,10 +21,12 @@ from hpcio.journals.ledger import read_logs
 from hpcio.machine.filesystems import is_local, kind_of
 from slurm import SLURMArrayCluster
 from tests.rigs import nfs as nfs_rig
+from tests.rigs.bench import Bench
 from tests.rigs.gluster import Gluster
 from tests.rigs.nfs import Nfs
 from tests.rigs.slurm import until
-from tests.rigs.support import REPOSITORY, Bench
+from tests.rigs.support import REPOSITORY
+from tests.rigs.waiting import PATIENCE
 
 TRIALS = 40
 TWO_TASKS: dict[str, Any] = {
@@ -70,7 +72,7 @@ def test_clients_see_what_others_publish(the_gluster):
         assert not (reader / f"{k}").exists()  # this answer must not stay
         (writer / f"{k}.part").write_bytes(data)
         (writer / f"{k}.part").rename(writer / f"{k}")
-        until((reader / f"{k}").exists, "what another client has published", seconds=20)
+        until((reader / f"{k}").exists, "what another client has published")
         assert (reader / f"{k}").read_bytes() == data
 
 
@@ -109,7 +111,7 @@ def test_a_run_of_this_machine(bench, the_gluster):
 )
 def test_array_tasks_on_other_nodes(bench, progress):
     with SLURMArrayCluster(**TWO_TASKS) as there, Client(there) as client:
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=PATIENCE)
         nodes = client.run(lambda: os.environ["SLURMD_NODENAME"])
         done = bench.plan().run(there, progress=progress)
     assert sorted(nodes.values()) == ["n1", "n2"]
@@ -151,9 +153,8 @@ SESSION = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from tests.rigs.nfs import Nfs
 from tests.rigs.slurm import until
-from tests.rigs.support import REPOSITORY, Bench
+from tests.rigs.bench import Bench
 from hpcio.machine.filesystems import is_local, kind_of
 from hpcio.journals.ledger import Ledger
 
@@ -188,17 +189,17 @@ ATTEMPT = """
 import sys
 from pathlib import Path
 import numpy as np
-from tests.rigs.nfs import Nfs
 from tests.rigs.slurm import until
 from hpcio import Plan
-from hpcio.running.chunks import Attempt, run_chunk
+from hpcio.running.batch import run_batch
+from hpcio.running.attempt import Attempt
 
 name, node = sys.argv[1:]
 said = Path("/mnt/memory", name)
 until((said / f"{node}.npy").exists, "what to do")
 try:
     with Attempt(Plan.load(Path(name, "out.h5").absolute()), node) as attempt:
-        run_chunk(attempt, np.load(said / f"{node}.npy"))
+        run_batch(attempt, np.load(said / f"{node}.npy"))
         attempt.sync()
 finally:
     (said / f"{node}-ended").touch()
@@ -227,7 +228,7 @@ import os, signal, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tests.rigs.slurm import Slurm, until
-from tests.rigs.support import REPOSITORY, Bench
+from tests.rigs.bench import Bench
 
 version, trials = sys.argv[1], int(sys.argv[2])
 nodes = tuple(Path("/mnt", version, client) for client in "ab")
@@ -276,7 +277,9 @@ SUBMISSIONS = """
 import json, os, subprocess, sys
 from pathlib import Path
 from tests.rigs.slurm import Slurm
-from tests.slurm.submissions import test_submit as tests
+from tests.rigs.cluster_bench import HPCIO, ClusterBench
+from tests.slurm.submissions import test_submit as submit
+from tests.slurm.submissions import test_task as task
 
 version = sys.argv[1]
 here = Path.cwd()
@@ -289,22 +292,22 @@ def place(name):
     for path in (folder, notes):
         path.mkdir()
     os.chdir(folder)
-    return tests.Place(folder, notes=notes)
+    return ClusterBench(folder, notes=notes)
 
 
 try:
     rig.up()
     os.environ.update(rig.environment)
     there = place("plain")
-    tests.test_submit_and_come_back(rig, there, 2)
-    said = json.loads(subprocess.check_output([tests.HPCIO, "status", "--json", "out.h5"]))
-    assert (said["done"], said["left"], said["published"]) == (tests.TRIALS, 0, True), said
+    submit.test_submit_and_come_back(rig, there, 2)
+    said = json.loads(subprocess.check_output([HPCIO, "status", "--json", "out.h5"]))
+    assert (said["done"], said["left"], said["published"]) == (there.trials, 0, True), said
     rig.empty()
-    tests.test_a_task_that_is_gone_is_taken_over_by_its_sibling(rig, place("gone"))
+    task.test_a_task_that_is_gone_is_taken_over_by_its_sibling(rig, place("gone"))
     rig.empty()
-    tests.test_a_slow_task_gets_help(rig, place("slow"))
+    task.test_a_slow_task_gets_help(rig, place("slow"))
     rig.empty()
-    tests.test_cancel_then_resume(rig, place("cancel"))
+    submit.test_cancel_then_resume(rig, place("cancel"))
 finally:
     rig.down()
 """
@@ -355,7 +358,7 @@ ADD = """
 import os, sys
 from pathlib import Path
 from tests.rigs.slurm import until
-from tests.writers.test_mutex import one_more, same
+from tests.rigs.shared_sum import one_more, same
 
 name, times, processes, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 said = Path("/mnt/memory", name)
@@ -370,7 +373,7 @@ for _ in range(times):
 MAKE = """
 import sys
 from pathlib import Path
-from tests.writers.test_mutex import shared_file
+from tests.rigs.shared_sum import shared_file
 
 folder = Path(sys.argv[1])
 folder.mkdir()
@@ -380,7 +383,7 @@ shared_file(folder)
 SUM = """
 import sys
 from pathlib import Path
-from tests.writers.test_mutex import total
+from tests.rigs.shared_sum import total
 
 found = total(Path(sys.argv[1], "shared.h5"))
 assert found == float(sys.argv[2]), found
@@ -400,7 +403,7 @@ def test_no_addition_is_lost_on_nfs(nfs, clients):
         arguments = (name, times, len(clients), where)
         jobs.append(start(nfs, ADD, *arguments, client=client.replace("-", "a"), version="4.2"))
     for job in jobs:
-        job.result(seconds=600)
+        job.result(seconds=4 * PATIENCE)
     for client in "abc":
         start(nfs, SUM, name, times * len(clients), client=client, version="4.2").result()
 
@@ -432,8 +435,8 @@ REFUSED = """
 from pathlib import Path
 import pytest
 from hpcio.errors import OutputError
-from tests.rigs.support import REPOSITORY, Bench
-from tests.writers.test_mutex import one_more, same, shared_file, total
+from tests.rigs.bench import Bench
+from tests.rigs.shared_sum import one_more, same, shared_file, total
 
 folder = Path.cwd() / "refused"
 folder.mkdir()
@@ -458,11 +461,12 @@ def test_the_mutex_is_refused_where_nfs_does_not_lock(nfs):
 @pytest.mark.slurm
 @pytest.mark.parametrize("version", nfs_rig.VERSIONS)
 def test_array_tasks_on_nfs(nfs, version):
-    start(nfs, ARRAY_TASKS, version, TRIALS, client="c", version=version).result(seconds=600)
+    job = start(nfs, ARRAY_TASKS, version, TRIALS, client="c", version=version)
+    job.result(seconds=4 * PATIENCE)
 
 
 @pytest.mark.torture
 @pytest.mark.slurm
 @pytest.mark.parametrize("version", nfs_rig.VERSIONS)
 def test_submissions_on_nfs(nfs, version):
-    start(nfs, SUBMISSIONS, version, client="c", version=version).result(seconds=600)
+    start(nfs, SUBMISSIONS, version, client="c", version=version).result(seconds=4 * PATIENCE)

@@ -19,6 +19,7 @@ from distributed import Client
 import hpcio
 from slurm import SLURMArrayCluster, read_site
 from tests.rigs.slurm import missing, until
+from tests.rigs.waiting import PATIENCE
 
 pytestmark = pytest.mark.slurm
 
@@ -56,7 +57,7 @@ def test_a_notebook(slurm, folder, monkeypatch):
         monkeypatch.setenv(name, str(folder / name))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in CELLS])
     nbclient.NotebookClient(
-        notebook, timeout=120, kernel_name="python3",
+        notebook, timeout=int(PATIENCE), kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
     ).execute()  # fmt: skip
     check(folder)
@@ -138,7 +139,7 @@ def test_more_tasks_than_an_array_may_have(folder, small_slurm):
     options = {"memory": "400MB", "scheduler_options": {"host": "127.0.0.1"}}
     with SLURMArrayCluster(tasks=5, **options) as there, Client(there) as client:
         assert there.describe(plan).arrays == 2
-        client.wait_for_workers(5, timeout=60)
+        client.wait_for_workers(5, timeout=PATIENCE)
         jobs = small.call("squeue", "-h", "-r", "-o", "%F %K").split("\n")
         plan.run(there, progress=False)
     arrays, tasks = zip(*(job.split() for job in jobs if job), strict=True)
@@ -174,7 +175,7 @@ def test_all_of_it_as_an_ordinary_user():
         def run(*command: str, **environment: str) -> str:
             done = subprocess.run(
                 [*NOBODY, *command], cwd=folder, capture_output=True, text=True, check=False,
-                timeout=100, env={**os.environ, "HOME": str(folder), **environment},
+                timeout=PATIENCE, env={**os.environ, "HOME": str(folder), **environment},
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
             return done.stdout

@@ -59,7 +59,7 @@ def test_timeline_has_a_row_for_each_worker(workers, tmp_path):
     found = times(start.tolist(), [0.8] * start.size, whose.tolist())
     with report.canvas(tmp_path / "run.png", 800, 600) as figure:
         ax = figure.subplots()
-        report.timeline(ax, found)
+        report.draw_timeline(ax, found)
         if workers <= 24:
             assert len(ax.patches) == workers
         else:
@@ -82,7 +82,7 @@ def test_timeline_has_a_row_for_each_worker(workers, tmp_path):
 
 def test_a_pause_is_marked(tmp_path):
     with report.canvas(tmp_path / "run.png", 800, 600) as figure:
-        for ax, draw in zip(figure.subplots(2), (report.timeline, report.throughput), strict=True):
+        for ax, draw in zip(figure.subplots(2), (report.draw_timeline, report.draw_throughput), strict=True):
             draw(ax, times([0, 7200], [1, 1]))
             assert [text.get_text() for text in ax.texts] == ["pause of 2 h"]
             assert ax.get_xlim()[1] < 2.2
@@ -91,7 +91,7 @@ def test_a_pause_is_marked(tmp_path):
 def test_the_name_of_a_late_pause_stays_inside(tmp_path):
     start = [*map(float, range(9)), 7200.0]
     with report.canvas(tmp_path / "run.png", 800, 600) as figure:
-        for ax, draw in zip(figure.subplots(2), (report.timeline, report.throughput), strict=True):
+        for ax, draw in zip(figure.subplots(2), (report.draw_timeline, report.draw_throughput), strict=True):
             draw(ax, times(start, [1.0] * 10))
             figure.canvas.draw()
             (name,) = ax.texts
@@ -104,7 +104,7 @@ def test_the_name_of_a_late_pause_stays_inside(tmp_path):
 def test_long_times_are_in_minutes_and_hours(tmp_path, seconds, unit, last):
     with report.canvas(tmp_path / "run.png", 1600, 1100) as figure:
         ax = figure.subplots()
-        report.timeline(ax, times([0.0], [float(seconds)]))
+        report.draw_timeline(ax, times([0.0], [float(seconds)]))
         assert ax.get_xlabel() == f"time ({unit})"
         assert [text.get_text() for text in ax.get_xticklabels()][-1] == last
 
@@ -113,7 +113,7 @@ def test_throughput_adds_up_to_all_bytes(tmp_path):
     found = times([0, 1, 4], [1, 3, 2])
     with report.canvas(tmp_path / "run.png", 800, 600) as figure:
         ax = figure.subplots()
-        report.throughput(ax, found)
+        report.draw_throughput(ax, found)
         read, both = (patch.get_data() for patch in ax.patches)
     width = np.diff(read.edges)
     assert width @ read.values == pytest.approx(12e-6)
@@ -135,7 +135,7 @@ def test_busy_workers_are_blue_and_orange(tmp_path, workers):
     path = tmp_path / "run.png"
     with report.canvas(path, 800, 600) as figure:
         ax = figure.subplots()
-        report.timeline(ax, found)
+        report.draw_timeline(ax, found)
         figure.canvas.draw()
         left, bottom, right, top = (round(x) for x in ax.get_window_extent().extents)
     middle = slice((left + right) // 2, (left + right) // 2 + 1)

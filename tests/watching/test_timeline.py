@@ -8,32 +8,12 @@ import pytest
 from hpcio.journals.journal import DONE
 from hpcio.journals.ledger import Ledger
 from hpcio.watching import timeline
-from hpcio.watching.timeline import Timeline
+from tests.rigs.made import times
 
 
 @pytest.fixture(scope="module")
 def plan(finished_plan):
     return finished_plan
-
-
-def times(
-    start: list[float], seconds: list[float], attempt: list[int] | None = None, **other: object
-) -> Timeline:
-    """Blocks of four bytes read and one written, three quarters of the time computing."""
-    begin, lasted = np.asarray(start, float), np.asarray(seconds, float)
-    count = begin.size
-    whose = np.zeros(count, np.int32) if attempt is None else np.asarray(attempt, np.int32)
-    workers = tuple(("here", f"w{k}") for k in range(int(whose.max(initial=0)) + 1))
-    values = {
-        "block": np.arange(count), "attempt": whose, "start": begin, "end": begin + lasted,
-        "compute": 0.75 * lasted, "io": 0.25 * lasted, "nbytes": np.full(count, 1),
-        "nbytes_read": np.full(count, 4), "workers": workers,
-        "finish": float((begin + lasted).max(initial=0)), "function": "module:func",
-    }  # fmt: skip
-    return Timeline(**{**values, **other})  # type: ignore[arg-type]
-
-
-# ---- arrays
 
 
 def test_arrays_agree_with_the_journals(plan):
@@ -49,7 +29,7 @@ def test_arrays_agree_with_the_journals(plan):
         np.testing.assert_array_equal(found.end[mine], records["end"])
         np.testing.assert_array_equal(found.compute[mine], records["compute"])
         np.testing.assert_array_equal(found.io[mine], records["io"])
-        assert (found.start[mine] >= log.about["start"] - 0.01).all()
+        assert (found.start[mine] >= log.header["start"] - 0.01).all()
         assert (np.diff(found.start[mine]) > 0).all()
     np.testing.assert_allclose(found.end - found.start, found.compute + found.io, atol=1e-6)
     assert (found.nbytes == 50 * 4 * 8).all()
@@ -61,9 +41,6 @@ def test_blocks_that_are_not_done_are_left_out(plan):
     ledger.state[10:20] = 0
     found = timeline.read_timeline(ledger)
     assert sorted(found.block) == [*range(10), *range(20, 60)]
-
-
-# ---- arithmetic
 
 
 def test_short_blocks_are_merged_and_long_ones_kept():

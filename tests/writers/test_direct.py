@@ -12,19 +12,21 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpcio
-import slurm as slurm_side
 from hpcio.errors import BlocksFailed, PlanError, ResultError
-from hpcio.journals.ledger import Ledger
 from hpcio.journals.rundir import prepare
-from hpcio.running.chunks import Attempt, run_chunk
-from hpcio.writers.direct import PAGE, Direct, reserve
-from hpcio.writers.onefile import read_seams
-from tests.rigs.support import Bench, ended, kill, start, until
+from hpcio.running.attempt import Attempt
+from hpcio.running.batch import run_batch
+from hpcio.writers.backend import trusted_ledger
+from hpcio.writers.direct import Direct
+from hpcio.writers.preallocated import PAGE, reserve
+from hpcio.writers.seams import read_seams
+from tests.rigs.bench import TRIALS, Bench
+from tests.rigs.support import ended, kill
+from tests.rigs.waiting import PATIENCE, until
 
 Array = np.ndarray
 DTYPES = ["<f8", ">f8", "<f4", ">f4", "<f2", "<c16", ">c8", "<i8", ">i4", "i1", "u1", "<u2", "?"]
@@ -166,37 +168,29 @@ def test_two_runs_into_two_files_at_once(tmp_path, writer):
     children = []
     for k, folder in enumerate(folders):
         folder.mkdir()
-        bench = Bench(folder)
+        bench = Bench(folder, writer=writer)
         bench.hold(5 + k)
-        script = (
-            f"import hpcio\nplan = hpcio.Plan.create('{bench.module}.py:double', 'rec.h5::/lfp', "
-            f"trials=5, out='out.h5', writer='{writer}')\nplan.run(workers=2)\n"
-        )
-        children.append((bench, start(script, folder)))
+        children.append((bench, bench.start(workers=2)))
     with ended(children[0][1]), ended(children[1][1]):
         for k, (bench, _) in enumerate(children):  # both are at work
             until(lambda bench=bench, k=k: 5 + k in bench.calls, "the trial")
         for bench, child in children:
             bench.hold()
-            assert child.wait(60) == 0
+            assert child.wait(PATIENCE) == 0
             bench.check()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_resumed(tmp_path, writer, workers):
-    bench = Bench(tmp_path)
+    bench = Bench(tmp_path, writer=writer)
     bench.hold(5)
-    script = (
-        f"import hpcio\nplan = hpcio.Plan.create('{bench.module}.py:double', 'rec.h5::/lfp', "
-        f"trials=5, out='out.h5', writer='{writer}')\nplan.run(workers={workers})\n"
-    )
-    with ended(start(script, tmp_path)) as child:
+    with ended(bench.start(workers=workers)) as child:
         until(lambda: 5 in bench.calls, "the trial")
         kill(child)
     bench.hold()
     before = set(bench.calls) - {5}
     bench.forget_calls()
-    bench.plan(writer=writer).run(workers=workers, progress=False)
+    bench.plan().run(workers=workers, progress=False)
     bench.check()
     assert len(set(bench.calls) & before) <= workers  # those at hand
 
@@ -210,7 +204,7 @@ def test_bytes_that_the_disk_has_lost_are_found_before_anything_is_published(tmp
     plan = prepare(plan)
     reserve(plan)
     with Attempt(plan, "here") as attempt:
-        run_chunk(attempt, np.arange(5))
+        run_batch(attempt, np.arange(5))
         attempt.sync()
     offsets = np.load(plan.run_directory / "data.npy")
     with (plan.run_directory / "data.h5").open("r+b") as f:
@@ -219,7 +213,7 @@ def test_bytes_that_the_disk_has_lost_are_found_before_anything_is_published(tmp
     with pytest.raises(ResultError, match=r"1 blocks in .* are not what was computed.* block 3"):
         plan.run(workers=0, progress=False)
     assert not (tmp_path / "out.h5").exists()
-    assert Ledger.read_trusted(plan).missing().tolist() == [3]
+    assert trusted_ledger(plan).missing().tolist() == [3]
     assert plan.run(workers=0, progress=False).computed == 1
     assert hpcio.verify(tmp_path / "out.h5").blocks == 5
 
@@ -234,7 +228,7 @@ def test_of_two_attempts_that_differ_the_one_counts_whose_bytes_are_there(tmp_pa
     for label, value in (("a", 1.0), ("b", 2.0)):
         with Attempt(plan, label) as attempt:
             attempt.func = lambda trial, value=value: np.full_like(trial, value)
-            run_chunk(attempt, np.arange(5) if label == "a" else np.arange(2, 4))
+            run_batch(attempt, np.arange(5) if label == "a" else np.arange(2, 4))
             attempt.sync()
     plan.run(workers=0, progress=False)
     assert hpcio.verify(tmp_path / "out.h5").blocks == 5
@@ -276,12 +270,12 @@ def test_only_whole_pages_of_its_own_reach_the_file(tmp_path_factory, rows, owne
         writer = writers[owner[block]]
         writer.write(block, data[first:last])
         if block % often == 0:
-            writer.settle()
-            assert writer.settled
+            writer.flush()
+            assert writer.is_flushed
     written = np.fromfile(plan.run_directory / "data.h5", np.uint8)
     for writer in writers.values():
-        writer.settle()
-        writer.syncing()()
+        writer.flush()
+        writer.prepare_sync()()
         writer.close()
     # Whatever reached the file came in whole pages.
     pages = np.flatnonzero(written[offsets[0] :].reshape(-1)[: data.size])
@@ -309,13 +303,13 @@ def test_attempts_on_several_clients_lose_no_byte(the_gluster, tmp_path, rows):
     reserve(plan)
     script = (
         "import sys, numpy as np, hpcio\n"
-        "from hpcio.running.chunks import Attempt, run_chunk\n"
+        "from hpcio.running.attempt import Attempt\nfrom hpcio.running.batch import run_batch\n"
         "out, part = sys.argv[1], int(sys.argv[2])\n"
         "plan = hpcio.Plan.load(out)\n"
         "open(f'{out}.run/data.h5', 'rb').read()\n"
         "with Attempt(plan, f'c{part}') as attempt:\n"
         "    for k in range(part * 7, len(plan), 21):\n"
-        "        run_chunk(attempt, np.arange(k, min(k + 7, len(plan))))\n"
+        "        run_batch(attempt, np.arange(k, min(k + 7, len(plan))))\n"
         "    attempt.sync()\n"
     )
     children = []
@@ -323,7 +317,7 @@ def test_attempts_on_several_clients_lose_no_byte(the_gluster, tmp_path, rows):
         out = the_gluster.path(client) / folder.name / "out.h5"
         until(lambda out=out: Path(f"{out}.run", "data.npy").exists(), "the file, elsewhere")
         children.append(subprocess.Popen([sys.executable, "-c", script, str(out), str(part)]))
-    assert [child.wait(timeout=100) for child in children] == [0, 0, 0]
+    assert [child.wait(timeout=PATIENCE) for child in children] == [0, 0, 0]
     done = plan.run(workers=0, progress=False)
     assert done.blocks == len(plan)
     assert done.computed == 0
@@ -342,7 +336,7 @@ def test_a_torn_seam_is_cut(tmp_path):
     writer = Elsewhere(plan, "a")
     for block in range(3):
         writer.write(block, np.full((1, 3), float(block)))
-        writer.settle()
+        writer.flush()
     writer.close()
     path = plan.run_directory / "sources" / "a.seams"
     seams = [*read_seams(path)]
@@ -375,14 +369,11 @@ def test_a_block_that_kills_its_worker_is_the_one_that_is_named(the_gluster, tmp
     assert hpcio.verify(plan.out).blocks == 299
 
 
-def test_through_dask(tmp_path):
-    data = np.random.default_rng(1).normal(size=(300, 4))
-    plan = hpcio.Plan.create(
-        np.negative, record(tmp_path, data), trials=10, out=tmp_path / "out.h5", writer="direct"
-    )
-    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
-    with LocalCluster(n_workers=2, threads_per_worker=2, **options) as there, Client(there) as c:
-        slurm_side.run(plan, c, progress=False)
-    with h5py.File(plan.out) as f:
-        assert f["data"][...].tobytes() == (-data).tobytes()
-    assert hpcio.verify(plan.out).blocks == 30
+def test_whoever_computes(tmp_path, writer, executor):
+    """Several blocks at a time, by threads and processes."""
+    bench = Bench(tmp_path, writer=writer)
+    done = executor(bench.plan())
+    assert (done.blocks, done.computed, done.failed) == (TRIALS, TRIALS, ())
+    bench.check()
+    with h5py.File(bench.out) as f:
+        assert not f["data"].is_virtual

@@ -18,13 +18,14 @@ from typing import Any, Protocol
 
 import pytest
 
-from hpcio.writers import NAMES
+from hpcio.writers.backend import WRITERS
 from tests.rigs import mpi as mpi_rig
 from tests.rigs import nfs as nfs_rig
 from tests.rigs.gluster import Gluster
 from tests.rigs.nfs import Nfs
 from tests.rigs.one_file import REFUSED
-from tests.rigs.support import ended, until
+from tests.rigs.support import ended
+from tests.rigs.waiting import PATIENCE, until
 
 STEPS = ("-m", "tests.rigs.one_file")
 PATH = str(mpi_rig.REPOSITORY)
@@ -81,7 +82,7 @@ class OnGluster:
                 )))
                 for client, command in commands
             ]  # fmt: skip
-            out = [child.communicate(timeout=100)[0] for child in children]
+            out = [child.communicate(timeout=PATIENCE)[0] for child in children]
             status = [c.returncode if c.returncode >= 0 else 128 - c.returncode for c in children]
         return list(zip(status, out, strict=True))
 
@@ -92,7 +93,7 @@ class OnGluster:
             prefix=[*PRIVATE, BIND_RANK, str(self._at), *mounts, "-"],
             PYTHONPATH=PATH, **variables,
         ) as running:  # fmt: skip
-            done = running.wait(100)
+            done = running.wait()
         return done.returncode, done.stdout + done.stderr
 
 
@@ -149,7 +150,7 @@ def there(request: pytest.FixtureRequest, tmp_path: Path, where: str) -> Clients
 @pytest.fixture
 def python(request: pytest.FixtureRequest, writer: str) -> Path:
     """The Python of a writer."""
-    if writer not in NAMES:
+    if writer not in WRITERS.names():
         pytest.skip(f"there is no writer {writer!r}")
     if writer.startswith("mpi"):
         found: Path = request.getfixturevalue("mpi_python")
@@ -212,7 +213,7 @@ def test_bytes_that_are_lost_are_found(there, how, size):
 
 # ---------------------------------------------------------------------- one file, right
 
-WRITERS = ["direct", "mutex", "mpi", "mpi-collective"]
+ONE_FILE = ["direct", "mutex", "mpi", "mpi-collective"]
 
 # Without locks that reach all clients; GlusterFS has some, under which it shows old bytes.
 REFUSED_ON = [("gluster", "mutex"), ("3", "mutex"), ("3", "mpi"), ("3", "mpi-collective")]
@@ -232,7 +233,7 @@ def marks(where: str, writer: str, *, everyday: bool) -> list[pytest.MarkDecorat
 
 
 def cases() -> Iterator[Any]:
-    for case in itertools.product(("gluster", *nfs_rig.VERSIONS), WRITERS, ("ab", "abc"), SIZES):
+    for case in itertools.product(("gluster", *nfs_rig.VERSIONS), ONE_FILE, ("ab", "abc"), SIZES):
         where, writer = case[:2]
         if (where, writer) not in REFUSED_ON:
             yield pytest.param(*case, marks=marks(where, writer, everyday=case in EVERYDAY))

@@ -10,75 +10,39 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 
 import hpcio
+from hpcio.errors import Done
 from hpcio.journals.journal import DONE
 from hpcio.journals.ledger import read_logs
 from slurm import SLURMArrayCluster
+from tests.rigs.bench import Bench
 from tests.rigs.slurm import until
 
 pytestmark = pytest.mark.slurm
 
-TRIALS, ROWS = 24, 100
-
-# The first sample of a trial is its number; trial 5 waits, the first time, until `go` appears.
-WORK = """
-import os, time
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-
-
-def held(trial):
-    number = int(trial[0, 0])
-    with open(f"{HERE}/calls", "ab", buffering=0) as calls:
-        calls.write(b"%d %d\\n" % (number, os.getpid()))
-    if number == 5:
-        try:
-            os.close(os.open(f"{HERE}/held", os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            pass
-        else:
-            while not os.path.exists(f"{HERE}/go"):
-                time.sleep(0.01)
-    return trial * 2
-"""
+TRIALS = 24
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.chdir(tmp_path)
-    data = np.random.default_rng(3).standard_normal((TRIALS * ROWS, 4))
-    data[::ROWS, 0] = np.arange(TRIALS)
-    with h5py.File("rec.h5", "w") as f:
-        f["lfp"] = data
-    Path("work.py").write_text(WORK)
-    return tmp_path
-
-
-def plan() -> hpcio.Plan:
-    shape = {"out_shape": lambda inshape: inshape, "out_dtype": "f8"}
-    return hpcio.Plan.create("work.py:held", "rec.h5::/lfp", trials=ROWS, out="out.h5", **shape)
-
-
-def calls() -> list[tuple[int, int]]:
-    lines = Path("calls").read_text().split("\n") if Path("calls").exists() else []
-    return [(int(a), int(b)) for a, b in (line.split() for line in lines if line)]
+    return Bench(tmp_path, trials=TRIALS, rows=100, channels=4, sources="auto")
 
 
 class Meanwhile:
     """Does something to the array task that holds trial 5, while the run waits for it."""
 
-    def __init__(self, what: Callable[[Any, str, int], None], there: SLURMArrayCluster) -> None:
-        self.what, self.there = what, there
+    def __init__(self, what: Callable[[Any, str, int], None], bench: Bench) -> None:
+        self.what, self.bench = what, bench
         self.error: BaseException | None = None
 
     def __call__(self) -> None:
         try:
-            until(lambda: Path("held").exists() and any(n == 5 for n, _ in calls()))
-            pid = next(pid for number, pid in calls() if number == 5)
+            until(lambda: 5 in self.bench.calls, "trial 5")
+            pid = self.bench.pid(5)
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             of = dict(v.decode().split("=", 1) for v in variables if b"=" in v)
             task = f"{of['SLURM_ARRAY_JOB_ID']}_{of['SLURM_ARRAY_TASK_ID']}"
@@ -86,79 +50,87 @@ class Meanwhile:
         except BaseException as error:
             self.error = error
             raise
+        finally:
+            self.bench.hold()
 
 
 def disturbed(
-    what: Callable[[Any, str, int], None], *, tasks: int = 2, **options: Any
-) -> hpcio.running.run.Done:
-    """Run the plan on array tasks, and do `what` to the one that holds trial 5."""
+    bench: Bench, what: Callable[[Any, str, int], None], *, tasks: int = 2, **options: Any
+) -> Done:
+    """Run the plan on array tasks, and do `what` to the one that holds trial 5; then let go."""
     options = {"memory": "400MB", "walltime": "00:30:00", **options}
     local = {"scheduler_options": {"host": "127.0.0.1"}}
+    bench.hold(5)
     with SLURMArrayCluster(tasks=tasks, **options, **local) as there:
-        meanwhile = Meanwhile(what, there)
+        meanwhile = Meanwhile(what, bench)
         thread = threading.Thread(target=meanwhile)
         thread.start()
-        done = plan().run(there, progress=False)
+        done = bench.plan().run(there, progress=False)
         thread.join()
     assert meanwhile.error is None
     return done
 
 
-def check(done: hpcio.running.run.Done) -> int:
+def check(bench: Bench, done: Done) -> int:
     """The result is right; returns how many blocks were computed more than once."""
-    with h5py.File("rec.h5") as f, hpcio.open("out.h5") as g:
-        assert g["data"][...].tobytes() == (f["lfp"][...] * 2).tobytes()
-    assert hpcio.verify("out.h5").blocks == TRIALS
+    bench.check()
     assert done.blocks == TRIALS
     assert not done.failed
     found = [
         log.records["block"][log.records["kind"] == DONE]
-        for log in read_logs(hpcio.Plan.load("out.h5"))
+        for log in read_logs(hpcio.Plan.load(bench.out))
     ]
     blocks = np.concatenate(found)
     assert set(blocks.tolist()) == set(range(TRIALS))
-    return len(calls()) - TRIALS
+    return len(bench.calls) - TRIALS
 
 
-def test_scancel_of_one_task(slurm, folder):
+def gone(pid: int) -> None:
+    """Wait for the end of a process that is about to be ended."""
+
+    def over() -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        except OSError:
+            return True
+
+    until(over, "the end of the worker")
+
+
+def test_scancel_of_one_task(slurm, bench):
     def cancel(_: Any, task: str, pid: int) -> None:
         slurm.call("scancel", task)
+        gone(pid)
 
-    assert check(disturbed(cancel)) == 1
+    assert check(bench, disturbed(bench, cancel)) == 1
 
 
-def test_a_worker_killed_by_signal_9(slurm, folder):
+@pytest.mark.parametrize("nanny", [False, True])
+def test_a_worker_killed_by_signal_9(slurm, bench, nanny):
     def kill(_: Any, task: str, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
-    assert check(disturbed(kill, nanny=False)) == 1
+    assert check(bench, disturbed(bench, kill, nanny=nanny)) == 1
 
 
-def test_a_worker_killed_under_its_nanny(slurm, folder):
-    def kill(_: Any, task: str, pid: int) -> None:
-        os.kill(pid, signal.SIGKILL)
-
-    assert check(disturbed(kill, nanny=True)) == 1
-
-
-def test_requeue(slurm, folder):
+def test_requeue(slurm, bench):
     def requeue(_: Any, task: str, pid: int) -> None:
         slurm.call("scontrol", "requeue", task)
+        gone(pid)
 
-    assert check(disturbed(requeue)) == 1
+    assert check(bench, disturbed(bench, requeue)) == 1
 
 
-def test_a_worker_near_its_walltime_hands_the_rest_to_another(slurm, folder):
+def test_a_worker_near_its_walltime_hands_the_rest_to_another(slurm, bench):
     def wait(of: Any, task: str, pid: int) -> None:
         until(lambda: time.time() > float(of["HPCIO_UNTIL"]), "the end of its time")
-        Path("go").touch()
 
-    done = disturbed(wait, tasks=1, walltime="00:01:00")
-    assert check(done) == 0  # nothing was lost
-    assert done.workers == 2
+    done = disturbed(bench, wait, tasks=1, walltime="00:01:00")
+    assert check(bench, done) == 0  # nothing was lost
+    assert done.workers >= 2
 
 
-def test_a_node_that_is_gone(slurm, folder):
+def test_a_node_that_is_gone(slurm, bench):
     """SLURM starts its tasks elsewhere while they go on, cut off: two copies at a time."""
 
     def unplug(of: Any, task: str, pid: int) -> None:
@@ -170,14 +142,15 @@ def test_a_node_that_is_gone(slurm, folder):
                 said = slurm.call("scontrol", "show", "job", "-o", task)
                 return "JobState=RUNNING" in said and "Restarts=1" in said
 
-            until(copied, "its copy", seconds=120)
-            Path("go").touch()
+            until(copied, "its copy")
+            bench.hold()
         finally:
             slurm.start_node(int(node[1:]))
 
-    assert check(disturbed(unplug)) >= 0
+    assert check(bench, disturbed(bench, unplug)) >= 0
 
 
 @pytest.mark.torture
-def test_a_task_whose_walltime_is_over(slurm, folder):
-    assert check(disturbed(lambda of, task, pid: None, walltime="00:01:00")) == 1
+def test_a_task_whose_walltime_is_over(slurm, bench):
+    lost = disturbed(bench, lambda of, task, pid: gone(pid), walltime="00:01:00")
+    assert check(bench, lost) == 1

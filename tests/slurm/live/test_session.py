@@ -18,6 +18,7 @@ import slurm as slurm_side
 from hpcio.errors import BlocksFailed, SourceError
 from slurm import SLURMArrayCluster
 from tests.rigs.slurm import until
+from tests.rigs.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -55,10 +56,11 @@ def test_any_client_will_do(client):
 def test_a_run_begun_here_goes_on_there(client):
     plan = make(sources="task")
     from hpcio.journals.rundir import prepare
-    from hpcio.running.chunks import Attempt, run_chunk
+    from hpcio.running.attempt import Attempt
+    from hpcio.running.batch import run_batch
 
     with Attempt(prepare(plan), "here") as attempt:
-        run_chunk(attempt, np.arange(100))
+        run_batch(attempt, np.arange(100))
         attempt.sync()
     done = slurm_side.run(plan, client, progress=False)
     check()
@@ -152,7 +154,7 @@ def test_ctrl_c_leaves_no_job(slurm, folder):
     try:
         until(lambda: Path("computing").exists(), "the function to be called")
         child.send_signal(2)
-        _, said = child.communicate(timeout=60)
+        _, said = child.communicate(timeout=PATIENCE)
     finally:
         child.kill()
         child.wait()

@@ -18,12 +18,13 @@ import hpcio
 from hpcio.journals.journal import DONE
 from hpcio.journals.ledger import open_journal
 from hpcio.journals.rundir import prepare
-from hpcio.watching.status import as_json, queues, status, working
-from slurm.mapping import Array
-from slurm.submissions.records import Submission, folder
+from hpcio.watching.watcher import as_json, queues, status, working
+from slurm.mapping import JobArray
+from slurm.submissions.records import Submission
 from slurm.submissions.status import SlurmQueue, queue
+from tests.rigs.bench import ROWS, Bench
 from tests.rigs.slurm import Slurm, until
-from tests.rigs.support import ROWS, Bench
+from tests.rigs.waiting import PATIENCE
 
 pytestmark = pytest.mark.slurm
 
@@ -33,7 +34,7 @@ while [ ! -e {go} ]; do sleep 0.1; done
 """
 
 
-class Place:
+class ByHand:
     """A run that was submitted, by hand: its tasks wait for a file `go`, its finalizer does not."""
 
     def __init__(self, slurm: Slurm, path: Path) -> None:
@@ -55,10 +56,10 @@ class Place:
     def submission(self, number: int = 1, *sizes: int) -> None:
         """Note a submission, as it is before sbatch is called."""
         sizes = sizes or (4,)
-        arrays = tuple(Array(sum(sizes[:k]), size) for k, size in enumerate(sizes))
+        arrays = tuple(JobArray(sum(sizes[:k]), size) for k, size in enumerate(sizes))
         names = ["array.sh", *(f"array-{k + 2}.sh" for k in range(len(sizes) - 1))]
         made: dict[str, Any] = {
-            "number": number, "token": self.plan.token, "cluster": "here", "user": "me",
+            "number": number, "run_id": self.plan.run_id, "cluster": "here", "user": "me",
             "time": time.time(), "tasks": sum(sizes), "arrays": arrays,
             "script": tuple(str(self.run / name) for name in names),
             "finish_script": str(self.run / "finish.sh"), "options": {}, "cpus": 1,
@@ -66,13 +67,13 @@ class Place:
             "max_failed": 100, "gaps": False, "known": (),
         }  # fmt: skip
         text = json.dumps(dataclasses.asdict(Submission(**made)))
-        folder(self.plan).mkdir(exist_ok=True)
-        (folder(self.plan) / f"{number}.json").write_text(text)
+        self.plan.rundir.submissions.mkdir(exist_ok=True)
+        (self.plan.rundir.submissions / f"{number}.json").write_text(text)
 
     def jobs(self, number: int, *arrays: int, finish: int | None = None) -> None:
         """Note the numbers of the jobs, as it is after sbatch."""
         text = json.dumps({"arrays": arrays, "finish": finish})
-        (folder(self.plan) / f"{number}.jobs.json").write_text(text)
+        (self.plan.rundir.submissions / f"{number}.jobs.json").write_text(text)
 
     def sbatch(self, *words: str, script: str = "array.sh") -> int:
         said = self.slurm.call(
@@ -102,8 +103,8 @@ class Place:
 
 
 @pytest.fixture
-def place(slurm: Slurm, tmp_path: Path) -> Place:
-    return Place(slurm, tmp_path)
+def place(slurm: Slurm, tmp_path: Path) -> ByHand:
+    return ByHand(slurm, tmp_path)
 
 
 def test_what_was_never_submitted_has_no_queue(place):
@@ -237,6 +238,7 @@ def test_a_run_that_was_moved(place, tmp_path):
     place.submission()
     array = place.sbatch("--array=0-3", "--hold")
     place.jobs(1, array)
+    place.until(f"job array {array}: 4 pending (JobHeldUser)")
     there = tmp_path / "there"
     there.mkdir()
     place.run.rename(there / "out.h5.run")
@@ -246,30 +248,29 @@ def test_a_run_that_was_moved(place, tmp_path):
 
 
 def test_a_path_with_blanks(slurm, tmp_path):
-    place = Place(slurm, tmp_path / "a b, c; d's")
+    place = ByHand(slurm, tmp_path / "a b, c; d's")
     place.submission()
     array = place.sbatch("--array=0-3", "--hold")
     place.jobs(1, array)
-    assert place.ask().line == f"job array {array}: 4 pending (JobHeldUser)"
+    place.until(f"job array {array}: 4 pending (JobHeldUser)")
 
 
 # ---------------------------------------------------------------------- the command
 
 
-def command(place: Place, *words: str, **environment: str) -> tuple[int, str, float]:
-    """Exit status and output of ``hpcio status``, and how long it took."""
+def command(place: ByHand, *words: str, **environment: str) -> tuple[int, str]:
+    """Exit status and output of ``hpcio status``."""
     call = "import sys; from hpcio.cli import main; sys.argv[0] = 'hpcio'; main()"
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", call, "status", place.plan.out, *words], capture_output=True,
-        text=True, check=False, timeout=60,
+        text=True, check=False, timeout=PATIENCE,
         env={**os.environ, "COLUMNS": "160", **environment},
     )  # fmt: skip
     assert done.stderr == ""
-    return done.returncode, done.stdout, time.monotonic() - started
+    return done.returncode, done.stdout
 
 
-def journal(place: Place, label: str, *blocks: int) -> None:
+def journal(place: ByHand, label: str, *blocks: int) -> None:
     made = open_journal(place.plan, f"{label}-{os.urandom(4).hex()}", label)
     for block in blocks:
         made.append(DONE, block, compute=0.01)
@@ -291,7 +292,7 @@ def test_the_table_has_a_row_for_each_task(place):
     place.slurm.call("scancel", f"{array}_3")
     place.until(f"job array {array}: 1 running, 2 pending (JobHeldUser), 1 cancelled")
     journal(place, "1-2", 0, 1, 2)
-    code, said, _ = command(place)
+    code, said = command(place)
     assert code == 0
     assert f"slurm  job array {array}: 1 running, 2 pending" in said
     assert [row[:3] for row in rows(said)] == [
@@ -310,7 +311,7 @@ def test_the_table_has_a_row_for_each_task(place):
 
     place.slurm.call("scancel", str(array))
     until(lambda: place.ask().alive == 0)
-    code, said, _ = command(place, "--watch")  # not forever: nobody is at work
+    code, said = command(place, "--watch")  # not forever: nobody is at work
     assert code == 0
     assert f"Nobody is at work. Go on with: hpcio resume {place.plan.out}" in said
 
@@ -321,12 +322,10 @@ def test_a_controller_that_is_dead(place):
     place.jobs(1, array)
     place.until(f"job array {array}: 4 running")
     journal(place, "1-2", 0, 1, 2)
-    # What it has not saved yet, some seconds, it would forget, and the nodes would not. It
-    # saves when something changes.
     place.slurm.save()
     place.slurm.kill("slurmctld")
     try:
-        code, said, _ = command(place)
+        code, said = command(place)
         found = json.loads(command(place, "--json")[1])
     finally:
         place.slurm.start_controller()
@@ -346,7 +345,7 @@ def test_a_controller_that_is_dead(place):
 def test_a_machine_without_slurm(place, monkeypatch):
     place.submission()
     journal(place, "1-0", 0)
-    code, said, _ = command(place, PATH="/nowhere")
+    code, said = command(place, PATH="/nowhere")
     assert code == 0
     assert "slurm  no squeue on this machine: look on a node of the cluster 'here'" in said
     assert [row[:2] for row in rows(said)] == [["1-0", "1"]]
@@ -357,12 +356,13 @@ def test_a_machine_without_slurm(place, monkeypatch):
 
 def test_a_submission_that_cannot_be_read_is_said(place):
     place.submission()
-    (folder(place.plan) / "1.json").write_text("{}")
-    code, said, _ = command(place)
+    (place.plan.rundir.submissions / "1.json").write_text("{}")
+    code, said = command(place)
     assert code == 0
     assert "slurm  The submission '" in said
 
 
-def test_status_needs_no_dask(place):
-    script = "import sys, slurm.status; assert not {'dask', 'distributed'} & set(sys.modules)"
+def test_status_needs_no_dask():
+    module = "slurm.submissions.status"
+    script = f"import sys, {module}; assert not {{'dask', 'distributed'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

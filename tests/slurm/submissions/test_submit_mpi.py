@@ -6,100 +6,64 @@ import subprocess
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 
 import hpcio
+import slurm as slurm_side
+from hpcio.watching.watcher import status
 from slurm.submissions import records as submissions
 from slurm.submissions.status import queue
+from tests.rigs.cluster_bench import ClusterBench
 from tests.rigs.mpi import environ
 from tests.rigs.slurm import until
+from tests.rigs.waiting import PATIENCE
 
 pytestmark = [pytest.mark.slurm, pytest.mark.mpi]
-
-WORK = """
-import os, time
-
-HERE = NOTES
-
-def double(trial, noCompute=None):
-    if noCompute:
-        return trial.shape, trial.dtype
-    number = int(trial[0, 0])
-    node, again = os.environ["SLURMD_NODENAME"], os.environ.get("SLURM_RESTART_COUNT", "0")
-    with open(f"{HERE}/calls", "ab", buffering=0) as calls:
-        calls.write(f"{number} {node} {again}\\n".encode())
-    while os.path.exists(f"{HERE}/meet") and len({c.split()[1] for c in open(f"{HERE}/calls")}) < 2:
-        time.sleep(0.005)  # or ranks of one node may do it all before those of the other have begun
-    while os.path.exists(f"{HERE}/hold-{number}"):
-        time.sleep(0.005)
-    if os.path.exists(f"{HERE}/raise-{number}"):
-        raise ValueError("sick")
-    if os.path.exists(f"{HERE}/die-{number}"):
-        os._exit(7)
-    return trial * 2
-"""
 
 SUBMIT = """
 import sys
 import hpcio, slurm
-plan = hpcio.Plan.create("work.py:double", "rec.h5::/lfp", trials=10, out="out.h5",
+plan = hpcio.Plan.create(sys.argv[2], "rec.h5::/lfp", trials=10, out="out.h5",
                          writer=sys.argv[1])
-slurm.submit(plan, ranks=4, memory="300MB", walltime="00:30:00", sbatch=["-N2"],
-             gaps=len(sys.argv) > 2)
+slurm.submit(plan, ranks=4, memory="300MB", walltime="00:30:00", sbatch=["-N2"])
 """
 
 
-class Place:
-    """A folder with a recording, and a function that tells of its calls, in `notes`."""
+class RanksBench(ClusterBench):
+    """A bench whose plan is submitted by a Python that has MPI; rows of it fit no page."""
 
     def __init__(self, folder: Path, notes: Path, python: Path) -> None:
-        self.folder, self.notes, self.python = folder, notes, python
-        data = np.random.default_rng(3).standard_normal((400, 626))
-        data[::10, 0] = np.arange(40)
-        with h5py.File(folder / "rec.h5", "w") as f:
-            f["lfp"] = data
-        self.expected = data * 2
-        (folder / "work.py").write_text(WORK.replace("NOTES", repr(str(notes))))
-        (notes / "calls").touch()
-        self.out = folder / "out.h5"
+        super().__init__(folder, notes=notes, trials=40, rows=10, channels=626)
+        self.python = python
 
     def python_runs(self, script: str, *args: str) -> None:
         done = subprocess.run(
             [self.python, "-c", script, *args], cwd=self.folder, text=True, capture_output=True,
-            env=environ(),
-            check=False,
+            env=environ(), check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
 
-    @property
-    def calls(self) -> list[list[str]]:
-        return [line.split() for line in (self.notes / "calls").read_text().splitlines()]
+    def submitted(self, writer: str, script: str = SUBMIT) -> slurm_side.Submitted:
+        self.python_runs(script, writer, self.func)
+        return slurm_side.attach(self.out)
 
-    def finished(self) -> None:
-        import slurm as slurm_side
-
-        slurm_side.attach(self.out).wait(timeout=100)
-        logs = "\n".join(p.read_text() for p in Path(f"{self.out}.run", "logs").glob("*.log"))
-        until(self.out.exists, f"the result: {logs}")
-        with h5py.File(self.out) as f:
+    def check(self, out: Path | None = None) -> None:
+        super().check(out)
+        with h5py.File(out or self.out) as f:
             assert not f["data"].is_virtual
-            assert f["data"][...].tobytes() == self.expected.tobytes()
-        assert hpcio.verify(self.out).blocks == 40
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mpi_python: Path) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mpi_python: Path) -> RanksBench:
     monkeypatch.setenv("HPCIO_CONFIG", str(tmp_path / "no.toml"))
-    return Place(tmp_path, tmp_path, mpi_python)
+    return RanksBench(tmp_path, tmp_path, mpi_python)
 
 
 @pytest.mark.parametrize("writer", ["direct", "mpi", "mpi-collective"])
 def test_over_two_nodes(slurm, place, writer):
-    (place.notes / "meet").touch()
-    place.python_runs(SUBMIT, writer)
-    place.finished()
-    assert len({node for _, node, _ in place.calls}) == 2
+    place.mark("meet", 2)
+    place.finished(place.submitted(writer))
+    assert len({call.node for call in place.all_calls}) == 2
     script = Path(f"{place.out}.run/ranks.sh").read_text()
     assert "#SBATCH --ntasks=4" in script
     assert "mpirun -n 4" in script
@@ -108,14 +72,13 @@ def test_over_two_nodes(slurm, place, writer):
 def test_array_tasks_are_no_ranks(slurm, place):
     script = SUBMIT.replace("ranks=4, ", "") + "\nprint('submitted')\n"
     with pytest.raises(AssertionError, match="Ask for ranks=R"):
-        place.python_runs(script, "mpi")
+        place.submitted("mpi", script)
     assert not slurm.call("squeue", "-h").strip()
 
 
 def test_a_job_that_is_told_of_its_end_goes_on_when_it_is_started_again(slurm, place):
-    for trial in range(40):
-        (place.notes / f"hold-{trial}").touch()
-    place.python_runs(SUBMIT, "mpi")
+    place.hold(*range(40))
+    run = place.submitted("mpi")
     until(lambda: len(place.calls) == 4, "a trial on each rank")
     said = queue(hpcio.Plan.load(place.out))
     assert said is not None
@@ -125,26 +88,28 @@ def test_a_job_that_is_told_of_its_end_goes_on_when_it_is_started_again(slurm, p
     jobs = submissions.jobs(hpcio.Plan.load(place.out), 1)
     assert jobs is not None
     slurm.call("scancel", "-b", "-s", "USR1", str(jobs.arrays[0]))
-    for trial in range(40):
-        (place.notes / f"hold-{trial}").unlink()
-    place.finished()
-    numbers = [call[0] for call in place.calls]
-    assert len(numbers) == len(set(numbers)) == 40  # nothing was computed twice
-    assert [call[2] for call in place.calls].count("1") >= 4
+    until(lambda: all(map(place.told, {call.pid for call in place.all_calls})), "the signal")
+    place.clear("hold")
+    place.finished(run)
+    assert sorted(place.calls) == list(range(40))  # nothing was computed twice
+    # But one on each rank.
+    assert [call.restarts for call in place.all_calls].count(1) == 36
 
 
 def test_a_rank_that_dies_ends_the_job_and_resume_goes_on(slurm, place):
-    (place.notes / "die-13").touch()
-    place.python_runs(SUBMIT, "mpi")
-    import slurm as slurm_side
-
-    slurm_side.attach(place.out).wait(timeout=100)
+    for what in ("hold", "die"):
+        place.mark(what, 13)
+    run = place.submitted("mpi")
+    # Or it might be the first of all, and die before others have done anything.
+    until(lambda: status(str(place.out)).done, "some other trial")
+    place.clear("hold")
+    run.wait(timeout=PATIENCE)
     assert not place.out.exists()
-    (place.notes / "die-13").unlink()
+    place.clear("die")
     before = len(place.calls)
     place.python_runs("import slurm; slurm.attach('out.h5').resume()")
-    place.finished()
-    assert 13 in {int(call[0]) for call in place.calls[before:]}
+    place.finished(run)
+    assert 13 in place.calls[before:]
     assert len(place.calls) - before < 40
 
 
@@ -153,15 +118,12 @@ def test_a_rank_that_dies_ends_the_job_and_resume_goes_on(slurm, place):
 def test_ranks_on_clients_of_glusterfs(gluster_slurm, tmp_path, monkeypatch, mpi_python, writer):
     """Two nodes, each with caches of its own; rows of 10,016 bytes fit no page."""
     monkeypatch.setenv("HPCIO_CONFIG", str(tmp_path / "no.toml"))
-    place = Place(gluster_slurm.folder, tmp_path, mpi_python)
-    (place.notes / "meet").touch()
+    place = RanksBench(gluster_slurm.folder, tmp_path, mpi_python)
+    place.mark("meet", 2)
     script = SUBMIT.replace("ranks=4", "ranks=2").replace("trials=10", "trials=2")
-    place.python_runs(script, writer)
-    import slurm as slurm_side
-
-    slurm_side.attach(place.out).wait(timeout=100)
+    place.submitted(writer, script).wait(timeout=PATIENCE)
     until(place.out.exists, "the result")
     assert hpcio.verify(place.out).blocks == 200
     with h5py.File(place.out) as f:
         assert f["data"][...].tobytes() == place.expected.tobytes()
-    assert len({node for _, node, _ in place.calls}) == 2
+    assert len({call.node for call in place.all_calls}) == 2

@@ -1,0 +1,26 @@
+"""The subcommands of ``hpcio``, and the options that several of them have.
+
+This room stands on top of all others: it reads the command line, calls the public names, and says
+what came of it. The command and other packages take options and `run_here` from it. A new
+subcommand is a file here and a line in `hpcio.cli.COMMANDS`, or an entry point of another package.
+"""
+
+from hpcio.command.options import (
+    CHUNK_OPTIONS,
+    MEMORY_OPTION,
+    PLAN_OPTIONS,
+    RUN_OPTIONS,
+    create_plan,
+    with_options,
+)
+from hpcio.command.running import run_here
+
+__all__ = [
+    "CHUNK_OPTIONS",
+    "MEMORY_OPTION",
+    "PLAN_OPTIONS",
+    "RUN_OPTIONS",
+    "create_plan",
+    "run_here",
+    "with_options",
+]

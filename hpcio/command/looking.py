@@ -1,0 +1,57 @@
+"""Subcommands that look at a run: status, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from hpcio.plan import Plan
+from hpcio.watching import (
+    as_json as for_programs,
+)
+from hpcio.watching import follow_status, print_status, queues, write_page
+from hpcio.watching import status as read
+
+__all__ = ["report", "status"]
+
+# Exit status if blocks have failed.
+FAILED = 1
+
+
+@click.command()
+@click.argument("out", type=click.Path())
+@click.option("--failed", is_flag=True, help="Show the traceback of each failed block.")
+@click.option("--watch", is_flag=True, help="Go on showing it until the run is finished.")
+@click.option("--all", "everyone", is_flag=True, help="Show every worker.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool) -> None:
+    """Say how far a run is, who works on it, how fast, and what failed.
+
+    All of it is read from the journals of the run; the queue is asked for the jobs of a run
+    that was submitted. Ends with 1 if blocks have failed.
+    """
+    if watch and as_json:
+        raise click.UsageError("--watch and --json exclude each other.")
+    kept = Path(f"{out}.run").exists() or not Path(out).exists()
+    if watch and kept:
+        follow_status(Plan.load(out))
+    # In this order: jobs that have ended by then have written all that is read.
+    asked = queues(Plan.load(out)) if kept else {}
+    state = read(out)
+    if as_json:
+        click.echo(json.dumps(for_programs(state, asked), indent=2))
+    else:
+        print_status(state, asked, tracebacks=failed, everyone=everyone)
+    if state.failed:
+        sys.exit(FAILED)
+
+
+@click.command()
+@click.argument("out", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="The page.  [default: OUT.html]")
+def report(out: str, output: str | None) -> None:
+    """Write a page of HTML about a run, finished or not: speed, workers, failures."""
+    click.echo(str(write_page(output, out)))

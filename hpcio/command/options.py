@@ -1,0 +1,193 @@
+"""Options that several subcommands have, and what they make."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from hpcio.journals import discard
+from hpcio.plan import Plan
+from hpcio.recording import Recording, Trials
+from hpcio.writers import WRITERS
+
+__all__ = [
+    "CHUNK_OPTIONS",
+    "MEMORY_OPTION",
+    "PLAN_OPTIONS",
+    "RUN_OPTIONS",
+    "create_plan",
+    "with_options",
+]
+
+
+def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Give a command several options, in this order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _literal(text: str) -> Any:
+    """A Python value if `text` reads as one, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _pair(_: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    parsed = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"'{pair}' is not NAME=VALUE.", param=option)
+        if name in parsed:
+            raise click.BadParameter(f"'{name}' is given twice.", param=option)
+        parsed[name] = _literal(value)
+    return parsed
+
+
+def _indices(_: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """``START:STOP[:STEP]`` or a list ``3,1,2``."""
+    if text is None:
+        return None
+    try:
+        if ":" in text:
+            return slice(*(int(p) if p else None for p in text.split(":")))
+        return [int(p) for p in text.split(",")]
+    except (ValueError, TypeError):
+        raise click.BadParameter(
+            f"'{text}' is neither START:STOP:STEP nor a list such as 3,1,2.", param=option
+        ) from None
+
+
+def _chunks(_: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """``auto`` or lengths ``1000,64``."""
+    if text is None or text == "auto":
+        return text and True
+    try:
+        return tuple(int(n) for n in text.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"'{text}' is neither auto nor lengths such as 1000,64.", param=option
+        ) from None
+
+
+CHUNK_OPTIONS = [
+    click.option("--chunks", callback=_chunks, metavar="auto|N,N,...",
+                 help="Shape of a chunk; auto: about 1 MB."),
+    click.option("--compression", metavar="NAME[:LEVEL][+shuffle]",
+                 help="Such as gzip, lzf, zstd:3, lz4, blosc-zstd+shuffle."),
+]  # fmt: skip
+PLAN_OPTIONS = [
+    click.option(
+        "--trials",
+        help="Which rows make which trial: FILE::DATASET or a CSV or TSV file with columns "
+        "start, stop [, offset], or a number of rows for equal trials.",
+    ),
+    click.option("--out", type=click.Path(), help="The result, a new HDF5 file."),
+    click.option(
+        "--writer",
+        type=click.Choice(WRITERS.names()),
+        default="virtual",
+        show_default=True,
+        help="Files of the workers joined by a virtual dataset; or one file that all write, by "
+        "themselves, through parallel HDF5, or one after the other under a lock (mutex).",
+    ),
+    click.option(
+        "--sources",
+        type=click.Choice(["auto", "trial", "task"]),
+        default="auto",
+        show_default=True,
+        help="Store one file for each block, or for each chunk of blocks.",
+    ),
+    click.option(
+        "--join",
+        type=click.Choice(["concatenate", "stack"]),
+        default="concatenate",
+        show_default=True,
+        help="Join results along an axis of theirs, or along a new first axis.",
+    ),
+    click.option("--join-axis", type=int, help="Axis of the results to join along."),
+    click.option(
+        "--reduce",
+        type=click.Choice(["mean", "sum", "var"]),
+        help="Keep the mean, sum or variance of all trials, and no trial.",
+    ),
+    click.option("--axis", type=int, default=0, show_default=True, help="Axis that trials cut."),
+    click.option("--channel-axis", type=int, help="Axis of channels of the recording."),
+    click.option("--channels-per-block", type=int, help="Compute so many channels at a time."),
+    click.option("--out-channel-axis", type=int, help="Axis of channels of one result."),
+    click.option("--select-trials", callback=_indices, help="Some trials, as 0:100 or 3,1,2."),
+    click.option("--select-channels", callback=_indices, help="Some channels, likewise."),
+    click.option("--select-time", callback=_indices, help="Some rows of each trial, likewise."),
+    click.option(
+        "--arg", "args", multiple=True, metavar="VALUE", help="A further argument of the function."
+    ),
+    click.option(
+        "--kwarg",
+        "kwargs",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_pair,
+        help="A keyword argument of the function.",
+    ),
+    *CHUNK_OPTIONS,
+    click.option("--fresh", is_flag=True, help="Remove the result and its run directory first."),
+]
+
+MEMORY_OPTION = click.option(
+    "--memory", "--mem", "memory", help="What one worker may use, such as 4GB."
+)
+RUN_OPTIONS = [
+    click.option("--workers", type=click.IntRange(0), help="Processes; 0 computes in this one."),
+    click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
+                 help="Threads of numerical libraries in each worker."),
+    MEMORY_OPTION,
+    click.option("--retries", type=click.IntRange(0), default=0, show_default=True,
+                 help="How often a block that raises is tried again."),
+    click.option("--max-failed", type=click.IntRange(0),
+                 help="Stop when more have failed.  [default: a tenth, at least 100]"),
+    click.option("--gaps", is_flag=True, help="Publish even if blocks failed, with NaN instead."),
+    click.option("--quiet", is_flag=True, help="Show no progress."),
+]  # fmt: skip
+
+
+def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
+    """The plan that the command line asks for."""
+    for name in ("trials", "out"):
+        if options[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
+    if options["fresh"]:
+        discard(options["out"])
+    trials: Any = options["trials"]
+    trials = int(trials) if trials.isdigit() else trials
+    chosen = {
+        name: options[f"select_{name}"]
+        for name in ("trials", "channels", "time")
+        if options[f"select_{name}"] is not None
+    }
+    if chosen:
+        shape, axis = Recording.read(source).shape, options["axis"]
+        rows = shape[axis] if -len(shape) <= axis < len(shape) else 0
+        trials = Trials.read(trials, rows=rows, axis=axis)
+        if options["channel_axis"] is not None:
+            trials = trials.with_blocks(channel_axis=options["channel_axis"])
+        trials = trials.select(**chosen)
+    return Plan.create(
+        function, source, trials=trials, out=options["out"], writer=options["writer"],
+        sources=options["sources"],
+        join=options["join"], join_axis=options["join_axis"], axis=options["axis"],
+        channel_axis=options["channel_axis"], channels_per_block=options["channels_per_block"],
+        out_channel_axis=options["out_channel_axis"],
+        keeptrials=options["reduce"] is None, reduce=options["reduce"],
+        args=[_literal(a) for a in options["args"]], kwargs=options["kwargs"],
+        chunks=options["chunks"], compression=options["compression"],
+    )  # fmt: skip

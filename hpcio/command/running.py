@@ -1,0 +1,101 @@
+"""Subcommands that plan and run: run, plan, resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from hpcio.command.options import PLAN_OPTIONS, RUN_OPTIONS, create_plan, with_options
+from hpcio.journals import discard, prepare
+from hpcio.machine import launched
+from hpcio.plan import Plan
+from hpcio.running import Executor, call_on_ranks
+from hpcio.writers import needs_ranks
+
+__all__ = ["plan", "resume", "run", "run_here"]
+
+
+def run_here(plan: Callable[[], Plan], options: dict[str, Any]) -> None:
+    """Run a plan on this machine, or on the ranks that an MPI launcher has started."""
+    launch = launched()
+    # One rank alone is what srun makes of any command: it has the cores of this machine.
+    made = plan() if launch is None or launch.size == 1 else None
+    if made is not None and (launch is None or not needs_ranks(made)):
+        _run_plan(made, options)
+        return
+    if options["workers"] is not None:
+        raise click.UsageError("--workers says nothing under mpirun: its ranks are the workers.")
+    call_on_ranks(lambda executor: _run_plan(plan() if made is None else made, options, executor))
+
+
+def _run_plan(plan: Plan, options: dict[str, Any], executor: Executor | None = None) -> None:
+    """Run a plan and say what came of it."""
+    done = plan.run(
+        executor, workers=options["workers"], threads=options["threads"], memory=options["memory"],
+        retries=options["retries"], max_failed=options["max_failed"], gaps=options["gaps"],
+        progress=False if options["quiet"] else None,
+    )  # fmt: skip
+    click.echo(f"{done.out}: {done}")
+
+
+def _print_table(rows: list[tuple[str, str]]) -> None:
+    """Print names and values, side by side."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", justify="right")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    Console().print(table)
+
+
+@click.command()
+@click.argument("function", metavar="FUNCTION|OUT")
+@click.argument("source", required=False)
+@with_options(PLAN_OPTIONS + RUN_OPTIONS)
+def run(function: str, source: str | None, **options: Any) -> None:
+    """Plan and run, or run a plan that was made before.
+
+    FUNCTION is MODULE:FUNC or FILE.py:FUNC, SOURCE is FILE::DATASET. With one argument
+    alone, OUT is the result of a plan: hpcio run out.h5
+    """
+    if source is not None:
+        run_here(lambda: create_plan(function, source, options), options)
+        return
+    given = [o for o in ("trials", "out") if options[o] is not None]
+    if given:
+        raise click.UsageError(f"Missing argument 'SOURCE' (with --{given[0]}).")
+    run_here(lambda: _load_plan(function, fresh=options["fresh"]), options)
+
+
+def _load_plan(out: str, *, fresh: bool) -> Plan:
+    plan = Plan.load(out)
+    if fresh:
+        discard(plan.out)
+    return plan
+
+
+@click.command()
+@click.argument("function")
+@click.argument("source")
+@with_options(PLAN_OPTIONS)
+@click.option("--workers", type=click.IntRange(1), help="Processes to expect the time for.")
+def plan(function: str, source: str, workers: int | None, **options: Any) -> None:
+    """Make a plan and say what its run will take, before any work."""
+    made = create_plan(function, source, options)
+    _print_table(made.describe(workers=workers).rows())
+    prepare(made)
+    click.echo(f"Run it with: hpcio run {options['out']}")
+
+
+@click.command()
+@click.argument("out", type=click.Path())
+@with_options(RUN_OPTIONS)
+def resume(out: str, **options: Any) -> None:
+    """Compute what a run lacks: after a kill, Ctrl-C, or failed blocks."""
+    run_here(lambda: Plan.load(out), options)

@@ -1,0 +1,114 @@
+"""Plain bytes of open files: all of them written, all of them read; room, checksums, fill."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from hpcio.machine import in_memory
+
+__all__ = [
+    "Raw",
+    "StreamedChecksum",
+    "allocate",
+    "checksum",
+    "fill_of",
+    "read_at",
+    "sync",
+    "write_at",
+]
+
+checksum: Callable[..., int] = xxhash.xxh3_64_intdigest
+# The same, of bytes that come piece by piece: `update`, then `intdigest`.
+StreamedChecksum: Any = xxhash.xxh3_64
+
+# A C-contiguous array or bytes. numpy tells type checkers of its buffers from Python 3.12 on.
+Raw = Any
+
+_NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+def fill_of(dtype: np.dtype) -> float:
+    """What stands where there is no result of a type: NaN, or zero for integers."""
+    return np.nan if dtype.kind in "fc" else 0
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Make a file, or the names in a folder, outlive a crash of the machine."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_at(fd: int, data: Raw, offset: int) -> None:
+    """Write all of `data` at byte `offset`: `os.pwrite` stops at 2 GiB, this does not."""
+    written = os.pwrite(fd, data, offset)
+    size = data.nbytes if isinstance(data, np.ndarray) else len(data)
+    if written != size:
+        view = _bytes_of(data)
+        while written < size:
+            written += os.pwrite(fd, view[written:], offset + written)
+
+
+def _bytes_of(data: Raw) -> memoryview:
+    flat: Any = data.reshape(-1).view(np.uint8) if isinstance(data, np.ndarray) else data
+    return memoryview(flat)
+
+
+def read_at(fd: int, array: Raw, offset: int) -> bool:
+    """Fill a C-contiguous `array` from byte `offset`; false if the file ends before that."""
+    size = array.nbytes
+    if not size:
+        return True
+    got = os.preadv(fd, [array], offset)
+    if got == size:
+        return True
+    view = _bytes_of(array)
+    while got < size:
+        step = os.preadv(fd, [view[got:]], offset + got)
+        if step == 0:
+            return False
+        got += step
+    return True
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
+if _fallocate is not None:
+    _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def allocate(fd: int, size: int, path: str | os.PathLike[str]) -> None:
+    """Give a file its size, with room for all of it on the disk.
+
+    Early allocation of HDF5 reserves nothing; this does, and it tells at once when the disk is
+    full. Several writers of one file gain speed from it too.
+    """
+    if not in_memory(path):
+        try:
+            _fallocate_all(fd, size)
+        except OSError as error:
+            if error.errno not in _NO_FALLOCATE:
+                raise
+        else:
+            return
+    os.ftruncate(fd, size)
+
+
+def _fallocate_all(fd: int, size: int) -> None:
+    # Where the file system cannot (NFS 3), `os.posix_fallocate` would write into every page
+    # instead, after it has tried to read there, which a file that is open for writing refuses.
+    if _fallocate is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    while _fallocate(fd, 0, 0, size):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))

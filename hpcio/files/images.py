@@ -1,0 +1,100 @@
+"""HDF5 files that HDF5 lays out in memory, since it takes a full disk badly."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from hpcio.files.bytes import write_at
+
+__all__ = ["in_memory_file", "sparse_file", "write_image", "write_under_name"]
+
+_LAYOUT = "hpcio-layout-"
+# Laying out a file takes far less than so many seconds.
+_LEFT = 3600.0
+
+
+@contextmanager
+def sparse_file() -> Iterator[tuple[str, int]]:
+    """A name for an HDF5 file of any size of which little is ever written, and a descriptor.
+
+    It lies in memory: HDF5 takes a full disk badly (its library may crash later). The name is
+    gone at the end; one that a killed process has left goes after an hour.
+    """
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()
+    for left in Path(memory).glob(f"{_LAYOUT}*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            if time.time() - left.stat().st_mtime > _LEFT:
+                left.unlink()
+    fd, path = tempfile.mkstemp(prefix=_LAYOUT, suffix=".h5", dir=memory)
+    try:
+        yield path, fd
+    finally:
+        os.close(fd)
+        Path(path).unlink(missing_ok=True)
+
+
+@contextmanager
+def in_memory_file(**options: Any) -> Iterator[h5py.File]:
+    """An HDF5 file in memory, to be written by `write_image`.
+
+    HDF5 cannot close a file on a disk that is full: it may crash the whole process then.
+    """
+    name = secrets.token_hex(8)  # HDF5 tells such files apart by it
+    with h5py.File(
+        name, "w", driver="core", backing_store=False, block_size=1 << 20, **options
+    ) as f:
+        yield f
+
+
+def write_image(
+    file: h5py.File, path: str | os.PathLike[str], *, mode: int = 0o666, sync: bool = True
+) -> None:
+    """Write all of an HDF5 file in memory under a new name.
+
+    With `sync` it outlives a crash of the machine from then on.
+    """
+    file.flush()
+    image = file.id.get_file_image()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        write_at(fd, image, 0)
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_under_name(fill: Callable[[h5py.File], None], final: Path, *, tag: str) -> None:
+    """Write an HDF5 file under its name: whole, or not at all.
+
+    Parameters
+    ----------
+    fill : callable
+        Fills the file, which is in memory meanwhile.
+    final : pathlib.Path
+    tag : str
+        Whose file it is: what others of that tag have left half done is removed.
+    """
+    part = final.with_name(f".{final.name}.{tag}.{os.getpid()}.part")
+    for left in final.parent.glob(f".{glob.escape(final.name)}.{tag}.*.part"):
+        left.unlink(missing_ok=True)  # by a run that was killed while it published
+    try:
+        # libver "v110" lets the group of details hold any number of attributes.
+        with in_memory_file(libver=("earliest", "v110")) as f:
+            fill(f)
+            write_image(f, part)
+        os.rename(part, final)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,222 @@
+"""Opening HDF5 files for reading, with exact words where that is not possible."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import os
+import resource
+
+import h5py
+
+from hpcio.errors import SourceError
+
+__all__ = [
+    "check_parts",
+    "find_dataset",
+    "locking",
+    "open_file",
+    "plain_offset",
+    "room_for",
+    "split_spec",
+]
+
+# HDF5 keeps each source that it touched open, with half a megabyte of memory for each.
+MOST_SOURCES = 2048
+# Files that a process may want beside the sources.
+SPARE_FILES = 128
+
+# What a file system without advisory locks answers; EWOULDBLOCK means that a lock is held.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+def split_spec(spec: str | os.PathLike[str]) -> tuple[str, str]:
+    """Split ``FILE::DATASET`` at its last ``::``.
+
+    Parameters
+    ----------
+    spec : str or path
+        Such as ``"rec.h5::/lfp"``.
+
+    Returns
+    -------
+    file, dataset : str
+
+    Raises
+    ------
+    SourceError
+        If either part is missing.
+
+    Examples
+    --------
+    >>> split_spec("rec.h5::/lfp")
+    ('rec.h5', '/lfp')
+    """
+    file, separator, dataset = os.fspath(spec).rpartition("::")
+    if not separator or not file or not dataset:
+        raise SourceError(
+            f"'{os.fspath(spec)}' does not name a dataset. "
+            "Write FILE::DATASET, such as rec.h5::/lfp."
+        )
+    return file, dataset
+
+
+@functools.lru_cache(maxsize=64)
+def _device_locks(device: int, path: str) -> bool:
+    """Whether the file system that holds `path` offers the lock that HDF5 asks for."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _NO_LOCKS
+    finally:
+        os.close(fd)
+    return True
+
+
+def locking(path: str | os.PathLike[str]) -> bool | None:
+    """What to pass to h5py as `locking` for `path`; asked once for each file system.
+
+    False where the file system has no locks, else None, HDF5's default: HDF5 refuses a
+    second handle of a file that asks for something else than the first.
+
+    Passed to h5py for each file handle, so that nobody has to know the variable
+    ``HDF5_USE_FILE_LOCKING``, which HDF5 reads for the whole process.
+    """
+    name = os.fspath(path)
+    probe = name if os.path.isfile(name) else (os.path.dirname(name) or ".")
+    return None if _device_locks(os.stat(probe).st_dev, probe) else False
+
+
+def open_file(path: str | os.PathLike[str]) -> h5py.File:
+    """Open an HDF5 file for reading, or say exactly why that is not possible.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    h5py.File
+        Mode ``"r"``.
+
+    Raises
+    ------
+    SourceError
+        No such file, no permission, a directory, not HDF5, or open for writing elsewhere.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, "rb"):
+            pass
+        lock = locking(name)
+    except FileNotFoundError:
+        raise SourceError(f"There is no file '{name}'. Check the path.") from None
+    except IsADirectoryError:
+        raise SourceError(f"'{name}' is a directory. Name an HDF5 file in it.") from None
+    except PermissionError:
+        raise SourceError(
+            f"No permission to read '{name}'. Ask its owner, or check chmod."
+        ) from None
+    except OSError as error:
+        raise SourceError(f"Cannot read '{name}': {error.strerror}. Check the path.") from error
+    try:
+        return h5py.File(name, "r", locking=lock)
+    except OSError as error:
+        locked = "lock file" in str(error)
+        if not h5py.is_hdf5(name) and not locked:
+            raise SourceError(f"'{name}' is not an HDF5 file. Convert it first.") from error
+        if locked:
+            raise SourceError(
+                f"'{name}' is open for writing elsewhere. Close it there, then try again."
+            ) from error
+        raise SourceError(
+            f"HDF5 cannot open '{name}': {error}. Restore it from a backup."
+        ) from error
+
+
+def find_dataset(file: h5py.File, dataset: str) -> h5py.Dataset:
+    """Dataset `dataset` of an open file, or a SourceError that lists what is there instead."""
+    try:
+        found = file[dataset]
+    except KeyError:
+        found = None
+    if isinstance(found, h5py.Dataset):
+        return found
+    names: list[str] = []
+    file.visititems(
+        lambda name, item: names.append(f"/{name}") if isinstance(item, h5py.Dataset) else None
+    )
+    listed = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "none"
+    what = "is a group, not a dataset" if found is not None else "does not exist"
+    raise SourceError(
+        f"'{dataset}' in '{file.filename}' {what}. Choose one of the datasets: {listed}."
+    )
+
+
+def check_parts(dataset: h5py.Dataset) -> None:
+    """Raise SourceError unless all files that a virtual dataset is made of can be read.
+
+    HDF5 itself fills the place of those that it cannot open, and says nothing.
+    """
+    if not dataset.is_virtual:
+        return
+    file = dataset.file.filename
+    names = {part.file_name for part in dataset.virtual_sources()} - {"."}
+    folders = [os.path.dirname(os.path.realpath(file)), os.getcwd()]  # where HDF5 looks, in order
+    for name in names:
+        if "%b" in name.replace("%%", ""):
+            continue  # a pattern for any number of files
+        path = name.replace("%%", "%")
+        found = next((p for f in folders if os.path.exists(p := os.path.join(f, path))), path)
+        try:
+            with open(found, "rb"):
+                pass
+        except OSError as error:
+            raise SourceError(
+                f"'{dataset.name}' of '{file}' is a virtual dataset, and its source '{found}' "
+                f"cannot be read ({error.strerror}). Put it back where it was."
+            ) from error
+    if not room_for(len(names)):
+        raise SourceError(
+            f"'{dataset.name}' of '{file}' is made of {len(names)} files, more than HDF5 can hold "
+            "open here. Make one file of it first: hpcio repack, or h5repack."
+        )
+
+
+def room_for(sources: int) -> bool:
+    """Whether HDF5 can hold so many sources open at once; raises the soft limit where it may."""
+    if sources > MOST_SOURCES:
+        return False
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        used = len(os.listdir("/proc/self/fd"))
+    except OSError:
+        used = SPARE_FILES
+    needed = sources + used + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return True
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        return False
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def plain_offset(dataset: h5py.Dataset, path: str) -> int | None:
+    """Where the bytes of a dataset begin, if they lie in its file just as numpy holds them."""
+    plain = (
+        dataset.chunks is None
+        and not dataset.is_virtual
+        and dataset.external is None
+        and os.path.samefile(dataset.file.filename, path)  # no external link
+        and dataset.file.driver == "sec2"
+        and dataset.file.userblock_size == 0
+        and dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype, logical=True)
+        and dataset.id.get_storage_size() == dataset.size * dataset.dtype.itemsize
+    )
+    offset: int | None = dataset.id.get_offset() if plain else None
+    return offset

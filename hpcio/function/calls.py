@@ -1,0 +1,189 @@
+"""One block: read it, compute it, and see that the result is what was planned.
+
+These are the pieces that both the loop over a chunk and the dict branch of
+:func:`hpcio.unwrap_io` are made of.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpcio.errors import FunctionError
+
+__all__ = [
+    "as_array",
+    "compute",
+    "dry_outcome",
+    "pack_details",
+    "split_details",
+    "unpack_details",
+    "write_details",
+]
+
+Details = dict[str, np.ndarray]
+
+# HDF5 holds an attribute of up to 64 kB in the header of its object.
+_ATTRIBUTE_LIMIT = 60_000
+
+
+def split_details(returned: Any) -> tuple[Any, Details]:
+    """Tell the result from its details in what a compute function returned."""
+    if isinstance(returned, tuple):
+        if len(returned) == 2 and isinstance(returned[1], Mapping):
+            return returned[0], check_details(returned[1])
+        raise FunctionError(
+            f"The function returned a tuple of {len(returned)}. "
+            "Return an array, or (array, details) with a dict of arrays."
+        )
+    return returned, {}
+
+
+def check_details(details: Mapping[Any, Any]) -> Details:
+    """The details as plain arrays, or a FunctionError that names the entry."""
+    checked = {}
+    for key, value in details.items():
+        array = np.asarray(value)
+        if not isinstance(key, str) or not key or "/" in key:
+            raise FunctionError(f"The details have the key {key!r}. Use names without a slash.")
+        if array.dtype.kind not in "biufcSU":
+            raise FunctionError(
+                f"The detail '{key}' has the type {array.dtype}. Use arrays of numbers or strings."
+            )
+        checked[key] = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
+    return checked
+
+
+def pack_details(details: Details) -> bytes:
+    """Details as bytes, for the notes beside a journal."""
+    out = io.BytesIO()
+    out.write(json.dumps(list(details)).encode() + b"\n")
+    for array in details.values():
+        np.lib.format.write_array(out, array, allow_pickle=False)
+    return out.getvalue()
+
+
+def unpack_details(packed: bytes) -> Details:
+    """What `pack_details` packed."""
+    source = io.BytesIO(packed)
+    names = json.loads(source.readline())
+    return {name: np.lib.format.read_array(source, allow_pickle=False) for name in names}
+
+
+def write_details(file: h5py.File, details: Mapping[str, np.ndarray], suffix: str) -> None:
+    """Details as attributes ``NAME + suffix`` of the group `metadata`, large ones as datasets."""
+    if not details:
+        return
+    group = file.require_group("metadata")
+    for name, value in details.items():
+        key = name + suffix
+        if value.nbytes < _ATTRIBUTE_LIMIT:
+            group.attrs[key] = value
+        else:
+            if key in group:
+                del group[key]
+            group[key] = value
+
+
+def as_array(result: Any) -> np.ndarray:
+    """The result of a compute function as an array of numbers."""
+    if isinstance(result, np.ma.MaskedArray):
+        raise FunctionError(
+            "The function returned a masked array, and HDF5 has no masks. "
+            "Return result.filled(value)."
+        )
+    if isinstance(result, np.ndarray | np.generic | bool | int | float | complex):
+        array = np.asarray(result)
+        if array.dtype.kind in "biufc":
+            return array
+        raise FunctionError(
+            f"The function returned an array of type {array.dtype}. "
+            "Return integers, floats, complex or bool."
+        )
+    what = "nothing (None)" if result is None else f"a {type(result).__name__}"
+    raise FunctionError(f"The function returned {what}. Return a numpy array.")
+
+
+def _without_ones(shape: tuple[int, ...]) -> list[int]:
+    return [n for n in shape if n != 1]
+
+
+def compute(
+    func: Any,
+    trial: np.ndarray,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    *,
+    casting: str = "equiv",
+) -> tuple[np.ndarray, Details]:
+    """Call the function and hold its result against the plan.
+
+    Parameters
+    ----------
+    func : callable
+    trial : numpy.ndarray
+    args, kwargs
+        For the function, beside the trial.
+    shape, dtype
+        What was planned. Axes of length one that the result lost are put back.
+    casting : {"equiv", "same_kind"}
+        How far the type may differ from the planned one (as in `numpy.can_cast`).
+
+    Returns
+    -------
+    result : numpy.ndarray, C-contiguous, of `shape` and `dtype`
+    details : dict of numpy.ndarray
+
+    Raises
+    ------
+    FunctionError
+        If the result is not what was planned. What the function raises passes through.
+    """
+    result = func(trial, *args, **kwargs)
+    details: Details = {}
+    # The common case first: it is all that a block of some kilobytes can afford.
+    if type(result) is not np.ndarray or result.dtype.kind not in "biufc":
+        result, details = split_details(result)
+        result = as_array(result)
+    if result.shape != shape:
+        if _without_ones(result.shape) != _without_ones(shape):
+            raise FunctionError(
+                f"The function returned shape {result.shape}, but {shape} was planned. "
+                "Return what the dry run announced, or plan with out_shape=."
+            )
+        result = result.reshape(shape)
+    if result.dtype != dtype:
+        if not np.can_cast(result.dtype, dtype, casting):  # type: ignore[arg-type]
+            raise FunctionError(
+                f"The function returned {result.dtype}, but {dtype} was planned. "
+                "Return what the dry run announced, or plan with out_dtype=."
+            )
+        result = result.astype(dtype)
+    if not result.flags.c_contiguous:
+        result = np.ascontiguousarray(result)
+    return result, details
+
+
+def dry_outcome(returned: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type from what a dry run returned, or a FunctionError."""
+    try:
+        shape, dtype = returned
+        size = tuple(int(n) for n in shape)
+        kind = np.dtype(dtype)
+    except (TypeError, ValueError):
+        raise FunctionError(
+            f"In the dry run the function returned {returned!r:.100}. "
+            "Return (shape, dtype) when noCompute is true."
+        ) from None
+    if any(n < 0 for n in size):
+        raise FunctionError(
+            f"In the dry run the function announced the shape {size}. Return lengths from 0."
+        )
+    return size, kind

@@ -1,0 +1,267 @@
+"""The public `Plan`: the one place where planning, writers, executors and progress meet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from hpcio.errors import Done
+from hpcio.layout import Join, Reduce
+from hpcio.planning import (
+    CallOptions,
+    Description,
+    LayoutOptions,
+    ReadingOptions,
+    RunPolicy,
+    StorageOptions,
+    describe,
+    load_plan,
+    make_plan,
+)
+from hpcio.planning import Plan as Value
+from hpcio.recording import Trials
+from hpcio.running import Executor, choose, execute
+from hpcio.watching import watch
+from hpcio.writers import WRITERS, backend_of
+
+__all__ = ["Plan"]
+
+
+class Plan(Value):
+    """What every block reads, computes and writes; made by :meth:`hpcio.Plan.create`.
+
+    A plan is a value: it does nothing until it is run, and it can be run by any executor,
+    from any process that can read its run directory.
+
+    Attributes
+    ----------
+    function : hpcio.function.Function
+    source : hpcio.recording.Recording
+    trials : hpcio.Trials
+    blocks : hpcio.recording.Blocks
+    target : Target
+    args, kwargs
+        For the function; values of :func:`hpcio.per_trial` are still whole.
+    out : str
+        Absolute path of the result.
+    writer, sources, join
+        As given to :meth:`hpcio.Plan.create`; `sources` is resolved.
+    average : hpcio.layout.Average or None
+        What is made of the results of all trials, if they are not kept.
+    chunks : tuple of int or None
+        Shape of the chunks of a virtual source, one number for ``sources="task"``; None for
+        contiguous ones.
+    compression : str or None
+    run_id : str
+        Random name of the run.
+    digest : str
+        Digest of all of the above but `out` and `run_id`, hexadecimal.
+    """
+
+    @classmethod
+    def create(
+        cls,
+        func: Callable[..., Any] | str,
+        source: str | os.PathLike[str],
+        *,
+        trials: Trials | np.ndarray | Sequence[Sequence[int]] | int | str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        writer: str = "virtual",
+        sources: Literal["auto", "trial", "task"] = "auto",
+        keeptrials: bool = True,
+        reduce: Reduce | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        join: Join = "concatenate",
+        join_axis: int | None = None,
+        axis: int = 0,
+        channel_axis: int | None = None,
+        channels_per_block: int | None = None,
+        out_channel_axis: int | None = None,
+        out_shape: Sequence[int] | Callable[[tuple[int, ...]], Sequence[int]] | None = None,
+        out_dtype: Any = None,
+        axes: Mapping[str, Sequence[object] | np.ndarray | None] | None = None,
+        chunks: bool | Sequence[int] | None = None,
+        compression: str | None = None,
+    ) -> Self:
+        """Plan the run of a function over every trial of a recording, by a dry run.
+
+        Parameters
+        ----------
+        func : callable or str
+            The compute function, or its name as ``MODULE:FUNC`` or ``FILE.py:FUNC``. If it
+            takes ``noCompute``, it is asked for shape and type; any other function is
+            called with one real trial of each shape.
+        source : str or path
+            The recording, ``FILE::DATASET``.
+        trials : Trials, array (N, 2) or (N, 3), int, ``FILE::DATASET``, or a CSV or TSV file
+            Start, stop and offset of each trial, in rows of the source; an int makes equal
+            trials of that many rows.
+        out : str or path
+            The result, a new HDF5 file. Beside it, ``OUT.run`` holds the run.
+        writer : {"virtual", "direct", "mpi", "mpi-collective", "mutex"}
+            How results are stored: in files of the workers, joined by a virtual dataset; in
+            one ordinary file that all of them write at once; or in such a file that they
+            write one after the other, by HDF5 and under a lock.
+        sources : {"auto", "trial", "task"}
+            One virtual source for each block, or for each chunk of blocks; ``auto`` takes
+            the first up to 512 blocks.
+        keeptrials : bool
+            Keep the result of every trial; else their average is the result, in float64 or
+            complex128, with the same bits however the run goes.
+        reduce : {"mean", "sum", "var"}, optional
+            The average, with ``keeptrials=False``; by default the mean. ``var`` is that of
+            `numpy.var`: divided by the number of trials.
+        args, kwargs
+            Further arguments of the function; mark those that differ from trial to trial
+            by :func:`hpcio.per_trial`.
+        join : {"concatenate", "stack"}
+            Along an axis of the results, or along a new first axis (equal shapes only).
+        join_axis : int, optional
+            The axis of the results for ``concatenate``; by default the stacking axis.
+        axis : int
+            The stacking axis of the source: the one that trials are cut along.
+        channel_axis : int, optional
+            The axis of channels of the source, where it is not the one other axis.
+        channels_per_block : int, optional
+            Call the function for so many channels at a time.
+        out_channel_axis : int, optional
+            The axis of channels of the function's result; by default that of the source.
+        out_shape, out_dtype : optional
+            Shape (or a function of the trial's shape) and type of a block's result. With
+            `out_dtype`, results are cast to it. With both, there is no dry run.
+        axes : dict, optional
+            Names of all axes of the result, in order, with their coordinates or None; they
+            become dimension scales. By default what the source's own scales say.
+        chunks : bool or sequence of int, optional
+            Store virtual sources in chunks of so many values along each axis of a block's
+            result, or with True in good ones; by default only if they are compressed.
+        compression : str, optional
+            ``NAME[:LEVEL][+shuffle]``, such as ``"zstd"``; for the virtual writer. Names are
+            those of :func:`hpcio.repack`.
+
+        Returns
+        -------
+        Plan
+
+        Raises
+        ------
+        SourceError, TrialError, FunctionError, PlanError, OutputError
+            All of :mod:`hpcio.errors`; nothing has been written then.
+
+        Examples
+        --------
+        >>> import h5py, numpy as np, os, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> rec, out = os.path.join(folder.name, "rec.h5"), os.path.join(folder.name, "out.h5")
+        >>> with h5py.File(rec, "w") as f:
+        ...     f["lfp"] = np.ones((100, 4))
+        >>> plan = Plan.create(np.negative, f"{rec}::/lfp", trials=25, out=out)
+        >>> plan.target.shape, len(plan)
+        ((100, 4), 4)
+        >>> folder.cleanup()
+        """
+        storage = StorageOptions(
+            writer=writer, sources=sources, chunks=chunks, compression=compression
+        )
+        made = make_plan(
+            func,
+            source,
+            out,
+            reading=ReadingOptions(
+                trials=trials, axis=axis, channel_axis=channel_axis,
+                channels_per_block=channels_per_block,
+            ),
+            call=CallOptions(
+                args=args, kwargs={} if kwargs is None else kwargs, out_shape=out_shape,
+                out_dtype=out_dtype,
+            ),
+            layout=LayoutOptions(
+                join=join, join_axis=join_axis, out_channel_axis=out_channel_axis,
+                keeptrials=keeptrials, reduce=reduce, axes=axes,
+            ),
+            storage=storage,
+            abilities=WRITERS[writer].abilities,
+        )  # fmt: skip
+        backend_of(made).check_plan(made)
+        return cls(**vars(made))
+
+    @classmethod
+    def load(cls, out: str | os.PathLike[str]) -> Self:
+        """The plan of a run directory, named by its result ``OUT`` or as ``OUT.run``.
+
+        Nothing is unpickled before the plan is run.
+
+        Raises
+        ------
+        PlanError
+            If there is no plan, it is of another user, or of another version of hpcio.
+        """
+        return cls(**vars(load_plan(out)))
+
+    def describe(self, *, workers: int | None = None) -> Description:
+        """What a run will read and write, and what it will take; see `hpcio.planning.describing`.
+
+        The time comes from a probe: the function is called with the longest trial.
+        """
+        return describe(self, workers=workers)
+
+    def run(
+        self,
+        executor: Executor | str | None = None,
+        *,
+        workers: int | None = None,
+        threads: int = 1,
+        memory: str | int | None = None,
+        retries: int = 0,
+        max_failed: int | None = None,
+        gaps: bool = False,
+        fresh: bool = False,
+        progress: bool | None = None,
+    ) -> Done:
+        """Compute and store every block that is not done yet, then publish the result.
+
+        Parameters
+        ----------
+        executor : optional
+            Runs batches of blocks, such as a cluster, or the name of one that is registered; by
+            default processes of this machine.
+        workers : int, optional
+            How many processes; 0 computes in this one (for debuggers). By default one for
+            each core that this process may use.
+        threads : int
+            Threads that numerical libraries may use in a worker.
+        memory : int or str, optional
+            What one worker may use, in bytes or like ``"4GB"``; by default its share of
+            what is free.
+        retries : int
+            How often a block that raises is tried again.
+        max_failed : int, optional
+            The run stops when more blocks than this have failed; by default a tenth of
+            them, and at least 100.
+        gaps : bool
+            Publish even if blocks failed, with NaN (or zero) in their place.
+        fresh : bool
+            Throw away a run directory that is there, instead of continuing it.
+        progress : bool, optional
+            Show progress; by default if the error output is a terminal or a log.
+
+        Returns
+        -------
+        Done
+
+        Raises
+        ------
+        BlocksFailed
+            If blocks failed and gaps were not asked for.
+        Interrupted
+            After Ctrl-C; what is finished stays, and `run` continues.
+        """
+        policy = RunPolicy(retries=retries, max_failed=max_failed, gaps=gaps)
+        chosen = choose(executor, workers=workers, threads=threads)
+        observe = None if progress is False else partial(watch, force=progress is True)
+        return execute(self, chosen, policy=policy, memory=memory, fresh=fresh, observe=observe)

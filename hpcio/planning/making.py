@@ -1,0 +1,256 @@
+"""Making a plan: what is read, what is called, the dry run, the layout, the storing, the value."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hpcio.errors import FunctionError, OptionError, OutputError
+from hpcio.files import CHUNK, Chunking, layout
+from hpcio.function import Arguments, Function, fingerprint
+from hpcio.layout import Average, Target, averaged, lay_out, name_axes
+from hpcio.planning.digest import digest_of
+from hpcio.planning.dryrun import Outcome, dry_run
+from hpcio.planning.options import (
+    CallOptions,
+    LayoutOptions,
+    ReadingOptions,
+    Sources,
+    StorageOptions,
+    WriterAbilities,
+)
+from hpcio.planning.plan import Plan
+from hpcio.recording import Blocks, Recording, Trials
+
+__all__ = ["check_new_output", "make_plan"]
+
+# More files than this are no longer read as one dataset by plain HDF5: it keeps every
+# source open, and the usual limit is 1,024 open files.
+AUTO_TRIAL_SOURCES = 512
+# HDF5 needs 13 kB of memory for each mapping of a virtual dataset while it is built.
+MAX_MAPPINGS = 100_000
+
+
+def make_plan(
+    func: Callable[..., Any] | str,
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    reading: ReadingOptions,
+    call: CallOptions,
+    layout: LayoutOptions,
+    storage: StorageOptions,
+    abilities: WriterAbilities,
+) -> Plan:
+    """Plan a run by a dry run; see :meth:`hpcio.Plan.create`.
+
+    Parameters
+    ----------
+    func : callable or str
+    source : str or path
+    out : str or path
+    reading, call, layout, storage : options
+    abilities : WriterAbilities
+        Of the writer that `storage` names.
+    """
+    final = check_new_output(out)
+    read = _what_is_read(source, reading)
+    called = _what_is_called(func, call, trials=len(read.trials))
+    outcome = dry_run(
+        called.func, called.function.name, read.recording, read.blocks, called.arguments, call
+    )
+    target, average = _where_results_lie(read.blocks, outcome, layout)
+    stored = _how_results_are_stored(storage, abilities, target, average)
+    axes = name_axes(layout.axes, read.recording, read.trials, read.blocks, target)
+    plan = Plan(
+        function=called.function,
+        source=read.recording,
+        trials=read.trials,
+        blocks=read.blocks,
+        target=target,
+        axes=axes,
+        payload=called.arguments.dump(),
+        out=final,
+        writer=storage.writer,
+        sources=stored.sources,
+        join=layout.join,
+        average=average,
+        casting="same_kind" if call.out_dtype is not None else "equiv",
+        run_id=secrets.token_hex(8),
+        digest="",
+        live=called.func,
+        described=called.arguments.described(),
+        chunks=stored.chunks,
+        compression=stored.compression,
+    )
+    return replace(plan, digest=digest_of(plan, fingerprint(called.arguments)))
+
+
+def check_new_output(out: str | os.PathLike[str]) -> str:
+    """The absolute path of an output that can be made, or an OutputError."""
+    path = Path(os.path.expanduser(os.fspath(out))).absolute()
+    if os.path.lexists(path):
+        raise OutputError(
+            f"The output '{path}' exists. Choose another name, or remove it first "
+            "(in the shell: --fresh)."
+        )
+    if not path.parent.is_dir():
+        raise OutputError(f"There is no folder '{path.parent}' for the output. Make it first.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"No permission to write into '{path.parent}'. Choose another output folder."
+        )
+    return str(path)
+
+
+# ---------------------------------------------------------------------- what is read
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    recording: Recording
+    trials: Trials
+    blocks: Blocks
+
+
+def _what_is_read(source: str | os.PathLike[str], reading: ReadingOptions) -> _Read:
+    recording = Recording.read(source)
+    rows = _rows(recording, reading.axis)
+    trials = Trials.read(reading.trials, rows=rows, axis=reading.axis)
+    if reading.channels_per_block is not None or reading.channel_axis is not None:
+        trials = trials.with_blocks(
+            channels_per_block=reading.channels_per_block, channel_axis=reading.channel_axis
+        )
+    name = f"'{recording.dataset}' of '{recording.path}'"
+    return _Read(recording, trials, trials.blocks(recording.shape, name=name))
+
+
+def _rows(recording: Recording, axis: int) -> int:
+    if not -len(recording.shape) <= axis < len(recording.shape):
+        raise OptionError(
+            f"axis={axis} does not exist in '{recording.dataset}' of shape {recording.shape}. "
+            f"Choose one from 0 to {len(recording.shape) - 1}."
+        )
+    return recording.shape[axis]
+
+
+# ---------------------------------------------------------------------- what is called
+
+
+@dataclass(frozen=True, eq=False)
+class _Called:
+    func: Callable[..., Any]
+    function: Function
+    arguments: Arguments
+
+
+def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, *, trials: int) -> _Called:
+    function = Function.of(func)
+    loaded = function.load() if isinstance(func, str) else func
+    arguments = Arguments.given(call.args, call.kwargs)
+    arguments.check(trials)
+    return _Called(loaded, function, arguments)
+
+
+# ---------------------------------------------------------------------- where results lie
+
+
+def _where_results_lie(
+    blocks: Blocks, outcome: Outcome, options: LayoutOptions
+) -> tuple[Target, Average | None]:
+    """The layout of the result, and what is averaged."""
+    layout(outcome.shapes[0], outcome.dtype)  # refuses a type that HDF5 cannot hold
+    if options.keeptrials:
+        return _laid_out(blocks, outcome, options), None
+    try:
+        stack = _laid_out(
+            blocks, outcome, replace(options, keeptrials=True, reduce=None, join="stack")
+        )
+    except FunctionError as error:
+        raise FunctionError(f"An average needs equal results of all trials. {error}") from error
+    return averaged(stack, blocks.channel_blocks, options.reduce)
+
+
+def _laid_out(blocks: Blocks, outcome: Outcome, options: LayoutOptions) -> Target:
+    return lay_out(
+        blocks, outcome.shape_index, outcome.shapes, outcome.dtype,
+        join=options.join, join_axis=options.join_axis, out_channel_axis=options.out_channel_axis,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------- how they are stored
+
+
+@dataclass(frozen=True)
+class _Stored:
+    sources: Sources
+    chunks: tuple[int, ...] | None
+    compression: str | None
+
+
+def _how_results_are_stored(
+    options: StorageOptions, abilities: WriterAbilities, target: Target, average: Average | None
+) -> _Stored:
+    sources = _sources(options, abilities, target, average)
+    if average is not None and (options.chunks or options.compression):
+        raise OptionError(
+            "An average is one dataset, made at the end. Compress it afterwards: hpcio repack "
+            "OUT --compression gzip"
+        )
+    chunks, compression = _chunking(options, abilities, target, sources)
+    return _Stored(sources, chunks, compression)
+
+
+def _sources(
+    options: StorageOptions, abilities: WriterAbilities, target: Target, average: Average | None
+) -> Sources:
+    """One virtual source for each block, or for each chunk of blocks."""
+    if not abilities.makes_sources or average is not None:
+        return "task"
+    count = target.shape_index.size
+    sources = options.sources
+    if sources == "auto":
+        sources = "trial" if count <= AUTO_TRIAL_SOURCES else "task"
+    if sources == "trial" and count > MAX_MAPPINGS:
+        raise OptionError(
+            f"{count} blocks would make as many files, more than HDF5 can join "
+            f"({MAX_MAPPINGS}). Use sources='task'."
+        )
+    if count > MAX_MAPPINGS and not target.in_rows:
+        raise OptionError(
+            f"{count} blocks that do not follow each other along the first axis need as many "
+            f"mappings of a virtual dataset, more than HDF5 can hold ({MAX_MAPPINGS}). "
+            "Use join='stack', join_axis=0, or more channels_per_block."
+        )
+    return sources
+
+
+def _chunking(
+    options: StorageOptions, abilities: WriterAbilities, target: Target, sources: Sources
+) -> tuple[tuple[int, ...] | None, str | None]:
+    """Chunks of a virtual source, and what they are compressed by; None for contiguous ones."""
+    shape = target.largest_shape()
+    axis = 0 if target.stacked else target.axis
+    chosen = Chunking.choose(
+        shape or (1,), target.dtype, axis, chunks=options.chunks, compression=options.compression
+    )
+    if chosen is None:
+        return None, None
+    if not abilities.compresses:
+        raise OptionError(
+            f"The {options.writer} writer has a place for every result beforehand, and compressed "
+            "chunks have none. Compress the result afterwards: hpcio repack OUT --compression "
+            f"{chosen.compression or 'gzip'} --chunks auto"
+        )
+    chunk = chosen.chunk if shape else ()
+    if sources == "task":
+        values = math.prod(chunk)
+        if not options.chunks or options.chunks is True:  # several small results, each in one chunk
+            values *= max(1, CHUNK // (values * target.dtype.itemsize))
+        chunk = (values,)
+    return chunk, (chosen.compression and str(chosen.compression)) or None

@@ -1,0 +1,147 @@
+"""What a caller has asked for, as values: each option is checked once and travels in one object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from hpcio.errors import OptionError
+from hpcio.layout import Join, Reduce
+from hpcio.recording import Trials
+
+__all__ = [
+    "CallOptions",
+    "LayoutOptions",
+    "ReadingOptions",
+    "RunPolicy",
+    "Sources",
+    "StorageOptions",
+    "WriterAbilities",
+]
+
+Sources = Literal["trial", "task"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """What is read: trials, and how they cut the recording; see :meth:`hpcio.Plan.create`."""
+
+    trials: Trials | np.ndarray | Sequence[Sequence[int]] | int | str | os.PathLike[str]
+    axis: int = 0
+    channel_axis: int | None = None
+    channels_per_block: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallOptions:
+    """How the function is called, and what is known of its results beforehand."""
+
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    out_shape: Sequence[int] | Callable[[tuple[int, ...]], Sequence[int]] | None = None
+    out_dtype: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutOptions:
+    """How results lie in the one dataset.
+
+    Raises
+    ------
+    OptionError
+        If options do not go together.
+    """
+
+    join: Join = "concatenate"
+    join_axis: int | None = None
+    out_channel_axis: int | None = None
+    keeptrials: bool = True
+    reduce: Reduce | None = None
+    axes: Mapping[str, Sequence[object] | np.ndarray | None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.join not in ("concatenate", "stack"):
+            raise OptionError(f"join='{self.join}' is unknown. Choose concatenate or stack.")
+        if self.keeptrials and self.reduce is not None:
+            raise OptionError(f"reduce='{self.reduce}' goes with keeptrials=False. Say that, too.")
+        if not self.keeptrials and (self.join, self.join_axis) != ("concatenate", None):
+            raise OptionError("An average joins nothing: leave out join and join_axis.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageOptions:
+    """How results are stored.
+
+    Raises
+    ------
+    OptionError
+        If there are no such sources.
+    """
+
+    writer: str = "virtual"
+    sources: Literal["auto", "trial", "task"] = "auto"
+    chunks: bool | Sequence[int] | None = None
+    compression: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.sources not in ("auto", "trial", "task"):
+            raise OptionError(f"sources='{self.sources}' is unknown. Choose auto, trial or task.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriterAbilities:
+    """What a writer can do, as far as a plan depends on it.
+
+    Attributes
+    ----------
+    needs_ranks : bool
+        Whether it writes from the ranks of an MPI job alone.
+    makes_sources : bool
+        Whether attempts write files of their own, joined by the mappings of a virtual dataset.
+        Only then is there a choice of `sources`, and a limit of mappings.
+    compresses : bool
+        Whether it can store compressed chunks.
+    """
+
+    needs_ranks: bool = False
+    makes_sources: bool = False
+    compresses: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPolicy:
+    """What a run does about blocks that fail.
+
+    Attributes
+    ----------
+    retries : int
+        How often a block that raises, or whose worker dies, is tried again.
+    max_failed : int or None
+        When more blocks than this have failed, the others need not be tried; None for a tenth
+        of them, and at least 100.
+    gaps : bool
+        Publish even if blocks failed.
+
+    Raises
+    ------
+    OptionError
+        If a number is negative.
+    """
+
+    retries: int = 0
+    max_failed: int | None = None
+    gaps: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("retries", "max_failed"):
+            number = getattr(self, name)
+            if number is not None and number < 0:
+                raise OptionError(f"{name}={number} makes no sense. Use 0 or more.")
+
+    def most_failed(self, blocks: int) -> int:
+        """How many of so many blocks may fail."""
+        return max(100, blocks // 10) if self.max_failed is None else self.max_failed

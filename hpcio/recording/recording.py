@@ -1,0 +1,175 @@
+"""The recording: what is read, as it was when a plan was made, and the kinds of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+
+from hpcio.errors import SourceError
+from hpcio.machine import Registry
+
+__all__ = ["RECORDINGS", "OpenRecording", "Recording", "RecordingKind"]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An array in a file, as it was when a plan was made.
+
+    Attributes
+    ----------
+    path : str
+        Absolute path of the file.
+    dataset : str
+        Name of the array in it.
+    shape : tuple of int
+    dtype : numpy.dtype
+    size : int
+        Size of the file in bytes.
+    mtime_ns : int
+        Its modification time in nanoseconds since 1970.
+    kind : str
+        Name of the kind that reads it, one of `RECORDINGS`.
+    """
+
+    path: str
+    dataset: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    size: int
+    mtime_ns: int
+    kind: str = "hdf5"
+
+    @classmethod
+    def read(cls, spec: str | os.PathLike[str]) -> Recording:
+        """Look at what a user names, such as ``FILE::DATASET``.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be read, or holds no plain numbers.
+        """
+        text = os.fspath(spec)
+        kind = next(kind for kind in RECORDINGS.added_first() if kind.claims(text))
+        return kind.look(text)
+
+    def open(self) -> OpenRecording:
+        """Open it for reading, after a look whether it is what it was.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be read, or has changed since.
+        """
+        self.check_unchanged()
+        opened = RECORDINGS[self.kind].open(self)
+        if (opened.shape, opened.dtype) != (self.shape, self.dtype):
+            opened.close()
+            raise SourceError(
+                f"'{self.dataset}' in '{self.path}' is not what the plan was made for. "
+                "Make a new plan (in the shell: --fresh)."
+            )
+        return opened
+
+    def check_unchanged(self) -> None:
+        """Raise SourceError unless size and modification time are those of the plan."""
+        try:
+            stat = os.stat(self.path)
+        except OSError as error:
+            raise SourceError(
+                f"The source '{self.path}' of the plan cannot be found ({error.strerror}). "
+                "Put it back, or make a new plan."
+            ) from error
+        if (stat.st_size, stat.st_mtime_ns) != (self.size, self.mtime_ns):
+            raise SourceError(
+                f"The source '{self.path}' has changed since the plan was made. "
+                "Make a new plan (in the shell: --fresh)."
+            )
+
+    def __str__(self) -> str:
+        return f"{self.path}::{self.dataset}"
+
+
+class OpenRecording(Protocol):
+    """A recording that is open; made by `RecordingKind.open`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+    name : str
+        The file, for messages.
+    plain : tuple of (str, int), or None
+        A file, and where in it the values begin, if they lie there just as numpy holds them. Then
+        trials are read as plain bytes.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    name: str
+    plain: tuple[str, int] | None
+
+    def read(self, region: tuple[slice, ...]) -> np.ndarray:
+        """The values of a region, in memory of their own.
+
+        Slices have an explicit start, stop and positive step, one for each axis.
+
+        Raises
+        ------
+        SourceError
+            If they cannot be read.
+        """
+
+    def axis_name(self, axis: int) -> str:
+        """What an axis is called in the file; ``""`` if it has no name."""
+
+    def coordinates(self, axis: int) -> np.ndarray | None:
+        """The coordinates along an axis, one for each row; None if there are none."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class RecordingKind(Protocol):
+    """A kind of recording, such as HDF5: how it is named, looked at, and opened.
+
+    Attributes
+    ----------
+    name : str
+        That under which it is registered.
+    """
+
+    name: str
+
+    def claims(self, spec: str) -> bool:
+        """Whether a recording that a user names so is of this kind; a look at the name will do."""
+
+    def look(self, spec: str) -> Recording:
+        """Look at a recording.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be read, or holds no plain numbers.
+        """
+
+    def open(self, recording: Recording) -> OpenRecording:
+        """Open a recording for reading.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be read.
+        """
+
+
+# Kinds of recordings. What is added is asked before ours, which takes all the rest.
+RECORDINGS: Registry[RecordingKind] = Registry(
+    "kind of recording", group="hpcio.recordings", own={"hdf5": "hpcio.recording.hdf5:HDF5"}
+)

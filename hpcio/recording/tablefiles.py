@@ -1,0 +1,153 @@
+"""Trial tables in files: text with commas or tabs, and datasets of HDF5."""
+
+from __future__ import annotations
+
+import csv
+from array import array
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from hpcio.errors import SourceError, TrialError
+from hpcio.files import find_dataset, open_file, split_spec
+from hpcio.recording.tables import COLUMNS, TrialTable, check_table
+
+__all__ = ["CSV", "HDF5"]
+
+_INT64 = range(-(2**63), 2**63)
+
+
+class _Hdf5:
+    """A dataset ``FILE::DATASET``; see `hpcio.recording.TrialTableKind`."""
+
+    name = "hdf5"
+
+    def claims(self, spec: str) -> bool:
+        return "::" in spec
+
+    def read(self, spec: str) -> TrialTable:
+        file, dataset = split_spec(spec)
+        where = f"'{dataset}' in '{file}'"
+        with open_file(file) as f:
+            found = find_dataset(f, dataset)
+            # Before reading: somebody may have named the recording itself.
+            check_table(found.shape, found.dtype, f"Dataset {where}")
+            try:
+                values = np.asarray(found[()])
+            except OSError as error:
+                raise SourceError(f"HDF5 cannot read {where}: {error}. Restore it.") from error
+        return TrialTable(values, lambda k: f"Trial {k} of {where}")
+
+
+class _Csv:
+    """A text file; see `hpcio.recording.TrialTableKind`."""
+
+    name = "csv"
+
+    def claims(self, spec: str) -> bool:
+        return True
+
+    def read(self, spec: str) -> TrialTable:
+        values, lines = _read_csv(spec)
+        return TrialTable(values, lambda k: f"Trial {k} of '{spec}' (line {lines[k]})")
+
+
+HDF5, CSV = _Hdf5(), _Csv()
+
+
+def _read_csv(name: str) -> tuple[npt.NDArray[np.int64], array[int]]:
+    """The table (N, 2) or (N, 3) of a text file, and the line of each of its rows."""
+    values, lines = array("q"), array("q")
+    columns: list[int] = []
+    width = 0
+    for line, cells in _csv_lines(name):
+        if not width:
+            width = len(cells)
+            header = not any(map(_is_number, cells))
+            columns = _csv_columns(cells if header else [""] * width, f"'{name}', line {line}")
+            if header:
+                continue
+        if len(cells) != width:
+            raise TrialError(
+                f"'{name}', line {line} has {len(cells)} columns, the first line has {width}. "
+                "Give every line the same columns."
+            )
+        for column in columns:
+            number = _whole_number(cells[column])
+            if number is None:
+                raise TrialError(
+                    f"'{name}', line {line}, column {column + 1}: '{cells[column]}' is no whole "
+                    "number of samples. Correct it."
+                )
+            values.append(number)
+        lines.append(line)
+    if not lines:
+        raise TrialError(f"'{name}' has no trials. Give one a line: start, stop, offset.")
+    return np.array(values, np.int64).reshape(len(lines), len(columns)), lines
+
+
+def _csv_lines(name: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each line that has any."""
+    sep = ""
+    try:
+        with open(name, encoding="utf-8-sig", newline="") as file:
+            for line, whole in enumerate(file, start=1):
+                text = whole.partition("#")[0].strip(" \r\n")
+                if not text.strip("\t,"):
+                    continue
+                if not sep:
+                    commas = "," in text and ("\t" not in text or name.lower().endswith(".csv"))
+                    sep = "," if commas else "\t"
+                # The csv module where quotes need it: it takes three times as long.
+                cells = next(csv.reader([text], delimiter=sep)) if '"' in text else text.split(sep)
+                yield line, [cell.strip() for cell in cells]
+    except FileNotFoundError:
+        raise SourceError(f"There is no file '{name}'. Check the path.") from None
+    except OSError as error:
+        raise SourceError(f"Cannot read '{name}': {error.strerror}. Name a text file.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(
+            f"'{name}' is no table in UTF-8 text. Name a CSV or TSV file, or FILE::DATASET for "
+            "a table in HDF5."
+        ) from error
+
+
+def _csv_columns(names: list[str], where: str) -> list[int]:
+    """Where start, stop and offset are, by the names in the header or else by position."""
+    names = [name.lower() for name in names]
+    if "start" in names and "stop" in names:
+        wanted = [name for name in COLUMNS if name in names]
+        twice = [name for name in wanted if names.count(name) > 1]
+        if twice:
+            raise TrialError(f"{where} has two columns '{twice[0]}'. Rename one of them.")
+        return [names.index(name) for name in wanted]
+    if len(names) not in (2, 3):
+        raise TrialError(
+            f"{where} has {len(names)} columns. Separate start, stop and (if wanted) offset by "
+            "commas or tabs, or name these columns in a header."
+        )
+    for position, name in enumerate(names):
+        if name in COLUMNS and name != COLUMNS[position]:
+            # By position, this column would be taken for another than the one it says it is.
+            raise TrialError(f"{where} names the column '{name}', but not start and stop. Do so.")
+    return list(range(len(names)))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _whole_number(cell: str) -> int | None:
+    """The int64 that a cell such as ``100`` or ``1e2`` holds, if it does."""
+    try:
+        number = int(cell)
+    except ValueError:
+        if not _is_number(cell) or not float(cell).is_integer():
+            return None
+        number = int(float(cell))
+    return number if number in _INT64 else None

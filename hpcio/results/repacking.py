@@ -1,0 +1,326 @@
+"""Making one ordinary file of a result, and only then letting go of its parts."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpcio.errors import HpcioError, OutputError, ResultError, WorkerError, as_output_error
+from hpcio.files import Chunking, allocate, open_file, sparse_file, sync, write_at
+from hpcio.journals import DONE, remove
+from hpcio.layout import Target
+from hpcio.machine import check_room
+from hpcio.planning import check_new_output
+from hpcio.results import opening as result
+from hpcio.results.extents import (
+    PIECE,
+    SPAN,
+    Extents,
+    OpenSource,
+    copying_threads,
+    in_threads,
+    pieces,
+)
+from hpcio.results.opening import ResultFile
+from hpcio.results.packing import fill_chunks, read_region
+from hpcio.results.verifying import Verified, comparing, runs_of_bytes, spans, verify
+
+__all__ = ["repack"]
+
+# Where data begin that have so much: threads do not meet in a page, and reflinks can share.
+PAGE = 4096
+# What HDF5 itself notes of scales.
+_DIMENSIONS = ("DIMENSION_", "REFERENCE_LIST")
+
+
+def repack(
+    path: str | os.PathLike[str],
+    into: str | os.PathLike[str] | None = None,
+    *,
+    chunks: bool | Sequence[int] | None = None,
+    compression: str | None = None,
+    workers: int | None = None,
+) -> Verified:
+    """Copy a result into one ordinary HDF5 file, and verify the copy.
+
+    Parameters
+    ----------
+    path : str or path
+        A result of a run.
+    into : str or path, optional
+        The new file; result and run directory stay as they are. Without it, the result
+        itself becomes one file, and its run directory is removed once every byte of the
+        new file has been read back from the disk and verified.
+    chunks : bool or sequence of int, optional
+        Shape of the chunks of ``data``, or True for chunks of about 1 MB along the axis
+        that trials were joined along. By default ``data`` is contiguous, or chunked so if
+        it is compressed.
+    compression : str, optional
+        ``NAME[:LEVEL][+shuffle]``, such as ``"gzip"`` or ``"zstd:3"``; the guide says when
+        it pays. All but ``gzip`` and ``lzf`` need the package hdf5plugin, readers too.
+    workers : int, optional
+        Threads that copy, or processes that compress; by default one for each core, at
+        most four to copy.
+
+    Returns
+    -------
+    Verified
+
+    Raises
+    ------
+    ResultError
+        If the result cannot be trusted, or the copy differs; nothing is removed then.
+    OutputError
+        If `into` exists or cannot be written.
+    PlanError
+        If there are no such chunks or compression.
+
+    Examples
+    --------
+    >>> repack("out.h5", "one.h5")  # doctest: +SKIP
+    Verified(path='one.h5', blocks=300, gaps=0, nbytes=1228800)
+    """
+    if workers is not None and workers < 1:
+        raise WorkerError(f"workers={workers} makes no sense. Use 1 or more.")
+    source = Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
+    final = source if into is None else Path(check_new_output(into))
+    try:
+        with _part_of(final) as part:
+            try:
+                with result.open(source) as f:
+                    digest = bytes(f["hpcio"].attrs["plan"]).decode()
+                    target = Target.load(f["hpcio/target"])
+                    chunking = Chunking.choose(
+                        target.shape, target.dtype, target.axis,
+                        chunks=chunks, compression=compression,
+                    )  # fmt: skip
+                    checked = None
+                    if chunking is None:
+                        checked = _contiguous(
+                            f, target, part, final, workers, compare=into is not None
+                        )
+                    else:
+                        _chunked(f, target, part, final, chunking, workers)
+                if checked is None:
+                    checked = _read_back(part, from_disk=into is None)
+            except ResultError:
+                verify(source)  # names the damaged file, if it is not the copy
+                raise
+            if into is not None and os.path.lexists(final):
+                raise OutputError(f"The output '{final}' has appeared meanwhile. Move it away.")
+            os.rename(part, final)
+        sync(final.parent)
+        if into is None:
+            _drop(Path(f"{source}.run"), digest)
+    except HpcioError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise as_output_error(error, final) from error
+    return Verified(os.fspath(final), checked.blocks, checked.gaps, checked.nbytes)
+
+
+@contextmanager
+def _part_of(final: Path) -> Iterator[Path]:
+    """A file beside the final one for what is not finished yet.
+
+    It is locked while somebody is at work on it, so that one that was left is told from it.
+    """
+    for left in final.parent.glob(f".{glob.escape(final.name)}.*.repack"):
+        with contextlib.suppress(OSError), left.open("rb") as f:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+    part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.repack")
+    with part.open("xb") as f:
+        with contextlib.suppress(OSError):  # no locks on this file system: nothing is removed
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _read_back(part: Path, *, from_disk: bool) -> Verified:
+    """Bring the copy to the disk, and compare all of it with the checksums of the journal.
+
+    If its parts are to go, what is compared comes from the disk. Otherwise memory may give
+    it, while it is on its way there.
+    """
+    fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if from_disk:
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            return verify(part)
+        with ThreadPoolExecutor(1, thread_name_prefix="hpcio") as pool:
+            syncing = pool.submit(os.fsync, fd)
+            checked = verify(part)
+            syncing.result()
+        return checked
+    finally:
+        os.close(fd)
+
+
+def _new_dataset(g: h5py.File, target: Target, chunking: Chunking | None) -> h5py.Dataset:
+    """The empty dataset ``data``, that HDF5 does not fill before it is written."""
+    dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if chunking is None:
+        dcpl.set_layout(h5py.h5d.CONTIGUOUS)
+        dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    else:
+        chunking.add_to(dcpl)
+    dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    dcpl.set_fill_value(np.full(1, target.fill, target.dtype))
+    htype = h5py.h5t.py_create(target.dtype, logical=True)
+    space = h5py.h5s.create_simple(target.shape)
+    return h5py.Dataset(h5py.h5d.create(g.id, b"data", htype, space, dcpl))
+
+
+def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
+    """Copy everything but the data and what says where its parts lie."""
+    g.attrs.update(f.attrs)
+    for name in f:
+        if name not in ("data", "hpcio"):
+            f.copy(name, g)
+            # A scale refers to the dataset that it was attached to: now to nothing.
+            g[name].attrs.pop("REFERENCE_LIST", None)
+    group = g.create_group("hpcio")
+    group.attrs.update({k: v for k, v in f["hpcio"].attrs.items() if k != "compression"})
+    if chunking is not None and chunking.compression is not None:
+        group.attrs["compression"] = np.bytes_(str(chunking.compression))
+    for name in ("target", "state", "checksum"):
+        f.copy(f[f"hpcio/{name}"], group)
+    data = g["data"]
+    data.attrs.update({k: v for k, v in f.virtual.attrs.items() if not k.startswith(_DIMENSIONS)})
+    for new, old in zip(data.dims, f.virtual.dims, strict=True):
+        new.label = old.label
+        for scale in old.keys():  # noqa: SIM118  (no mapping: iterating gives values)
+            new.attach_scale(g[scale])
+
+
+# ---------------------------------------------------------------------- contiguous
+
+
+def _contiguous(
+    f: ResultFile,
+    target: Target,
+    part: Path,
+    final: Path,
+    workers: int | None,
+    *,
+    compare: bool,
+) -> Verified | None:
+    """Copy all into a contiguous dataset; with `compare`, also what `_read_back` does, if it can.
+
+    Each piece is read back while the processor's cache has it.
+    """
+    # Beforehand: HDF5 takes a full disk badly, its library may crash later.
+    check_room(final, target.nbytes)
+    options: dict[str, Any] = {"libver": ("earliest", "v110")}
+    if target.nbytes >= PAGE:
+        options |= {"alignment_threshold": target.nbytes, "alignment_interval": PAGE}
+    with sparse_file() as (name, image):
+        with h5py.File(name, "w", locking=False, **options) as g:
+            begin = _new_dataset(g, target, None).id.get_offset() or 0
+            _copy_rest(f, g, None)
+        size = os.fstat(image).st_size
+        fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            allocate(fd, size, part)
+            for first, last in ((0, begin), (begin + target.nbytes, size)):
+                for a, b in pieces(first, last, SPAN):
+                    write_at(fd, os.pread(image, b - a, a), a)
+        finally:
+            os.close(fd)
+    extents = Extents.of(f, target)
+    if extents is None:
+        with h5py.File(part, "r+", locking=False) as g:
+            for _, first, last in spans(target):
+                region = _rows(target, first, last)
+                g["data"][region] = read_region(f, region)
+        return None
+    if not (compare and target.in_rows):
+        _copy_bytes(extents, part, begin, pieces(0, target.nbytes, SPAN), workers)
+        return None
+    done, expected = f["hpcio/state"][()] == DONE, f["hpcio/checksum"][()]
+    stop = np.cumsum(target.sizes())
+    runs = runs_of_bytes(target, PIECE)
+    places = [(int(stop[r[0]] - target.sizes()[r[0]]), int(stop[r[-1]])) for r in runs]
+    blocks_of = dict(zip(places, runs, strict=True))
+    with comparing(part, begin, target, done, expected, lambda _: f"in '{part}'.") as check:
+        _copy_bytes(extents, part, begin, places, workers, then=lambda span: check(blocks_of[span]))
+    sync(part)
+    return Verified.of(part, target, done)
+
+
+def _rows(target: Target, first: int, last: int) -> tuple[slice, ...]:
+    region = [slice(0, n) for n in target.shape]
+    region[target.axis] = slice(first, last)
+    return tuple(region)
+
+
+def _copy_bytes(
+    extents: Extents,
+    part: Path,
+    begin: int,
+    spans: Sequence[tuple[int, int]],
+    workers: int | None,
+    then: Callable[[tuple[int, int]], None] = lambda _: None,
+) -> None:
+    """Copy spans of the data to byte `begin` of a file, from where they lie, in several threads."""
+    fd = os.open(part, os.O_WRONLY | os.O_CLOEXEC)
+    dtype = extents.dtype
+
+    def copy(span: tuple[int, int]) -> None:
+        memory = np.empty(PIECE, np.uint8)
+        with OpenSource() as source:
+            for a, b in pieces(*span, PIECE):
+                array = memory[: b - a].view(dtype)
+                extents.read(array, a, source)
+                write_at(fd, array, begin + a)
+        then(span)
+
+    try:
+        in_threads(copy, spans, threads=workers or copying_threads())
+    finally:
+        os.close(fd)
+
+
+# ---------------------------------------------------------------------- chunked
+
+
+def _chunked(
+    f: ResultFile,
+    target: Target,
+    part: Path,
+    final: Path,
+    chunking: Chunking,
+    workers: int | None,
+) -> None:
+    # libver "v110" has the better index of chunks.
+    with h5py.File(part, "w", libver=("v110", "v110"), locking=False) as g:
+        dataset = _new_dataset(g, target, chunking)
+        fill_chunks(f, target, dataset, chunking, final, workers)
+        _copy_rest(f, g, chunking)
+
+
+def _drop(folder: Path, digest: str) -> None:
+    """Remove the run directory of a result that is now one file."""
+    if not folder.is_dir():
+        return
+    with open_file(folder / "plan.h5") as f:
+        if str(f.attrs["digest"]) != digest:
+            raise ResultError(
+                f"'{folder}' belongs to another run and is not removed; the result is one file now."
+            )
+    remove(folder)

@@ -1,0 +1,166 @@
+"""One process's try at a part of a plan: what it holds open, how it is made safe and stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Self
+
+from hpcio.errors import as_output_error
+from hpcio.function import takes
+from hpcio.journals import LOST, SYNC, attempt_name, open_journal
+from hpcio.planning import Plan
+from hpcio.recording import Reader
+from hpcio.writers import backend_of
+
+__all__ = ["Attempt", "Stop"]
+
+# How often, in seconds, the data of a long batch are made safe against a crash.
+SYNC_EVERY = 5.0
+
+
+class Stop(BaseException):
+    """Raised inside a compute function to leave a block that nobody waits for any more."""
+
+
+class Attempt:
+    """One process's try at a part of a plan: its recording, files and journal, held open.
+
+    Parameters
+    ----------
+    plan : Plan
+        With a run directory (see `hpcio.journals.prepare`).
+    label : str
+        Whose attempt it is, such as ``w0``; a random suffix makes the name unique.
+    retries : int
+        How often a block that raises is tried again.
+    max_failed : int, optional
+        How many blocks may fail here before the attempt stops; by default all.
+    on_tick : callable, optional
+        Called with the attempt some times a second while it works, between two blocks; it may
+        call `request_stop` and `limit_to`.
+
+    Attributes
+    ----------
+    name : str
+    stopping : bool
+        Whether it ends after the block at hand; see `request_stop`.
+    may_fail : int
+        How many blocks may fail yet; negative if there were too many.
+    limit : int
+        Blocks from this number on are left to somebody else; see `limit_to`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        label: str,
+        *,
+        retries: int = 0,
+        max_failed: int | None = None,
+        on_tick: Callable[[Attempt], None] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.name = attempt_name(label)
+        self.retries = retries
+        self.may_fail = len(plan) if max_failed is None else max_failed
+        self.on_tick = on_tick
+        self.stopping = False
+        self.limit = len(plan)
+        # Whether the compute function is running: only then may `Stop` be raised.
+        self.computing = False
+        self.func = plan.live or plan.function.load()
+        # The plan drives the function itself; its dict branch is made of the same pieces.
+        self.arguments = plan.arguments()
+        self.extra = {}
+        if takes(self.func, "chunkShape"):
+            self.extra["chunkShape"] = plan.target.largest_shape()
+        self.reader = Reader(plan.source, axis=plan.blocks.axis)
+        try:
+            self.journal = open_journal(plan, self.name, label)
+        except OSError as error:
+            self.reader.close()
+            raise as_output_error(error, plan.run_directory) from error
+        self.writer = backend_of(plan).open_writer(plan, self.name)
+        # Threads to read ahead, for checksums, and to sync; they start when first used.
+        self.pool = ThreadPoolExecutor(3, thread_name_prefix="hpcio")
+        self._syncing: tuple[Future[None], int] | None = None
+        self._synced = time.monotonic()
+
+    # ---- when it ends
+
+    def request_stop(self, *, at_once: bool = False) -> None:
+        """Let the attempt end after the block at hand; with `at_once`, leave that block.
+
+        Raises
+        ------
+        Stop
+            With `at_once`, if the function is computing. So call it from a handler of signals,
+            in the thread that computes.
+        """
+        self.stopping = True
+        if at_once and self.computing:
+            raise Stop
+
+    def limit_to(self, block: int) -> None:
+        """Leave blocks from this number on to somebody else."""
+        self.limit = block
+
+    # ---- what is safe
+
+    def begin_sync(self) -> None:
+        """Begin to make all blocks so far safe against a crash, while work goes on."""
+        self._end_sync()
+        files, journal = self.writer.prepare_sync(), self.journal
+
+        def sync() -> None:
+            files()
+            journal.sync_notes()
+            if journal.shared:
+                journal.sync()
+
+        self._syncing = self.pool.submit(sync), self.journal.count
+        self._synced = time.monotonic()
+
+    def sync_is_due(self) -> bool:
+        """Whether `SYNC_EVERY` has passed since the last one began."""
+        return time.monotonic() - self._synced > SYNC_EVERY
+
+    def _end_sync(self) -> None:
+        """Wait for the data that are on their way, then record that they are safe."""
+        if self._syncing is None:
+            return
+        (future, count), self._syncing = self._syncing, None
+        try:
+            future.result()
+        except OSError as error:
+            # After a failed fsync the system has forgotten what it could not write, and
+            # would even read it back from memory: these blocks are to be computed again.
+            self.journal.append(LOST)
+            raise as_output_error(error, self.plan.run_directory) from error
+        self.journal.append(SYNC, offset=count)
+
+    def sync(self) -> None:
+        """Make all blocks so far safe against a crash: data first, then the journal."""
+        self.begin_sync()
+        self._end_sync()
+        try:
+            self.journal.sync()
+        except OSError as error:
+            raise as_output_error(error, self.plan.run_directory) from error
+
+    def close(self) -> None:
+        """Let go of all files; what was journalled stays."""
+        self.pool.shutdown(cancel_futures=True)
+        try:
+            self.journal.close()
+        finally:
+            self.writer.close()
+            self.reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

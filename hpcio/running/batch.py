@@ -1,0 +1,239 @@
+"""The one loop that every executor calls: it reads, computes, writes and journals blocks."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from hpcio.errors import HpcioError, as_output_error
+from hpcio.files import checksum
+from hpcio.function import compute, pack_details
+from hpcio.journals import DETAILS, DONE, FAILED, HELD
+from hpcio.recording import LARGE, ReadAhead
+from hpcio.running.attempt import Attempt, Stop
+
+__all__ = ["BatchDone", "run_batch"]
+
+# How long, in seconds, a result may be held back to be written together with others.
+FLUSH_EVERY = 1.0
+# How often, in seconds, a worker looks whether it should go on.
+TICK_EVERY = 0.05
+
+
+@dataclass(frozen=True)
+class BatchDone:
+    """What comes back from a batch: a few numbers, never results.
+
+    Attributes
+    ----------
+    done, failed : int
+        Blocks that are journalled so.
+    nbytes : int
+        Of results.
+    reached : int
+        So many of the blocks, from the first on, need not be tried again.
+    """
+
+    done: int
+    failed: int
+    nbytes: int
+    reached: int
+
+
+def run_batch(attempt: Attempt, blocks: np.ndarray) -> BatchDone:
+    """Read, compute and write a run of blocks, and journal each.
+
+    When it returns, the data are on their way to the disk; `Attempt.sync` waits for them.
+
+    A block that raises is tried again as often as the attempt allows, then journalled as
+    failed; the others go on. Trouble with the recording or the output ends the batch.
+
+    Parameters
+    ----------
+    attempt : Attempt
+    blocks : numpy.ndarray of int, shape (n,)
+        Numbers of blocks, ascending.
+
+    Returns
+    -------
+    BatchDone
+
+    Raises
+    ------
+    SourceError, OutputError
+        What was journalled before stays.
+    """
+    batch = _Batch(attempt, np.asarray(blocks, np.int64))
+    try:
+        batch.run()
+    except HpcioError:
+        raise
+    except OSError as error:  # of the journal
+        raise as_output_error(error, attempt.plan.run_directory) from error
+    finally:
+        attempt.computing = False
+    attempt.begin_sync()
+    return batch.done()
+
+
+class _Batch:
+    """A batch at work. It costs microseconds a block: what does not change is looked up once."""
+
+    def __init__(self, attempt: Attempt, blocks: np.ndarray) -> None:
+        plan = attempt.plan
+        self._attempt, self._blocks = attempt, blocks
+        self._journal, self._writer = attempt.journal, attempt.writer
+        self._func, self._arguments = attempt.func, attempt.arguments
+        self._args = attempt.arguments.args
+        self._kwargs = {**attempt.arguments.kwargs, **attempt.extra}
+        self._shapes, self._dtype, self._casting = plan.target.shapes, plan.dtype, plan.casting
+        kinds, bases = plan.blocks.input_kind[blocks].tolist(), plan.blocks.base[blocks].tolist()
+        self._ahead = ReadAhead(
+            attempt.reader, plan.blocks.input_kinds, list(zip(kinds, bases, strict=True)),
+            attempt.pool,
+        )  # fmt: skip
+        # Records of results that the writer still holds back; they follow their bytes.
+        self._held: list[tuple[int, dict[str, Any]]] = []
+        self._written = self._failed = self._nbytes = self._tried = 0
+        self._flushed = perf_counter()
+
+    def run(self) -> None:
+        """Try each block, in order."""
+        attempt, plan, blocks = self._attempt, self._attempt.plan, self._blocks
+        vary = self._arguments.vary
+        shape_index, trial = plan.target.shape_index[blocks], plan.blocks.trial[blocks]
+        ticked = perf_counter()
+        self._writer.begin(blocks, self._journal)
+        try:
+            for k, (block, index, number) in enumerate(
+                zip(blocks.tolist(), shape_index.tolist(), trial.tolist(), strict=True)
+            ):
+                if block >= attempt.limit:
+                    break
+                if vary:
+                    self._args, own = self._arguments.of(number)
+                    self._kwargs = {**own, **attempt.extra}
+                self._try(k, block, self._shapes[index])
+                self._tried = k + 1
+                now = perf_counter()
+                if now - ticked > TICK_EVERY:
+                    ticked = now
+                    self._tick(now)
+                if attempt.stopping:
+                    break
+        except Stop:  # what is done before the block at hand stays
+            self._flush()
+            raise
+        self._flush()
+
+    def done(self) -> BatchDone:
+        """What has come of it."""
+        held = self._held  # what a writer could not flush, such as a part of a sum, was in vain
+        reached = int(np.searchsorted(self._blocks, held[0][0])) if held else self._tried
+        return BatchDone(self._written - len(held), self._failed, self._nbytes, reached)
+
+    # ---- one block
+
+    def _try(self, k: int, block: int, shape: tuple[int, ...]) -> None:
+        """Read and compute a block, as often as it may be tried, and keep what comes of it."""
+        attempt, tries = self._attempt, 0
+        while True:
+            started = perf_counter()
+            trial = self._ahead.again(k) if tries else self._ahead.take(k)
+            read = perf_counter()
+            try:
+                attempt.computing = True
+                result, details = compute(
+                    self._func, trial, self._args, self._kwargs, shape, self._dtype,
+                    casting=self._casting,
+                )  # fmt: skip
+                attempt.computing = False
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (it is journalled)
+                attempt.computing = False
+                tries += 1
+                if tries > attempt.retries:
+                    self._fail(block, error)
+                    return
+            else:
+                # The trial is let go of only now: its memory may be that of the result. When
+                # this function returns, the reader may use it for the next trial.
+                self._store(block, result, details, started, read)
+                return
+
+    def _fail(self, block: int, error: BaseException) -> None:
+        self._journal.note(FAILED, block, _why(error, block).encode())
+        self._writer.mark_failed(block)
+        if self._held and self._writer.is_flushed:
+            self._flush()
+        self._failed += 1
+        self._attempt.may_fail -= 1
+        if self._attempt.may_fail < 0:
+            self._attempt.request_stop()
+
+    def _store(
+        self, block: int, result: np.ndarray, details: Any, started: float, read: float
+    ) -> None:
+        """Write a result, and journal it when it outlives this process."""
+        computed = perf_counter()
+        if details:
+            self._journal.note(DETAILS, block, pack_details(details))
+        size = result.nbytes
+        # The checksum of a large result is made while it is written.
+        checking = self._attempt.pool.submit(checksum, result) if size >= LARGE else None
+        try:
+            file, offset = self._writer.write(block, result)
+        except HpcioError:
+            raise
+        except OSError as error:
+            raise as_output_error(error, self._attempt.plan.run_directory) from error
+        check = checksum(result) if checking is None else checking.result()
+        io = read - started + perf_counter() - computed
+        if self._writer.is_flushed and not self._held:
+            self._journal.append(
+                DONE, block, file=file, offset=offset, check=check, nbytes=size,
+                compute=computed - read, io=io,
+            )  # fmt: skip
+        else:
+            said = {"file": file, "offset": offset, "check": check, "nbytes": size,
+                    "compute": computed - read, "io": io}  # fmt: skip
+            self._hold(block, said)
+        self._written += 1
+        self._nbytes += size
+
+    # ---- what is held back
+
+    def _hold(self, block: int, said: dict[str, Any]) -> None:
+        self._held.append((block, said))
+        self._journal.append(HELD, block)  # whoever finds this worker dead sees how far it came
+        if self._writer.is_flushed:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.flush()
+        if self._writer.is_flushed:
+            for block, said in self._held:
+                self._journal.append(DONE, block, **said)
+            self._held.clear()
+
+    # ---- now and then
+
+    def _tick(self, now: float) -> None:
+        if self._held and now - self._flushed > FLUSH_EVERY:
+            self._flush()
+            self._flushed = now
+        if self._attempt.on_tick is not None:
+            self._attempt.on_tick(self._attempt)
+        if self._attempt.sync_is_due():
+            self._attempt.begin_sync()
+
+
+def _why(error: BaseException, block: int) -> str:
+    """The traceback of a block that raised."""
+    text = traceback.format_exc()
+    if isinstance(error, MemoryError):
+        text += f"MemoryError: block {block} needs more memory than its worker may use\n"
+    return text

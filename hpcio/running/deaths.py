@@ -1,0 +1,101 @@
+"""Deaths of workers: which block is to blame, and what is to be done again."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+
+import numpy as np
+
+from hpcio.errors import WorkerError
+from hpcio.journals import FAILED, Tried, attempt_name, open_journal
+from hpcio.planning import Plan
+
+__all__ = ["FRUITLESS", "Deaths", "blame", "how_it_ended"]
+
+# So many deaths of workers in a row without one finished block are not due to single blocks.
+FRUITLESS = 16
+
+
+class Deaths:
+    """Which block it is that its workers die of.
+
+    Blocks of a chunk are computed in order: the first that was not is the one at hand when
+    a worker died. It gets a second chance, since whoever killed the worker may have meant
+    another process.
+
+    Parameters
+    ----------
+    plan : Plan
+    retries : int
+        How many deaths of a block are forgiven; at least one is.
+    workers : int
+        How many there are; all of them may die at once of something that is soon over.
+
+    Attributes
+    ----------
+    blamed : int
+        How many blocks were journalled as failed.
+    """
+
+    def __init__(self, plan: Plan, retries: int, *, workers: int) -> None:
+        self._plan, self._forgiven = plan, max(1, retries)
+        self._deaths: Counter[int] = Counter()
+        self._most = FRUITLESS + 2 * workers
+        self._fruitless = 0
+        self.blamed = 0
+
+    def left(self, chunk: np.ndarray, tried: Tried, why: str) -> np.ndarray:
+        """The blocks that are to be done again after a death; one may be journalled as failed.
+
+        Parameters
+        ----------
+        chunk : numpy.ndarray of int
+            What the worker had.
+        tried : Tried
+            What it has journalled.
+        why : str
+            What is known of the death, for the traceback.
+
+        Raises
+        ------
+        WorkerError
+            If workers die and die, and nothing gets done.
+        """
+        left, at_hand = tried.left_of(chunk)
+        self._fruitless = self._fruitless + 1 if left.size == chunk.size else 0
+        if self._fruitless >= self._most:
+            raise WorkerError(
+                f"{self._fruitless} workers in a row died before they had finished a single "
+                f"block. The last one:\n{why}"
+            )
+        if at_hand < left.size:
+            suspect = int(left[at_hand])
+            self._deaths[suspect] += 1
+            if self._deaths[suspect] > self._forgiven:
+                blame(self._plan, suspect, why)
+                self.blamed += 1
+                left = np.delete(left, at_hand)
+        return left
+
+
+def how_it_ended(status: int) -> str:
+    """An exit status as `subprocess` gives it, in words.
+
+    Examples
+    --------
+    >>> how_it_ended(-9), how_it_ended(7)
+    ('signal 9 (often the system, out of memory)', 'exit status 7')
+    """
+    hint = " (often the system, out of memory)" if status == -signal.SIGKILL else ""
+    return f"signal {-status}{hint}" if status < 0 else f"exit status {status}"
+
+
+def blame(plan: Plan, block: int, why: str) -> None:
+    """Journal a block as failed that could not say so itself, since it killed its worker."""
+    journal = open_journal(plan, attempt_name("session"), "session")
+    try:
+        journal.note(FAILED, block, why.encode())
+        journal.sync()
+    finally:
+        journal.close()

@@ -1,0 +1,279 @@
+"""Worker processes of this machine: the executor that needs no cluster, seen from the session.
+
+A worker is a plain new Python that loads the plan and asks for batches (`hpcio.running.worker`). It
+imports neither the caller's script nor its notebook, so neither needs an
+``if __name__ == "__main__"``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcio import errors
+from hpcio.errors import WorkerError, as_output_error
+from hpcio.journals import tried_by
+from hpcio.machine import available, package_folder
+from hpcio.planning import Plan, block_memory, check_memory
+from hpcio.running.deaths import Deaths, how_it_ended
+from hpcio.running.partition import divide, runs
+from hpcio.running.run import Work
+
+__all__ = ["Processes"]
+
+# Several batches for each worker even out trials of unequal cost; each batch is a file.
+BATCHES_PER_WORKER = 8
+
+# What a worker runs. It takes hpcio from where this is; what else lies there must not come
+# before the user's modules.
+_SERVE = """
+import sys
+sys.path.insert(0, sys.argv[3])
+from hpcio.running.worker import serve
+sys.path.append(sys.path.pop(0))
+serve()
+"""
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+@dataclass(eq=False)
+class _Process:
+    """A worker process and what it is busy with."""
+
+    process: subprocess.Popen[bytes]
+    socket: socket.socket
+    log: Path
+    ready: bool = False
+    attempt: str = ""
+    batch: np.ndarray | None = None
+    received: bytearray = field(default_factory=bytearray)
+
+    def send(self, message: dict[str, Any]) -> None:
+        # A worker that has died is noticed when its socket ends, not here.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.socket.sendall(json.dumps(message).encode() + b"\n")
+
+
+class Processes:
+    """Worker processes of this machine, each taking batch after batch.
+
+    Parameters
+    ----------
+    workers : int
+    threads : int
+        Threads that numerical libraries may use in each.
+    """
+
+    about = ""
+
+    def __init__(self, workers: int, *, threads: int = 1) -> None:
+        self.workers = workers
+        self.threads = threads
+
+    def check(self, plan: Plan, memory: str | int | None) -> None:
+        """Hold the largest block against a worker's share of this machine's memory."""
+        check_memory(plan, available() // self.workers if memory is None else memory)
+
+    def execute(self, work: Work) -> None:
+        """Try every block of the work; see `hpcio.running.Executor`."""
+        _Pool(self, work).run()
+
+
+class _Pool:
+    """One run on worker processes: hands out batches, and replaces workers that die."""
+
+    def __init__(self, processes: Processes, work: Work) -> None:
+        self.plan, self.retries, self.max_failed = work.plan, work.retries, work.max_failed
+        sizes = block_memory(work.plan)[work.blocks]
+        self.wanted = min(processes.workers, work.blocks.size)
+        parts = divide(
+            sizes,
+            self.wanted * BATCHES_PER_WORKER,
+            together=work.blocks // work.plan.blocks_per_group,
+        )
+        self.queue = deque(work.blocks[p] for p in parts)
+        self.threads = processes.threads
+        self.workers: list[_Process] = []
+        self.selector = selectors.DefaultSelector()
+        self.deaths = Deaths(work.plan, work.retries, workers=self.wanted)
+        self.failed = 0
+        self.started = 0
+        self.idle_deaths = 0
+
+    def run(self) -> None:
+        try:
+            for _ in range(self.wanted):
+                self._start()
+            # All begin at once, so that the clock of the run does not count their start.
+            while self.workers and not all(w.ready for w in self.workers):
+                self._wait()
+            for worker in list(self.workers):
+                self._feed(worker)
+            while any(w.batch is not None for w in self.workers) or self.queue:
+                if self._given_up():
+                    self.queue.clear()
+                self._wait()
+            self._finish()
+        except BaseException as error:
+            self._end(gently=isinstance(error, KeyboardInterrupt))
+            raise
+        self.selector.close()
+
+    def _given_up(self) -> bool:
+        """Whether too many blocks have failed."""
+        return self.failed + self.deaths.blamed > self.max_failed
+
+    # -- workers
+
+    def _start(self) -> None:
+        label = f"w{self.started}"
+        self.started += 1
+        ours, theirs = socket.socketpair()
+        log = self.plan.rundir.logs / f"{self.plan.run_id}-{os.getpid()}-{label}.log"
+        threads = {name: str(self.threads) for name in _THREAD_VARIABLES}
+        task = {
+            "out": self.plan.out, "label": label, "retries": self.retries,
+            "max_failed": self.max_failed, "parent": os.getpid(),
+        }  # fmt: skip
+        try:
+            output = log.open("wb")
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            raise as_output_error(error, log) from error
+        try:
+            with output:
+                process = subprocess.Popen(
+                    # -P: the folder at hand must not hide modules of the standard library.
+                    [sys.executable, "-P", "-c", _SERVE, str(theirs.fileno()), json.dumps(task),
+                     package_folder()],
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                    pass_fds=[theirs.fileno()],
+                    env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
+                )  # fmt: skip
+        except OSError as error:
+            ours.close()
+            raise WorkerError(f"A worker could not be started: {error}.") from error
+        finally:
+            theirs.close()
+        worker = _Process(process, ours, log)
+        self.workers.append(worker)
+        self.selector.register(ours, selectors.EVENT_READ, worker)
+
+    def _feed(self, worker: _Process) -> None:
+        if not self.queue or self._given_up():
+            return
+        worker.batch = self.queue.popleft()
+        worker.send({"runs": runs(worker.batch)})
+
+    def _forget(self, worker: _Process) -> None:
+        self.workers.remove(worker)
+        self.selector.unregister(worker.socket)
+        worker.socket.close()
+
+    # -- events
+
+    def _wait(self) -> None:
+        for key, _ in self.selector.select(timeout=1.0):
+            worker: _Process = key.data
+            try:
+                data = worker.socket.recv(1 << 16)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self._died(worker)
+                continue
+            worker.received += data
+            *lines, rest = worker.received.split(b"\n")
+            worker.received = bytearray(rest)
+            for line in lines:
+                self._heard(worker, json.loads(line))
+
+    def _heard(self, worker: _Process, message: dict[str, Any]) -> None:
+        if "error" in message:
+            raise getattr(errors, message["kind"], WorkerError)(message["error"])
+        worker.attempt = message["attempt"]
+        self.failed += message["failed"]
+        if message["leaving"]:
+            return  # what it has left of its batch is seen when it has gone
+        first = not worker.ready
+        worker.ready = True
+        worker.batch = None
+        if not first or self.started > self.wanted:
+            self._feed(worker)
+
+    def _died(self, worker: _Process) -> None:
+        """Work out which block killed a worker, and give the rest to another."""
+        self._forget(worker)
+        status = worker.process.wait()
+        if status == 0 and (worker.batch is None or self._given_up()):
+            return  # it has gone home
+        if worker.batch is None:
+            self.idle_deaths += 1
+            if not worker.ready or self.idle_deaths > self.wanted:
+                raise WorkerError(
+                    f"A worker ended with {how_it_ended(status)} before it took work. "
+                    f"Its output:\n"
+                    f"{_tail(worker.log)}\n(all of it in '{worker.log}')"
+                )
+        else:
+            ended = how_it_ended(status)
+            why = f"{_tail(worker.log)}\nWorkerError: the worker ended with {ended}"
+            left = self.deaths.left(worker.batch, tried_by(self.plan, worker.attempt), why)
+            if left.size:
+                self.queue.appendleft(left)
+        if self.queue:
+            self._start()
+
+    def _finish(self) -> None:
+        """Let all workers bring their data to the disk and go home."""
+        for worker in self.workers:
+            worker.socket.shutdown(socket.SHUT_WR)
+        while self.workers:
+            self._wait()
+
+    def _end(self, *, gently: bool) -> None:
+        """End all workers; gently: after what they have at hand, else at once."""
+        try:
+            for worker in self.workers:
+                if worker.batch is not None:
+                    worker.process.send_signal(signal.SIGTERM if gently else signal.SIGKILL)
+                worker.socket.close()  # an idle worker ends by itself then
+            for worker in self.workers:
+                worker.process.wait()
+        except BaseException:  # a second Ctrl-C
+            for worker in self.workers:
+                worker.process.kill()
+                worker.process.wait()
+            raise
+        finally:
+            self.workers.clear()
+            self.selector.close()
+
+
+def _tail(log: Path, lines: int = 12) -> str:
+    try:
+        return "\n".join(log.read_text(errors="replace").strip().splitlines()[-lines:])
+    except OSError:
+        return ""

@@ -1,0 +1,65 @@
+"""A worker process, seen from inside: it takes batches until its session hangs up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from hpcio.errors import HpcioError
+from hpcio.planning import load_plan
+from hpcio.running.attempt import Attempt, Stop
+from hpcio.running.batch import run_batch
+from hpcio.running.partition import from_runs
+
+__all__ = ["serve"]
+
+
+def serve() -> None:
+    """The main function of a worker process: take batches until the session hangs up."""
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    task = json.loads(sys.argv[2])
+    # Ctrl-C reaches the whole group of processes; the session decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def tell(message: dict[str, Any]) -> None:
+        connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def end_as_orphan(attempt: Attempt) -> None:
+        if os.getppid() != task["parent"]:
+            attempt.request_stop()
+
+    try:
+        plan = load_plan(task["out"])
+        attempt = Attempt(
+            plan, task["label"], retries=task["retries"], max_failed=task["max_failed"],
+            on_tick=end_as_orphan,
+        )  # fmt: skip
+    except HpcioError as error:
+        tell({"error": str(error), "kind": type(error).__name__})
+        return
+
+    def stop(*_: object) -> None:
+        attempt.request_stop(at_once=True)
+
+    with attempt, connection, connection.makefile("rb") as batches:
+        signal.signal(signal.SIGTERM, stop)
+        try:
+            # A session that has gone, or that has no use for a block any more, is no reason
+            # to leave what is done unsafe.
+            with contextlib.suppress(Stop, BrokenPipeError, ConnectionResetError):
+                tell({"attempt": attempt.name, "failed": 0, "leaving": False})
+                for line in batches:
+                    done = run_batch(attempt, from_runs(json.loads(line)["runs"]))
+                    tell({"attempt": attempt.name, "failed": done.failed,
+                          "leaving": attempt.stopping})  # fmt: skip
+                    if attempt.stopping:
+                        break
+            attempt.sync()
+        except HpcioError as error:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                tell({"error": str(error), "kind": type(error).__name__})

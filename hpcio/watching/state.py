@@ -1,0 +1,167 @@
+"""What there is to know of a run at one time: the run, its workers, what queues say of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from hpcio.errors import Failure
+
+__all__ = ["Queue", "Status", "WorkerStatus", "as_json", "working"]
+
+# What `as_json` gives is described in docs/guide.md; a change that breaks a reader is a new one.
+FORMAT = 1
+
+
+class Queue(Protocol):
+    """What a scheduler says of the jobs of a run.
+
+    Attributes
+    ----------
+    line : str
+        All of it in one line.
+    states : mapping of str to str
+        By label of a worker, also of those that have no journal yet: a word or two. Others
+        than ``running``, ``pending`` and ``completed`` are shown first.
+    alive : int or None
+        Jobs that wait or run; None if that is not known now.
+    """
+
+    @property
+    def line(self) -> str: ...  # noqa: D102
+
+    @property
+    def states(self) -> Mapping[str, str]: ...  # noqa: D102
+
+    @property
+    def alive(self) -> int | None: ...  # noqa: D102
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for programs."""
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """What one worker, or array task, has done in all of its attempts.
+
+    Attributes
+    ----------
+    label, host : str
+    attempts : int
+        Processes that it has had: it was started again, or the run was resumed.
+    done : int
+        Blocks, those included that others did too.
+    failed : int
+        Blocks that failed here, and that nobody has done since.
+    blocks_per_second, bytes_per_second : float
+        Of its own time; bytes are those read and written.
+    seconds_since : float
+        Since its last record, by the clocks of its machine and of this one.
+    first, last : float
+        When it began, and when it wrote its last record, in seconds since 1970.
+    """
+
+    label: str
+    host: str
+    attempts: int
+    done: int
+    failed: int
+    blocks_per_second: float
+    bytes_per_second: float
+    seconds_since: float
+    first: float
+    last: float
+
+    @property
+    def seconds(self) -> float:
+        """From its begin to its last record, pauses included."""
+        return self.last - self.first
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a run, from its journals.
+
+    Attributes
+    ----------
+    out : str
+    published : bool
+        Whether the result is there.
+    blocks, done, failed : int
+    attempts : int
+        How many processes have worked on it.
+    function : str
+    pickled : bool
+        Whether the function is kept as a pickle, since it cannot be imported by name.
+    failures : tuple of Failure
+    nbytes, nbytes_left : int
+        Bytes read and written for the blocks that are done, and yet to be for those that nobody
+        has tried to the end. Zero for a result that was made one file.
+    speed : float
+        Blocks in a second: lately while there are blocks left, else of all the work, pauses
+        left out. Zero if nothing is done.
+    bytes_per_second : float
+        Read and written, likewise.
+    seconds_left : float or None
+        At that speed; None if nothing is known.
+    session : bool or None
+        Whether a process that runs the plan is alive and not waiting for a queue: True if it is
+        on this machine, None if it may be on another one.
+    since : float
+        When the present stretch of work began, in seconds since 1970: after the last pause.
+    workers : tuple of WorkerStatus
+        In the order of their labels, w2 before w10.
+    """
+
+    out: str
+    published: bool
+    blocks: int
+    done: int
+    failed: int
+    attempts: int
+    function: str
+    pickled: bool
+    failures: tuple[Failure, ...]
+    nbytes: int = 0
+    nbytes_left: int = 0
+    speed: float = 0.0
+    bytes_per_second: float = 0.0
+    seconds_left: float | None = None
+    session: bool | None = False
+    since: float = 0.0
+    workers: tuple[WorkerStatus, ...] = ()
+
+    @property
+    def left(self) -> int:
+        """Blocks that nobody has tried to the end yet."""
+        return self.blocks - self.done - self.failed
+
+
+def working(state: Status, asked: Iterable[Queue]) -> bool | None:
+    """Whether anybody is at work on a run, or waits to be; None if that is not known."""
+    alive = [queue.alive for queue in asked]
+    if state.session or any(alive):
+        return True
+    if alive:
+        return None if None in alive else False
+    return state.session
+
+
+def as_json(state: Status, asked: Mapping[str, Queue]) -> dict[str, Any]:
+    """All of it as JSON can hold it; docs/guide.md describes it."""
+    said = asdict(state)
+    said.pop("session")
+    states = {label: word for queue in asked.values() for label, word in queue.states.items()}
+    at_work = working(state, asked.values())
+    return {
+        "format": FORMAT,
+        "time": time.time(),
+        **said,
+        "left": state.left,
+        "working": at_work,
+        "seconds_left": None if state.left and at_work is False else state.seconds_left,
+        "workers": [{**w, "state": states.get(w["label"])} for w in said["workers"]],
+        "queues": {name: queue.as_json() for name, queue in asked.items()},
+    }

@@ -1,0 +1,193 @@
+"""The state of a run at any time, from its journals: how far, by whom, how fast.
+
+Schedulers are not known here. Packages that put work into a queue tell of it by the entry-point
+group ``hpcio.status``: a function of a plan that returns a `Queue`, or None if nothing of the
+plan was ever queued.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcio.errors import HpcioError
+from hpcio.journals import (
+    DONE,
+    HEADER,
+    LOST,
+    MAGIC,
+    RECORD,
+    SYNC,
+    Follower,
+    JournalRecords,
+    read_logs,
+)
+from hpcio.machine import is_local
+from hpcio.planning import Plan, load_plan
+from hpcio.results import open as open_result
+from hpcio.watching.state import Queue, Status, WorkerStatus, as_json, working
+from hpcio.watching.tally import Tally
+
+__all__ = ["Queue", "Status", "Watcher", "WorkerStatus", "as_json", "queues", "status", "working"]
+
+
+def status(out: str) -> Status:
+    """Read the state of a run; nothing is unpickled and nothing written.
+
+    Parameters
+    ----------
+    out : str
+        The result.
+
+    Raises
+    ------
+    PlanError
+        If there is no run of that result.
+
+    Examples
+    --------
+    >>> state = status("out.h5")  # doctest: +SKIP
+    >>> state.done, state.left, state.seconds_left  # doctest: +SKIP
+    (1200, 800, 64.2)
+    """
+    if not Path(f"{out}.run").exists() and Path(out).exists():
+        return _of_one_file(out)
+    plan = load_plan(out)
+    # First: whoever ends after this has written all that is read then.
+    session = _session(plan)
+    tally = Tally(plan)
+    for log in read_logs(plan):
+        tally.add(log)
+    return tally.status(session=session)
+
+
+def _of_one_file(out: str) -> Status:
+    """The state that a result keeps, after it was made one file."""
+    with open_result(out) as f:
+        state = f["hpcio/state"][()]
+        function = str(f.attrs["function"])
+    done = int((state == DONE).sum())
+    return Status(
+        out=str(Path(out).absolute()), published=True, blocks=state.size, done=done,
+        failed=state.size - done, attempts=0, function=function, pickled=False, failures=(),
+        seconds_left=0.0,
+    )  # fmt: skip
+
+
+class Watcher:
+    """Reads the state of a run again and again, and of each journal only what is new.
+
+    Records are taken as they are. `status` also checks them, and so cuts what a crash has
+    damaged; it is what counts at the end.
+
+    Parameters
+    ----------
+    plan : Plan
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._begin()
+
+    def _begin(self) -> None:
+        self._tally, self._journals = Tally(self._plan), Follower(self._plan)
+        self._about: dict[Path, dict[str, Any]] = {}
+
+    def look(self) -> Status:
+        """The state now.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the run directory is gone.
+        """
+        session = _session(self._plan)
+        new = self._journals.look()
+        if any((records["kind"] == LOST).any() for _, records in new):
+            # Some of what was counted is to be computed again.
+            self._begin()
+            new = [(path, _kept(records)) for path, records in self._journals.look()]
+        found = dict(new)
+        for path in sorted(self._plan.rundir.journals.glob("*.jnl")):
+            if path not in self._about:
+                about = _read_about(path, self._plan.digest)
+                if about is None:
+                    continue
+                self._about[path] = about
+            elif path not in found:
+                continue
+            records = found.get(path, np.zeros(0, RECORD))
+            self._tally.add(JournalRecords(path, self._about[path], records))
+        return self._tally.status(session=session)
+
+
+def _kept(records: np.ndarray) -> np.ndarray:
+    """The records of a whole journal that count; see `hpcio.journals.journal.read_log`."""
+    if not (records["kind"] == LOST).any():
+        return records
+    return records[: int(records["offset"][records["kind"] == SYNC].max(initial=0))]
+
+
+def _read_about(path: Path, digest: str) -> dict[str, Any] | None:
+    """What the header of a journal says; None if it is not there yet, or of another plan."""
+    try:
+        with path.open("rb") as f:
+            head = f.read(HEADER)
+        about, _ = json.JSONDecoder().raw_decode(head[len(MAGIC) :].decode(errors="replace"))
+    except (FileNotFoundError, ValueError):
+        return None
+    ours = head.startswith(MAGIC) and isinstance(about, dict) and about.get("plan") == digest
+    return about if ours else None
+
+
+def _session(plan: Plan) -> bool | None:
+    """Whether a process of this machine runs the plan; None if one of another machine may.
+
+    The table of locks is read. Trying the lock instead would refuse a run that begins just then.
+    """
+    try:
+        inode = os.stat(plan.rundir.lock).st_ino
+        locks = Path("/proc/locks").read_text()
+    except FileNotFoundError:
+        return False  # never run
+    except OSError:
+        return None
+    # Not by device: btrfs shows another one there than to everybody else.
+    if f":{inode} " in locks:
+        return True
+    return False if is_local(plan.run_directory) else None
+
+
+# ---------------------------------------------------------------------- queues
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """A queue that cannot be told of."""
+
+    line: str
+    states: Mapping[str, str]
+    alive: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"line": self.line, "alive": self.alive}
+
+
+def queues(plan: Plan) -> dict[str, Queue]:
+    """What schedulers say of a run, by their names; empty if it was never queued."""
+    found: dict[str, Queue] = {}
+    for entry in metadata.entry_points(group="hpcio.status"):
+        try:
+            queue = entry.load()(plan)
+        except HpcioError as error:
+            queue = _Trouble(str(error), {})
+        if queue is not None:
+            found[entry.name] = queue
+    return found

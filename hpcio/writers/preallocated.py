@@ -1,0 +1,187 @@
+"""The one file of some writers while it is written: laid out by HDF5 beforehand, filled by many.
+
+Until it is published the file is ``OUT.run/data.h5``, and says in an attribute that it is not
+complete: zeros in it may be results, or places that nobody has written yet.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpcio.errors import OutputError, as_output_error
+from hpcio.files import allocate, sparse_file, sync, write_at
+from hpcio.planning import Plan
+
+__all__ = [
+    "PAGE",
+    "between",
+    "check_offsets",
+    "laid_out",
+    "load_offsets",
+    "offsets_of",
+    "reserve",
+    "restore",
+]
+
+# What clients of network file systems may write at a time, at the most, in bytes.
+PAGE = 64 << 10
+
+
+def load_offsets(plan: Plan) -> np.ndarray:
+    """Where each block begins in the file, in bytes, shape (B,)."""
+    offsets: np.ndarray = np.load(plan.rundir.offsets)
+    return offsets
+
+
+def reserve(plan: Plan) -> None:
+    """Make the file, with room for all results; by one process, before others start.
+
+    Raises
+    ------
+    OutputError
+        If the disk has not so much room, or HDF5 lays out the file in an unknown way.
+    """
+    folder = plan.run_directory
+    if plan.rundir.data.exists() or Path(plan.out).exists():
+        return
+    part = folder / f"data.{secrets.token_hex(4)}.part"
+    try:
+        with _image(plan) as (image, offsets):
+            size = os.fstat(image).st_size
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                allocate(fd, size, part)
+                for first, last in between(plan, offsets, size):
+                    write_at(fd, os.pread(image, last - first, first), first)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        np.save(plan.rundir.offsets, offsets)
+        os.rename(part, plan.rundir.data)
+        sync(folder)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OutputError):
+            raise
+        raise as_output_error(error, part) from error
+
+
+def restore(plan: Plan) -> None:
+    """Put back what HDF5 needs around the data, as `reserve` wrote it, where that has changed.
+
+    Nobody else may write into the file meanwhile.
+
+    Raises
+    ------
+    OutputError
+        If HDF5 lays the file out otherwise than it did before.
+    """
+    path = plan.rundir.data
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            with _image(plan) as (image, offsets):
+                check_offsets(plan, offsets)
+                size = os.fstat(image).st_size
+                if os.fstat(fd).st_size < size:
+                    os.ftruncate(fd, size)
+                for first, last in between(plan, offsets, size):
+                    piece = os.pread(image, last - first, first)
+                    if os.pread(fd, last - first, first) != piece:
+                        write_at(fd, piece, first)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise as_output_error(error, path) from error
+
+
+@contextmanager
+def _image(plan: Plan) -> Iterator[tuple[int, np.ndarray]]:
+    """The file as it is before anybody has written into it, and where each block begins."""
+    with sparse_file() as (path, image):
+        with laid_out(plan, path) as f:
+            f.attrs["incomplete"] = "results are being written; see the folder it lies in"
+            offsets = offsets_of(plan, f)
+        yield image, offsets
+
+
+def check_offsets(plan: Plan, found: np.ndarray) -> None:
+    """Raise OutputError unless blocks lie where they did when the file was made."""
+    if not np.array_equal(load_offsets(plan), found):
+        raise OutputError(
+            "HDF5 lays out the finished file otherwise than it did at first; was its version "
+            "changed meanwhile? Resume with the version that began."
+        )
+
+
+@contextmanager
+def laid_out(plan: Plan, path: str) -> Iterator[h5py.File]:
+    """A new file whose first object is the dataset, where it is in every file of the plan."""
+    target = plan.target
+    plain = plan.target.in_rows
+    options: dict[str, Any] = {"libver": ("earliest" if plain else "v110", "v110")}
+    if target.nbytes >= PAGE:
+        options |= {"alignment_threshold": target.nbytes, "alignment_interval": PAGE}
+    with h5py.File(path, "w", locking=False, **options) as f:
+        dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        if plain or not target.nbytes:
+            dcpl.set_layout(h5py.h5d.CONTIGUOUS)
+        else:
+            dcpl.set_chunk(target.region_shape(0))
+        dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        dcpl.set_obj_track_times(False)
+        dcpl.set_fill_value(np.full(1, target.fill, target.dtype))
+        htype = h5py.h5t.py_create(target.dtype, logical=True)
+        space = h5py.h5s.create_simple(target.shape)
+        h5py.h5d.create(f.id, b"data", htype, space, dcpl)
+        yield f
+
+
+def offsets_of(plan: Plan, file: h5py.File) -> np.ndarray:
+    """Where each block begins in the file, in bytes, shape (B,)."""
+    target, data = plan.target, file["data"]
+    if not target.nbytes:
+        return np.zeros(len(plan), np.int64)
+    if plan.target.in_rows:
+        row = target.nbytes // target.shape[0]
+        offsets: np.ndarray = data.id.get_offset() + target.start * row
+        return offsets
+    chunk = data.chunks
+    found = np.zeros(len(plan), np.int64)
+    places: dict[tuple[int, ...], int] = {}
+    if hasattr(data.id, "chunk_iter"):
+        data.id.chunk_iter(lambda info: places.__setitem__(info.chunk_offset, info.byte_offset))
+    else:  # HDF5 1.10
+        for k in range(data.id.get_num_chunks()):
+            info = data.id.get_chunk_info(k)
+            places[info.chunk_offset] = info.byte_offset
+    for b in range(len(plan)):
+        found[b] = places[tuple(s.start for s in target.region(b))]
+    if len(places) * int(np.prod(chunk)) * target.dtype.itemsize != target.nbytes:
+        raise OutputError(
+            f"HDF5 {h5py.version.hdf5_version} laid out a chunked dataset in a way that hpcio "
+            "does not know. Use writer='virtual', and report this with the version."
+        )
+    return found
+
+
+def between(plan: Plan, offsets: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
+    """All of the file but the data of blocks, as ``[first, last)`` of bytes."""
+    sizes = plan.target.sizes()
+    kept = sizes > 0
+    order = np.argsort(offsets[kept], kind="stable")
+    first, last = offsets[kept][order], (offsets + sizes)[kept][order]
+    gaps = np.concatenate([[0], last]), np.concatenate([first, [size]])
+    yield from zip(*(g[gaps[0] < gaps[1]].tolist() for g in gaps), strict=True)

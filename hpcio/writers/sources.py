@@ -1,0 +1,349 @@
+"""Virtual sources: HDF5 files that attempts write, for the writer `virtual`.
+
+``sources="trial"``
+    One file for each block, as the reference has it, written in one call by its header image.
+``sources="task"``
+    One preallocated file for each batch, holding the results of its blocks back to back as
+    one dataset of one axis; the virtual dataset gives them their shape.
+
+Every attempt writes under its own name, so that two attempts at a block never meet.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from hpcio.errors import ResultError, as_output_error
+from hpcio.files import Layout, Slab, checksum, layout, read_at, write_file
+from hpcio.journals import DONE, FILE, Journal, JournalRecords, Ledger
+from hpcio.machine import is_local
+from hpcio.planning import Plan
+from hpcio.writers.backend import Unbuffered
+
+__all__ = [
+    "Piece",
+    "TaskFiles",
+    "TaskReader",
+    "TrialFiles",
+    "TrialReader",
+    "defect_of",
+    "task_path",
+    "task_pieces",
+    "trial_path",
+    "trial_pieces",
+]
+
+# A folder of some thousand files is what every file system still lists well.
+FILES_PER_FOLDER = 4096
+
+
+def task_path(attempt: str, file: int) -> str:
+    """Where an attempt keeps a file of many results, in the run directory."""
+    return f"sources/{attempt}-{file}.h5"
+
+
+def trial_path(attempt: str, block: int) -> str:
+    """Where an attempt keeps one result, in the run directory."""
+    return f"sources/{block // FILES_PER_FOLDER:04d}/{block:07d}-{attempt}.h5"
+
+
+def _task_layout(plan: Plan, nbytes: int) -> Layout:
+    dtype = plan.target.dtype
+    return layout((nbytes // dtype.itemsize,), dtype, digest=plan.digest)
+
+
+def _trial_layout(plan: Plan, block: int) -> Layout:
+    return layout(plan.target.shape_of(block), plan.target.dtype, digest=plan.digest)
+
+
+# ---------------------------------------------------------------------- writing
+
+
+class TaskFiles(Unbuffered):
+    """One file for each batch; see `hpcio.writers.Writer`."""
+
+    def __init__(self, plan: Plan, attempt: str) -> None:
+        self._plan, self._attempt = plan, attempt
+        self._sizes = plan.target.sizes()
+        self._slabs: list[Slab] = []  # the last one is written, those before await their sync
+        self._file = -1
+        self._next = 0
+
+    def begin(self, blocks: np.ndarray, journal: Journal) -> None:
+        self._file += 1
+        self._next = 0
+        shape = _task_layout(self._plan, int(self._sizes[blocks].sum()))
+        path = self._plan.run_directory / task_path(self._attempt, self._file)
+        try:
+            self._slabs.append(Slab(path, shape))
+        except OSError as error:
+            raise as_output_error(error, path) from error
+        journal.append(FILE, file=self._file, offset=shape.offset, nbytes=shape.nbytes)
+
+    def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
+        offset = self._next
+        self._slabs[-1].write(data, offset)
+        self._next = offset + data.nbytes
+        return self._file, offset
+
+    def prepare_sync(self) -> Callable[[], None]:
+        slabs = list(self._slabs)
+        self._slabs = slabs[-1:]
+
+        def sync() -> None:
+            for slab in slabs:
+                slab.sync()
+            for slab in slabs[:-1]:
+                slab.close()
+
+        return sync
+
+    def close(self) -> None:
+        for slab in self._slabs:
+            slab.close()
+        self._slabs = []
+
+
+class TrialFiles(Unbuffered):
+    """One file for each block; see `hpcio.writers.Writer`."""
+
+    def __init__(self, plan: Plan, attempt: str) -> None:
+        self._plan, self._attempt = plan, attempt
+        self._root = f"{plan.run_directory}/"
+        self._shapes = [
+            layout(shape, plan.target.dtype, digest=plan.digest) for shape in plan.target.shapes
+        ]
+        self._shape_index = plan.target.shape_index
+        self._syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+        # A call for all files reaches no server: there each is synced when it is written.
+        self._each = not is_local(self._root)
+        # Open all the time: it tells of every error since, also of those that others heard of.
+        self._fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
+
+    def begin(self, blocks: np.ndarray, journal: Journal) -> None:
+        for shard in np.unique(blocks // FILES_PER_FOLDER).tolist():
+            folder = Path(self._root, trial_path("", shard * FILES_PER_FOLDER)).parent
+            try:
+                folder.mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise as_output_error(error, folder) from error
+
+    def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
+        self._write_file(self._root + trial_path(self._attempt, block), block, data)
+        return 0, 0
+
+    def _write_file(self, path: str, block: int, data: np.ndarray) -> None:
+        write_file(path, self._shapes[self._shape_index[block]], data, sync=self._each)
+
+    def prepare_sync(self) -> Callable[[], None]:
+        return self._sync
+
+    def _sync(self) -> None:
+        # One call for all files since the last: an fsync for each costs a hundred times
+        # what writing a small one does.
+        if not self._each and self._syncfs(self._fd):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), self._root)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+# ---------------------------------------------------------------------- reading back
+
+
+class _SourceReader:
+    """The results of one attempt, read as plain bytes by what its journal says."""
+
+    def __init__(self, plan: Plan, records: JournalRecords) -> None:
+        self._plan, self._attempt = plan, records.attempt
+        self._open: tuple[str, int] | None = None
+
+    def _place(self, record: np.void) -> tuple[str, int]:
+        """File of a block, in the run directory, and its first byte there; -1 if unknown."""
+        raise NotImplementedError
+
+    def read(self, record: np.void) -> np.ndarray | None:
+        """The bytes of one block; None if its file is missing or too short."""
+        path, start = self._place(record)
+        data = np.empty(int(record["nbytes"]), np.uint8)
+        try:
+            fd = self._descriptor(path)
+        except FileNotFoundError:
+            return None
+        return data if start >= 0 and read_at(fd, data, start) else None
+
+    def intact(self, record: np.void) -> bool:
+        """Whether the bytes of one block are those that were journalled."""
+        data = self.read(record)
+        return data is not None and checksum(data) == int(record["checksum"])
+
+    def _are_ours(self, paths: Sequence[str], shapes: Sequence[Layout]) -> np.ndarray:
+        folder = self._plan.run_directory
+        defects = [
+            defect_of(folder / path, shape.size, shape.offset, checksum(shape.header))
+            for path, shape in zip(paths, shapes, strict=True)
+        ]
+        return np.asarray([defect is None for defect in defects], bool)
+
+    def _descriptor(self, path: str) -> int:
+        if self._open is None or self._open[0] != path:
+            self.close()
+            fd = os.open(self._plan.run_directory / path, os.O_RDONLY | os.O_CLOEXEC)
+            self._open = (path, fd)
+        return self._open[1]
+
+    def close(self) -> None:
+        """Let go of the file at hand."""
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TrialReader(_SourceReader):
+    """Reads files of one block each; see `hpcio.journals.StoredReader`."""
+
+    def _place(self, record: np.void) -> tuple[str, int]:
+        block = int(record["block"])
+        return trial_path(self._attempt, block), _trial_layout(self._plan, block).offset
+
+    def there(self, records: np.ndarray) -> np.ndarray:
+        blocks = records["block"].tolist()
+        return self._are_ours(
+            [trial_path(self._attempt, block) for block in blocks],
+            [_trial_layout(self._plan, block) for block in blocks],
+        )
+
+
+class TaskReader(_SourceReader):
+    """Reads files of many blocks; see `hpcio.journals.StoredReader`."""
+
+    def __init__(self, plan: Plan, records: JournalRecords) -> None:
+        super().__init__(plan, records)
+        files = records.records[records.records["kind"] == FILE]
+        self._starts = {int(r["file"]): int(r["offset"]) for r in files}
+        self._sizes = {int(r["file"]): int(r["nbytes"]) for r in files}
+
+    def _place(self, record: np.void) -> tuple[str, int]:
+        file = int(record["file"])
+        start = self._starts.get(file)
+        path = task_path(self._attempt, file)
+        return path, -1 if start is None else start + int(record["offset"])
+
+    def there(self, records: np.ndarray) -> np.ndarray:
+        files, which = np.unique(records["file"], return_inverse=True)
+        ours = self._are_ours(
+            [task_path(self._attempt, file) for file in files.tolist()],
+            [_task_layout(self._plan, self._sizes.get(file, 0)) for file in files.tolist()],
+        )
+        found: np.ndarray = ours[which]
+        return found
+
+
+def defect_of(path: Path, size: int, header: int, check: int) -> ResultError | None:
+    """What is wrong with a source: absent, of another size, or with another header."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        return ResultError(
+            error.errno,
+            f"The source '{path}' cannot be read ({error.strerror}). Move a result together "
+            "with its folder OUT.run, or make one file of it first: hpcio repack",
+        )
+    try:
+        found = os.fstat(fd).st_size
+        remedy = "Restore it from a backup, or remove the result and resume the run."
+        if found != size:
+            return ResultError(f"The source '{path}' has {found} bytes instead of {size}. {remedy}")
+        if checksum(os.pread(fd, header, 0)) != check:
+            return ResultError(
+                f"The source '{path}' is not the file that was written for this result. {remedy}"
+            )
+    finally:
+        os.close(fd)
+    return None
+
+
+# ---------------------------------------------------------------------- what makes the result
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Blocks that one mapping of the virtual dataset covers.
+
+    Attributes
+    ----------
+    first, last : int
+        The blocks ``[first, last)``.
+    path : str
+        Of their source, in the run directory.
+    layout : Layout
+        Of the source.
+    offset : int or None
+        Their first byte in its dataset; None if they are all of it, in their own shape.
+    """
+
+    first: int
+    last: int
+    path: str
+    layout: Layout
+    offset: int | None
+
+
+def _done(ledger: Ledger) -> np.ndarray:
+    return np.flatnonzero((ledger.state == DONE) & (ledger.plan.target.sizes() > 0))
+
+
+def trial_pieces(ledger: Ledger) -> Iterator[Piece]:
+    """A mapping for each block."""
+    for block in _done(ledger).tolist():
+        path = trial_path(ledger.logs[ledger.log[block]].attempt, block)
+        yield Piece(block, block + 1, path, _trial_layout(ledger.plan, block), None)
+
+
+def task_pieces(ledger: Ledger) -> Iterator[Piece]:
+    """As few mappings as can be: a virtual dataset costs time and memory for each.
+
+    Consecutive blocks that lie back to back both in a source and in the result are one.
+    """
+    done = _done(ledger)
+    if not done.size:
+        return
+    record, log = ledger.record[done], ledger.log[done]
+    joined = (
+        (np.diff(done) == 1)
+        & (np.diff(log) == 0)
+        & (np.diff(record["file"].astype(np.int64)) == 0)
+        & (np.diff(record["offset"]) == record["nbytes"][:-1])
+    )
+    if not ledger.plan.target.in_rows:
+        joined[:] = False
+    sizes = _sizes_of_files(ledger)
+    first = np.concatenate([[0], np.flatnonzero(~joined) + 1])
+    last = np.concatenate([first[1:], [done.size]])
+    for a, b in zip(first.tolist(), last.tolist(), strict=True):
+        number, file = int(log[a]), int(record["file"][a])
+        shape = _task_layout(ledger.plan, sizes[number, file])
+        path = task_path(ledger.logs[number].attempt, file)
+        yield Piece(int(done[a]), int(done[b - 1]) + 1, path, shape, int(record["offset"][a]))
+
+
+def _sizes_of_files(ledger: Ledger) -> dict[tuple[int, int], int]:
+    """Bytes of the dataset of each file, by number of the journal and of the file."""
+    return {
+        (i, int(r["file"])): int(r["nbytes"])
+        for i, one in enumerate(ledger.logs)
+        for r in one.records[one.records["kind"] == FILE]
+    }

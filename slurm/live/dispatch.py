@@ -1,0 +1,282 @@
+"""Handing out chunks to the workers of a dask client.
+
+The dispatcher hears a few numbers of each chunk; trials and results never travel. What is done,
+the journals in the run directory say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import secrets
+import time
+from collections import deque
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from distributed import Client, KilledWorker
+
+from hpcio.errors import ClusterError, HpcioError, WorkerError
+from hpcio.journals import ClaimFolder, read_logs, tried_since
+from hpcio.planning import block_memory
+from hpcio.running import FRUITLESS, Work, blame, from_runs, runs
+from slurm.live import worker
+from slurm.mapping import map_blocks
+
+__all__ = ["Dispatcher"]
+
+# How often the dispatcher looks which workers there are, in seconds.
+_LOOK_EVERY = 1.0
+# A worker gets this share of what is left of its range at a time, in whole chunks: a message
+# through dask costs some milliseconds, however many chunks it names.
+_SHARE = 4
+
+
+@dataclass(eq=False)
+class DaskWorker:
+    """A dask worker and the range of blocks that is its own."""
+
+    address: str
+    threads: int
+    own: deque[np.ndarray] = field(default_factory=deque)
+    busy: int = 0
+    leaving: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Flight:
+    """Some chunks that have been submitted together."""
+
+    worker: DaskWorker
+    blocks: np.ndarray
+    name: str
+    alone: bool
+
+
+class Dispatcher:
+    """One run through a client: hands out chunks, and gives those of dead workers to others.
+
+    A worker takes the chunks of its own range first, which lie side by side in the source
+    and in the result; when it has none left, it takes the last one of whoever has most.
+    """
+
+    def __init__(self, client: Client, work: Work, chunks_per_worker: int) -> None:
+        self.client, self.plan, self.retries = client, work.plan, work.retries
+        self.max_failed, self.failed, self.fruitless = work.max_failed, 0, 0
+        self.session_id = secrets.token_hex(8)
+        self.claims = ClaimFolder(work.plan.rundir.claims)
+        self.known = {log.path for log in read_logs(work.plan)}
+        # Chunks that nobody has: ranges of workers to come; what is to be done again; and what may
+        # have killed a worker.
+        self.ranges = self._ranges(work, chunks_per_worker)
+        self.again: deque[np.ndarray] = deque()
+        self.suspects: deque[np.ndarray] = deque()
+        # Chunks that workers have.
+        self.workers: dict[str, DaskWorker] = {}
+        self.flying: dict[Any, Flight] = {}
+        self.submitted = 0
+        # Answers are waited for in threads, and come to this one by a queue.
+        self.pool = ThreadPoolExecutor(32, thread_name_prefix="hpcio-answers")
+        self.landed: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+
+    def _ranges(self, work: Work, chunks_per_worker: int) -> deque[deque[np.ndarray]]:
+        """The chunks of each worker, as many as are expected."""
+        cluster = self.client.cluster
+        wanted = len(getattr(cluster, "worker_spec", ()) or ())
+        expected = max(wanted, len(self.client.nthreads()))
+        mapped = map_blocks(
+            work.blocks, block_memory(work.plan)[work.blocks], tasks=max(1, expected),
+            chunks_per_task=chunks_per_worker, unit=work.plan.blocks_per_group,
+        )  # fmt: skip
+        ranges: deque[deque[np.ndarray]] = deque(deque() for _ in range(mapped.tasks))
+        for chunk, task in zip(mapped.chunks, mapped.task.tolist(), strict=True):
+            ranges[task].append(chunk)
+        return ranges
+
+    def run(self) -> None:
+        """Try every block of the work."""
+        self.claims.make()
+        try:
+            tried = self._try_all()
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            self.pool.shutdown(wait=False)
+        if tried:
+            self.client.run(worker.finish, self.session_id, on_error="ignore")
+
+    def _try_all(self) -> bool:
+        """Hand out all there is; whether it came to its end, before too many blocks had failed."""
+        looked = 0.0
+        while self.flying or self._has_work():
+            if self.failed > self.max_failed:
+                self._abandon()
+                return False
+            if time.monotonic() - looked > _LOOK_EVERY:
+                looked = time.monotonic()
+                self._look_for_workers()
+            self._feed_all()
+            with contextlib.suppress(queue.Empty):
+                self._hear(*self.landed.get(timeout=_LOOK_EVERY))
+        return True
+
+    def _has_work(self) -> bool:
+        own = any(w.own for w in self.workers.values())
+        return bool(own or self.again or self.suspects or any(self.ranges))
+
+    # ---- workers that come and go
+
+    def _look_for_workers(self) -> None:
+        failure = getattr(self.client.cluster, "failure", None)
+        if failure is not None:
+            raise failure
+        if self.client.status != "running":
+            raise ClusterError("The dask cluster has gone. Start it again, then resume.")
+        there = self.client.nthreads()
+        for address, threads in there.items():
+            if address not in self.workers:
+                self._welcome(address, threads)
+        for address in [a for a in self.workers if a not in there]:
+            self._let_go(self.workers.pop(address))
+
+    def _welcome(self, address: str, threads: int) -> None:
+        found = DaskWorker(address, threads)
+        if self.ranges:
+            found.own = self.ranges.popleft()
+        self.workers[address] = found
+
+    def _let_go(self, gone: DaskWorker) -> None:
+        if gone.own:
+            self.ranges.append(gone.own)
+        # dask would keep chunks that are bound to a dead worker for ever.
+        for future in [f for f, flight in self.flying.items() if flight.worker is gone]:
+            self.client.cancel([future], force=True)
+            self._bury(self.flying.pop(future))
+
+    # ---- chunks that go out
+
+    def _feed_all(self) -> None:
+        if self.suspects:
+            ready = [w for w in self.workers.values() if not w.leaving]
+            if ready and not self.flying:
+                self._submit(ready[0], self.suspects.popleft(), alone=True)
+            return
+        if any(flight.alone for flight in self.flying.values()):
+            return
+        for found in self.workers.values():
+            # One more than it can work on: the next chunk is there when one is done.
+            while not found.leaving and found.busy < found.threads + 1:
+                chunks = self._next(found)
+                if not chunks:
+                    return
+                self._submit(found, *chunks)
+
+    def _next(self, found: DaskWorker) -> list[np.ndarray]:
+        """The chunks that a worker is to do next, ascending; none if there are no more."""
+        if self.again:
+            return [self.again.popleft()]
+        if not found.own and self.ranges:  # of a worker that has not come yet, or is gone
+            found.own = self.ranges.popleft()
+        if found.own:
+            return [found.own.popleft() for _ in range(-(-len(found.own) // _SHARE))]
+        richest = max(self.workers.values(), key=lambda w: len(w.own)).own
+        return [richest.pop() for _ in range(-(-len(richest) // _SHARE))][::-1]
+
+    def _submit(self, found: DaskWorker, *chunks: np.ndarray, alone: bool = False) -> None:
+        name = f"{self.session_id}-{self.submitted}"
+        self.submitted += 1
+        future = self.client.submit(
+            worker.chunk, self.plan.out, self.session_id, [runs(c) for c in chunks], self.retries,
+            self.max_failed, name,
+            key=f"hpcio-{name}", workers=[found.address], allow_other_workers=False, pure=False,
+        )  # fmt: skip
+        found.busy += 1
+        self.flying[future] = Flight(found, np.concatenate(chunks), name, alone)
+        future.add_done_callback(lambda done: self.pool.submit(self._fetch, done))
+
+    # ---- answers that come back
+
+    def _fetch(self, future: Any) -> None:
+        # In a thread: the answer of a worker that has died since is lost, and waited for
+        # until another worker has found that there is nothing left to do.
+        try:
+            answer: Any = future.result()
+        except (Exception, CancelledError) as error:  # noqa: BLE001  (it is raised in the session)
+            answer = error
+        self.landed.put((future, answer))
+
+    def _hear(self, future: Any, answer: Any) -> None:
+        flight = self.flying.pop(future, None)
+        if flight is None:
+            return  # buried already
+        flight.worker.busy -= 1
+        if isinstance(answer, KilledWorker | CancelledError):
+            self._bury(flight)
+            return
+        if isinstance(answer, HpcioError):
+            raise answer
+        if isinstance(answer, BaseException):
+            raise WorkerError(
+                f"A worker could not run its chunk: {type(answer).__name__}: {answer}. "
+                "Does it have the same Python environment, and see the same files?"
+            ) from answer
+        self.failed += answer["failed"]
+        if answer["left"] and self.failed <= self.max_failed:
+            # Its walltime is nearly over: let it go, SLURM starts another.
+            flight.worker.leaving = True
+            self.again.append(from_runs(answer["left"]))
+            self.client.retire_workers([flight.worker.address], close_workers=True)
+
+    # ---- workers that die
+
+    def _bury(self, flight: Flight) -> None:
+        """Do again what a dead worker has left.
+
+        The block at hand is suspected to have killed it, but so is that of every other
+        thread of the worker. Suspects are run again one at a time, with nothing beside
+        them: what dies then is to blame.
+        """
+        left, at_hand = tried_since(self.plan, self.known).left_of(flight.blocks)
+        claimed = self.claims.is_taken(flight.name)
+        if left.size < flight.blocks.size:
+            self.fruitless = 0
+        elif claimed:
+            self.fruitless += 1
+        self._give_up_if_in_vain(left, at_hand)
+        if not left.size:
+            return
+        if not claimed or at_hand == left.size:  # it only waited there, or had no block at hand
+            self.again.append(left)
+            return
+        suspect = int(left[at_hand])
+        if flight.alone:
+            why = "WorkerError: its worker died each time it was computed"
+            blame(self.plan, suspect, why)
+            self.failed += 1
+            left = left[left != suspect]
+        # Blocks of one sum stay together.
+        together = left // self.plan.blocks_per_group == suspect // self.plan.blocks_per_group
+        if together.any():
+            self.suspects.append(left[together])
+        if not together.all():
+            self.again.append(left[~together])
+
+    def _give_up_if_in_vain(self, left: np.ndarray, at_hand: int) -> None:
+        if self.fruitless > FRUITLESS + 4 * (len(self.workers) + len(self.flying)):
+            raise WorkerError(
+                f"Workers have died {self.fruitless} times before they had finished a single "
+                f"block, the last time at block {left[min(at_hand, left.size - 1)]}. "
+                "See the logs of the tasks."
+            )
+
+    # ---- the end
+
+    def _abandon(self) -> None:
+        """Let workers end after the block at hand, and keep what they have done."""
+        with contextlib.suppress(Exception):  # the reason why it ends is what counts
+            self.client.cancel(list(self.flying), force=True)
+            self.client.run(worker.stop, self.session_id, on_error="ignore")
+            self.client.run(worker.finish, self.session_id, on_error="ignore")

@@ -1,0 +1,50 @@
+"""The logs of the jobs of a submission."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hpcio.errors import PlanError
+from hpcio.planning import Plan
+from slurm.submissions import records
+from slurm.submissions.records import Submission
+
+__all__ = ["log_files"]
+
+# What a log holds when something went wrong: words of ours, of Python, of SLURM.
+_TROUBLE = re.compile(rb"^(hpcio: |Traceback |slurmstepd: error)", re.MULTILINE)
+
+
+def log_files(plan: Plan, submission: Submission, *, task: int | None = None) -> list[Path]:
+    """Logs of a submission, oldest first.
+
+    Parameters
+    ----------
+    plan : Plan
+    submission : Submission
+    task : int, optional
+        Of this array task; by default of all in which something went wrong.
+    """
+    if task is not None:
+        return _of_task(plan, submission, task)
+    paths = [p for p in plan.rundir.logs.glob("*.log") if _is_of_a_job(p)]
+    jobs = records.jobs(plan, submission.number)
+    if jobs:
+        ours = {*map(str, jobs.arrays), f"finish-{jobs.finish}"}
+        paths = [p for p in paths if p.stem in ours or p.stem.partition("_")[0] in ours]
+    wrong = [p for p in paths if _TROUBLE.search(p.read_bytes()) or p.stem.startswith("finish")]
+    return sorted(wrong, key=lambda p: p.stat().st_mtime)
+
+
+def _of_task(plan: Plan, submission: Submission, task: int) -> list[Path]:
+    if not 0 <= task < submission.tasks:
+        raise PlanError(f"There is no task {task}; they are 0 to {submission.tasks - 1}.")
+    jobs = records.jobs(plan, submission.number)
+    k = max(k for k, array in enumerate(submission.arrays) if array.first <= task)
+    job = str(jobs.arrays[k]) if jobs else "*"
+    return sorted(plan.rundir.logs.glob(f"{job}_{task - submission.arrays[k].first}.log"))
+
+
+def _is_of_a_job(path: Path) -> bool:
+    return re.fullmatch(r"\d+_\d+|finish-\d+", path.stem) is not None

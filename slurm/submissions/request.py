@@ -1,0 +1,119 @@
+"""What jobs ask of SLURM: everything decided, and held against what the site has."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcio.errors import PlanError
+from hpcio.machine import parse_bytes
+from hpcio.planning import Plan
+from hpcio.writers import needs_ranks
+from slurm.site import Site, SubmitOptions, parse_time, settings
+from slurm.submissions.sbatch import check_options
+
+__all__ = ["JobRequest", "make_request"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """What the tasks of a submission ask of SLURM.
+
+    Attributes
+    ----------
+    tasks : int
+        How many, at the most.
+    ranks : int or None
+        Those of the one MPI job, if it is no job array.
+    partition : str or None
+    seconds : int or None
+        Walltime.
+    memory : int or None
+        Bytes.
+    cpus : int
+    throttle : int or None
+        How many tasks may run at a time.
+    name : str
+        Of the job.
+    signal : int
+        So many seconds before its end a task is told so.
+    stale : float
+        A task that has given no sign of life for so many seconds counts as dead.
+    sbatch : tuple of str
+        Further options of sbatch, one in each.
+    prologue : str
+        Lines of shell that come before Python, such as ``module load``.
+    launcher : str
+        The command that starts the ranks of an MPI job, with its options.
+    python : str
+    """
+
+    tasks: int
+    ranks: int | None
+    partition: str | None
+    seconds: int | None
+    memory: int | None
+    cpus: int
+    throttle: int | None
+    name: str
+    signal: int
+    stale: float
+    sbatch: tuple[str, ...]
+    prologue: str
+    launcher: str
+    python: str = sys.executable
+
+
+def make_request(plan: Plan, options: SubmitOptions, site: Site) -> JobRequest:
+    """What a user asks of a site, with the user's defaults for what was not said.
+
+    Parameters
+    ----------
+    plan : Plan
+    options : SubmitOptions
+    site : Site
+
+    Raises
+    ------
+    PlanError, ClusterError
+        If that makes no sense, or the site does not have it.
+    """
+    values = {**settings(site.cluster).values, **options.said()}
+    _check(plan, values)
+    seconds = None if values["walltime"] is None else parse_time(values["walltime"])
+    memory = None if values["memory"] is None else parse_bytes(values["memory"])
+    lead = int(values["signal"])
+    return JobRequest(
+        # sbatch would wait in vain for room that the controller does not have for all.
+        tasks=min(int(values["tasks"]), max(1, site.max_jobs // 2)),
+        ranks=values.get("ranks"),
+        partition=site.choose(
+            values["partition"], cpus=values["cpus"], memory=memory or 0, seconds=seconds
+        ),
+        seconds=seconds,
+        memory=memory,
+        cpus=values["cpus"],
+        throttle=values["throttle"],
+        name=values.get("name") or f"hpcio {Path(plan.out).stem}",
+        signal=lead if seconds is None else max(1, min(lead, seconds // 2)),
+        stale=float(values["stale"]),
+        sbatch=tuple(values["sbatch"]),
+        prologue=values["prologue"],
+        launcher=values["launcher"],
+    )
+
+
+def _check(plan: Plan, values: Mapping[str, Any]) -> None:
+    for option in ("tasks", "cpus", "throttle", "ranks"):
+        number = values.get(option)
+        if number is not None and number < 1:
+            raise PlanError(f"{option}={number} makes no sense. Use 1 or more.")
+    check_options(values["sbatch"])
+    if needs_ranks(plan) and values.get("ranks") is None:
+        raise PlanError(
+            f"writer='{plan.writer}' writes from the ranks of one MPI job, not from array tasks. "
+            "Ask for ranks=R (in the shell: --mpi --ntasks R), or use writer='direct'."
+        )

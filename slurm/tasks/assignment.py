@@ -1,0 +1,87 @@
+"""What an array task is to do, and what it is at."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from dataclasses import astuple, dataclass
+from typing import Self
+
+import numpy as np
+
+from hpcio.planning import Plan
+from slurm.mapping import TaskPlan
+from slurm.submissions import Submission, read_submission, task_plan
+
+__all__ = ["Assignment", "Part", "Whereabouts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """What one array task is to do.
+
+    Attributes
+    ----------
+    plan : Plan
+    submission : Submission
+    task : int
+        Number of the task in its submission.
+    work : TaskPlan
+        The chunks of all tasks.
+    """
+
+    plan: Plan
+    submission: Submission
+    task: int
+    work: TaskPlan
+
+    @classmethod
+    def read(cls, plan: Plan, number: int, task: int) -> Self:
+        """The assignment of a task of a submission."""
+        return cls(plan, read_submission(plan, number), task, task_plan(plan, number))
+
+    @property
+    def label(self) -> str:
+        """The label of all attempts of this task."""
+        return f"{self.submission.number}-{self.task}"
+
+    def is_own(self, attempt: str) -> bool:
+        """Whether an attempt is of this task."""
+        return attempt.rpartition("-")[0] == self.label
+
+
+@dataclass(frozen=True)
+class Part:
+    """The blocks ``start <= block < until`` of a chunk, which an attempt is at."""
+
+    attempt: str
+    chunk: int
+    start: int
+    until: int
+
+    def blocks(self, work: TaskPlan) -> np.ndarray:
+        """Their numbers."""
+        chunk: np.ndarray = work.chunks[self.chunk]
+        part: np.ndarray = chunk[(chunk >= self.start) & (chunk < self.until)]
+        return part
+
+
+class Whereabouts:
+    """What the process that works is at, in memory that it shares with the one that waits."""
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, 4096)
+
+    def clear(self) -> None:
+        """Forget what was told."""
+        self._shared[:] = bytes(len(self._shared))
+
+    def tell(self, part: Part) -> None:
+        """Let the other process know."""
+        text = json.dumps(astuple(part)).encode()
+        self._shared[: len(text) + 1] = text + b"\0"
+
+    def read(self) -> Part | None:
+        """What was told last; None if nothing was."""
+        text = self._shared[:].partition(b"\0")[0]
+        return Part(*json.loads(text)) if text else None

@@ -1,0 +1,116 @@
+"""Who works on which chunk of a submission.
+
+Claims are those of `hpcio.journals.claims`: only one process succeeds in taking a name. A chunk
+that is taken over gets a claim of the next generation, under a new name.
+
+Names in ``OUT.run/claims``, for submission S and chunk C:
+
+=========================  ==========================================================
+``S-C.gG``                 generation G is taken
+``S-C.gG@B@ATTEMPT``       by this attempt, from block B on
+``S-C.gG@left``            which has left it, in good order
+``S.stop``                 too many blocks have failed: nobody goes on
+=========================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from hpcio.journals import ClaimFolder
+from hpcio.planning import Plan
+
+__all__ = ["Claim", "Claims"]
+
+_NAME = re.compile(r"(\d+)-(\d+)\.g(\d+)(?:@(left|\d+@(.+)))?")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim to a part of a chunk.
+
+    Attributes
+    ----------
+    chunk, generation : int
+    start : int
+        The first block of it; -1 if that is not known, nor by whom it was taken.
+    owner : str
+        Name of the attempt.
+    left : bool
+        Whether the owner has gone.
+    """
+
+    chunk: int
+    generation: int
+    start: int = -1
+    owner: str = ""
+    left: bool = False
+
+
+class Claims:
+    """The claims of one submission, as one attempt sees and makes them."""
+
+    def __init__(self, plan: Plan, submission: int, attempt: str) -> None:
+        self._folder = ClaimFolder(plan.rundir.claims)
+        self.submission, self.attempt = submission, attempt
+        self.of: dict[int, dict[int, Claim]] = {}
+        self.stopped = False
+
+    def look(self) -> None:
+        """Read the names that there are."""
+        found: dict[int, dict[int, Claim]] = {}
+        for name in self._folder.names():
+            self.stopped |= name == f"{self.submission}.stop"
+            match = _NAME.fullmatch(name)
+            if match is None or int(match[1]) != self.submission:
+                continue
+            chunk, generation = int(match[2]), int(match[3])
+            claims = found.setdefault(chunk, {})
+            claim = claims.get(generation, Claim(chunk, generation))
+            if match[4] == "left":
+                claim = replace(claim, left=True)
+            elif match[4]:
+                claim = replace(claim, start=int(match[4].partition("@")[0]), owner=match[5])
+            claims[generation] = claim
+        self.of = found
+
+    def latest(self, chunk: int) -> Claim | None:
+        """The newest claim to a chunk; None if nobody has it."""
+        claims = self.of.get(chunk)
+        return claims[max(claims)] if claims else None
+
+    def take(self, chunk: int, start: int) -> Claim | None:
+        """Claim a chunk from a block on, as the next generation; None if another was faster."""
+        generation = max(self.of.get(chunk, {0: None})) + 1
+        name = f"{self.submission}-{chunk}.g{generation}"
+        if not self._folder.take(name):
+            return None
+        claim = Claim(chunk, generation, start, self.attempt)
+        self.of.setdefault(chunk, {})[generation] = claim
+        self._folder.take(f"{name}@{start}@{self.attempt}")
+        return claim
+
+    def leave(self, claim: Claim) -> None:
+        """Say that a claim is given up, so that others need not wait and see."""
+        self._folder.take(f"{self.submission}-{claim.chunk}.g{claim.generation}@left")
+
+    def stop(self) -> None:
+        """Let all tasks of the submission end."""
+        self._folder.take(f"{self.submission}.stop")
+
+    def until(self, claim: Claim, *, end: int) -> int:
+        """Where the part of a claim ends: where the next one begins, or at `end`.
+
+        A newer claim from the same block on leaves nothing of the older one.
+        """
+        others = [c for c in self.of.get(claim.chunk, {}).values() if c.start >= 0]
+        return min(
+            (
+                c.start
+                for c in others
+                if c.start > claim.start
+                or (c.start == claim.start and c.generation > claim.generation)
+            ),
+            default=end,
+        )

@@ -1,0 +1,134 @@
+"""What a task takes next when its own chunks are done: the work of others."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from hpcio.running import Attempt
+from slurm.tasks.assignment import Assignment
+from slurm.tasks.claims import Claim, Claims
+from slurm.tasks.heartbeats import HeartbeatMonitor
+from slurm.tasks.progress import Progress
+
+__all__ = ["Helper"]
+
+# A chunk that was taken over so often from the dead is left alone: it may be what kills.
+_MOST_GENERATIONS = 8
+
+
+class Helper:
+    """Finds chunks that nobody has begun, and parts of chunks that others will not finish soon."""
+
+    def __init__(
+        self, assignment: Assignment, attempt: Attempt, claims: Claims, progress: Progress
+    ) -> None:
+        self._assignment, self._plan = assignment, assignment.plan
+        self._attempt, self._claims, self._progress = attempt, claims, progress
+        stale = assignment.submission.stale
+        self._monitor = HeartbeatMonitor(self._plan, stale=stale)
+        # What takes longer than so many seconds is worth the trouble to help with.
+        self._long = stale / 6
+        self._nap = min(1.0, stale / 20)
+        # For each owner, how many records it had when it began its block at hand, and when.
+        self._began: dict[str, tuple[int, float]] = {}
+
+    @property
+    def over(self) -> bool:
+        """Whether this task is to take nothing more."""
+        return self._attempt.stopping or self._claims.stopped
+
+    def unclaimed(self) -> int | None:
+        """A chunk that nobody has begun, from the end of the range that has most of them."""
+        self._claims.look()
+        chunks, task = self._assignment.work.chunks, self._assignment.work.task
+        free = [c for c in range(len(chunks)) if c not in self._claims.of]
+        if not free or self._claims.stopped:
+            return None
+        work: dict[int, int] = defaultdict(int)
+        for chunk in free:
+            work[int(task[chunk])] += int(self._progress.sizes[chunks[chunk]].sum())
+        most = max(work.values())
+        # Among equals any: all who are idle look at the same time.
+        richest = random.choice([owner for owner, nbytes in work.items() if nbytes == most])
+        return max(c for c in free if task[c] == richest)
+
+    def abandoned(self) -> tuple[int, int] | None:
+        """A chunk whose owner is dead or slow, and the block to begin with.
+
+        None if there is nothing to help with. It waits until it is clear of every owner whether it
+        lives, and gets on.
+        """
+        self._began.clear()
+        while not self.over:
+            self._claims.look()
+            self._progress.look()
+            found = [
+                (claim.chunk, self._start_for_us(claim, part))
+                for claim, part in self._unfinished_parts()
+            ]
+            for chunk, start in found:
+                if isinstance(start, int):
+                    return chunk, start
+            if all(start is None for _, start in found):
+                return None
+            time.sleep(self._nap)
+        return None
+
+    def _unfinished_parts(self) -> Iterator[tuple[Claim, np.ndarray]]:
+        """Each claim that is not done, and the blocks that are left of it."""
+        for chunk, blocks in enumerate(self._assignment.work.chunks):
+            for claim in list(self._claims.of.get(chunk, {}).values()):
+                end = self._claims.until(claim, end=len(self._plan))
+                part = self._progress.left(blocks[(blocks >= claim.start) & (blocks < end)])
+                if part.size and claim.generation < _MOST_GENERATIONS:
+                    yield claim, part
+
+    def _start_for_us(self, claim: Claim, part: np.ndarray) -> int | Literal["wait"] | None:
+        """The block that we can begin with, of what a claim has left; None if none."""
+        # A claim without a name counts from when we saw it first.
+        owner = claim.owner or f"{claim.chunk}.{claim.generation}"
+        stuck = self._seconds_at_hand(owner)
+        if self._is_gone(claim, owner):
+            return int(part[0])
+        if not self._monitor.lives(owner):
+            return "wait"
+        # A part may begin where the blocks before need not be with those after.
+        begins = np.flatnonzero(np.diff(part // self._plan.blocks_per_group)) + 1
+        if not begins.size:
+            return None
+        if stuck > self._long:  # all but the block at hand
+            return int(part[begins[0]])
+        start = self._second_half(owner, part, begins)
+        return "wait" if start is None and not self._progress.speeds[owner].seconds else start
+
+    def _seconds_at_hand(self, owner: str) -> float:
+        """Look at an owner; for how long it has journalled nothing, since we first looked."""
+        records, now = self._progress.speeds[owner].records, time.monotonic()
+        self._monitor.look(owner, records)
+        if self._began.setdefault(owner, (records, now))[0] != records:
+            self._began[owner] = (records, now)
+        return now - self._began[owner][1]
+
+    def _is_gone(self, claim: Claim, owner: str) -> bool:
+        """Whether the owner of a claim will not go on with it."""
+        # SLURM starts a task again when it has ended: another attempt of this task is no more.
+        replaced = self._assignment.is_own(claim.owner) and owner != self._attempt.name
+        return claim.left or replaced or self._monitor.dead(owner)
+
+    def _second_half(self, owner: str, part: np.ndarray, begins: np.ndarray) -> int | None:
+        """Where the second half of a slow owner's part begins, if it has far to go."""
+        mine, theirs = self._progress.speeds[self._attempt.name], self._progress.speeds[owner]
+        speed = theirs if theirs.seconds else mine
+        if not speed.seconds:
+            return None
+        left = np.cumsum(self._progress.sizes[part])
+        if float(left[-1]) * speed.seconds / max(speed.nbytes, 1) < self._long:
+            return None
+        middle = int(np.searchsorted(left, left[-1] / 2))
+        return int(part[begins[min(int(np.searchsorted(begins, middle)), begins.size - 1)]])

@@ -1,0 +1,36 @@
+"""What each rank of an MPI job runs."""
+
+from __future__ import annotations
+
+import sys
+
+from hpcio.errors import Interrupted
+from hpcio.journals import read_logs, tried_since
+from hpcio.planning import Plan
+from hpcio.running import Ranks, call_on_ranks, execute
+from slurm.submissions import read_submission
+from slurm.tasks.exits import DONE, ENDED
+from slurm.tasks.restart import restart
+
+__all__ = ["run_on_ranks"]
+
+
+def run_on_ranks(plan: Plan, number: int) -> int:
+    """Be one of the ranks of a submission; an exit status.
+
+    The first one has SLURM start the job again if its time was too short.
+    """
+    submission = read_submission(plan, number)
+
+    def main(executor: Ranks) -> int:
+        known = {log.path for log in read_logs(plan)}
+        try:
+            execute(plan, executor, policy=submission.policy)
+        except Interrupted as error:
+            print(f"hpcio: {error}", file=sys.stderr, flush=True)
+            if executor.ended:
+                return ENDED
+            return restart(plan, progress=tried_since(plan, known).blocks.size > 0)
+        return DONE
+
+    return call_on_ranks(main) or DONE

@@ -1,0 +1,53 @@
+"""Having SLURM start a job again, where it has stopped."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+from hpcio.planning import Plan
+from slurm.site import environment
+from slurm.tasks.exits import DONE, TROUBLE
+
+__all__ = ["restart"]
+
+
+def restart(plan: Plan, *, progress: bool) -> int:
+    """Have SLURM start this job again, unless that would be in vain.
+
+    Parameters
+    ----------
+    plan : Plan
+    progress : bool
+        Whether the job has finished a block since it was started.
+
+    Returns
+    -------
+    int
+        Exit status, if SLURM has not ended this process before.
+    """
+    job = environment.job()
+    if environment.restarts() and not progress:
+        return _say(
+            f"task {job} has finished no block since it was started again, and "
+            "gives up: its trials take longer than a task may run. "
+            f"Ask for more time: hpcio resume {plan.out} --time ..."
+        )
+    # By the number of array and task: the last task of an array carries the number of
+    # the array itself, which would start all of it.
+    done = subprocess.run(
+        ["scontrol", "requeue", job], capture_output=True, text=True, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if done.returncode:
+        return _say(f"not started again: {done.stderr.strip()}")
+    # SLURM ends this process now.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.sigtimedwait({signal.SIGTERM}, 30)
+    return DONE
+
+
+def _say(words: str) -> int:
+    print(f"hpcio: {words}", file=sys.stderr, flush=True)
+    return TROUBLE

@@ -1,0 +1,129 @@
+"""The process of an array task that SLURM started: it waits for the one that works."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import traceback
+import warnings
+
+import numpy as np
+
+from hpcio.errors import HpcioError
+from hpcio.journals import Tried, tried_by, tried_since
+from hpcio.planning import Plan
+from hpcio.running import Deaths, how_it_ended
+from slurm.site import environment
+from slurm.tasks.assignment import Assignment, Whereabouts
+from slurm.tasks.exits import AGAIN, DONE, ENDED, TROUBLE
+from slurm.tasks.restart import restart
+from slurm.tasks.working import TaskWorker
+
+__all__ = ["TaskWatcher"]
+
+
+class TaskWatcher:
+    """Forks the process that works, and forks another one when it dies.
+
+    When a block kills the process that works, this one reads in the journal which block it was,
+    lets it have a second chance, and then records it as failed. It also does what is left to do at
+    the end, such as asking SLURM to start the task again.
+
+    Parameters
+    ----------
+    plan : Plan
+    number : int
+        Of the submission.
+    first : int
+        Number of the first task of this job array.
+    """
+
+    def __init__(self, plan: Plan, number: int, first: int) -> None:
+        self._assignment = Assignment.read(plan, number, first + environment.index())
+        self._whereabouts = Whereabouts()
+        self._child = 0
+        self._told: list[int] = []
+
+    def run(self) -> int:
+        """Wait until the task is over; an exit status."""
+        plan, retries = self._assignment.plan, self._assignment.submission.retries
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, self._pass_on)
+        deaths = Deaths(plan, retries, workers=1)
+        tried = 0
+        while True:
+            code = os.waitstatus_to_exitcode(self._fork_and_wait())
+            mine, others = self._tried()
+            tried += mine.blocks.size
+            if code == AGAIN:
+                return restart(plan, progress=tried > 0)
+            if code in (DONE, ENDED, TROUBLE):
+                return code
+            if signal.SIGTERM in self._told:
+                return ENDED
+            self._blame(deaths, code, mine, others)
+
+    def _pass_on(self, number: int, _: object) -> None:
+        self._told.append(number)
+        if self._child:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child, number)
+
+    # ---- the other process
+
+    def _fork_and_wait(self) -> int:
+        """Have the work done by another process; its status, as waitpid gives it."""
+        self._whereabouts.clear()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with warnings.catch_warnings():
+            # Libraries of linear algebra have threads that Python warns of; they expect forks.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._child = os.fork()
+        if self._child == 0:
+            self._work_and_exit()
+        for number in self._told:  # while there was no child
+            os.kill(self._child, number)
+        _, status = os.waitpid(self._child, 0)
+        self._child = 0
+        return status
+
+    def _work_and_exit(self) -> None:
+        code = TROUBLE
+        try:
+            # If the process that waits is killed, this one ends in good order.
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+            # The list itself, not a copy: our handler adds to it until the worker has its own.
+            code = TaskWorker(self._assignment, self._whereabouts, self._told).run()
+        except HpcioError as error:
+            print(f"hpcio: {error}", file=sys.stderr)
+        except BaseException:  # noqa: BLE001  (a fork must not return from here)
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    # ---- when it has died
+
+    def _tried(self) -> tuple[Tried, Tried]:
+        """What the last worker has journalled, and what all others have."""
+        plan, at = self._assignment.plan, self._whereabouts.read()
+        known = {plan.rundir.journals / name for name in self._assignment.submission.known}
+        if at is None:
+            return Tried.of([]), tried_since(plan, known)
+        own = plan.rundir.journals / f"{at.attempt}.jnl"
+        return tried_by(plan, at.attempt), tried_since(plan, known | {own})
+
+    def _blame(self, deaths: Deaths, code: int, mine: Tried, others: Tried) -> None:
+        """Say how a worker died, and of which block; that one may be recorded as failed."""
+        ended, job = how_it_ended(code), environment.label()
+        why = f"WorkerError: its process ended with {ended}; see the log of task {job}"
+        print(f"hpcio: {why}", file=sys.stderr, flush=True)
+        at = self._whereabouts.read()
+        if at is not None:
+            blocks = at.blocks(self._assignment.work)
+            deaths.left(blocks[~np.isin(blocks, others.blocks)], mine, why)

@@ -1,0 +1,173 @@
+"""The process of an array task that works."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from hpcio.errors import HpcioError
+from hpcio.journals import measure_usage, write_usage
+from hpcio.running import Attempt, Stop, run_batch
+from slurm.site import environment
+from slurm.tasks.assignment import Assignment, Part, Whereabouts
+from slurm.tasks.claims import Claim, Claims
+from slurm.tasks.exits import AGAIN, DONE, ENDED
+from slurm.tasks.heartbeats import Heartbeat
+from slurm.tasks.helping import Helper
+from slurm.tasks.progress import Progress
+
+__all__ = ["TaskWorker"]
+
+# How often a task looks whether others have taken over a part of its chunk, in seconds.
+_LOOK_EVERY = 5.0
+# After it was told of its end, a task leaves itself so many seconds to sync and go.
+_TO_GO = 60
+
+
+class TaskWorker:
+    """Runs the chunks of its task, then those that nobody has begun, then what others left.
+
+    Parameters
+    ----------
+    assignment : Assignment
+    whereabouts : Whereabouts
+        Where to tell what is at hand.
+    told : list of int
+        Signals that have come already.
+    """
+
+    def __init__(self, assignment: Assignment, whereabouts: Whereabouts, told: list[int]) -> None:
+        self._started = time.time()
+        plan, submission = assignment.plan, assignment.submission
+        self._assignment, self._whereabouts, self._told = assignment, whereabouts, told
+        self._end = len(plan)
+        self._again = self._ended = False
+        self._looked = time.monotonic()
+        self._claim: Claim | None = None
+        self._progress = Progress(plan, known=submission.known)
+        environment.limit_memory()
+        self._attempt = Attempt(
+            plan, assignment.label, retries=submission.retries,
+            max_failed=submission.max_failed, on_tick=self._tick,
+        )  # fmt: skip
+        self._claims = Claims(plan, submission.number, self._attempt.name)
+        self._helper = Helper(assignment, self._attempt, self._claims, self._progress)
+
+    def run(self) -> int:
+        """Work until nothing is left to do, or the end has come; an exit status."""
+        with self._attempt, self._keeping_usage(), self._heartbeat():
+            self._hear_signals()
+            with contextlib.suppress(Stop):
+                self._take_all()
+            self._wind_up()
+        if self._again:
+            return AGAIN
+        return ENDED if self._ended else DONE
+
+    def _heartbeat(self) -> contextlib.closing[Heartbeat]:
+        plan, stale = self._assignment.plan, self._assignment.submission.stale
+        return contextlib.closing(Heartbeat(plan, self._attempt.name, stale=stale))
+
+    @contextmanager
+    def _keeping_usage(self) -> Iterator[None]:
+        """Measure what this process uses, and keep it in the run directory."""
+        asked = self._assignment.submission
+        try:
+            yield
+        finally:
+            used = measure_usage(
+                self._started, self._assignment.label, memory_asked=asked.memory,
+                walltime_asked=asked.seconds, cpus_asked=asked.cpus,
+            )  # fmt: skip
+            # A task does not fail for want of it.
+            with contextlib.suppress(HpcioError):
+                write_usage(self._assignment.plan, self._attempt.name, used)
+
+    def _wind_up(self) -> None:
+        """Make safe what is done, and let others know what is not."""
+        if self._attempt.may_fail < 0:
+            self._claims.stop()
+        self._attempt.sync()
+        if self._claim is not None and not self._again:
+            self._claims.leave(self._claim)
+
+    # ---- the end
+
+    def _hear_signals(self) -> None:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGALRM):
+            signal.signal(number, self._hear)
+        for told in self._told:  # before there was somebody to hear it
+            self._hear(told, None)
+
+    def _hear(self, number: int, _: object) -> None:
+        """Of the end: soon (USR1), now (TERM), or now that soon has passed (ALRM)."""
+        if number == signal.SIGUSR1:
+            self._again = True
+            signal.alarm(max(1, self._assignment.submission.signal - _TO_GO))
+        if number == signal.SIGTERM:
+            self._ended, self._again = True, False
+        self._attempt.request_stop(at_once=number != signal.SIGUSR1)
+
+    # ---- chunk after chunk
+
+    def _take_all(self) -> None:
+        for chunk in np.flatnonzero(self._assignment.work.task == self._assignment.task).tolist():
+            self._take_own(chunk)
+            if self._helper.over:
+                return
+        while (free := self._helper.unclaimed()) is not None:
+            self._take(free)
+            if self._helper.over:
+                return
+        while (left := self._helper.abandoned()) is not None:
+            self._take(*left)
+            if self._helper.over:
+                return
+
+    def _take_own(self, chunk: int) -> None:
+        """Run a chunk of this task, unless another task has taken it."""
+        self._claims.look()
+        claim = self._claims.latest(chunk)
+        # SLURM starts a task again when it has ended: a claim of an earlier attempt of this task is
+        # void. If that attempt lives on, cut off, it does no harm.
+        if claim is None or self._assignment.is_own(claim.owner):
+            self._take(chunk)
+
+    def _take(self, chunk: int, start: int = 0) -> None:
+        """Claim what is left of a chunk from a block on, and run it."""
+        blocks = self._assignment.work.chunks[chunk]
+        if self._claims.latest(chunk) is not None:
+            self._progress.look()
+            blocks = self._progress.left(blocks)
+        blocks = blocks[blocks >= start]
+        if not blocks.size:
+            return
+        self._claim = self._claims.take(chunk, int(blocks[0]))
+        if self._claim is not None and self._run(self._claim, blocks):
+            self._claim = None
+
+    def _run(self, claim: Claim, blocks: np.ndarray) -> bool:
+        """Run blocks of a chunk; whether we are through with the claim."""
+        until = self._claims.until(claim, end=self._end)
+        self._attempt.limit_to(until)
+        blocks = blocks[blocks < until]
+        self._whereabouts.tell(Part(self._attempt.name, claim.chunk, claim.start, until))
+        done = run_batch(self._attempt, blocks)
+        # What a task has left when it stops, another goes on with; or this one, started again.
+        return not self._attempt.stopping or done.reached >= blocks.size
+
+    def _tick(self, _: Attempt) -> None:
+        """While a chunk is at work, see whether somebody has taken over a part of it."""
+        if self._claim is None or time.monotonic() - self._looked < _LOOK_EVERY:
+            return
+        with contextlib.suppress(OSError):
+            self._claims.look()
+        self._looked = time.monotonic()
+        self._attempt.limit_to(self._claims.until(self._claim, end=self._end))
+        if self._claims.stopped:
+            self._attempt.request_stop()

@@ -1,0 +1,5 @@
+"""Plans of a small recording."""
+
+from tests.rigs.plans import plan, rich
+
+__all__ = ["plan", "rich"]

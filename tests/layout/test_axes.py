@@ -1,0 +1,105 @@
+"""Names and coordinates of the axes of a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import hpcio
+from hpcio import Plan
+from hpcio.errors import PlanError
+from tests.rigs.plans import LFP, Planner, spread
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Planner:
+    """Plans over a recording whose axes are `time` and `channel`."""
+    with h5py.File(tmp_path / "labelled.h5", "w") as f:
+        lfp = f.create_dataset("lfp", data=LFP)
+        for axis, (name, values) in enumerate(
+            {"time": np.arange(30) / 1000, "channel": np.array([b"a", b"b", b"c", b"d"])}.items()
+        ):
+            f[name] = values
+            f[name].make_scale(name)
+            lfp.dims[axis].label = name
+            lfp.dims[axis].attach_scale(f[name])
+
+    def make(func: Any, **options: Any) -> Plan:
+        options = {"out": tmp_path / "out.h5", "trials": 6, **options}
+        return Plan.create(func, f"{tmp_path}/labelled.h5::lfp", **options)
+
+    return make
+
+
+def axes_of(made: Plan) -> list[Any]:
+    return [
+        (axis.name, None if axis.values is None else axis.values.tolist()) for axis in made.axes
+    ]
+
+
+def test_names_and_scales_come_from_the_source(labelled):
+    channels = ("channel", [b"a", b"b", b"c", b"d"])
+    assert axes_of(labelled(np.negative)) == [("time", None), channels]
+    assert axes_of(labelled(np.negative, channels_per_block=3)) == [("time", None), channels]
+    stacked = labelled(np.negative, join="stack")
+    assert axes_of(stacked) == [("trial", [0, 1, 2, 3, 4]), ("time", None), channels]
+
+
+def test_scales_follow_the_selection(labelled):
+    trials = hpcio.Trials.equal(6, rows=30).select(trials=[3, 1], channels=[3, 0, 3])
+    made = labelled(np.negative, trials=trials, join="stack")
+    assert axes_of(made) == [("trial", [3, 1]), ("time", None), ("channel", [b"d", b"a", b"d"])]
+
+
+def test_axes_that_the_source_does_not_have_are_unnamed(labelled):
+    assert axes_of(labelled(lambda x: x[:, :2])) == [("time", None), ("", None)]
+    assert axes_of(labelled(spread, join_axis=2)) == [("", None)] * 4
+    assert axes_of(labelled(np.mean, join="stack")) == [("trial", [0, 1, 2, 3, 4])]
+
+
+@pytest.mark.parametrize("name", ["data", "trials", "hpcio", "metadata", "trial"])
+def test_a_name_of_the_source_that_is_taken_in_a_result_is_dropped(tmp_path, name):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        lfp = f.create_dataset("lfp", data=LFP)
+        f[name] = np.arange(4)
+        f[name].make_scale(name)
+        lfp.dims[1].attach_scale(f[name])
+    made = Plan.create(
+        np.negative, f"{tmp_path}/rec.h5::lfp", trials=6, join="stack", out=tmp_path / "out.h5"
+    )
+    assert [axis.name for axis in made.axes] == ["trial", "", ""]
+    made.run(workers=0, progress=False)
+    with hpcio.open(made.out) as f:
+        np.testing.assert_array_equal(f["data"], -LFP.reshape(5, 6, 4))
+
+
+def test_axes_can_be_named(labelled):
+    made = labelled(
+        lambda x: np.abs(np.fft.rfft(x, axis=0)), join="stack",
+        axes={"utterance": None, "frequency": np.arange(4) / 6, "electrode": ["Fz", "Cz", "ä", ""]},
+    )  # fmt: skip
+    assert axes_of(made) == [
+        ("utterance", [0, 1, 2, 3, 4]),
+        ("frequency", [0.0, 1 / 6, 2 / 6, 3 / 6]),
+        ("electrode", [b"Fz", b"Cz", "ä".encode(), b""]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"time": None}, "has 2 axes .* names 1"),
+        ({"time": None, "channel": [1, 2]}, r"'channel' have shape \(2,\).*4 rows"),
+        ({"time": None, "channel": [None] * 4}, "type object"),
+        ({"time": None, "": None}, "'' cannot be the name"),
+        ({"time": None, "data": None}, "'data' cannot be the name"),
+        ({"time": None, "a/b": None}, "'a/b' cannot be the name"),
+    ],
+)
+def test_axes_that_do_not_fit_are_refused(labelled, axes, message):
+    with pytest.raises(PlanError, match=message):
+        labelled(np.negative, axes=axes)

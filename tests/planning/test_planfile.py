@@ -1,0 +1,105 @@
+"""The file of a plan: it comes back as it was, or is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import hpcio
+from hpcio import Plan
+from hpcio.errors import (
+    HpcioError,
+    PlanError,
+)
+from hpcio.journals import rundir
+from hpcio.recording.blocks import Blocks, InputKind
+from tests.rigs.bad import begun, check_error
+from tests.rigs.plans import rich
+
+
+def test_no_plan(folder):
+    with pytest.raises(PlanError) as info:
+        hpcio.Plan.load("nothing.h5")
+    check_error(info.value, r"no plan '.*nothing\.h5\.run/plan\.h5'.*Make one: hpcio plan")
+
+
+def test_a_plan_of_another_version(folder):
+    with h5py.File(begun(folder), "r+") as f:
+        f.attrs["format"] = 999
+    with pytest.raises(PlanError) as info:
+        hpcio.Plan.load("out.h5")
+    check_error(info.value, r"plan\.h5' was made by another version.*Plan again")
+
+
+@pytest.mark.parametrize("content", [b"", b"my thesis", bytes(5000)])
+def test_a_plan_that_is_no_plan(folder, content):
+    begun(folder).write_bytes(content)
+    with pytest.raises(HpcioError, match=r"plan\.h5'"):
+        hpcio.Plan.load("out.h5")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("victim", ["plan.h5", "."])
+def test_a_plan_of_another_user_is_not_loaded(folder, victim):
+    plan = begun(folder)
+    os.chown(plan.parent / victim, 65534, 65534)
+    with pytest.raises(PlanError) as info:
+        hpcio.Plan.load("out.h5")
+    check_error(info.value, "belongs to another user.*Make one of your own")
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two parts of plans are equal, arrays by type and bytes."""
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    if dataclasses.is_dataclass(a):
+        names = [field.name for field in dataclasses.fields(a)]
+        return type(a) is type(b) and all(same(getattr(a, n), getattr(b, n)) for n in names)
+    if isinstance(a, tuple) and a and dataclasses.is_dataclass(a[0]):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def test_a_plan_comes_back_as_it_was(plan):
+    made = rich(plan)
+    rundir.prepare(made)
+    for name in (made.out, f"{made.out}.run", Path(made.out)):
+        loaded = Plan.load(name)
+        for field in dataclasses.fields(Plan):
+            if field.name == "trials":  # what is selected of them, is in the blocks
+                for column in ("start", "stop", "offset", "index", "axis"):
+                    assert same(getattr(loaded.trials, column), getattr(made.trials, column))
+            elif field.name != "live":  # the function itself stays in the session
+                assert same(getattr(loaded, field.name), getattr(made, field.name)), field.name
+        assert [loaded.trl_dat(i) for i in range(8)] == [made.trl_dat(i) for i in range(8)]
+        assert loaded.arguments().of(2) == ((3.0,), {"gain": 0.5})
+    assert isinstance(loaded.blocks, Blocks)
+    assert all(isinstance(form, InputKind) for form in loaded.blocks.input_kinds)
+
+
+def test_a_plan_is_its_owners_alone(plan):
+    made = plan(np.negative)
+    rundir.prepare(made)
+    modes = [path.stat().st_mode & 0o777 for path in made.run_directory.iterdir() if path.is_file()]
+    assert modes == [0o600]
+    assert made.run_directory.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.root
+def test_a_plan_of_another_user_is_never_unpickled(plan):
+    made = plan(np.negative)
+    rundir.prepare(made)
+    os.chown(made.run_directory / "plan.h5", 12345, -1)
+    with pytest.raises(PlanError, match="belongs to another user"):
+        Plan.load(made.out)
+
+
+def test_there_is_no_plan(tmp_path):
+    with pytest.raises(PlanError, match=r"no plan '.*none\.h5\.run/plan\.h5'"):
+        Plan.load(tmp_path / "none.h5")

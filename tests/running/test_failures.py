@@ -1,0 +1,178 @@
+"""Blocks that fail: tried again, named, left out as gaps; and when a run stops for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import hpcio
+from hpcio import Plan, per_trial
+from hpcio.errors import (
+    BlocksFailed,
+    FunctionError,
+)
+from tests.rigs.runs import LARGE, LFP, TABLE, Array, check, record, run
+
+
+def failing(counts: Path, *, times: int) -> Callable[..., Array]:
+    """Negates; fails in trials 1 and 3 at the first so many calls in each."""
+
+    def negative(trial, number, noCompute=None):
+        if noCompute:
+            return trial.shape, trial.dtype
+        if number in (1, 3):
+            with (counts / str(number)).open("ab+") as f:
+                f.write(b".")
+            if (counts / str(number)).stat().st_size <= times:
+                raise ValueError(f"no such luck in trial {number}")
+        return -trial
+
+    return negative
+
+
+@pytest.fixture
+def counts(tmp_path: Path) -> Path:
+    (tmp_path / "counts").mkdir()
+    return tmp_path / "counts"
+
+
+def calls(counts: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in counts.iterdir()}
+
+
+FAILING = {"trials": TABLE, "args": [per_trial(range(5))]}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_block_that_raises_is_tried_again(tmp_path, lfp, counts, workers):
+    plan = Plan.create(failing(counts, times=2), lfp, out=tmp_path / "out.h5", **FAILING)
+    done = plan.run(workers=workers, retries=2, progress=False)
+    assert (done.computed, done.failed) == (5, ())
+    check(tmp_path / "out.h5", -LFP)
+    assert calls(counts) == {"1": 3, "3": 3}
+
+
+def test_a_large_block_is_read_anew_before_it_is_tried_again(tmp_path):
+    source = record(tmp_path / "rec.h5", LARGE)
+    seen = tmp_path / "seen"
+
+    def spoiling(trial):
+        with seen.open("ab+") as f:
+            f.write(trial[0].tobytes())
+        trial *= 2.0
+        if seen.stat().st_size // trial[0].nbytes % 3:
+            raise ValueError("not yet")
+        return trial
+
+    plan = Plan.create(
+        spoiling, source, trials=len(LARGE) // 3, out=tmp_path / "out.h5",
+        out_shape=(len(LARGE) // 3, 16), out_dtype="f4",
+    )  # fmt: skip
+    plan.run(workers=0, retries=2, progress=False)
+    check(tmp_path / "out.h5", 2 * LARGE)
+    assert seen.read_bytes() == np.repeat(LARGE[:: len(LARGE) // 3], 3, axis=0).tobytes()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("sources", ["trial", "task"])
+def test_of_failed_blocks_nothing_is_published(tmp_path, lfp, counts, workers, sources):
+    func = failing(counts, times=2)
+    plan = Plan.create(func, lfp, out=tmp_path / "out.h5", sources=sources, **FAILING)
+    with pytest.raises(BlocksFailed, match="2 of 5 blocks failed; nothing was published") as caught:
+        plan.run(workers=workers, retries=1, progress=False)
+    assert not plan.run_directory.with_name("out.h5").exists()
+    done = caught.value.done
+    assert (done.blocks, done.computed) == (3, 3)
+    assert done.nbytes == done.nbytes_read == LFP[:18].nbytes
+    assert [(f.block, f.trial, f.reason) for f in done.failed] == [
+        (1, 1, "ValueError: no such luck in trial 1"),
+        (3, 3, "ValueError: no such luck in trial 3"),
+    ]
+    assert "in negative\n" in done.failed[0].traceback
+    assert "block 3 (trial 3): ValueError: no such luck in trial 3" in str(caught.value)
+    assert str(done).endswith(", 2 failed")
+    # what was missing is done by the next run, and nothing else
+    done = plan.run(workers=workers, progress=False)
+    assert (done.blocks, done.computed, done.failed) == (5, 2, ())
+    check(tmp_path / "out.h5", -LFP)
+    assert calls(counts) == {"1": 3, "3": 3}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("sources", ["trial", "task"])
+@pytest.mark.parametrize(("dtype", "fill"), [("f4", np.nan), ("c8", np.nan), ("i2", 0)])
+def test_gaps_are_published_if_asked_for(tmp_path, counts, workers, sources, dtype, fill):
+    data = np.round(100 * LFP).astype(dtype)
+    source = record(tmp_path / "rec.h5", data)
+    plan = Plan.create(
+        failing(counts, times=9), source, out=tmp_path / "out.h5", sources=sources, **FAILING
+    )
+    done = plan.run(workers=workers, gaps=True, progress=False)
+    assert [f.trial for f in done.failed] == [1, 3]
+    expected = -data
+    expected[6:12] = expected[20:26] = fill
+    for opened in (h5py.File(tmp_path / "out.h5"), hpcio.open(tmp_path / "out.h5")):
+        with opened as f:
+            assert f["data"].dtype == dtype
+            np.testing.assert_array_equal(f["data"], expected)
+            assert f["trials"]["done"].tolist() == [True, False, True, False, True]
+            assert f["trials"]["first"].tolist() == [0, 6, 12, 20, 26]
+    verified = hpcio.verify(tmp_path / "out.h5")
+    assert (verified.blocks, verified.gaps) == (3, 2)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_a_run_stops_when_too_many_blocks_have_failed(tmp_path, workers, gaps):
+    data = np.arange(4000.0).reshape(-1, 1)
+    plan = Plan.create(
+        lambda trial: 1 / 0, record(tmp_path / "rec.h5", data), trials=4,
+        out=tmp_path / "out.h5", out_shape=(4, 1), out_dtype="f8",
+    )  # fmt: skip
+    options = {"workers": workers, "gaps": gaps, "progress": False}
+    with pytest.raises(BlocksFailed, match="not tried, since more than 20 had failed") as caught:
+        plan.run(**options, max_failed=20)
+    # A worker stops at 20 of its own; what others are at when one says so is finished.
+    assert 21 <= len(caught.value.done.failed) <= 21 * max(1, workers)
+    assert not (tmp_path / "out.h5").exists()  # what was not tried is no gap
+    with pytest.raises(BlocksFailed, match="more than 100 had failed"):
+        plan.run(**options)
+
+
+def test_everything_may_be_a_gap(tmp_path, lfp):
+    plan = Plan.create(
+        lambda trial: 1 / 0, lfp, trials=TABLE, out=tmp_path / "out.h5",
+        out_shape=lambda shape: shape, out_dtype="f8",
+    )  # fmt: skip
+    done = plan.run(workers=0, gaps=True, progress=False)
+    assert len(done.failed) == 5
+    with hpcio.open(tmp_path / "out.h5") as f:
+        np.testing.assert_array_equal(f["data"], np.full((30, 4), np.nan))
+        assert not f["trials"]["done"].any()
+
+
+@pytest.mark.parametrize(
+    ("func", "reason"),
+    [
+        (lambda x: x[: 6 - (x[0, 0] == LFP[6, 0])], r"shape \(5, 4\), but \(6, 4\) was planned"),
+        (lambda x: x.astype("f4" if x[0, 0] == LFP[6, 0] else "f8"), "float32, but float64 was"),
+        (lambda x: None if x[0, 0] == LFP[6, 0] else x, r"returned nothing \(None\)"),
+    ],
+)
+def test_a_result_that_was_not_planned_is_a_failure(tmp_path, lfp, func, reason):
+    plan = Plan.create(func, lfp, trials=6, out=tmp_path / "out.h5")
+    with pytest.raises(BlocksFailed) as caught:
+        plan.run(workers=0, progress=False)
+    (failure,) = caught.value.done.failed
+    assert failure.block == 1
+    assert re.search(f"FunctionError: .*{reason}", failure.reason)
+
+
+def test_a_masked_result_is_refused_when_planned(tmp_path, lfp):
+    with pytest.raises(FunctionError, match=r"result\.filled"):
+        run(lambda x: np.ma.masked_less(x, 0), lfp, tmp_path / "out.h5")

@@ -1,0 +1,5 @@
+"""A folder for runs on ranks."""
+
+from tests.rigs.ranks import place
+
+__all__ = ["place"]
