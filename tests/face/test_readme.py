@@ -98,12 +98,14 @@ def test_guide_runs_from_top_to_bottom(folder):
 
 
 def test_links_lead_somewhere():
-    for document in ("README.md", "docs/guide.md", "docs/design.md"):
-        text = (REPOSITORY / document).read_text()
+    written = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
+    assert {"README.md", "CONTRIBUTING.md", "design.md", "formats.md"} < {p.name for p in written}
+    for document in written:
+        text = document.read_text()
         links = re.findall(r"\]\(([^)#]+)[)#]|src=\"([^\"]+)\"", text)
         for link in filter(None, (a or b for a, b in links)):
             if "://" not in link:
-                assert (REPOSITORY / document).parent.joinpath(link).exists(), (document, link)
+                assert document.parent.joinpath(link).exists(), (document, link)
 
 
 def test_picture_of_the_readme_is_one_of_the_demo():
