@@ -156,7 +156,7 @@ class PackedTaskFiles:
         return not self._unlogged
 
     def flush(self) -> None:
-        """JournalRecords the last chunk as far as it is."""
+        """Log the last chunk as far as it is."""
         if self._unlogged:
             self._log(memoryview(self._held))
             self._unlogged = False
