@@ -159,7 +159,9 @@ def file_names(house: House, room: str) -> list[str]:
     prefix = f"{package(room) if room == GROUND else room}."
     if modules == [room] and room not in PACKAGES:
         return []
-    return ["__init__" if m == room else m.removeprefix(prefix) for m in modules]
+    if room in PACKAGES:
+        return ["__init__" if m == room else m.removeprefix(prefix) for m in modules]
+    return [m.removeprefix(prefix) for m in modules if m != room]  # each has a face
 
 
 def source(module: str) -> Path:
@@ -175,5 +177,6 @@ def purpose(room: str) -> str:
     path = source(room)
     doc = (ast.get_docstring(ast.parse(path.read_text())) or "") if path.exists() else ""
     head, _, rest = doc.partition("\n")[0].rstrip(".").partition(": ")
+    head, rest = head.replace("`", ""), rest.replace("`", "")
     words = rest if head.lower() == title(room) else head.partition(". ")[0]
     return words[:1].upper() + words[1:]
