@@ -92,10 +92,12 @@ class _Batch:
         self._kwargs = {**attempt.arguments.kwargs, **attempt.extra}
         self._shapes, self._dtype, self._casting = plan.target.shapes, plan.dtype, plan.casting
         kinds, bases = plan.blocks.input_kind[blocks].tolist(), plan.blocks.base[blocks].tolist()
-        self._ahead = ReadAhead(
+        ahead = ReadAhead(
             attempt.reader, plan.blocks.input_kinds, list(zip(kinds, bases, strict=True)),
             attempt.pool,
         )  # fmt: skip
+        self._take, self._again = ahead.take, ahead.again
+        self._write, self._append = attempt.writer.write, attempt.journal.append
         # Records of results that the writer still holds back; they follow their bytes.
         self._held: list[tuple[int, dict[str, Any]]] = []
         self._written = self._failed = self._nbytes = self._tried = 0
@@ -143,7 +145,7 @@ class _Batch:
         attempt, tries = self._attempt, 0
         while True:
             started = perf_counter()
-            trial = self._ahead.again(k) if tries else self._ahead.take(k)
+            trial = self._again(k) if tries else self._take(k)
             read = perf_counter()
             try:
                 attempt.computing = True
@@ -185,7 +187,7 @@ class _Batch:
         # The checksum of a large result is made while it is written.
         checking = self._attempt.pool.submit(checksum, result) if size >= LARGE else None
         try:
-            file, offset = self._writer.write(block, result)
+            file, offset = self._write(block, result)
         except HpcioError:
             raise
         except OSError as error:
@@ -193,7 +195,7 @@ class _Batch:
         check = checksum(result) if checking is None else checking.result()
         io = read - started + perf_counter() - computed
         if self._writer.is_flushed and not self._held:
-            self._journal.append(
+            self._append(
                 DONE, block, file=file, offset=offset, check=check, nbytes=size,
                 compute=computed - read, io=io,
             )  # fmt: skip
