@@ -29,7 +29,7 @@ COLUMNS = ("start", "stop", "offset")
 
 @dataclass(frozen=True, eq=False)
 class TrialTable:
-    """A table of trials as it was read, not yet checked.
+    """A table of trials as it was read; its values are not checked yet.
 
     Attributes
     ----------
