@@ -75,7 +75,7 @@ def unpack_details(packed: bytes) -> Details:
 
 
 def write_details(file: h5py.File, details: Mapping[str, np.ndarray], suffix: str) -> None:
-    """Add details to the group `metadata` as attributes ``NAME + suffix``; large ones as datasets."""
+    """Add details to the group `metadata`: attributes ``NAME + suffix``, or datasets if large."""
     if not details:
         return
     group = file.require_group("metadata")
