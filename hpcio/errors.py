@@ -2,7 +2,7 @@
 
 All descend from :class:`HpcioError`, and each is also the built-in exception that
 fits, so that ``except OSError`` around a file operation keeps working. A message
-names the thing (file, dataset, trial) and, after the last sentence, the remedy.
+names the thing (file, dataset, trial), and its last sentence is the remedy.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class TimeLimitError(HpcioError, ValueError):
 
 
 class ClusterError(HpcioError, RuntimeError):
-    """The scheduler is not there, does not answer, or refuses; with its own words."""
+    """The scheduler is absent, does not answer, or refuses; the message quotes it."""
 
 
 class MissingPackageError(HpcioError, ImportError):
@@ -120,8 +120,8 @@ class Done:
     computed : int
         Blocks that this run has computed.
     repeated : int
-        How many results it has computed once more than needed, since a worker was lost or
-        two copies of one were at work.
+        Results that were computed more often than needed: a worker was lost, or two copies
+        of one were at work.
     nbytes : int
         Bytes of results that this run has written.
     nbytes_read : int
@@ -184,9 +184,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def as_output_error(error: OSError | RuntimeError, path: str | os.PathLike[str]) -> OutputError:
-    """Say what happened to `path`, and the remedy.
+    """The error to raise when `path` could not be written: what happened, and the remedy.
 
-    HDF5 tells of a full disk by errors of both types, and the number in their text only.
+    HDF5 reports a full disk by errors of either type, with the number only in their text.
     """
     number = getattr(error, "errno", None)
     said = re.search(r"errno = (\d+)", str(error)) if number is None else None

@@ -1,4 +1,4 @@
-"""Numbers, sizes and times as people read them; names in the order they expect."""
+"""Numbers, sizes and times as people read them; names in the order that people expect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def size(nbytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds; from a minute on in two units.
+    """A time in seconds; from a minute on in two units.
 
     Examples
     --------
@@ -45,9 +45,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
-def when(seconds: float, form: str = "%Y-%m-%d %H:%M:%S %Z") -> str:
-    """A time in seconds since 1970, by the clock and the zone of this machine."""
-    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime(form)
+def when(seconds: float, pattern: str = "%Y-%m-%d %H:%M:%S %Z") -> str:
+    """A time in seconds since 1970, in the time zone of this machine."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime(pattern)
 
 
 def count(number: int, what: str, several: str = "") -> str:
@@ -56,7 +56,7 @@ def count(number: int, what: str, several: str = "") -> str:
 
 
 def number(value: float) -> str:
-    """A number with three digits that count, and never as a power of ten.
+    """A number with three significant digits, never as a power of ten.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def number(value: float) -> str:
 
 
 def column(values: Sequence[float]) -> list[str]:
-    """Numbers of a column, with as many decimals as show three digits of the largest one.
+    """Numbers of a column, all with the decimals that show three digits of the largest one.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """Bytes on disk: HDF5 files at the speed of plain files, locks, chunks and their filters.
 
-This room uses `hpcio.machine`; it knows files and arrays, and neither trials nor plans. Others open
-HDF5 files through it, have it lay out, fill and lock them, and take the names in a run directory
-from it.
+This room uses `hpcio.machine`; it knows files and arrays, but neither trials nor plans. Others open
+HDF5 files through it, and have it lay out, fill and lock them. The names in a run directory come
+from its `RunDirectory`.
 """
 
 from hpcio.files.bytes import StreamedChecksum, allocate, checksum, fill_of, read_at, sync, write_at

@@ -1,4 +1,4 @@
-"""Plain bytes of open files: all of them written, all of them read; room, checksums, fill."""
+"""Plain bytes of open files, written and read in full; room on the disk, checksums, fill values."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ __all__ = [
 ]
 
 checksum: Callable[..., int] = xxhash.xxh3_64_intdigest
-# The same, of bytes that come piece by piece: `update`, then `intdigest`.
+# The same checksum, of bytes that come piece by piece: `update`, then `intdigest`.
 StreamedChecksum: Any = xxhash.xxh3_64
 
-# A C-contiguous array or bytes. numpy tells type checkers of its buffers from Python 3.12 on.
+# A C-contiguous array, or bytes. Type checkers know numpy's buffers from Python 3.12 on only.
 Raw = Any
 
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def fill_of(dtype: np.dtype) -> float:
-    """What stands where there is no result of a type: NaN, or zero for integers."""
+    """The value that stands where there is no result: NaN, or zero for integers."""
     return np.nan if dtype.kind in "fc" else 0
 
 
@@ -49,7 +49,7 @@ def sync(path: str | os.PathLike[str]) -> None:
 
 
 def write_at(fd: int, data: Raw, offset: int) -> None:
-    """Write all of `data` at byte `offset`: `os.pwrite` stops at 2 GiB, this does not."""
+    """Write all of `data` at byte `offset`; `os.pwrite` alone would stop at 2 GiB."""
     written = os.pwrite(fd, data, offset)
     size = data.nbytes if isinstance(data, np.ndarray) else len(data)
     if written != size:
@@ -89,8 +89,8 @@ if _fallocate is not None:
 def allocate(fd: int, size: int, path: str | os.PathLike[str]) -> None:
     """Give a file its size, with room for all of it on the disk.
 
-    Early allocation of HDF5 reserves nothing; this does, and it tells at once when the disk is
-    full. Several writers of one file gain speed from it too.
+    Early allocation of HDF5 reserves nothing. This does, and it fails at once when the disk is
+    full. It also makes several writers of one file faster.
     """
     if not in_memory(path):
         try:
@@ -104,8 +104,8 @@ def allocate(fd: int, size: int, path: str | os.PathLike[str]) -> None:
 
 
 def _fallocate_all(fd: int, size: int) -> None:
-    # Where the file system cannot (NFS 3), `os.posix_fallocate` would write into every page
-    # instead, after it has tried to read there, which a file that is open for writing refuses.
+    # Not `os.posix_fallocate`: where the file system cannot reserve room (NFS 3), it reads and
+    # writes every page instead, and a file that is open for writing only cannot be read.
     if _fallocate is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     while _fallocate(fd, 0, 0, size):

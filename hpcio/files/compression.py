@@ -1,4 +1,4 @@
-"""Chunked and compressed datasets: how compression is named, and what filters make of a chunk.
+"""Chunked and compressed datasets: the names of compressions, and chunks as filters store them.
 
 A compression is a text, ``NAME[:LEVEL][+shuffle]``, such as ``gzip``, ``zstd:3`` or
 ``lz4+shuffle``. ``gzip`` is in every HDF5, ``lzf`` in every h5py; all others are filters of
@@ -22,7 +22,7 @@ from hpcio.files.images import in_memory_file
 
 __all__ = ["CHUNK", "Chunking", "Compression", "Packer", "good_chunk", "load_filters"]
 
-# Of a chunk that nobody has chosen, in bytes: what h5py's cache holds, and a disk reads well.
+# Size of a chunk if the user chooses none, in bytes: h5py's cache holds it, disks read it well.
 CHUNK = 1 << 20
 # HDF5 keeps the size of a chunk in 32 bits.
 MOST = (1 << 32) - 1
@@ -57,7 +57,7 @@ class Compression:
     name : str
         Such as ``gzip`` or ``zstd``.
     level : int or None
-        Where the filter has levels.
+        None if the filter has no levels.
     shuffle : bool
         Whether the first bytes of all values come first, then all second ones, and so on.
     """
@@ -114,11 +114,11 @@ class Compression:
         return f"{self.name}{level}{'+shuffle' if self.shuffle else ''}"
 
     def add_to(self, dcpl: h5py.h5p.PropDCID) -> None:
-        """Add the filters to what a chunked dataset is created with."""
+        """Add the filters to the creation properties of a chunked dataset."""
         family, _, codec = self.name.partition("-")
         if self.shuffle and family != "blosc":
             dcpl.set_shuffle()
-        # Optional: a chunk that does not become smaller is stored as it is.
+        # They are optional: a chunk that does not become smaller is stored as it is.
         if self.name == "gzip":
             dcpl.set_deflate(self.level)
             return
@@ -139,7 +139,7 @@ class Compression:
 
 
 def load_filters(compression: str, path: object) -> None:
-    """Make the filters known that a file was compressed by.
+    """Make HDF5 know the filters that a file was compressed by.
 
     Raises
     ------
@@ -178,7 +178,7 @@ def good_chunk(
 
 @dataclass(frozen=True)
 class Chunking:
-    """How a dataset is cut into chunks, and what is done to each.
+    """How a dataset is cut into chunks, and how each is compressed.
 
     Attributes
     ----------
@@ -200,7 +200,7 @@ class Chunking:
         chunks: bool | Sequence[int] | None,
         compression: str | Compression | None,
     ) -> Self | None:
-        """What was asked for, for a dataset of a shape; None for a contiguous one.
+        """The chunking that was asked for; None for a contiguous dataset.
 
         Raises
         ------
@@ -218,33 +218,37 @@ class Chunking:
         if chunks is None or isinstance(chunks, bool):
             chunk = good_chunk(shape, dtype.itemsize, axis)
         else:
-            chunk = check_chunks(chunks)
-            if len(chunk) != len(shape):
-                raise PlanError(
-                    f"chunks={chunk} has {len(chunk)} axes, but the result has {len(shape)}: "
-                    f"{shape}. Give a length for each."
-                )
-            chunk = tuple(min(c, max(1, n)) for c, n in zip(chunk, shape, strict=True))
-        if not math.prod(shape):  # HDF5 knows no chunks of nothing
+            chunk = _inside_shape(check_chunks(chunks), shape)
+        if not math.prod(shape):  # HDF5 has no chunks of an empty dataset
             return None
         if math.prod(chunk) * dtype.itemsize > MOST:
             raise PlanError(f"A chunk of {chunk} has more than 4 GiB. Choose smaller chunks.")
         return cls(chunk, compression)
 
     def add_to(self, dcpl: h5py.h5p.PropDCID) -> None:
-        """Add layout and filters to what a dataset is created with."""
+        """Add layout and filters to the creation properties of a dataset."""
         dcpl.set_layout(h5py.h5d.CHUNKED)
         dcpl.set_chunk(self.chunk)
         if self.compression is not None:
             self.compression.add_to(dcpl)
 
     def inside(self, region: Sequence[slice]) -> Iterator[tuple[slice, ...]]:
-        """The parts of chunks that lie in a region that begins at the edges of chunks."""
+        """The part of each chunk that lies in a region; the region begins at edges of chunks."""
         axes = [
             [slice(a, min(a + n, part.stop)) for a in range(part.start, part.stop, n)]
             for part, n in zip(region, self.chunk, strict=True)
         ]
         yield from itertools.product(*axes)
+
+
+def _inside_shape(chunk: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A chunk that is nowhere longer than its dataset, or a PlanError."""
+    if len(chunk) != len(shape):
+        raise PlanError(
+            f"chunks={chunk} has {len(chunk)} axes, but the result has {len(shape)}: "
+            f"{shape}. Give a length for each."
+        )
+    return tuple(min(c, max(1, n)) for c, n in zip(chunk, shape, strict=True))
 
 
 def check_chunks(chunks: Sequence[int]) -> tuple[int, ...]:
@@ -263,7 +267,7 @@ def check_chunks(chunks: Sequence[int]) -> tuple[int, ...]:
 
 
 class Packer:
-    """What HDF5 stores for a chunk, made in memory: h5py writes it by `write_direct_chunk`.
+    """Makes in memory what HDF5 stores for a chunk; h5py writes it by `write_direct_chunk`.
 
     Parameters
     ----------
@@ -295,7 +299,7 @@ class Packer:
         return mask, bytes(packed)
 
     def unpack(self, mask: int, packed: bytes) -> np.ndarray:
-        """What `pack` was given, as long as a whole chunk."""
+        """The values that `pack` was given, filled up to a whole chunk."""
         self._dataset.id.write_direct_chunk(self._first, packed, filter_mask=mask)
         values: np.ndarray = self._dataset[()]
         return values

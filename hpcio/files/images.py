@@ -1,4 +1,4 @@
-"""HDF5 files that HDF5 lays out in memory, since it takes a full disk badly."""
+"""HDF5 files that are laid out in memory, since HDF5 may crash on a full disk."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from hpcio.files.bytes import write_at
 __all__ = ["in_memory_file", "sparse_file", "write_image", "write_under_name"]
 
 _LAYOUT = "hpcio-layout-"
-# Laying out a file takes far less than so many seconds.
+# A layout that is older, in seconds, was left by a killed process: making one takes far less.
 _LEFT = 3600.0
 
 
 @contextmanager
 def sparse_file() -> Iterator[tuple[str, int]]:
-    """A name for an HDF5 file of any size of which little is ever written, and a descriptor.
+    """Path and descriptor of a temporary file for HDF5: of any size, with little written to it.
 
-    It lies in memory: HDF5 takes a full disk badly (its library may crash later). The name is
-    gone at the end; one that a killed process has left goes after an hour.
+    It lies in memory, since HDF5 may crash after it met a full disk. The file is removed at the
+    end. Files that killed processes have left are removed after an hour.
     """
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()
     for left in Path(memory).glob(f"{_LAYOUT}*"):
@@ -48,7 +48,7 @@ def sparse_file() -> Iterator[tuple[str, int]]:
 def in_memory_file(**options: Any) -> Iterator[h5py.File]:
     """An HDF5 file in memory, to be written by `write_image`.
 
-    HDF5 cannot close a file on a disk that is full: it may crash the whole process then.
+    HDF5 cannot close a file on a full disk, and may then crash the whole process.
     """
     name = secrets.token_hex(8)  # HDF5 tells such files apart by it
     with h5py.File(
@@ -62,7 +62,7 @@ def write_image(
 ) -> None:
     """Write all of an HDF5 file in memory under a new name.
 
-    With `sync` it outlives a crash of the machine from then on.
+    With `sync`, the file outlives a crash of the machine from then on.
     """
     file.flush()
     image = file.id.get_file_image()
@@ -81,10 +81,10 @@ def write_under_name(fill: Callable[[h5py.File], None], final: Path, *, tag: str
     Parameters
     ----------
     fill : callable
-        Fills the file, which is in memory meanwhile.
+        Fills the file, which lies in memory until then.
     final : pathlib.Path
     tag : str
-        Whose file it is: what others of that tag have left half done is removed.
+        Whose file it is. Parts that earlier, killed processes left under this tag are removed.
     """
     part = final.with_name(f".{final.name}.{tag}.{os.getpid()}.part")
     for left in final.parent.glob(f".{glob.escape(final.name)}.{tag}.*.part"):

@@ -1,17 +1,17 @@
 """The mutex: one process at a time writes into a file, on whichever node it runs.
 
-What excludes others is a lock of the file system, on a file beside the output. The system frees it
-when its holder dies, and it holds between dask workers and ordinary processes. A lock on the output
-itself would collide with the one that HDF5 takes there.
+The lock is one of the file system, on a file beside the output. The system frees it when its holder
+dies, and it works between dask workers and ordinary processes. A lock on the output itself would
+collide with the one that HDF5 takes there.
 
-That alone would not do: a client of a network file system may have old bytes in its cache. So
-under the lock a file is opened anew, which makes such a client ask whether it has changed; what was
-cached is dropped, since times of change are too coarse to rely upon; and before the lock is given
-back everything is with the server. Where that is not enough, the lock is refused.
+The lock alone is not enough: a client of a network file system may have old bytes in its cache. So
+the file is opened anew under the lock, which makes the client ask whether it has changed. Cached
+bytes are dropped, since times of modification are too coarse to rely upon. Before the lock is given
+back, everything is sent to the server. Where all that is not enough, the lock is refused.
 
-Dask workers queue at their scheduler first, where waiting costs nothing, while clients of NFS ask
-again and again. That queue is for order only. It is a `distributed.Semaphore` of one lease, which
-is what `distributed.Lock` has become; before, the lock of a dead worker was never free again.
+Dask workers queue at their scheduler first. Waiting costs nothing there, while clients of NFS ask
+again and again. That queue is for order only. It is a `distributed.Semaphore` of one lease, as
+`distributed.Lock` is by now; earlier, the lock of a dead worker was never freed.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from hpcio.machine import is_local, kind_of, options_of
 
 __all__ = ["check_locks", "locked", "open_to_write"]
 
-# What is known of locks by `flock` on file systems that several nodes may share: mount options
-# that must be there, and those that must not. NFS 4.2 was tried; others are taken for what they
-# promise.
+# File systems that several nodes may share, and whose `flock` keeps writers apart: mount options
+# that must be there, and those that must not. NFS 4.2 was tested; for the others we trust their
+# documentation.
 _SOUND: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    # flock is a lock of the server, over the whole file. Not with "nolock" (NFS 3 without its
-    # lock manager), "local_lock"; nor with "nocto", where opening a file asks for nothing.
+    # flock is a lock of the server, over the whole file. It is none with "nolock" (NFS 3 without
+    # its lock manager) or "local_lock". With "nocto", opening a file does not ask the server.
     "nfs": (
         frozenset(),
         frozenset({"nolock", "local_lock=all", "local_lock=flock", "local_lock=posix", "nocto"}),
     ),
-    # Caches are coherent; flock is for all nodes if it is mounted so.
+    # Caches are coherent; flock reaches all nodes if it is mounted so.
     "lustre": (frozenset({"flock"}), frozenset({"localflock", "noflock"})),
     # Coherent caches, locks over all nodes.
     "gpfs": (frozenset(), frozenset()),
@@ -114,10 +114,10 @@ def _why_not(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
-    """Hold the lock of an output file; nobody else who asks for it is inside meanwhile.
+    """Hold the lock of an output file; everybody else who asks for it waits.
 
-    The lock is of the file, by whatever name: two files do not wait for each other. It is free
-    again whatever happens, the death of this process included. Do not take it twice.
+    The lock belongs to the file, whatever name it is opened by; two files do not wait for each
+    other. It is freed whatever happens, even if this process dies. Do not take it twice.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
     Yields
     ------
     bool
-        Whether the one before gave the lock back in good order. If not, it was killed, or
+        Whether the previous holder gave the lock back in good order. If not, it was killed, or
         failed, while it wrote.
 
     Raises
@@ -164,7 +164,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
             in_order = os.fstat(lock).st_size == 0
             os.pwrite(lock, b"in use", 0)
             if shared:
-                os.fsync(lock)  # should this node die, others are to know
+                os.fsync(lock)  # if this node dies, others must know
             data = os.open(real, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, data)
             if shared:
@@ -183,9 +183,10 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
 def _take(fd: int, *, shared: bool) -> None:
     """Wait for the exclusive lock of an open file; closing the file gives it back.
 
-    On local file systems it is the one that the locks of clients of NFS collide with, should
-    this machine be their server; `flock` is not. Elsewhere it is `flock`: on NFS it is the same,
-    and what other file systems make of locks of open files is less known.
+    On a local file system it is a lock of the open file (OFD). This machine may serve the file
+    system by NFS, and the locks of its clients collide with that lock, but not with `flock`. On a
+    shared file system it is `flock`: NFS treats both the same, and how other file systems treat
+    OFD locks is less known.
     """
     if shared:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -208,7 +209,7 @@ def _queued(path: str) -> Iterator[None]:
         return
     semaphore = Semaphore(max_leases=1, name=f"hpcio:{path}")
     try:
-        # Who has waited in vain goes on: it is the lock of the file that protects it.
+        # After waiting in vain, go on: the lock of the file protects it.
         turn = semaphore.acquire(timeout=PATIENCE)
         try:
             yield
@@ -216,15 +217,15 @@ def _queued(path: str) -> Iterator[None]:
             if turn:
                 semaphore.release()
     finally:
-        # It would go on to renew its leases for ever, and be kept by that.
+        # Otherwise it would renew its leases for ever, and never be freed.
         semaphore.loop.add_callback(semaphore.refresh_callback.stop)
 
 
 def open_to_write(path: str | os.PathLike[str]) -> h5py.File:
     """Open an existing HDF5 file for reading and writing, under its lock.
 
-    HDF5 gathers small writes in a buffer that it fills with the bytes around them; not here:
-    what is written is what was asked for.
+    By default HDF5 gathers small writes in a buffer, together with the bytes around them. Here
+    it writes exactly the bytes that were asked for.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ MOST_SOURCES = 2048
 # Files that a process may want beside the sources.
 SPARE_FILES = 128
 
-# What a file system without advisory locks answers; EWOULDBLOCK means that a lock is held.
+# Answers of file systems without advisory locks; EWOULDBLOCK would mean that a lock is held.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -76,12 +76,12 @@ def _device_locks(device: int, path: str) -> bool:
 
 
 def locking(path: str | os.PathLike[str]) -> bool | None:
-    """What to pass to h5py as `locking` for `path`; asked once for each file system.
+    """What to pass to h5py as `locking` for `path`; tested once for each file system.
 
-    False where the file system has no locks, else None, HDF5's default: HDF5 refuses a
+    It is False where the file system has no locks, else None, HDF5's default: HDF5 refuses a
     second handle of a file that asks for something else than the first.
 
-    Passed to h5py for each file handle, so that nobody has to know the variable
+    h5py gets it for each file handle, so that nobody has to know the variable
     ``HDF5_USE_FILE_LOCKING``, which HDF5 reads for the whole process.
     """
     name = os.fspath(path)
@@ -158,7 +158,7 @@ def find_dataset(file: h5py.File, dataset: str) -> h5py.Dataset:
 def check_parts(dataset: h5py.Dataset) -> None:
     """Raise SourceError unless all files that a virtual dataset is made of can be read.
 
-    HDF5 itself fills the place of those that it cannot open, and says nothing.
+    HDF5 itself shows fill values for files that it cannot open, and says nothing.
     """
     if not dataset.is_virtual:
         return
@@ -186,7 +186,7 @@ def check_parts(dataset: h5py.Dataset) -> None:
 
 
 def room_for(sources: int) -> bool:
-    """Whether HDF5 can hold so many sources open at once; raises the soft limit where it may."""
+    """Whether HDF5 can hold so many sources open at once; raises the soft limit if it may."""
     if sources > MOST_SOURCES:
         return False
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -207,7 +207,7 @@ def room_for(sources: int) -> bool:
 
 
 def plain_offset(dataset: h5py.Dataset, path: str) -> int | None:
-    """Where the bytes of a dataset begin, if they lie in its file just as numpy holds them."""
+    """Where the bytes of a dataset begin, if its file holds them as numpy does; None if not."""
     plain = (
         dataset.chunks is None
         and not dataset.is_virtual

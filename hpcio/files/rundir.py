@@ -10,9 +10,9 @@ __all__ = ["RunDirectory"]
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where everything of a run lies, but for its result.
+    """Where everything of a run lies, except its result.
 
-    It knows names and touches nothing. What each file holds, the formats page says.
+    It knows names and touches nothing. The design's page of formats says what each file holds.
 
     Attributes
     ----------
@@ -45,12 +45,12 @@ class RunDirectory:
 
     @property
     def sources(self) -> Path:
-        """What attempts have stored in files of their own."""
+        """Files that attempts have written for themselves."""
         return self.path / "sources"
 
     @property
     def logs(self) -> Path:
-        """What workers and jobs have printed."""
+        """The output of workers and jobs."""
         return self.path / "logs"
 
     @property
@@ -77,17 +77,17 @@ class RunDirectory:
 
     @property
     def usage(self) -> Path:
-        """What processes were allowed, and what they used."""
+        """The limits of processes, and what they used."""
         return self.path / "usage"
 
     @property
     def heartbeats(self) -> Path:
-        """Numbers that grow while array tasks live."""
+        """One number for each array task, which grows while the task lives."""
         return self.path / "beats"
 
     @property
     def submissions(self) -> Path:
-        """What was submitted: which array task has which blocks."""
+        """Each submission: which array task has which blocks."""
         return self.path / "submissions"
 
     @property

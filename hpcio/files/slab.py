@@ -2,9 +2,9 @@
 
 HDF5 itself lays out a file with one contiguous dataset (early allocation, fill never)
 and says where the bytes of the dataset lie. The bytes before that are the *header
-image*: they depend on shape, type, name and attributes alone, so one file that HDF5
-wrote gives the header of any number of equal files. What is written here is an
-ordinary HDF5 file; only the way there is shorter.
+image*. They depend on shape, type, name and attributes alone, so one file that HDF5
+wrote gives the header of any number of equal files. The result is an ordinary HDF5
+file, made in fewer steps.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def layout(
     shape, dtype
         Of the dataset.
     name : str
-        Name of the dataset; groups in it are made.
+        Name of the dataset; groups in the name are created.
     digest : str
-        Kept as attribute ``plan`` of the dataset, so that a file tells whose it is.
+        Stored as the attribute ``plan`` of the dataset, so that a file tells whose it is.
 
     Returns
     -------
@@ -82,24 +82,9 @@ def layout(
             f"HDF5 cannot hold results of type {dtype}. Return integers, floats, complex or bool."
         ) from error
     nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    dcpl.set_layout(h5py.h5d.CONTIGUOUS)
-    dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    dcpl.set_obj_track_times(False)
-    lcpl = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    lcpl.set_create_intermediate_group(True)
-    # The data must come last: groups and long names need more room before them.
-    room = 2048 * (1 + 2 * name.strip("/").count("/") + len(name) // 512)
     with sparse_file() as (path, fd):
         try:
-            with h5py.File(path, "w", locking=False, meta_block_size=room) as f:
-                space = h5py.h5s.create_simple(shape)
-                made = h5py.h5d.create(f.id, name.encode(), htype, space, dcpl, lcpl)
-                dataset = h5py.Dataset(made)
-                if digest:
-                    dataset.attrs["plan"] = np.bytes_(digest)
-                offset = dataset.id.get_offset()
+            offset = _lay_out(path, name, htype, shape, digest)
         except (OSError, RuntimeError) as error:
             raise as_output_error(error, path) from error
         size = os.fstat(fd).st_size
@@ -113,26 +98,48 @@ def layout(
         return Layout(os.pread(fd, offset, 0), nbytes)
 
 
-def write_file(path: str, shape: Layout, data: Raw, *, sync: bool = False) -> int:
+def _lay_out(
+    path: str, name: str, htype: h5py.h5t.TypeID, shape: tuple[int, ...], digest: str
+) -> int | None:
+    """Have HDF5 make a file with one dataset; where its data begin, if HDF5 allocated any."""
+    dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    dcpl.set_layout(h5py.h5d.CONTIGUOUS)
+    dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    dcpl.set_obj_track_times(False)
+    lcpl = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    lcpl.set_create_intermediate_group(True)
+    # The data must come last: groups and long names need more room before them.
+    room = 2048 * (1 + 2 * name.strip("/").count("/") + len(name) // 512)
+    with h5py.File(path, "w", locking=False, meta_block_size=room) as f:
+        space = h5py.h5s.create_simple(shape)
+        dataset = h5py.Dataset(h5py.h5d.create(f.id, name.encode(), htype, space, dcpl, lcpl))
+        if digest:
+            dataset.attrs["plan"] = np.bytes_(digest)
+        offset: int | None = dataset.id.get_offset()
+        return offset
+
+
+def write_file(path: str, layout: Layout, data: Raw, *, sync: bool = False) -> int:
     """Write a whole file, header and data, in one call to the system; return its size.
 
     `data` is C-contiguous and of the layout's type. The name must be new: an attempt
-    never writes a name twice, so an existing one is a mistake that must not pass. With `sync`
-    the file is on the disk, or with its server, afterwards.
+    never writes a name twice, so an existing one is a mistake that must not pass. With `sync`,
+    the file is on the disk afterwards, or with its server.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         written = (
-            os.writev(fd, [shape.header, data]) if shape.nbytes else os.write(fd, shape.header)
+            os.writev(fd, [layout.header, data]) if layout.nbytes else os.write(fd, layout.header)
         )
-        if written != shape.size:  # more than 2 GiB, or an interrupted call
-            write_at(fd, shape.header, 0)
-            write_at(fd, data, shape.offset)
+        if written != layout.size:  # more than 2 GiB, or an interrupted call
+            write_at(fd, layout.header, 0)
+            write_at(fd, data, layout.offset)
         if sync:
             os.fsync(fd)
     finally:
         os.close(fd)
-    return shape.size
+    return layout.size
 
 
 class Slab:
@@ -142,17 +149,17 @@ class Slab:
     ----------
     path : path
         A new name.
-    shape : Layout
+    layout : Layout
         Of the whole file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], shape: Layout) -> None:
+    def __init__(self, path: str | os.PathLike[str], layout: Layout) -> None:
         self.path = Path(path)
-        self.offset = shape.offset
+        self.offset = layout.offset
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            write_at(self.fd, shape.header, 0)
-            allocate(self.fd, shape.size, self.path)
+            write_at(self.fd, layout.header, 0)
+            allocate(self.fd, layout.size, self.path)
         except BaseException:
             os.close(self.fd)
             raise

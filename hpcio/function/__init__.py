@@ -1,8 +1,8 @@
 """What is called: a function, its arguments, what decides its bytes, and the decorators.
 
-This room uses `hpcio.recording` and those below, since the dict branch of `unwrap_io` reads a trial
-and writes a result by itself. Others take `Function` and `Arguments` from it, and call the function
-by `compute`.
+This room uses `hpcio.recording` and those below: the dict branch of `unwrap_io` reads a trial and
+writes a result by itself. Others take `Function` and `Arguments` from it, and call the function by
+`compute`.
 """
 
 from hpcio.function.arguments import Arguments, fingerprint, per_trial

@@ -1,4 +1,4 @@
-"""What a compute function gets beside the trial, and how a plan keeps it."""
+"""What a compute function gets besides the trial, and how a plan keeps it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from hpcio.errors import PlanError
 
-__all__ = ["Arguments", "PerTrial", "fingerprint", "per_trial"]
+__all__ = ["Arguments", "fingerprint", "per_trial"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def per_trial(values: Sequence[Any] | np.ndarray) -> PerTrial:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a compute function gets beside the trial."""
+    """What a compute function gets besides the trial."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -68,7 +68,7 @@ class Arguments:
         Raises
         ------
         PlanError
-            If they are no sequence and no dict.
+            If `args` is no sequence, or `kwargs` is no dict.
         """
         if not isinstance(args, Sequence) or isinstance(args, str | bytes):
             raise PlanError(f"args={args!r:.100} is no tuple. Write args=(value,) for one value.")
@@ -85,7 +85,7 @@ class Arguments:
 
     @classmethod
     def load(cls, payload: bytes) -> Self:
-        """What `dump` made, in a Python environment like the one it was made in."""
+        """The arguments from the bytes of `dump`; needs the Python environment that made them."""
         try:
             return cls(*pickle.loads(payload))
         except Exception as error:
@@ -95,11 +95,11 @@ class Arguments:
             ) from error
 
     def described(self) -> dict[str, str]:
-        """What people read of the arguments."""
+        """The arguments as text, for people."""
         return {"args": repr(self.args), "kwargs": repr(self.kwargs)}
 
     def check(self, trials: int) -> None:
-        """Every per-trial argument has one value for each trial."""
+        """Raise PlanError unless every per-trial argument has one value for each trial."""
         for name in (*range(len(self.args)), *self.kwargs):
             value = self.args[name] if isinstance(name, int) else self.kwargs[name]
             if isinstance(value, PerTrial) and len(value) != trials:
@@ -131,7 +131,7 @@ _PLACE = {"__package__", "__name__", "__path__", "__file__"}
 
 
 def _is_random(value: object) -> bool:
-    """Whether this is the identifier that cloudpickle draws for a class of ``__main__``."""
+    """Whether this is a random identifier that cloudpickle gives a class of ``__main__``."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value) is not None
 
 
@@ -145,14 +145,14 @@ def fingerprint(value: object) -> str:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
         def persistent_id(self, obj: Any) -> Any:
-            if type(obj) in (set, frozenset):  # in an order of its own in each process
+            if type(obj) in (set, frozenset):  # each process has an order of its own
                 return type(obj).__name__, sorted(map(fingerprint, obj))
             if type(obj) is dict and "__name__" in obj and obj.keys() <= _PLACE:
-                return "globals"  # of a function: the file that it was typed in
+                return "globals"  # of a function: they name the file that it was typed in
             return None
 
         def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, types.CodeType):  # never loaded again, so any callable does
+            if isinstance(obj, types.CodeType):  # never loaded again, so any callable will do
                 place_free = (obj.co_code, obj.co_consts, obj.co_names, obj.co_varnames)
                 return str, place_free
             reduced = super().reducer_override(obj)

@@ -1,7 +1,6 @@
-"""One block: read it, compute it, and see that the result is what was planned.
+"""One block: call the function, and check that the result is what was planned.
 
-These are the pieces that both the loop over a chunk and the dict branch of
-:func:`hpcio.unwrap_io` are made of.
+Both the loop over a batch and the dict branch of :func:`hpcio.unwrap_io` use these functions.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _ATTRIBUTE_LIMIT = 60_000
 
 
 def split_details(returned: Any) -> tuple[Any, Details]:
-    """Tell the result from its details in what a compute function returned."""
+    """Separate the result from its details in what a compute function returned."""
     if isinstance(returned, tuple):
         if len(returned) == 2 and isinstance(returned[1], Mapping):
             return returned[0], check_details(returned[1])
@@ -69,14 +68,14 @@ def pack_details(details: Details) -> bytes:
 
 
 def unpack_details(packed: bytes) -> Details:
-    """What `pack_details` packed."""
+    """The details that `pack_details` packed."""
     source = io.BytesIO(packed)
     names = json.loads(source.readline())
     return {name: np.lib.format.read_array(source, allow_pickle=False) for name in names}
 
 
 def write_details(file: h5py.File, details: Mapping[str, np.ndarray], suffix: str) -> None:
-    """Details as attributes ``NAME + suffix`` of the group `metadata`, large ones as datasets."""
+    """Add details to the group `metadata`: attributes ``NAME + suffix``, or datasets if large."""
     if not details:
         return
     group = file.require_group("metadata")
@@ -123,16 +122,16 @@ def compute(
     *,
     casting: str = "equiv",
 ) -> tuple[np.ndarray, Details]:
-    """Call the function and hold its result against the plan.
+    """Call the function and check its result against the plan.
 
     Parameters
     ----------
     func : callable
     trial : numpy.ndarray
     args, kwargs
-        For the function, beside the trial.
+        For the function, besides the trial.
     shape, dtype
-        What was planned. Axes of length one that the result lost are put back.
+        Planned for the result. Axes of length one that the result lost are put back.
     casting : {"equiv", "same_kind"}
         How far the type may differ from the planned one (as in `numpy.can_cast`).
 
@@ -148,7 +147,7 @@ def compute(
     """
     result = func(trial, *args, **kwargs)
     details: Details = {}
-    # The common case first: it is all that a block of some kilobytes can afford.
+    # The common case first: a block of some kilobytes cannot afford more.
     if type(result) is not np.ndarray or result.dtype.kind not in "biufc":
         result, details = split_details(result)
         result = as_array(result)

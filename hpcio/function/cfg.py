@@ -13,12 +13,12 @@ __all__ = ["unwrap_cfg"]
 
 R = TypeVar("R")
 
-# The keys of a cfg under which the data themselves may come.
+# The keys of a cfg that may hold the data themselves.
 _DATA = ("data", "dataset")
 _SWITCHES = {"yes": True, "no": False}
 
 
-# No ParamSpec: the wrapper takes more forms of a call than the function does.
+# No ParamSpec: the wrapper accepts more kinds of calls than the function does.
 def unwrap_cfg(func: Callable[..., R]) -> Callable[..., R]:
     """Let a function also be called with one dict of its keywords, a ``cfg``.
 

@@ -53,7 +53,7 @@ def unwrap_io(func: Callable[P, R]) -> Callable[..., Any]:
         ``noCompute`` is true).
     ``dict``
         Read the trial from HDF5, compute, write the result to HDF5, return None. A tuple
-        whose first element is such a dict is accepted too; the rest of it are the
+        whose first element is such a dict is accepted too; its other elements are the
         positional arguments.
 
     Parameters
@@ -86,7 +86,7 @@ def unwrap_io(func: Callable[P, R]) -> Callable[..., Any]:
     fancy, sigrid        if `fancy`, index the array read by ``np.ix_(*sigrid)``
     vdsdir               a directory: write a file of its own at `outfile`, dataset
                          `outdset`. None: write into the one existing file `outfile`
-                         at `outgrid`, one process at a time (see `hpcio.files.locks`)
+                         at `outgrid`, one process at a time (see `hpcio.files.locked`)
     outgrid              region of the result in the target
     outshape, dtype      shape and type of the result
     keeptrials           false: add to what the dataset holds instead of storing
@@ -97,8 +97,8 @@ def unwrap_io(func: Callable[P, R]) -> Callable[..., Any]:
     on several, and as dask workers. Where the file system cannot keep them apart (GlusterFS, NFS
     mounted with ``nolock``, and others), it is refused.
 
-    If the region is empty, nothing is computed: a file of its own is written with the
-    fill value (NaN, or zero for integers), an existing file is left as it is.
+    If the region is empty, nothing is computed. A file of its own then holds the fill value
+    (NaN, or zero for integers); an existing file is left as it is.
 
     The interface is that of Syncopy's decorator of the same name
     (https://syncopy.org, module ``syncopy.shared.kwarg_decorators``).
@@ -182,7 +182,7 @@ def _is_empty(region: tuple[Any, ...], sigrid: Any, shape: tuple[int, ...]) -> b
 def _write_own(
     trl_dat: Mapping[str, Any], result: np.ndarray, details: Mapping[str, np.ndarray], call_id: str
 ) -> None:
-    """A virtual source: complete under its final name, or not there at all."""
+    """Write a virtual source: complete under its final name, or not at all."""
     path = os.fspath(trl_dat["outfile"])
     part = f"{path}.{secrets.token_hex(4)}.part"
     try:
@@ -210,7 +210,7 @@ def _write_own(
 def _write_shared(
     trl_dat: Mapping[str, Any], result: np.ndarray, details: Mapping[str, np.ndarray], call_id: str
 ) -> None:
-    """Into the one existing file, one process at a time."""
+    """Write into the one existing file, one process at a time."""
     path = os.fspath(trl_dat["outfile"])
     if not os.path.exists(path):
         raise OutputError(
@@ -224,7 +224,7 @@ def _write_shared(
                 region = tuple(trl_dat["outgrid"])
                 target[region] = result.reshape(_region_shape(target, region, result))
             else:
-                # As the reference: one dataset, to which every trial is added, NaN as zero.
+                # As the reference does: every trial is added to one dataset, NaN as zero.
                 if target.shape != result.shape:
                     raise TrialError(
                         f"A sum over trials needs a dataset of shape {result.shape}, but "
@@ -241,7 +241,7 @@ def _write_shared(
 def _region_shape(
     target: h5py.Dataset, region: tuple[Any, ...], result: np.ndarray
 ) -> tuple[int, ...]:
-    """The shape of a region of the target: that of the result, but for axes of length one."""
+    """The shape of a region of the target; it may differ from the result in axes of length one."""
     shape = []
     for axis, length in enumerate(target.shape):
         part = region[axis] if axis < len(region) else slice(None)

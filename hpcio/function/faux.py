@@ -15,7 +15,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from hpcio.errors import FunctionError, TrialError
 
-__all__ = ["FauxTrial", "Index"]
+__all__ = ["FauxTrial"]
 
 Index: TypeAlias = slice | list[int]
 
@@ -23,7 +23,7 @@ Index: TypeAlias = slice | list[int]
 _SHAPE_ONLY = (np.shape, np.ndim, np.size)
 
 
-# The operators of the mixin all end in `__array_ufunc__`, and so in one refusal.
+# All operators of the mixin call `__array_ufunc__`, which refuses them.
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class FauxTrial(NDArrayOperatorsMixin):
     """A trial without values: what a compute function is given in a dry run.
@@ -37,7 +37,7 @@ class FauxTrial(NDArrayOperatorsMixin):
     shape : sequence of int
         Shape of the trial.
     idx : sequence of slice or sequence of int
-        Region of the source that the trial stands for, one entry for each axis.
+        Region of the recording that the trial stands for, one entry for each axis.
     dtype : dtype_like
         Type of the trial's values.
     dimord : sequence of str, optional
@@ -82,7 +82,7 @@ class FauxTrial(NDArrayOperatorsMixin):
         dtype: npt.DTypeLike,
         dimord: Sequence[str] | None = None,
     ) -> None:
-        # Written around the freeze, so that the arguments may be looser than the attributes.
+        # The dataclass is frozen, and the arguments may be of looser types than the attributes.
         write = object.__setattr__
         write(self, "shape", _as_shape(shape))
         write(self, "idx", _as_region(idx))
@@ -214,7 +214,7 @@ class FauxTrial(NDArrayOperatorsMixin):
     ) -> Any:
         if func not in _SHAPE_ONLY:
             raise self._no_values(f"{func.__module__}.{func.__name__}")
-        # One zero seen from everywhere: any shape, no memory.
+        # A single zero, broadcast: it has any shape and takes no memory.
         stand_in = np.broadcast_to(np.zeros((), self.dtype), self.shape)
         args = tuple(stand_in if arg is self else arg for arg in args)
         kwargs = {key: stand_in if arg is self else arg for key, arg in kwargs.items()}
@@ -248,7 +248,7 @@ class FauxTrial(NDArrayOperatorsMixin):
         raise self._no_values("complex")
 
     def __getattr__(self, name: str) -> NoReturn:
-        # Private and special names stay absent: Python and numpy ask for them to see
+        # Private and special names stay absent: Python and numpy look for them to find out
         # what an object can do.
         if not name.startswith("_") and hasattr(np.ndarray, name):
             raise self._no_values(f"trial.{name}")
@@ -256,7 +256,7 @@ class FauxTrial(NDArrayOperatorsMixin):
 
 
 def _as_integer(value: SupportsIndex) -> int:
-    if isinstance(value, bool):  # An entry of a mask, which must not pass as 0 or 1.
+    if isinstance(value, bool):  # an entry of a mask must not pass as 0 or 1
         raise TypeError(f"{value} is no integer")
     return operator.index(value)
 
@@ -287,7 +287,7 @@ def _as_region(idx: Sequence[slice | Sequence[int]]) -> tuple[Index, ...]:
 
 def _as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     try:
-        if dtype is None:  # Which numpy takes for float64.
+        if dtype is None:  # numpy would take it for float64
             raise TypeError("no type given")
         return np.dtype(dtype)
     except TypeError as error:
@@ -305,7 +305,7 @@ def _as_names(dimord: Sequence[str]) -> tuple[str, ...]:
 
 
 def _brief(entry: Index) -> str:
-    """An index as one writes it between brackets; of a long list only both ends."""
+    """An index as it is written between brackets; a long list is shortened to its ends."""
     if isinstance(entry, list):
         return str(entry) if len(entry) <= 6 else f"[{entry[0]}, ..., {entry[-1]}]"
     parts = [entry.start, entry.stop, *([] if entry.step is None else [entry.step])]

@@ -16,11 +16,11 @@ from hpcio.errors import FunctionError, PlanError
 from hpcio.function.arguments import fingerprint
 from hpcio.function.sourcetext import text_digest
 
-__all__ = ["Compute", "Function", "takes"]
+__all__ = ["Function", "takes"]
 
 Compute = Callable[..., Any]
 
-# Modules that were imported from a FILE.py: another file of that name may take the place.
+# Modules that were imported from a FILE.py; another file of that name may replace them.
 _from_files: set[str] = set()
 
 
@@ -55,7 +55,7 @@ def _import(name: str, *, path: str | None = None) -> Compute:
 
 
 def _import_file(path: str, attribute: str) -> Compute:
-    """A function of a file, as the file is now: not of one of that name imported before."""
+    """A function of a file as it is now, even if another file of that name was imported before."""
     folder, file = os.path.split(os.path.abspath(path))
     name = file[:-3]
     loaded = sys.modules.get(name)
@@ -73,10 +73,10 @@ def _import_file(path: str, attribute: str) -> Compute:
 
 
 def _add_to_path(folders: Sequence[str]) -> None:
-    """Let modules be found where the session found them that made the plan.
+    """Let modules be found where the session that made the plan found them.
 
-    A module beside the user's script comes before an installed one of the same name, as it
-    did there, yet never before one of the standard library.
+    A module beside the user's script comes before an installed one of the same name, as in
+    that session, but never before one of the standard library.
     """
     standard = os.path.dirname(os.__file__)
     library = [k for k, p in enumerate(sys.path) if p == standard or "lib-dynload" in p]
@@ -102,11 +102,11 @@ class Function:
     name : str
         ``MODULE:FUNC``; for a pickled function the name it had.
     pickled : bytes
-        Empty if the function is found by import; else it was pickled by value, since it
-        comes from ``__main__``, a notebook, or the inside of another function.
+        Empty if the function is found by import. A function of ``__main__``, of a notebook,
+        or from inside another function is pickled by value.
     digest : str
-        Of its source text and what it uses of its module, or of its pickled code: a changed
-        function is another plan.
+        Of its source text and what it uses of its module, or of its pickled code. A changed
+        function makes another plan.
     version : str
         ``__version__`` of its package, or ``""``.
     path : tuple of str
@@ -132,7 +132,7 @@ class Function:
             func = cls._by_name(func)
         if not callable(func):
             raise FunctionError(f"{func!r} is not callable. Pass a function, or its name.")
-        # Each once, where it counts: at its first place.
+        # Each folder once, at its first place: that is the one that counts.
         path = tuple(dict.fromkeys(os.path.abspath(p) for p in sys.path))
         module = getattr(func, "__module__", None) or ""
         qualname = getattr(func, "__qualname__", None) or type(func).__qualname__
@@ -185,11 +185,11 @@ class Function:
         spec = PathFinder.find_spec(module, list(self.path)) if module in _from_files else None
         loaded = getattr(sys.modules.get(module), "__file__", None)
         if spec is not None and spec.origin is not None and spec.origin != loaded:
-            func = _import_file(spec.origin, attribute)  # the name is another plan's by now
+            func = _import_file(spec.origin, attribute)  # the name belongs to another plan by now
         else:
             brought = module not in sys.modules
             func = _import(self.name)
-            if brought and "." not in module:  # it may make way for another plan's of that name
+            if brought and "." not in module:  # another plan's module of that name may replace it
                 _from_files.add(module)
         if text_digest(func) != self.digest:
             raise PlanError(

@@ -12,16 +12,16 @@ __all__ = ["text_digest"]
 
 
 def text_digest(func: Callable[..., Any]) -> str:
-    """A digest of a function's source and of the names of its module that it leads to.
+    """A digest of a function's source text, and of what it uses of its own module.
 
     Helpers, classes, constants and imports of the same module count, also those that are
-    reached through others; comments, layout and the rest of the module do not. What it
-    uses of other modules is not looked into.
+    used through others. Comments, layout and the rest of the module do not. Other modules
+    are not looked into.
 
     Parameters
     ----------
     func : callable
-        Decorators are looked through.
+        The function inside its decorators is looked at.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def text_digest(func: Callable[..., Any]) -> str:
         own = ast.parse(inspect.cleandoc("\n" + inspect.getsource(inner)))
         module = inspect.getmodule(inner)
         whole = ast.parse(inspect.getsource(module)) if module else own
-    except (OSError, TypeError, SyntaxError):  # built in, or a piece of a line, as a lambda is
+    except (OSError, TypeError, SyntaxError):  # built in, or part of a line such as a lambda
         return _digest_of_text(inner)
     defined: dict[str, list[ast.stmt]] = {}
     for statement in whole.body:
@@ -65,7 +65,7 @@ def _names_used(tree: ast.AST) -> set[str]:
 
 
 def _names_bound(statement: ast.stmt) -> set[str]:
-    """Names that a statement at the top of a module gives a meaning."""
+    """The names that a statement at the top of a module binds."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {statement.name}
     bound = set()

@@ -1,7 +1,7 @@
 """What is done: the run directory, the journals in it, and what they say together.
 
 This room uses `hpcio.planning` and those below. Others append to a `Journal`, and ask a `Ledger`
-for each block which attempt counts. Claims and the usage of processes lie here, too.
+which attempt counts for each block. Claims and the usage of processes lie here, too.
 """
 
 from hpcio.journals.claims import ClaimFolder

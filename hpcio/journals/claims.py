@@ -1,8 +1,8 @@
 """Claims: who takes a part of the work, where several could.
 
-A claim is an empty file that is made by ``O_CREAT | O_EXCL``: one process succeeds, on every file
-system that we know. No name is removed, and none made twice. Claims save work, no more: two
-attempts at one block do not disturb each other, and the journals say which one counts.
+A claim is an empty file that is made by ``O_CREAT | O_EXCL``. One process at most succeeds, on
+every file system that we know. Claims are never removed, and no name is used twice. They only save
+work: two attempts at one block do not disturb each other, and the journals say which one counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["ClaimFolder"]
 
 
 class ClaimFolder:
-    """The claims of a run; names are the business of whoever makes them.
+    """The claims of a run; whoever makes them chooses their names.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class ClaimFolder:
         self.folder = folder
 
     def make(self) -> None:
-        """Make the folder, before anybody claims."""
+        """Make the folder, before the first claim."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
 
     def take(self, name: str) -> bool:

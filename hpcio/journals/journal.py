@@ -1,9 +1,9 @@
 """The journal of one attempt: which blocks are done, where they lie, and their checksums.
 
-One file for each attempt, appended to by one process. It begins with a header of
-`HEADER` bytes (magic, JSON, and a hash of both), then come records of `RECORD.itemsize`
-bytes. Each record checks itself with a hash that is seeded with the plan's digest, so
-that a torn tail and records of another plan are seen and cut.
+Each attempt has one file, and one process appends to it. The file begins with a header of
+`HEADER` bytes (magic, JSON, and a hash of both). Records of `RECORD.itemsize` bytes
+follow. Each record contains a hash of itself, seeded with the plan's digest, so that a
+torn tail and records of another plan are recognized and cut.
 
 Kinds of record:
 
@@ -74,7 +74,7 @@ RECORD = np.dtype(
 _BODY = struct.Struct("<IIqqQqdff")
 _CHECK = struct.Struct("<Q")
 
-# A journal grows by so many bytes at a time, where it is a map of memory.
+# A journal that is mapped into memory grows by so many bytes at a time.
 _ROOM = 1024 * RECORD.itemsize
 
 
@@ -123,11 +123,11 @@ class Journal:
             raise
         self._record = bytearray(RECORD.itemsize)
         self._body = memoryview(self._record)[_CHECK.size :]
-        # Storing to a map of the file outlives the process just as writing does, at a third
-        # of the price. Of network file systems only writing is known to be safe.
+        # What is stored to a map of the file outlives the process, as what is written does, at a
+        # third of the cost. On network file systems only writing is known to be safe.
         self._map: mmap.mmap | None = None
         self._end = HEADER
-        # Elsewhere other nodes see a record when it is synced, and not before (NFS).
+        # On a shared file system (NFS), other nodes see a record only after a sync.
         self.shared = not is_local(folder)
         if not self.shared:
             os.posix_fallocate(self._fd, 0, HEADER + _ROOM)
@@ -165,7 +165,7 @@ class Journal:
     def _grow(self) -> None:
         assert self._map is not None
         size = len(self._map) + _ROOM
-        # Reserved first: a store to a page that the disk has no room for would be fatal.
+        # Reserve room first: storing to a page for which the disk has no room would be fatal.
         os.posix_fallocate(self._fd, 0, size)
         self._map.resize(size)
 
@@ -193,7 +193,7 @@ class Journal:
         os.fsync(self._fd)  # pages of the map included
 
     def close(self) -> None:
-        """Let go of the file; what was appended stays."""
+        """Close the files; what was appended stays."""
         if self._map is not None:
             self._map.close()
             os.ftruncate(self._fd, self._end)
@@ -210,9 +210,9 @@ class JournalRecords:
     ----------
     path : pathlib.Path
     header : dict
-        What the attempt has said of itself: host, process, label, start.
+        What the attempt said of itself: host, process, label, start.
     records : numpy.ndarray of RECORD, shape (n,)
-        The records that check themselves, in the order they were written.
+        The valid records, in the order in which they were written.
     safe : int
         The first `safe` records are covered by a SYNC.
     """
@@ -241,9 +241,9 @@ class JournalRecords:
 
 
 def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None:
-    """Read a journal, cutting a torn tail; None if its header is torn or damaged.
+    """Read a journal and cut a torn tail; None if its header is torn or damaged.
 
-    Then nothing that it says counts, and its blocks are done again.
+    Nothing in such a journal counts, and its blocks are done again.
 
     Raises
     ------
@@ -259,8 +259,8 @@ def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None
         return None
     if not head.startswith(MAGIC):
         raise PlanError(f"'{path}' is no journal of hpcio. Remove it from the run directory.")
-    about = json.loads(head[len(MAGIC) : -_CHECK.size])
-    if about["plan"] != digest:
+    header = json.loads(head[len(MAGIC) : -_CHECK.size])
+    if header["plan"] != digest:
         raise PlanError(
             f"The journal '{path}' belongs to another plan. "
             "Start over (in the shell: --fresh), or choose another output."
@@ -277,4 +277,4 @@ def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None
     safe = int(records["offset"][records["kind"] == SYNC].max(initial=0))
     if (records["kind"] == LOST).any():
         records = records[:safe]
-    return JournalRecords(Path(path), about, records, safe)
+    return JournalRecords(Path(path), header, records, safe)

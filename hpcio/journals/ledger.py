@@ -1,4 +1,4 @@
-"""What all journals of a run say together: for each block, which attempt counts."""
+"""What all journals of a run say together: which attempt counts for each block."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ def _one_for_each_sum(
 ) -> tuple[JournalRecords, ...]:
     """The journals without the blocks of sums that do not count.
 
-    Of several sums of one group, that one counts that has most of its blocks; of equal ones, the
-    first.
+    If a group has several sums, the one with most of its blocks counts; of equal ones, the first.
     """
     done = [np.flatnonzero(log.records["kind"] == DONE) for log in logs]
     which = np.repeat(np.arange(len(logs)), [d.size for d in done])
@@ -84,7 +83,7 @@ def open_journal(plan: Plan, name: str, label: str) -> Journal:
 
 
 def read_logs(plan: Plan) -> tuple[JournalRecords, ...]:
-    """All journals of a run, in the order that decides between two attempts at a block."""
+    """All journals of a run; their order decides between two attempts at a block."""
     paths = sorted(plan.rundir.journals.glob("*.jnl"))
     logs = [log for log in (read_log(path, plan.digest) for path in paths) if log is not None]
     void = {
@@ -96,11 +95,11 @@ def read_logs(plan: Plan) -> tuple[JournalRecords, ...]:
 
 
 def _without(log: JournalRecords, void: set[tuple[str, int]]) -> JournalRecords:
-    """A journal without its results that were not there."""
+    """A journal without those of its results that are void."""
     name, records = log.attempt, log.records
     gone = [block for attempt, block in void if attempt == name]
     kept = (records["kind"] != DONE) | ~np.isin(records["block"], gone)
-    # Positions of records mean something to those before the last SYNC only.
+    # `safe` counts records before the last SYNC, so it shrinks with those that are dropped.
     safe = int(kept[: log.safe].sum())
     return replace(log, records=records[kept], safe=safe) if gone else log
 
@@ -116,14 +115,14 @@ def _lost_details(log: JournalRecords) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class Tried:
-    """What some attempts have come to.
+    """The blocks that some attempts have tried.
 
     Attributes
     ----------
     blocks : numpy.ndarray of int64
-        Done or failed.
+        Blocks that are done or failed.
     computed : numpy.ndarray of int64
-        These, and those whose results were held back, and are lost if the process died.
+        These, and blocks whose results are held back. Those are lost if the process died.
     """
 
     blocks: np.ndarray
@@ -137,9 +136,9 @@ class Tried:
         return cls(records["block"][ended], records["block"][ended | (records["kind"] == HELD)])
 
     def left_of(self, blocks: np.ndarray) -> tuple[np.ndarray, int]:
-        """What is left of blocks that were computed in order, and where the one at hand is in it.
+        """What is left of blocks that are computed in order, and the position of the running one.
 
-        If there was none, that is the number of those left.
+        If no block was running, the position equals ``len(left)``.
         """
         left = blocks[~np.isin(blocks, self.blocks)]
         begun = np.flatnonzero(~np.isin(left, self.computed))
@@ -147,7 +146,7 @@ class Tried:
 
 
 def tried_since(plan: Plan, known: Collection[Path]) -> Tried:
-    """What the journals say other than those `known`."""
+    """What the journals say, except those `known`."""
     return Tried.of(log for log in read_logs(plan) if log.path not in known)
 
 
@@ -158,9 +157,9 @@ def tried_by(plan: Plan, attempt: str) -> Tried:
 
 
 class Follower:
-    """Reads the journals of a run again and again, and of each only what is new.
+    """Reads the journals of a run again and again, and each time only what is new.
 
-    Records are taken as they are, without their checksums: enough to watch a run at work.
+    Checksums of records are not checked; that is enough to watch a run at work.
 
     Parameters
     ----------
@@ -174,10 +173,10 @@ class Follower:
         self._read: dict[str, int] = {}
 
     def look(self) -> list[tuple[Path, np.ndarray]]:
-        """For each journal the records that are new since the last look, shape (n,).
+        """For each journal, the records that are new since the last look, shape (n,).
 
-        Journals are opened anew each time, which is what makes network file systems show
-        what other nodes have written.
+        Journals are opened anew each time: only then do network file systems show what other
+        nodes have written.
         """
         found = []
         for name in sorted(n for n in os.listdir(self._folder) if n.endswith(".jnl")):
@@ -188,7 +187,7 @@ class Follower:
                 with path.open("rb") as f:
                     f.seek(start)
                     raw = f.read()
-            except FileNotFoundError:  # of a run that is being thrown away
+            except FileNotFoundError:  # the run is being removed
                 continue
             records = np.frombuffer(raw[: len(raw) // RECORD.itemsize * RECORD.itemsize], RECORD)
             written = int(np.argmin(np.append(records["kind"], 0)))  # zeros are reserved room
@@ -202,7 +201,7 @@ class StoredReader(Protocol):
     """Reads back what one attempt has stored."""
 
     def there(self, records: np.ndarray) -> np.ndarray:
-        """Whether the files of some blocks are there, as long as they were written, and ours."""
+        """Whether the files of some blocks are there, are ours, and have their full length."""
 
     def intact(self, record: np.void) -> bool:
         """Whether the bytes of one block are those that were journalled."""
@@ -237,23 +236,23 @@ class Ledger:
 
     @classmethod
     def read(cls, plan: Plan) -> Self:
-        """Read the journals as they are: what observers and the finished run need."""
+        """Read the journals as they are; observers and the finished run need no more."""
         return cls._of(plan, read_logs(plan))
 
     @classmethod
     def read_trusted(
         cls, plan: Plan, open_reader: Callable[[Plan, JournalRecords], StoredReader]
     ) -> Self:
-        """Read the journals, and hold against their checksums what a crash may have eaten.
+        """Read the journals, and check the results that a crash may have damaged.
 
-        Records before the last SYNC of an attempt are trusted, as long as their files are
-        there; the data of later ones are read back. Those that differ count as never done.
+        Records before the last SYNC of an attempt are trusted if their files are there. The data
+        of later ones are read back. Blocks whose checksum differs count as never done.
 
         Parameters
         ----------
         plan : Plan
         open_reader : callable
-            What reads back the results of one attempt, of the plan's writer.
+            Opens what reads back the results of one attempt, for the plan's writer.
         """
         logs = list(read_logs(plan))
         for i, log in enumerate(logs):
@@ -277,7 +276,7 @@ class Ledger:
         state = np.zeros(count, np.uint8)
         which = np.full(count, -1, np.int32)
         record = np.zeros(count, journal.RECORD)
-        # What is written last stays: failures first, then results, the first journal last.
+        # The last assignment counts: failures first, then results, the first journal last.
         for kind in (FAILED, DONE):
             for i in reversed(range(len(logs))):
                 found = logs[i].records[logs[i].records["kind"] == kind][::-1]
@@ -292,7 +291,7 @@ class Ledger:
         return done
 
     def with_what_is_there(self, differ: np.ndarray, found: np.ndarray) -> tuple[Self, np.ndarray]:
-        """Let the attempt count whose result is there, where it is not the first one.
+        """For blocks that differ, let the attempt count whose result is there.
 
         Parameters
         ----------
@@ -305,7 +304,7 @@ class Ledger:
         -------
         Ledger
         numpy.ndarray of int
-            The blocks whose bytes are those of no record.
+            The blocks whose bytes match no record.
         """
         log, record = self.log.copy(), self.record.copy()
         nobodys = np.ones(len(self.plan), bool)
@@ -318,7 +317,7 @@ class Ledger:
         return replace(self, log=log, record=record), differ[nobodys[differ]]
 
     def void(self, blocks: np.ndarray) -> None:
-        """Record that results are not there, whatever attempts have journalled: not done, then."""
+        """Record that results are not there, whatever journals say: the blocks are not done."""
         with closing(open_journal(self.plan, attempt_name("void"), "void")) as journal:
             for i, log in enumerate(self.logs):
                 records = log.records
@@ -329,9 +328,9 @@ class Ledger:
             journal.sync()
 
     def missing(self) -> np.ndarray:
-        """The blocks that are to be computed, in order.
+        """The blocks that must be computed, in order.
 
-        Those that are not done, failed ones included, and all that go together with them.
+        These are blocks that are not done, including failed ones, and all others of their groups.
         """
         groups = np.arange(len(self.plan)) // self.plan.blocks_per_group
         return np.flatnonzero(np.isin(groups, groups[~self.done]))

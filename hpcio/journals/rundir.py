@@ -19,7 +19,7 @@ from hpcio.planning import Plan, load_plan, write_plan
 __all__ = ["discard", "held", "prepare", "remove"]
 
 FOLDERS = ("journal", "sources", "logs")
-# What only some runs have.
+# These exist in some runs only.
 MORE = ("claims", "beats", "submissions", "usage", "lock")
 
 
@@ -29,7 +29,7 @@ def prepare(plan: Plan) -> Plan:
     Returns
     -------
     Plan
-        With the run id of the run directory.
+        The plan with the run id of the run directory.
 
     Raises
     ------
@@ -41,8 +41,8 @@ def prepare(plan: Plan) -> Plan:
     folder = plan.run_directory
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        if not (folder / "plan.h5").exists():
-            foreign = [p.name for p in folder.iterdir() if not _ours(p.name)]
+        if not plan.rundir.plan.exists():
+            foreign = _foreign(folder)
             if foreign:
                 raise PlanError(
                     f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). "
@@ -65,16 +65,18 @@ def prepare(plan: Plan) -> Plan:
     return replace(plan, run_id=there.run_id)
 
 
-def _ours(name: str) -> bool:
-    return name in (*FOLDERS, *MORE) or name.startswith("plan.")
+def _foreign(folder: Path) -> list[str]:
+    """What a folder holds that a run directory would not."""
+    names = [path.name for path in folder.iterdir()]
+    return [n for n in names if n not in (*FOLDERS, *MORE) and not n.startswith("plan.")]
 
 
 @contextmanager
 def held(plan: Plan) -> Iterator[None]:
     """Keep a second run of the same plan from doing the same work at the same time.
 
-    Only a courtesy: attempts have files of their own, so two runs would not disturb each
-    other. Where the file system has no locks, nothing is asked.
+    This only saves work: attempts have files of their own, so two runs would not disturb each
+    other. Where the file system has no locks, both go on.
     """
     with _held(plan.run_directory):
         yield
@@ -106,7 +108,7 @@ def discard(out: str | os.PathLike[str]) -> None:
     Raises
     ------
     OutputError
-        If either is there but was not made by hpcio.
+        If either exists but was not made by hpcio.
     PlanError
         If a run is at work there.
     """
@@ -122,12 +124,10 @@ def discard(out: str | os.PathLike[str]) -> None:
             raise OutputError(
                 f"'{path}' was not made by hpcio and is not removed. Choose another output."
             )
-    if folder.exists():
-        foreign = [p.name for p in folder.iterdir() if not _ours(p.name)]
-        if foreign and not (folder / "plan.h5").exists():
-            raise OutputError(
-                f"'{folder}' is no run directory and is not removed. Choose another output."
-            )
+    if folder.exists() and not (folder / "plan.h5").exists() and _foreign(folder):
+        raise OutputError(
+            f"'{folder}' is no run directory and is not removed. Choose another output."
+        )
     try:
         if not folder.exists():
             path.unlink(missing_ok=True)
@@ -142,8 +142,8 @@ def discard(out: str | os.PathLike[str]) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a run directory, and what is left of earlier ones whose removal was cut short."""
-    # Renamed first, so that a name in use is free at once, and whole or gone.
+    """Remove a run directory, and the rest of earlier ones whose removal was cut short."""
+    # Rename it first: its name is free at once, and nobody ever sees a part of it.
     folder.rename(folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old"))
     for doomed in folder.parent.glob(f"{glob.escape(folder.name)}.????????.old"):
         shutil.rmtree(doomed)

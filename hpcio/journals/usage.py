@@ -1,7 +1,7 @@
-"""What a process was allowed and what it took, kept so that the next submission asks for less.
+"""The limits of a process and what it used, kept so that the next submission asks for less.
 
-One small JSON file for each attempt in ``OUT.run/usage``, by whoever runs processes under
-limits, such as the tasks of a job array. A run on one machine has none.
+Each attempt has one small JSON file in ``OUT.run/usage``. Processes that run under limits write it,
+such as the tasks of a job array. A run on one machine has none.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ from hpcio.machine import write_whole
 from hpcio.planning import Plan
 
 __all__ = [
-    "Damage",
     "Usage",
     "measure_usage",
     "memory_to_ask",
     "read_usage",
-    "read_usages",
     "walltime_to_ask",
     "write_usage",
 ]
@@ -35,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Usage:
-    """Limits of the process of one attempt, None if there were none, and what it used.
+    """The limits of the process of one attempt (None where it had none), and what it used.
 
     Attributes
     ----------
@@ -112,7 +110,7 @@ def measure_usage(
     Parameters
     ----------
     started : float
-        When it began, in seconds since 1970.
+        When the process began, in seconds since 1970.
     label : str
         Whose attempt it is, such as ``123_4``.
     memory_asked, walltime_asked, cpus_asked : optional
@@ -143,8 +141,8 @@ def measure_usage(
 def _memory_peak() -> int:
     """The most memory that this process ever had, in bytes.
 
-    What getrusage says is inherited: of a process that a larger one has started, it is the
-    peak of the larger one. For the same reason its children are left out.
+    The number of getrusage is inherited: if a larger process started this one, it is the peak
+    of the larger one. Children are left out for the same reason.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -182,15 +180,10 @@ def write_usage(plan: Plan, attempt_name: str, usage: Usage) -> None:
         raise as_output_error(error, path) from error
 
 
-def read_usages(plan: Plan) -> tuple[Usage, ...]:
-    """What the attempts of a run used, in the order of their names, as far as it is readable."""
-    return read_usage(plan)[0]
-
-
 def read_usage(plan: Plan) -> tuple[tuple[Usage, ...], tuple[Damage, ...]]:
-    """What the attempts of a run used, and the files that cannot be read.
+    """What the attempts of a run used, by their names, and the files that cannot be read.
 
-    Nothing is raised: a report is worth having without some of them, as long as it says so.
+    Nothing is raised: a report is useful without some of them, if it says so.
 
     Returns
     -------
@@ -210,7 +203,7 @@ def _parse(raw: bytes) -> Usage:
     held: Any = json.loads(raw)
     if not isinstance(held, dict):
         raise PlanError(f"It holds {reprlib.repr(held)} instead of an object.")
-    # What a later version may add is none of our business.
+    # Fields that a later version added are ignored.
     names = [field.name for field in fields(Usage)]
     missing = [name for name in names if name not in held]
     if missing:
@@ -220,7 +213,7 @@ def _parse(raw: bytes) -> Usage:
 
 # ---------------------------------------------------------------------- suggesting
 
-# Up to where a suggestion is rounded up to what: bytes, and seconds.
+# Below which value a suggestion is rounded up to which step: bytes, and seconds.
 _MEMORY_STEPS = ((10**9, 10**8), (10**10, 5 * 10**8), (10**11, 10**9))
 _WALLTIME_STEPS = ((3600, 300), (6 * 3600, 900), (48 * 3600, 3600))
 

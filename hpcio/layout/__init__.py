@@ -1,6 +1,6 @@
-"""Where results lie in the one dataset: their regions, the axes, and what is averaged.
+"""Where results lie in the one dataset: their regions, the axes, and the averages.
 
-This room uses `hpcio.recording` and those below. Others take `Target`, the layout, `Axis` and
+This room uses `hpcio.recording` and those below. Others take `Target` (the layout), `Axis` and
 `Average` from it.
 """
 

@@ -1,8 +1,8 @@
-"""Averages over trials, in float64 and in an order that is fixed by the plan.
+"""Averages over trials, in float64 and in an order that the plan fixes.
 
-Trials are added up in groups of consecutive ones, each by one process from its first trial to its
-last, and the groups in their order at the end. Adding floats in another order gives other bits;
-this order is the same for any number of workers, for any executor, and after any kill.
+Consecutive trials form groups. One process adds up a group, from its first trial to its last. At
+the end the groups are added in their order. Adding floats in another order gives other bits. This
+order is the same for any number of workers, for any executor, and after any kill.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["Average", "Moments", "Reduce", "averaged", "combine"]
 
 Reduce = Literal["mean", "sum", "var"]
 
-# A stop costs the group at hand, so groups are small; each is kept until the end, so there are
-# not too many: so many groups at the most, and of this many bytes together, but not fewer than ...
+# A stop loses the group at work, so groups are small. Each is kept until the end, so their number
+# and their bytes together are limited, but there are at least the fewest.
 MOST_GROUPS = 512
 MOST_BYTES = 4 << 30
 FEWEST_GROUPS = 64
@@ -30,17 +30,17 @@ FEWEST_GROUPS = 64
 
 @dataclass(frozen=True)
 class Average:
-    """What is made of the results of all trials.
+    """The average that is made of the results of all trials.
 
     Attributes
     ----------
     what : {"mean", "sum", "var"}
     trials : int
-        In one group.
+        Trials in one group.
     channel_blocks : int
-        Of each trial.
+        Channel blocks of each trial.
     dtype : numpy.dtype
-        Of the result of one block, before it is added.
+        Type of the result of one block, before it is added.
     """
 
     what: Reduce
@@ -50,7 +50,7 @@ class Average:
 
     @property
     def blocks_per_group(self) -> int:
-        """How many consecutive blocks are one group."""
+        """How many consecutive blocks form one group."""
         return self.trials * self.channel_blocks
 
     def __str__(self) -> str:
@@ -62,19 +62,19 @@ class Average:
         return 2 if self.what == "var" else 1
 
     def sum_of(self, block: np.ndarray) -> np.ndarray:
-        """Which sum each block goes into, by number: one for each group and channel block."""
+        """The number of the sum of each block: every group has a sum for each channel block."""
         trial, channel = np.divmod(block, self.channel_blocks)
         number: np.ndarray = trial // self.trials * self.channel_blocks + channel
         return number
 
 
 def averaged(target: Target, channel_blocks: int, reduce: Reduce | None) -> tuple[Target, Average]:
-    """The layout of an average, from that of stacked results.
+    """The layout of an average, given that of stacked results.
 
     Returns
     -------
     Target
-        The region of a block is where its average will be: one for all trials.
+        All trials share one region for each channel block: where its average will be.
     Average
     """
     what: Reduce = "mean" if reduce is None else reduce
@@ -98,17 +98,17 @@ def averaged(target: Target, channel_blocks: int, reduce: Reduce | None) -> tupl
 
 
 class Moments:
-    """How many arrays there were, their sum or mean, and their squared deviations from it.
+    """The count of some arrays, their sum or mean, and their squared deviations from it.
 
-    The variance is updated array by array (Welford, Technometrics 4, 1962), and joined from
-    parts (Chan, Golub and LeVeque, The American Statistician 37, 1983): sums of squares would
-    cancel where the mean is large.
+    The variance is updated array by array (Welford, Technometrics 4, 1962), and parts are joined
+    (Chan, Golub and LeVeque, The American Statistician 37, 1983). Sums of squares would cancel
+    where the mean is large.
 
     Parameters
     ----------
     average : Average
     shape : tuple of int
-        Of each array.
+        Shape of each array.
     """
 
     def __init__(self, average: Average, shape: tuple[int, ...]) -> None:
@@ -118,7 +118,7 @@ class Moments:
         self.spread: np.ndarray | None = np.zeros(shape) if average.what == "var" else None
 
     def add(self, array: np.ndarray) -> None:
-        """Take one more array."""
+        """Add one array."""
         self.count += 1
         if self.spread is None:
             self.level += array
@@ -128,7 +128,7 @@ class Moments:
         self.spread += (np.conj(before) * (array - self.level)).real
 
     def join(self, other: Self) -> None:
-        """Take all that another has taken, which come after these."""
+        """Add all arrays of another, which come after these."""
         if self.spread is None or other.spread is None:
             self.count += other.count
             self.level += other.level
@@ -141,12 +141,12 @@ class Moments:
         self.count = count
 
     def parts(self) -> list[np.ndarray]:
-        """The arrays that say it all, beside the count."""
+        """The arrays that, with the count, say everything."""
         return [self.level] if self.spread is None else [self.level, self.spread]
 
 
 def combine(average: Average, shape: tuple[int, ...], parts: Iterable[Moments]) -> np.ndarray:
-    """The average of what some groups have taken, in the order they come; NaN of none."""
+    """The average of some groups, added in the given order; NaN if there are no trials."""
     whole = Moments(average, shape)
     for part in parts:
         whole.join(part)

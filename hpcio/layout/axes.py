@@ -14,7 +14,7 @@ from hpcio.recording import Blocks, Recording, Trials
 
 __all__ = ["Axis", "attach", "name_axes"]
 
-# Other things in the file of a result have these names.
+# Names of other things in the file of a result.
 _RESERVED = ("", ".", "data", "trials", "hpcio", "metadata")
 
 
@@ -27,7 +27,7 @@ class Axis:
     name : str
         ``""`` if unknown.
     values : numpy.ndarray or None
-        One for each row along the axis; numbers, or bytes of UTF-8 text.
+        One coordinate for each row along the axis: numbers, or bytes of UTF-8 text.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Axis:
 
 def name_axes(
     axes: Mapping[str, Sequence[object] | np.ndarray | None] | None,
-    source: Recording,
+    recording: Recording,
     trials: Trials,
     blocks: Blocks,
     target: Target,
 ) -> tuple[Axis, ...]:
-    """The axes of a result: as the caller says, else as the source is labelled."""
+    """The axes of a result: as the caller names them, else as the recording does."""
     rank = len(target.shape)
     if axes is None:
-        named = _from_source(source, blocks, target)
+        named = _from_recording(recording, blocks, target)
     else:
         if len(axes) != rank:
             raise PlanError(
@@ -76,22 +76,22 @@ def _checked(axis: int, name: str, values: object, length: int) -> Axis:
     return Axis(name, array)
 
 
-def _from_source(source: Recording, blocks: Blocks, target: Target) -> list[Axis]:
-    """What the dimension scales of the source say, for axes that the function has kept.
+def _from_recording(recording: Recording, blocks: Blocks, target: Target) -> list[Axis]:
+    """What the recording says of the axes that the function has kept.
 
-    An axis is taken for kept if it is as long in the result of every block as in its trial.
+    An axis counts as kept if it is as long in the result of every block as in its trial.
     """
     unknown = [Axis("") for _ in target.shape]
     shift = int(target.stacked)
-    if len(target.shape) - shift != len(source.shape):
+    if len(target.shape) - shift != len(recording.shape):
         return unknown
     pairs = np.unique(np.stack([blocks.input_kind, target.shape_index]), axis=1).T.tolist()
     kept = [
-        all(blocks.input_kinds[f].inshape[axis] == target.shapes[t][axis] for f, t in pairs)
-        for axis in range(len(source.shape))
+        all(blocks.input_kinds[k].inshape[axis] == target.shapes[s][axis] for k, s in pairs)
+        for axis in range(len(recording.shape))
     ]
-    with source.open() as opened:
-        for axis in range(len(source.shape)):
+    with recording.open() as opened:
+        for axis in range(len(recording.shape)):
             name, here = opened.axis_name(axis), axis + shift
             if not kept[axis] or name in _RESERVED or "/" in name:
                 continue
@@ -106,7 +106,7 @@ def _from_source(source: Recording, blocks: Blocks, target: Target) -> list[Axis
 
 
 def _selected(values: np.ndarray, blocks: Blocks, axis: int) -> np.ndarray:
-    """Coordinates along an axis of the source, of what the blocks of one trial read."""
+    """The coordinates along an axis of the recording that the blocks of one trial read."""
     parts = []
     for kind in dict.fromkeys(blocks.input_kind[: blocks.channel_blocks].tolist()):
         one = values[blocks.input_kinds[kind].grid[axis]]

@@ -26,7 +26,7 @@ class Target:
     Attributes
     ----------
     shape : tuple of int
-        Of the dataset ``data``.
+        Shape of the dataset ``data``.
     dtype : numpy.dtype
     axis : int
         The axis of the result along which trials follow each other.
@@ -40,6 +40,8 @@ class Target:
         First row of each block along `axis`.
     channel : numpy.ndarray of int64, shape (B,)
         First position of each block along `channel_axis`.
+    stacked : bool
+        Whether `axis` is a new first one, on which each trial has one row.
     """
 
     shape: tuple[int, ...]
@@ -68,12 +70,12 @@ class Target:
 
     @property
     def in_rows(self) -> bool:
-        """Whether each block is one run of bytes, one after the other in the order of blocks."""
+        """Whether the bytes of blocks lie one after the other, in the order of blocks."""
         return self.axis == 0 and self.channel_axis is None
 
     @property
     def fill(self) -> float:
-        """What stands where there is no result: NaN, or zero for integers."""
+        """The value that stands where there is no result: NaN, or zero for integers."""
         return fill_of(self.dtype)
 
     def sizes(self) -> np.ndarray:
@@ -92,7 +94,7 @@ class Target:
         return rows
 
     def largest_shape(self) -> tuple[int, ...]:
-        """The longest block on each axis: what Syncopy's functions know as `chunkShape`."""
+        """The largest length on each axis; Syncopy's functions know it as `chunkShape`."""
         return tuple(max(lengths) for lengths in zip(*self.shapes, strict=True))
 
     def shape_of(self, block: int) -> tuple[int, ...]:
@@ -104,7 +106,7 @@ class Target:
         return (1, *self.shapes[shape_index]) if self.stacked else self.shapes[shape_index]
 
     def save(self, group: h5py.Group) -> None:
-        """Keep this in a group of an HDF5 file."""
+        """Keep the layout in a group of an HDF5 file."""
         spec = {
             "shape": self.shape, "dtype": self.dtype.str, "axis": self.axis,
             "channel_axis": self.channel_axis, "stacked": self.stacked, "shapes": self.shapes,
@@ -115,7 +117,7 @@ class Target:
 
     @classmethod
     def load(cls, group: h5py.Group) -> Self:
-        """What `save` kept."""
+        """The layout that `save` kept."""
         spec = json.loads(group["spec"][()].tobytes())
         spec["shape"] = tuple(spec["shape"])
         spec["dtype"] = np.dtype(spec["dtype"])
@@ -144,55 +146,85 @@ def lay_out(
     join_axis: int | None,
     out_channel_axis: int | None,
 ) -> Target:
-    """Lay out the results of all blocks in one dataset."""
+    """Lay out the results of all blocks in one dataset.
+
+    Raises
+    ------
+    FunctionError
+        If results do not fit together.
+    PlanError
+        If an option does not fit the results.
+    """
     stacked = join == "stack"
+    rank = _rank_of(shapes)
+    axis = _join_axis(blocks, rank, join_axis, stacked=stacked)
+    channel_axis = _channel_axis(blocks, rank, out_channel_axis)
+    if channel_axis is not None and channel_axis == axis and not stacked:
+        raise PlanError(
+            f"Trials and channel blocks would both lie along axis {axis} of the result. "
+            "Say join_axis= or out_channel_axis=."
+        )
+    _check_other_axes(shapes, axis, channel_axis, stacked=stacked)
+    start, length = _positions(blocks, shape_index, shapes, axis, stacked=stacked)
+    channel, width = _channel_positions(blocks, shape_index, shapes, channel_axis)
+    whole = list(shapes[0])
+    if channel_axis is not None:
+        whole[channel_axis] = width
+    if stacked:
+        whole.insert(0, length)
+        channel_axis = None if channel_axis is None else channel_axis + 1
+    else:
+        whole[axis] = length
+    return Target(
+        shape=tuple(whole), dtype=dtype, axis=axis, channel_axis=channel_axis, shapes=shapes,
+        shape_index=shape_index, start=start, channel=channel, stacked=stacked,
+    )  # fmt: skip
+
+
+def _rank_of(shapes: tuple[Shape, ...]) -> int:
     ranks = sorted({len(s) for s in shapes})
     if len(ranks) > 1:
         raise FunctionError(
             f"Results have {ranks} axes, depending on the trial. Return the same number for all."
         )
-    rank = ranks[0]
-    if stacked and join_axis is not None:
-        raise PlanError("join_axis goes with join='concatenate'. Leave it out for 'stack'.")
-    axis = 0 if stacked else _result_axis(
+    return ranks[0]
+
+
+def _join_axis(blocks: Blocks, rank: int, join_axis: int | None, *, stacked: bool) -> int:
+    """The axis of the result along which trials follow each other; a new first one if stacked."""
+    if stacked:
+        if join_axis is not None:
+            raise PlanError("join_axis goes with join='concatenate'. Leave it out for 'stack'.")
+        return 0
+    return _result_axis(
         blocks.axis if join_axis is None else join_axis, rank, "join_axis",
         "Use join='stack' for results without it, or say join_axis=.",
     )  # fmt: skip
-    cut = blocks.channel_blocks > 1
-    channel_axis = None
-    if cut:
-        wanted = blocks.channel_axis if out_channel_axis is None else out_channel_axis
-        assert wanted is not None  # blocks of channels have an axis
-        channel_axis = _result_axis(
-            wanted, rank, "out_channel_axis", "Say which axis of the result is that of channels."
-        )
-        if not stacked and channel_axis == axis:
-            raise PlanError(
-                f"Trials and channel blocks would both lie along axis {axis} of the result. "
-                "Say join_axis= or out_channel_axis=."
-            )
+
+
+def _channel_axis(blocks: Blocks, rank: int, out_channel_axis: int | None) -> int | None:
+    """The axis of one block's result along which channel blocks lie; None if there is one only."""
+    if blocks.channel_blocks == 1:
+        return None
+    wanted = blocks.channel_axis if out_channel_axis is None else out_channel_axis
+    assert wanted is not None  # blocks of channels have an axis
+    return _result_axis(
+        wanted, rank, "out_channel_axis", "Say which axis of the result is that of channels."
+    )
+
+
+def _check_other_axes(
+    shapes: tuple[Shape, ...], axis: int, channel_axis: int | None, *, stacked: bool
+) -> None:
+    """Raise FunctionError unless results are equally long on all axes that are not joined."""
     joined = {a for a in (None if stacked else axis, channel_axis) if a is not None}
-    plain = {tuple(n for a, n in enumerate(s) if a not in joined) for s in shapes}
-    if len(plain) > 1:
+    others = {tuple(n for a, n in enumerate(s) if a not in joined) for s in shapes}
+    if len(others) > 1:
         raise FunctionError(
             f"Results have different shapes ({', '.join(map(str, shapes[:4]))}) and cannot be "
             + ("stacked. " if stacked else f"joined along axis {axis}. ")
             + "Return equal shapes on the other axes, or choose another join."
         )
-    start, length = _positions(blocks, shape_index, shapes, axis, stacked=stacked)
-    channel, width = _channel_positions(blocks, shape_index, shapes, channel_axis)
-    region = list(shapes[0])
-    if channel_axis is not None:
-        region[channel_axis] = width
-    if stacked:
-        region.insert(0, length)
-        channel_axis = None if channel_axis is None else channel_axis + 1
-    else:
-        region[axis] = length
-    return Target(
-        shape=tuple(region), dtype=dtype, axis=axis, channel_axis=channel_axis, shapes=shapes,
-        shape_index=shape_index, start=start, channel=channel, stacked=stacked,
-    )  # fmt: skip
 
 
 def _result_axis(axis: int, rank: int, name: str, remedy: str) -> int:

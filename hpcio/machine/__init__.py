@@ -1,7 +1,7 @@
 """What this computer is: file systems, cores, memory, launchers, installed packages.
 
-This room uses errors and words alone. Others ask it what is safe on a file system, whether there is
-room, whether this process is a rank of MPI, and keep their kinds of things in its `Registry`.
+This room uses `hpcio.errors` alone. Others ask it what is safe on a file system, whether there is
+room, and whether this process is a rank of MPI. They keep their kinds of things in its `Registry`.
 """
 
 from hpcio.machine.filesystems import (

@@ -17,10 +17,10 @@ __all__ = [
     "write_whole",
 ]
 
-# Their "disk" is memory: reserving it means filling it with zeros.
+# These keep files in memory: reserving room there means filling it with zeros.
 _MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 
-# All others may have clients on other nodes, each with a cache of its own.
+# All other file systems may have clients on other nodes, each with a cache of its own.
 _LOCAL = _MEMORY | {
     "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "jfs", "ntfs3", "overlay",
     "reiserfs", "vfat", "xfs", "zfs",
@@ -58,13 +58,13 @@ def _mount_of_device(device: int) -> tuple[str, frozenset[str]] | None:
 
 
 def _mount_above(path: str) -> tuple[str, frozenset[str]]:
-    """By name: files of btrfs do not have the device that its mount has."""
+    """Find the mount by its path: on btrfs, files have another device than their mount."""
     above = [
         (len(point), fields)
         for fields in _mounts()
         if os.path.commonpath([path, point := _MOUNT_ESCAPE.sub(_unescaped, fields[4])]) == point
     ]
-    # Of several mounts on one point the last one is seen.
+    # Of several mounts on one point, the last one hides the others.
     return _described(max(reversed(above), key=lambda found: found[0])[1]) if above else _UNKNOWN
 
 
@@ -92,8 +92,8 @@ def _described(fields: list[str]) -> tuple[str, frozenset[str]]:
 def look_again(path: str | os.PathLike[str]) -> None:
     """Have a network file system ask its server whether a name is there.
 
-    A client of NFS that has found a name absent once goes on to say so for half a minute;
-    opening the folder makes it look.
+    An NFS client that found a name absent keeps saying so for half a minute. Opening the
+    folder makes it ask.
     """
     with contextlib.suppress(OSError):
         os.close(os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY))
@@ -102,8 +102,8 @@ def look_again(path: str | os.PathLike[str]) -> None:
 def is_first(path: str | os.PathLike[str]) -> bool:
     """Make an empty file; whether this process was the first to do so.
 
-    Only success means yes: on a network file system, failures do not all mean that the name
-    was there.
+    Only success means yes. On a network file system, a failure does not always mean that the
+    name was there.
     """
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -113,7 +113,7 @@ def is_first(path: str | os.PathLike[str]) -> bool:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600) -> None:
-    """Write a small file: complete under its name, or not at all. It may replace another.
+    """Write a small file: complete under its name, or not at all. It replaces an older one.
 
     Raises
     ------

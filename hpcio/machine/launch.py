@@ -1,7 +1,7 @@
 """Whether an MPI launcher has started this process, found out without MPI; and its communicator.
 
-mpi4py is imported only where the environment says that this process is a rank: elsewhere MPI ends
-the process that tries, and no exception tells of it.
+mpi4py is imported only where the environment says that this process is a rank. Elsewhere, MPI may
+end the process without an exception.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hpcio.errors import WorkerError
 
 __all__ = ["Launch", "communicator", "launched"]
 
-# By which variables launchers tell a process its rank, the number of ranks, and those on its node.
+# The variables that tell a process its rank, the number of ranks, and the number on its node.
 _LAUNCHERS = (
     ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
@@ -28,13 +28,13 @@ _LAUNCHERS = (
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launcher has said of this process.
+    """What a launcher has told this process.
 
     Attributes
     ----------
     launcher : str
     rank, size : int
-        Size 0 if the launcher does not tell.
+        The size is 0 if the launcher does not tell.
     local : int
         Ranks on this node, as far as is known.
     """
@@ -48,7 +48,7 @@ class Launch:
 def launched() -> Launch | None:
     """How this process was started as a rank; None if it was not.
 
-    Nothing of MPI is imported to find out.
+    MPI itself is not imported.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def communicator(launch: Launch) -> Any:
         )
     import mpi4py
 
-    # Some MPIs end a process that another's launcher has started, as soon as they begin.
+    # Some MPIs end the process at their start, if the launcher of another MPI started it.
     mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
     from mpi4py import MPI
 

@@ -11,13 +11,13 @@ __all__ = ["lazily"]
 
 
 def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a package: a worker need not import what only sessions use.
+    """A ``__getattr__`` for a package, so that workers do not import what only sessions use.
 
     Parameters
     ----------
     package : str
     modules : mapping of str to str
-        For each name, the module of the package that has it.
+        For each name, the module of the package that defines it.
     """
 
     def get(name: str) -> Any:

@@ -54,7 +54,7 @@ class Registry(Generic[T]):
         self._known[name] = thing
 
     def __getitem__(self, name: str) -> T:
-        if name not in self._known:  # installed packages are looked through only if need be
+        if name not in self._known:  # installed packages are searched only when they must be
             self._scan()
         if name not in self._known:
             raise OptionError(
@@ -75,7 +75,7 @@ class Registry(Generic[T]):
         return tuple(self._known)
 
     def added_first(self) -> list[T]:
-        """All things, the newest first: what was added may claim what ours would take, too."""
+        """All things, the newest first: those that were added are asked before ours."""
         return [self[name] for name in reversed(self.names())]
 
     def _scan(self) -> None:

@@ -16,7 +16,7 @@ _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def package_folder() -> str:
-    """Where hpcio is imported from: new processes take it from there, too."""
+    """Where hpcio is imported from; new processes import it from there, too."""
     return str(Path(__file__).parents[2])
 
 
@@ -42,13 +42,13 @@ def parse_bytes(value: str | int) -> int:
 
 
 def available() -> int:
-    """Bytes of memory that this process may still take: of the machine, or of its cgroup."""
+    """Bytes of memory that this process may still take, of the machine and of its cgroup."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     try:
         with open("/proc/meminfo") as f:
             free = next(int(x.split()[1]) * 1024 for x in f if x.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        pass  # not Linux: what sysconf said must do
+        pass  # not Linux: the number of sysconf must do
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         (

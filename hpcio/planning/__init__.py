@@ -1,8 +1,8 @@
 """The dry run and its outcome: a plan, frozen before work begins.
 
 This room uses `hpcio.function`, `hpcio.layout` and those below; it runs nothing but probes. Others
-take `Plan`, a value, from it, load plans by `load_plan`, and hold machines against what plans need.
-What callers ask for travels as values, such as `StorageOptions`.
+take the value `Plan` from it, load plans by `load_plan`, and check that a machine has what a plan
+needs. What callers ask for travels as values, such as `StorageOptions`.
 """
 
 from hpcio.planning.describing import Description, describe, probe

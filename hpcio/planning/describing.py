@@ -1,8 +1,7 @@
-"""Before any work: what a run will read and write, and what it will take."""
+"""What a run will read, write and need, said before any work."""
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 import time
@@ -13,7 +12,7 @@ import numpy as np
 
 from hpcio.errors import FunctionError, HpcioError
 from hpcio.function import compute, takes
-from hpcio.machine import available
+from hpcio.machine import available, cores
 from hpcio.planning.limits import BASE, block_memory
 from hpcio.planning.plan import Plan
 from hpcio.recording import Reader
@@ -24,17 +23,17 @@ __all__ = ["Description", "describe", "probe"]
 
 @dataclass(frozen=True)
 class Description:
-    """What a run of a plan will take; ``str()`` of it is a table.
+    """What a run of a plan will read, write and need; ``str()`` of it is a table.
 
     Attributes
     ----------
     function, source, out : str
     trials, blocks : int
     shape : tuple of int
-        Of the result.
+        Shape of the result.
     dtype : str
     nbytes_read, nbytes_written : int
-        In all, in bytes.
+        Bytes of the whole run.
     smallest, largest : int
         Bytes of the smallest and the largest trial handed to the function.
     files : str
@@ -44,12 +43,12 @@ class Description:
     memory_available : int
         Bytes that are free now.
     probe_trial : int
-        The longest trial, which was computed.
+        The longest trial, which was computed as a probe.
     probe_seconds : float
         How long that took, reading included.
     workers : int
     seconds : float
-        Expected for the run, if time follows bytes.
+        Expected time of the run, in proportion to the bytes that it reads.
     disk_free : int
         Bytes free where the result will lie.
     """
@@ -98,7 +97,7 @@ class Description:
 
 
 def describe(plan: Plan, *, workers: int | None = None) -> Description:
-    """Say what a run will take; the longest trial is read and computed as a probe.
+    """Say what a run will need; the longest trial is read and computed as a probe.
 
     Parameters
     ----------
@@ -115,7 +114,7 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
     FunctionError
         If the function raises for the longest trial.
     """
-    count = len(os.sched_getaffinity(0)) if workers is None else max(1, workers)
+    count = cores() if workers is None else max(1, workers)
     count = min(count, len(plan))
     read, written = plan.input_sizes(), plan.stored_bytes(np.arange(len(plan)))
     longest = int(read.argmax())
@@ -149,18 +148,18 @@ def _files(plan: Plan) -> str:
         return str(plan.average)
     if plan.writer != "virtual":
         return "one file"
-    return "one file a block" if plan.sources == "trial" else "one file a chunk"
+    return "one file a block" if plan.sources == "trial" else "one file a batch"
 
 
 def probe(plan: Plan, block: int) -> tuple[float, int]:
-    """Seconds and bytes of memory that one block takes, reading and computing."""
+    """Seconds and bytes of memory that it takes to read and compute one block."""
     func, arguments = plan.live or plan.function.load(), plan.arguments()
     trial_number = int(plan.blocks.trial[block])
     args, kwargs = arguments.of(trial_number)
     if takes(func, "chunkShape"):
         kwargs = {**kwargs, "chunkShape": plan.target.largest_shape()}
     kind = plan.blocks.kind_of(block)
-    shape = plan.target.shapes[int(plan.target.shape_index[block])]
+    shape = plan.target.shape_of(block)
     best = np.inf
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
@@ -181,6 +180,6 @@ def probe(plan: Plan, block: int) -> tuple[float, int]:
             f"{plan.trials.index[trial_number]}, the longest: {error}. "
             "Call it with that trial to find out why."
         ) from error
-    # What the process grew by is a lower bound: memory that was free inside it is not seen.
+    # The growth of the process is a lower bound: memory that was free inside it does not count.
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     return float(best), grown

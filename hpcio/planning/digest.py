@@ -19,7 +19,7 @@ def digest_of(plan: Plan, arguments: str) -> str:
     Parameters
     ----------
     plan : Plan
-        Its own digest is not looked at.
+        Its own field `digest` is ignored.
     arguments : str
         The fingerprint of the arguments of its function.
     """

@@ -1,4 +1,4 @@
-"""The dry run: shape and type of every block, by as few calls as there are distinct cases."""
+"""The dry run: shape and type of every block, by one call for each distinct case."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def dry_run(
 def _cases(blocks: Blocks, arguments: Arguments | None) -> tuple[np.ndarray, np.ndarray]:
     """The first block of each distinct case, and the case of each block (B,).
 
-    With `arguments`, what a block returns may depend on them too.
+    With `arguments`, a case is a shape and the values of the arguments.
     """
     shapes = [kind.inshape for kind in blocks.input_kinds]
     distinct = {shape: k for k, shape in enumerate(dict.fromkeys(shapes))}
@@ -98,7 +98,7 @@ def _cases(blocks: Blocks, arguments: Arguments | None) -> tuple[np.ndarray, np.
 def _shape_and_type(
     probe: _Probe, block: int, call: CallOptions, dtype: np.dtype | None
 ) -> tuple[Shape, np.dtype]:
-    """What one block returns: as the caller says, or as the function does."""
+    """What one block returns, as the caller says, or else the function."""
     told = None if call.out_shape is None else _told(call.out_shape, probe.inshape(block))
     if told is not None and call.out_dtype is not None and dtype is not None:
         return told, dtype
@@ -120,7 +120,7 @@ def _check_type(found: np.dtype, dtype: np.dtype, call: CallOptions, gives: str)
 
 
 def _key(value: Any) -> str:
-    """Something equal for equal arguments, and quick for plain numbers."""
+    """A key that is equal for equal arguments, and quick to make for plain numbers."""
     args, kwargs = value
     parts = (*args, *kwargs.values())
     if all(isinstance(p, str | int | float | bool | None | np.generic) for p in parts):
@@ -151,7 +151,7 @@ def _dtype(out_dtype: Any) -> np.dtype:
 
 @dataclass(frozen=True, eq=False)
 class _Probe:
-    """Asks the function what a block returns: announced, or computed."""
+    """Asks the function what a block returns: it announces that, or computes it."""
 
     func: Callable[..., Any]
     name: str

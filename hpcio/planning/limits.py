@@ -1,4 +1,4 @@
-"""What a run may use: memory of a worker against the largest block, and free disk."""
+"""What a run may use: a worker needs memory for the largest block, and the disk needs room."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BASE = 80 << 20
 
 
 def block_memory(plan: Plan) -> np.ndarray:
-    """Bytes that each block needs at the least, shape (B,).
+    """Bytes that each block needs at least, shape (B,).
 
-    Its trial and its result, and for large trials the next one, which is read ahead. With
-    averages, also the sums.
+    These hold its trial and its result, for large trials also the next one, which is read ahead,
+    and for averages the sums.
     """
     trial = plan.input_sizes()
     need: np.ndarray = trial * np.where(trial < LARGE, 1, 2) + plan.target.sizes()
@@ -46,5 +46,5 @@ def check_memory(plan: Plan, limit: str | int) -> None:
 def check_disk(plan: Plan, blocks: np.ndarray) -> None:
     """Raise OutputError if the results of `blocks` cannot fit on the disk."""
     if plan.compression is not None:
-        return  # who knows how small they get; a full disk is said when it is full
+        return  # nobody knows how small they get; a full disk is reported when it is full
     check_room(Path(plan.out), plan.stored_bytes(blocks))

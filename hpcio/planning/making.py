@@ -29,8 +29,8 @@ from hpcio.recording import Blocks, Recording, Trials
 
 __all__ = ["check_new_output", "make_plan"]
 
-# More files than this are no longer read as one dataset by plain HDF5: it keeps every
-# source open, and the usual limit is 1,024 open files.
+# Plain HDF5 cannot read more files than this as one dataset: it keeps every source open, and
+# the usual limit is 1,024 open files.
 AUTO_TRIAL_SOURCES = 512
 # HDF5 needs 13 kB of memory for each mapping of a virtual dataset while it is built.
 MAX_MAPPINGS = 100_000
@@ -56,7 +56,7 @@ def make_plan(
     out : str or path
     reading, call, layout, storage : options
     abilities : WriterAbilities
-        Of the writer that `storage` names.
+        What the writer that `storage` names can do.
     """
     final = check_new_output(out)
     read = _what_is_read(source, reading)
@@ -92,7 +92,7 @@ def make_plan(
 
 
 def check_new_output(out: str | os.PathLike[str]) -> str:
-    """The absolute path of an output that can be made, or an OutputError."""
+    """The absolute path of an output that can be created, or an OutputError."""
     path = Path(os.path.expanduser(os.fspath(out))).absolute()
     if os.path.lexists(path):
         raise OutputError(
@@ -209,7 +209,7 @@ def _how_results_are_stored(
 def _sources(
     options: StorageOptions, abilities: WriterAbilities, target: Target, average: Average | None
 ) -> Sources:
-    """One virtual source for each block, or for each chunk of blocks."""
+    """Whether there is one virtual source for each block (trial) or for each batch (task)."""
     if not abilities.makes_sources or average is not None:
         return "task"
     count = target.shape_index.size
@@ -233,7 +233,7 @@ def _sources(
 def _chunking(
     options: StorageOptions, abilities: WriterAbilities, target: Target, sources: Sources
 ) -> tuple[tuple[int, ...] | None, str | None]:
-    """Chunks of a virtual source, and what they are compressed by; None for contiguous ones."""
+    """Chunks of a virtual source, and their compression; None if it is contiguous."""
     shape = target.largest_shape()
     axis = 0 if target.stacked else target.axis
     chosen = Chunking.choose(

@@ -1,4 +1,4 @@
-"""What a caller has asked for, as values: each option is checked once and travels in one object."""
+"""What a caller asks for, as values: each option is checked once and travels in one object."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Sources = Literal["trial", "task"]
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions:
-    """What is read: trials, and how they cut the recording; see :meth:`hpcio.Plan.create`."""
+    """What is read: the trials, and how they cut the recording; see :meth:`hpcio.Plan.create`."""
 
     trials: Trials | np.ndarray | Sequence[Sequence[int]] | int | str | os.PathLike[str]
     axis: int = 0
@@ -102,7 +102,7 @@ class WriterAbilities:
         Whether it writes from the ranks of an MPI job alone.
     makes_sources : bool
         Whether attempts write files of their own, joined by the mappings of a virtual dataset.
-        Only then is there a choice of `sources`, and a limit of mappings.
+        Only then there is a choice of `sources`, and a limit of mappings.
     compresses : bool
         Whether it can store compressed chunks.
     """
@@ -121,10 +121,10 @@ class RunPolicy:
     retries : int
         How often a block that raises, or whose worker dies, is tried again.
     max_failed : int or None
-        When more blocks than this have failed, the others need not be tried; None for a tenth
-        of them, and at least 100.
+        When more blocks than this have failed, the others are not tried. None means a tenth of
+        all blocks, and at least 100.
     gaps : bool
-        Publish even if blocks failed.
+        Whether to publish even if blocks failed.
 
     Raises
     ------
@@ -143,5 +143,5 @@ class RunPolicy:
                 raise OptionError(f"{name}={number} makes no sense. Use 0 or more.")
 
     def most_failed(self, blocks: int) -> int:
-        """How many of so many blocks may fail."""
+        """How many blocks may fail, of so many."""
         return max(100, blocks // 10) if self.max_failed is None else self.max_failed

@@ -31,23 +31,32 @@ class Plan:
     source : hpcio.recording.Recording
     trials : hpcio.Trials
     blocks : hpcio.recording.Blocks
-    target : Target
-    args, kwargs
-        For the function; values of :func:`hpcio.per_trial` are still whole.
+    target : hpcio.layout.Target
+        Where the result of each block lies.
+    axes : tuple of hpcio.layout.Axis
+        Names and coordinates of the axes of the result.
+    payload : bytes
+        The arguments of the function, pickled; see `arguments`.
     out : str
         Absolute path of the result.
-    writer, sources, join
+    writer, sources, join : str
         As given to :meth:`hpcio.Plan.create`; `sources` is resolved.
     average : hpcio.layout.Average or None
-        What is made of the results of all trials, if they are not kept.
+        The average of all trials that is stored, if their results are not kept.
+    casting : str
+        How far types of results may differ from the planned one, as in `numpy.can_cast`.
+    described : mapping of str to str
+        The arguments as text, for people.
+    run_id : str
+        Random name of the run.
+    digest : str
+        Hexadecimal; plans of one digest give the same bytes, block by block.
+    live : callable or None
+        The function itself, in the process that made the plan.
     chunks : tuple of int or None
         Shape of the chunks of a virtual source, one number for ``sources="task"``; None for
         contiguous ones.
     compression : str or None
-    run_id : str
-        Random name of the run.
-    digest : str
-        Digest of all of the above but `out` and `run_id`, hexadecimal.
     """
 
     function: Function
@@ -66,7 +75,6 @@ class Plan:
     described: Mapping[str, str]
     run_id: str
     digest: str
-    # The function itself, where it was given: this process need not find it again.
     live: Callable[..., Any] | None = field(default=None, repr=False)
     chunks: tuple[int, ...] | None = None
     compression: str | None = None
@@ -82,12 +90,12 @@ class Plan:
 
     @property
     def blocks_per_group(self) -> int:
-        """So many consecutive blocks are done together, by one process; 1 unless averaged."""
+        """How many consecutive blocks one process computes together; 1 unless averaged."""
         return 1 if self.average is None else self.average.blocks_per_group
 
     @property
     def run_directory(self) -> Path:
-        """``OUT.run``: plan, sources, journals and logs of this run."""
+        """``OUT.run``, where plan, sources, journals and logs of this run lie."""
         return self.rundir.path
 
     @property
@@ -97,7 +105,7 @@ class Plan:
 
     def input_sizes(self) -> np.ndarray:
         """Bytes that each block hands to the function, shape (B,)."""
-        each = [int(np.prod(f.inshape, dtype=np.int64)) for f in self.blocks.input_kinds]
+        each = [int(np.prod(kind.inshape, dtype=np.int64)) for kind in self.blocks.input_kinds]
         sizes: np.ndarray = np.asarray(each, np.int64)[self.blocks.input_kind]
         return sizes * self.source.dtype.itemsize
 
@@ -117,7 +125,7 @@ class Plan:
         )
 
     def arguments(self) -> Arguments:
-        """The arguments of the function, from the plan.
+        """The arguments of the function; values of :func:`hpcio.per_trial` are still whole.
 
         Raises
         ------
@@ -157,7 +165,7 @@ class Plan:
             "outfile": str(folder / f"{trial}_{part}.h5"),
             "outdset": "data",
             "outgrid": self.target.region(i),
-            "outshape": self.target.shapes[int(self.target.shape_index[i])],
+            "outshape": self.target.shape_of(i),
             "dtype": self.target.dtype,
             "call_id": f"__{trial}_{part}",
         }

@@ -56,7 +56,7 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
             for k, axis in enumerate(plan.axes):
                 if axis.values is not None:
                     f[f"axes/{k}"] = axis.values
-            # A plan may hold pickles, and is nobody else's business.
+            # A plan may hold pickles, and others have no need to read it.
             write_image(f, part, mode=0o600)
         os.rename(part, final)
     except OSError as error:
@@ -83,17 +83,7 @@ def load_plan(out: str | os.PathLike[str]) -> Plan:
 def _fields(out: str) -> dict[str, Any]:
     """The fields of the plan whose result is `out`."""
     path = RunDirectory.of(out).plan
-    try:
-        owners = {path.stat().st_uid, path.parent.stat().st_uid}
-    except FileNotFoundError:
-        raise PlanError(
-            f"There is no plan '{path}'. Make one: hpcio plan ... --out {out}"
-        ) from None
-    except PermissionError:
-        raise PlanError(f"The plan '{path}' is not yours. Make one of your own.") from None
-    if owners != {os.geteuid()}:
-        # A plan holds pickles, which can run anything when they are loaded.
-        raise PlanError(f"The plan '{path}' belongs to another user. Make one of your own.")
+    _check_owner(path, out)
     with open_file(path) as f:
         if int(f.attrs.get("format", -1)) != FORMAT:
             raise PlanError(f"'{path}' was made by another version of hpcio. Plan again.")
@@ -104,19 +94,12 @@ def _fields(out: str) -> dict[str, Any]:
         pickled, payload = f["function"][()].tobytes(), f["arguments"][()].tobytes()
         target = Target.load(f["target"])
         run_id, digest = str(f.attrs["run_id"]), str(f.attrs["digest"])
-    function, source, axis = spec["function"], spec["source"], spec["axis"]
-    moved = spec["folder"], os.path.dirname(out)
-    source["path"] = _now(source["path"], *moved)
-    function["path"] = tuple(_now(path, *moved) for path in function["path"])
     return {
-        "function": Function(**function, pickled=pickled),
-        "source": Recording(
-            **{**source, "shape": tuple(source["shape"]), "dtype": np.dtype(source["dtype"])}
-        ),
-        "trials": Trials(**trials, axis=axis),
+        **_found_again(spec, pickled, os.path.dirname(out)),
+        "trials": Trials(**trials, axis=spec["axis"]),
         "blocks": Blocks(
             **blocks,
-            axis=axis,
+            axis=spec["axis"],
             channel_axis=spec["channel_axis"],
             channel_blocks=spec["channel_blocks"],
             input_kinds=tuple(_input_kind(x) for x in spec["input_kinds"]),
@@ -134,8 +117,37 @@ def _fields(out: str) -> dict[str, Any]:
     }
 
 
+def _check_owner(path: Path, out: str) -> None:
+    """Raise PlanError unless the plan is there and ours: its pickles can run anything."""
+    try:
+        owners = {path.stat().st_uid, path.parent.stat().st_uid}
+    except FileNotFoundError:
+        raise PlanError(
+            f"There is no plan '{path}'. Make one: hpcio plan ... --out {out}"
+        ) from None
+    except PermissionError:
+        raise PlanError(f"The plan '{path}' is not yours. Make one of your own.") from None
+    if owners != {os.geteuid()}:
+        raise PlanError(f"The plan '{path}' belongs to another user. Make one of your own.")
+
+
+def _found_again(spec: dict[str, Any], pickled: bytes, folder: str) -> dict[str, Any]:
+    """Function and recording of a plan that now lies in `folder`, with paths as they are now."""
+    function, source = spec["function"], spec["source"]
+    path = tuple(_now(path, spec["folder"], folder) for path in function["path"])
+    known = {
+        "path": _now(source["path"], spec["folder"], folder),
+        "shape": tuple(source["shape"]),
+        "dtype": np.dtype(source["dtype"]),
+    }
+    return {
+        "function": Function(**{**function, "path": path}, pickled=pickled),
+        "source": Recording(**{**source, **known}),
+    }
+
+
 def _now(path: str, before: str, after: str) -> str:
-    """Where a path of the plan is, if the tree that holds it and the plan has moved."""
+    """Where a path of the plan is now, in case it has moved together with the plan."""
     if before == after or os.path.exists(path):
         return path
     there = os.path.normpath(os.path.join(after, os.path.relpath(path, before)))

@@ -1,8 +1,8 @@
 """What is read: the recording, its trials, and the blocks that follow from both.
 
 This room uses `hpcio.files` and `hpcio.machine`. Others take `Recording`, `Trials`, `Blocks` and
-`Reader` from it. A new kind of recording or of trial table is a file here, or anywhere, and an
-entry in `RECORDINGS` or `TRIAL_TABLES`.
+`Reader` from it. A new kind of recording or of trial table needs one file, here or elsewhere, and
+an entry in `RECORDINGS` or `TRIAL_TABLES`.
 """
 
 from hpcio.recording.blocks import Blocks, InputKind

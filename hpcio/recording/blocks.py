@@ -1,4 +1,4 @@
-"""Blocks: what each call of the function reads, as it follows from trials and a shape."""
+"""Blocks: what each call of the function reads, derived from the trials and a shape."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TrialRows:
 
 @dataclass(frozen=True, eq=False)
 class InputKind:
-    """What blocks of the same shape have in common: how each is read from its trial's start.
+    """How blocks of one shape are read, counted from the start of their trial.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class InputKind:
         however long the trial is.
     channels : tuple of int
         ``(first, last)``: the block holds the selected channels ``[first, last)``, counted in
-        the order of the selection. ``(0, 0)`` if the source has no channel axis.
+        the order of the selection. ``(0, 0)`` if the recording has no channel axis.
     """
 
     inshape: tuple[int, ...]
@@ -99,18 +99,18 @@ class InputKind:
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """All blocks of a source: the channel blocks of trial 0, then those of trial 1, ...
+    """All blocks of a recording: the channel blocks of trial 0, then those of trial 1, ...
 
     Attributes
     ----------
     axis : int
         Stacking axis, not negative.
     channel_axis : int or None
-        Channel axis, not negative; None if the source has none, or it is not known.
+        Channel axis, not negative; None if the recording has none, or it is not known.
     trial : int64 array (B,)
         Position of the block's trial in the (selected) trials.
     base : int64 array (B,)
-        Row of the source at which that trial starts.
+        Row of the recording at which that trial starts.
     input_kind : int32 array (B,)
         Index into `input_kinds`.
     channel_block : int32 array (B,)
@@ -133,11 +133,11 @@ class Blocks:
         return len(self.trial)
 
     def kind_of(self, i: int) -> InputKind:
-        """What block `i` has in common with others."""
+        """The kind of input of block `i`."""
         return self.input_kinds[int(self.input_kind[i])]
 
     def ingrid(self, i: int) -> tuple[slice, ...]:
-        """The region of the source that block `i` reads.
+        """The region of the recording that block `i` reads.
 
         Parameters
         ----------

@@ -122,12 +122,12 @@ def read_region(
     ----------
     dataset : h5py.Dataset
     region : tuple of slices, ints or sorted lists
-        Absolute; at most one list, which is HDF5's own limit.
+        Absolute. HDF5 allows at most one list.
     sigrid : sequence of sequences of int, or None
-        If not None, the array read is indexed by ``np.ix_(*sigrid)``; a range that takes
-        all of an axis costs nothing.
+        Unless None, the array read is indexed by ``np.ix_(*sigrid)``. A range that takes all
+        of an axis costs nothing.
     shape : tuple of int
-        Restores axes that ints in `region` dropped.
+        Shape of the result; it restores axes that ints in `region` dropped.
 
     Raises
     ------

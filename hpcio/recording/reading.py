@@ -1,4 +1,4 @@
-"""Reading trials: the open recording of one attempt, and reading ahead."""
+"""Reading trials: the recording that one attempt holds open, and reading ahead."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from hpcio.recording.selections import take
 __all__ = ["LARGE", "ReadAhead", "Reader"]
 
 # Rows of up to so many bytes are read whole, whatever is selected of them: disk and page
-# cache deal in pages anyway.
+# cache work by pages anyway.
 WHOLE_ROWS = 16 << 10
-# Blocks of so many bytes are worth a second thread; at 1 MB, handing over costs what it gains.
+# Blocks of so many bytes are worth a second thread; at 1 MB it costs as much as it gains.
 LARGE = 4 << 20
-# Bytes of rows that are held at a time while some of them are picked.
-BATCH = 1 << 20
+# Bytes of whole rows that are read at a time, before what is selected of them is copied.
+ROWS_AT_A_TIME = 1 << 20
 
 
 class Reader:
     """A recording that is held open for one attempt, and read trial by trial.
 
-    Where values lie as plain bytes and trials cut the first axis, rows are read as such: a whole
-    trial by one `preadv`, three times as fast as through HDF5; of some channels, the rows that
-    they are in. All else is read by whatever the kind of recording has.
+    Where values lie as plain bytes and trials cut the first axis, rows are read as bytes. One
+    `preadv` reads a whole trial, three times as fast as HDF5. If some channels are selected, whole
+    rows are read and the channels are picked. The kind of recording reads everything else.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Reader:
     def is_large(self, kind: InputKind) -> bool:
         """Whether trials of this kind are worth reading ahead: large, and plain bytes.
 
-        HDF5 lets only one thread in, so that reading by it would hold up the function.
+        HDF5 lets only one thread in, so reading by it would hold up the function.
         """
         size = int(np.prod(kind.inshape, dtype=np.int64)) * self._dtype.itemsize
         return size >= LARGE and self.of_kind(kind).func != self._by_kind
@@ -72,7 +72,7 @@ class Reader:
     def of_kind(self, kind: InputKind) -> partial[np.ndarray]:
         """How trials of a kind are read: a function of the row at which a trial begins.
 
-        The array that it gives is the caller's to change.
+        The caller may change the array that it returns.
         """
         if self._fd < 0 or kind.grid[0].step != 1:
             return partial(self._by_kind, kind)
@@ -92,12 +92,12 @@ class Reader:
         return array
 
     def _from_rows(self, kind: InputKind, base: int) -> np.ndarray:
-        """Read whole rows, some at a time, and pick: HDF5 gathers single values slowly."""
+        """Read whole rows, some at a time, and pick from them: HDF5 picks single values slowly."""
         first, last = base + kind.grid[0].start, base + kind.grid[0].stop
         others = kind.grid[1:]
         shape = tuple(len(range(g.start, g.stop, g.step)) for g in others)
         region = np.empty((last - first, *shape), self._dtype)
-        step = min(last - first, max(1, BATCH // max(1, self._row)))
+        step = min(last - first, max(1, ROWS_AT_A_TIME // max(1, self._row)))
         rows = np.empty((step, *self._shape[1:]), self._dtype)
         for at in range(first, last, step):
             some = rows[: last - at]
@@ -127,9 +127,9 @@ class Reader:
             )
 
     def _empty(self, shape: tuple[int, ...]) -> np.ndarray:
-        # Fresh memory for a large trial costs as much as reading it. Memory of an earlier
-        # trial serves again if nobody else holds it: the list and the argument are the only
-        # two references then (a view, or a trial that the function kept, would be a third).
+        # Fresh memory for a large trial costs as much as reading it. The memory of an earlier
+        # trial is used again if nobody else holds it. The list and the argument are then its only
+        # two references; a view, or a trial that the function kept, would be a third.
         for k in range(len(self._memory)):
             if self._memory[k].shape == shape and sys.getrefcount(self._memory[k]) == 2:
                 return self._memory[k]
@@ -138,7 +138,7 @@ class Reader:
         return array
 
     def close(self) -> None:
-        """Let go of the source."""
+        """Let go of the recording."""
         self._open.close()
         if self._fd >= 0:
             os.close(self._fd)
@@ -152,7 +152,7 @@ class Reader:
 
 
 class ReadAhead:
-    """The trials of a chunk in their order, the next large one read while one is at work.
+    """The trials of a batch in order; while one is computed, the next large one is read.
 
     Parameters
     ----------
@@ -160,9 +160,9 @@ class ReadAhead:
     kinds : sequence of InputKind
         All kinds of input of the plan.
     todo : sequence of (int, int)
-        InputKind and first row of each trial.
+        Index into `kinds` and first row of each trial.
     pool : concurrent.futures.Executor
-        Where to read ahead: it hides the time of a disk behind that of the function.
+        Reads ahead, so that the function does not wait for the disk.
     """
 
     def __init__(
@@ -179,8 +179,8 @@ class ReadAhead:
         self._next: Future[np.ndarray] | None = None
 
     def take(self, k: int) -> np.ndarray:
-        """The trial at position `k`; positions are taken once each, in order."""
-        # The future goes out of hand before the trial is used: it would keep its memory.
+        """The trial at position `k`; the caller takes each position once, in order."""
+        # The future is dropped before the trial is used, since it would keep the memory.
         future, self._next = self._next, None
         trial = self._now(k) if future is None else future.result()
         del future
@@ -189,7 +189,7 @@ class ReadAhead:
         return trial
 
     def again(self, k: int) -> np.ndarray:
-        """The trial at position `k` once more, in memory of its own."""
+        """Read the trial at position `k` once more, into memory of its own."""
         if self._next is not None:
             wait([self._next])  # two threads must not look for free memory at the same time
         return self._now(k)

@@ -1,4 +1,4 @@
-"""The recording: what is read, as it was when a plan was made, and the kinds of it."""
+"""The recording as it was when a plan was made, and the kinds of recordings."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Recording:
 
     @classmethod
     def read(cls, spec: str | os.PathLike[str]) -> Recording:
-        """Look at what a user names, such as ``FILE::DATASET``.
+        """Describe the recording that a user names, such as ``FILE::DATASET``.
 
         Raises
         ------
@@ -56,7 +56,7 @@ class Recording:
         return kind.look(text)
 
     def open(self) -> OpenRecording:
-        """Open it for reading, after a look whether it is what it was.
+        """Check that it has not changed, and open it for reading.
 
         Raises
         ------
@@ -102,8 +102,8 @@ class OpenRecording(Protocol):
     name : str
         The file, for messages.
     plain : tuple of (str, int), or None
-        A file, and where in it the values begin, if they lie there just as numpy holds them. Then
-        trials are read as plain bytes.
+        A file and the offset of the values in it, if they lie there as numpy holds them. Trials
+        are then read as plain bytes.
     """
 
     shape: tuple[int, ...]
@@ -142,16 +142,16 @@ class RecordingKind(Protocol):
     Attributes
     ----------
     name : str
-        That under which it is registered.
+        The name under which it is registered.
     """
 
     name: str
 
     def claims(self, spec: str) -> bool:
-        """Whether a recording that a user names so is of this kind; a look at the name will do."""
+        """Whether a recording of this name is of this kind; only the name is looked at."""
 
     def look(self, spec: str) -> Recording:
-        """Look at a recording.
+        """Describe the recording that a user names.
 
         Raises
         ------
@@ -169,7 +169,7 @@ class RecordingKind(Protocol):
         """
 
 
-# Kinds of recordings. What is added is asked before ours, which takes all the rest.
+# Kinds of recordings. Those that are added are asked before ours, which takes every name.
 RECORDINGS: Registry[RecordingKind] = Registry(
     "kind of recording", group="hpcio.recordings", own={"hdf5": "hpcio.recording.hdf5:HDF5"}
 )

@@ -1,4 +1,4 @@
-"""Selections along one axis of an array: checked, and cut into regions that HDF5 reads."""
+"""Selections along one axis of an array: checked, and turned into regions that HDF5 reads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Cut(NamedTuple):
 
 
 def resolve(selection: Selection, size: int) -> range | npt.NDArray[np.int64]:
-    """Entries that a (checked) selection takes of an axis, none of them negative."""
+    """The entries that a (checked) selection takes of an axis, counted from 0."""
     if selection is None:
         return range(size)
     if isinstance(selection, slice):
@@ -49,7 +49,7 @@ def resolve(selection: Selection, size: int) -> range | npt.NDArray[np.int64]:
 
 
 def cut_out(entries: range | npt.NDArray[np.int64]) -> Cut:
-    """The smallest regular region that holds all `entries`, and where in it they are."""
+    """The smallest regular region that holds all `entries`, and their places in it."""
     if isinstance(entries, range):
         if len(entries) == 1:
             return Cut(range(entries[0], entries[0] + 1), None)
@@ -96,7 +96,7 @@ def plain_slice(value: slice, name: str) -> slice:
 
 
 def selection_of(value: Any, name: str) -> Selection:
-    """A selection of time or channels in its one form, checked."""
+    """A selection of time or channels, checked, as a slice, a tuple or None."""
     if value is None:
         return None
     if isinstance(value, slice):
@@ -135,7 +135,7 @@ def check_range(entries: npt.NDArray[Any], size: int, what: str, has: str) -> No
 
 
 def axis_of(axis: int, what: str, shape: tuple[int, ...], name: str) -> int:
-    """`axis` of a source, counted from 0."""
+    """`axis` of a recording, counted from 0."""
     if not -len(shape) <= axis < len(shape):
         raise TrialError(
             f"The {what} {axis} does not exist: {name} has the shape {shape}. "
@@ -145,7 +145,7 @@ def axis_of(axis: int, what: str, shape: tuple[int, ...], name: str) -> int:
 
 
 def take(array: np.ndarray, sigrid: Sequence[Sequence[int]] | None) -> np.ndarray:
-    """``array[np.ix_(*sigrid)]``, one axis at a time, without those that take all."""
+    """``array[np.ix_(*sigrid)]``, axis by axis; axes that are taken whole cost nothing."""
     for axis, indices in enumerate(sigrid or ()):
         if not isinstance(indices, range) or indices != range(array.shape[axis]):
             array = np.take(array, np.ix_(indices)[0], axis)

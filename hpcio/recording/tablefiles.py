@@ -31,7 +31,7 @@ class _Hdf5:
         where = f"'{dataset}' in '{file}'"
         with open_file(file) as f:
             found = find_dataset(f, dataset)
-            # Before reading: somebody may have named the recording itself.
+            # Check before reading: the user may have named the recording itself.
             check_table(found.shape, found.dtype, f"Dataset {where}")
             try:
                 values = np.asarray(found[()])
@@ -99,7 +99,7 @@ def _csv_lines(name: str) -> Iterator[tuple[int, list[str]]]:
                 if not sep:
                     commas = "," in text and ("\t" not in text or name.lower().endswith(".csv"))
                     sep = "," if commas else "\t"
-                # The csv module where quotes need it: it takes three times as long.
+                # Only quotes need the csv module, which takes three times as long.
                 cells = next(csv.reader([text], delimiter=sep)) if '"' in text else text.split(sep)
                 yield line, [cell.strip() for cell in cells]
     except FileNotFoundError:
@@ -129,7 +129,7 @@ def _csv_columns(names: list[str], where: str) -> list[int]:
         )
     for position, name in enumerate(names):
         if name in COLUMNS and name != COLUMNS[position]:
-            # By position, this column would be taken for another than the one it says it is.
+            # By position, this column would be taken for another than its name says.
             raise TrialError(f"{where} names the column '{name}', but not start and stop. Do so.")
     return list(range(len(names)))
 

@@ -1,4 +1,4 @@
-"""Trial tables: start, stop and offset of each trial, checked; and the kinds of files of them."""
+"""Trial tables (start, stop and offset of each trial), and the kinds of files that hold them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ COLUMNS = ("start", "stop", "offset")
 
 @dataclass(frozen=True, eq=False)
 class TrialTable:
-    """A table of trials, as it was found.
+    """A table of trials as it was read; its values are not checked yet.
 
     Attributes
     ----------
     values : numpy.ndarray, shape (N, 2) or (N, 3)
         Start, stop and perhaps offset of each trial, in rows of the recording.
     name : callable
-        What messages call a row: a function of its number.
+        The name of a row in messages, given its number.
     """
 
     values: npt.NDArray[Any]
@@ -49,13 +49,13 @@ class TrialTableKind(Protocol):
     Attributes
     ----------
     name : str
-        That under which it is registered.
+        The name under which it is registered.
     """
 
     name: str
 
     def claims(self, spec: str) -> bool:
-        """Whether a table that a user names so is of this kind; a look at the name will do."""
+        """Whether a table of this name is of this kind; only the name is looked at."""
 
     def read(self, spec: str) -> TrialTable:
         """Read a table.
@@ -69,7 +69,7 @@ class TrialTableKind(Protocol):
         """
 
 
-# Kinds of trial tables. What is added is asked before ours; text files come last.
+# Kinds of trial tables. Those that are added are asked before ours; text files come last.
 TRIAL_TABLES: Registry[TrialTableKind] = Registry(
     "kind of trial table",
     group="hpcio.trial_tables",

@@ -1,7 +1,7 @@
 """Trials: which rows of a recording make which trial, and the blocks that follow from it.
 
-A value :class:`Trials` is made from a table, selected from, and at last laid over the shape
-of a source by :meth:`Trials.blocks`. Nothing here opens the source itself.
+A :class:`Trials` is a value: made from a table, reduced by selections, and at last laid over the
+shape of a recording by :meth:`Trials.blocks`. Nothing here opens the recording itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Trials"]
 
 
 class Trials(TrialRows):
-    """Which rows of a source make which trial, and what is selected of them.
+    """Which rows of a recording make which trial, and what is selected of them.
 
     Make one with :meth:`read`, :meth:`from_array`, :meth:`from_hdf5`, :meth:`from_csv` or
     :meth:`equal`; then :meth:`select` and :meth:`with_blocks` give new ones.
@@ -44,7 +44,7 @@ class Trials(TrialRows):
     Attributes
     ----------
     start, stop : int64 array (N,)
-        Trial k is made of the rows ``[start[k], stop[k])`` of the source's stacking axis.
+        Trial k is made of the rows ``[start[k], stop[k])`` of the recording's stacking axis.
         Trials may overlap and come in any order.
     offset : int64 array (N,)
         Samples from the trial's start to its trigger; may be negative. A selection of time
@@ -53,13 +53,13 @@ class Trials(TrialRows):
         Row of the table that the trial comes from. Selected trials keep it, and messages name
         trials by it.
     axis : int
-        Stacking axis of the source; negative ones count from the last axis.
+        Stacking axis of the recording; negative ones count from the last axis.
     time : slice, tuple of int, or None
         What is taken of every trial, in samples from its start.
     channels : slice, tuple of int, or None
         What is taken along the channel axis.
     channel_axis : int or None
-        None means the other axis of a source with two axes.
+        None means the other axis of a recording with two axes.
     channels_per_block : int or None
         Channels that one call of the compute function gets; None for all of them.
 
@@ -94,13 +94,13 @@ class Trials(TrialRows):
         Parameters
         ----------
         spec : Trials, int, str, path, or array_like
-            Trials are returned as they are, with their own `axis`. An int is the length of
+            Trials are returned unchanged, with their own `axis`. An int is the length of
             equal trials; ``"FILE::DATASET"`` a table in HDF5; another str or path a CSV or TSV
             file; all else a table (N, 2) or (N, 3).
         rows : int
-            Rows of the source along its stacking axis, to be cut into equal trials.
+            Rows of the recording along its stacking axis, to be cut into equal trials.
         axis : int, optional
-            Stacking axis of the source.
+            Stacking axis of the recording.
 
         Returns
         -------
@@ -137,7 +137,7 @@ class Trials(TrialRows):
         table : array_like (N, 2) or (N, 3)
             One trial a row, in samples. Floats are fine if they are whole numbers.
         axis : int, optional
-            Stacking axis of the source.
+            Stacking axis of the recording.
 
         Returns
         -------
@@ -164,7 +164,7 @@ class Trials(TrialRows):
         spec : str or path
             ``FILE::DATASET``.
         axis : int, optional
-            Stacking axis of the source.
+            Stacking axis of the recording.
 
         Returns
         -------
@@ -199,7 +199,7 @@ class Trials(TrialRows):
             UTF-8 text. If its first line has both commas and tabs, tabs separate unless the
             name ends with ``.csv``.
         axis : int, optional
-            Stacking axis of the source.
+            Stacking axis of the recording.
 
         Returns
         -------
@@ -234,9 +234,9 @@ class Trials(TrialRows):
         length : int
             Rows of each trial.
         rows : int
-            Rows of the source along its stacking axis.
+            Rows of the recording along its stacking axis.
         axis : int, optional
-            Stacking axis of the source.
+            Stacking axis of the recording.
 
         Returns
         -------
@@ -267,7 +267,7 @@ class Trials(TrialRows):
         columns = np.ascontiguousarray(whole_numbers(table).T)
         start, stop = columns[:2]
         offset = columns[2] if len(columns) == 3 else np.zeros_like(start)
-        check_rows(start, stop, table.name)  # here, where the file of a bad row is known
+        check_rows(start, stop, table.name)  # here the file of a bad row is known
         return cls(start, stop, offset, np.arange(len(start)), axis)
 
     # ---- what is selected -------------------------------------------------------------------
@@ -330,7 +330,7 @@ class Trials(TrialRows):
         channels_per_block : int, optional
             Selected channels of one block; the last block may have fewer.
         channel_axis : int, optional
-            Needed for channels of a source with more than two axes. What is not given stays
+            Needed for channels of a recording with more than two axes. What is not given stays
             as it is.
 
         Returns
@@ -346,7 +346,7 @@ class Trials(TrialRows):
         --------
         >>> trials = Trials.equal(100, rows=1000).with_blocks(channels_per_block=3)
         >>> blocks = trials.blocks((1000, 8))
-        >>> len(blocks), [form.inshape for form in blocks.input_kinds]
+        >>> len(blocks), [kind.inshape for kind in blocks.input_kinds]
         (30, [(100, 3), (100, 3), (100, 2)])
         """
         return replace(
@@ -410,28 +410,28 @@ class Trials(TrialRows):
             parts.append(f"{self.channels_per_block} channels per block")
         return f"Trials({', '.join(parts)})"
 
-    # ---- what follows for a source ----------------------------------------------------------
+    # ---- what follows for a recording -------------------------------------------------------
 
     def blocks(self, shape: tuple[int, ...], *, name: str = "the source") -> Blocks:
-        """Lay the trials over a source of a given shape, and check that they fit.
+        """Lay the trials over a recording of a given shape, and check that they fit.
 
         Parameters
         ----------
         shape : tuple of int
-            Shape of the source.
+            Shape of the recording.
         name : str, optional
-            What messages call the source.
+            What messages call the recording.
 
         Returns
         -------
         Blocks
-            ``B = N * channel_blocks`` blocks, whose forms are as few as can be: a million
-            trials of one length have one.
+            ``B = N * channel_blocks`` blocks, with as few kinds of input as possible: a million
+            trials of one length share one.
 
         Raises
         ------
         TrialError
-            If a trial ends after the source, an axis or channel does not exist, or a selection
+            If a trial ends after the recording, an axis or channel does not exist, or a selection
             leaves nothing of a trial.
 
         Examples

@@ -1,8 +1,8 @@
-"""How results are stored: one file for each way, all behind one typed protocol, `Backend`.
+"""How results are stored: each way has a file here, and all offer the protocol `Backend`.
 
-This room uses `hpcio.journals` and those below. Others ask `backend_of` a plan, and never which way
-it is; `trusted_ledger` holds the journals against what is stored. A new way is a file here, or
-anywhere, and an entry in `WRITERS`.
+This room uses `hpcio.journals` and those below. Others call `backend_of` for a plan, and never ask
+which way it is; `trusted_ledger` checks the journals against what is stored. A new way needs one
+file, here or elsewhere, and an entry in `WRITERS`.
 """
 
 from hpcio.writers.backend import (

@@ -1,4 +1,4 @@
-"""What a way to store results has to offer, and the ways that there are."""
+"""What every way to store results offers, and the ways that exist."""
 
 from __future__ import annotations
 
@@ -28,44 +28,44 @@ __all__ = [
 
 
 class Writer(Protocol):
-    """Where one attempt puts the results of its blocks."""
+    """Stores the results of the blocks of one attempt."""
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
-        """Prepare for the blocks of a batch, given in the order of their coming."""
+        """Prepare for the blocks of a batch, in the order in which they will be written."""
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         """Store one result; returns file number and byte offset for the journal."""
 
     def mark_failed(self, block: int) -> None:
-        """Know that there will be no result of a block."""
+        """Note that a block will have no result."""
 
     @property
     def is_flushed(self) -> bool:
         """Whether all results so far outlive this process."""
 
     def flush(self) -> None:
-        """Hand to the system what was held back, as far as it can be."""
+        """Hand to the system what was held back, as far as possible."""
 
     def prepare_sync(self) -> Callable[[], None]:
-        """What makes everything stored so far outlive a crash of the machine.
+        """A function that makes everything stored so far outlive a crash of the machine.
 
-        The function may be called in another thread while storing goes on.
+        Another thread may call it while storing goes on.
         """
 
     def close(self) -> None:
-        """Let go of all files; what was written stays."""
+        """Close all files; what was written stays."""
 
 
 class Unbuffered:
-    """What writers have in common that hold nothing back."""
+    """The common part of writers that hold nothing back."""
 
     is_flushed = True
 
     def mark_failed(self, block: int) -> None:
-        """Nothing waits for that block."""
+        """Do nothing: nothing waits for that block."""
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: nothing is held back."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +75,11 @@ class Stored:
     Attributes
     ----------
     ledger : Ledger
-        As it is true for that file.
+        The journals, corrected by what the file holds.
     target : Target
         The layout of its dataset.
     state, checksum : numpy.ndarray of uint8 and uint64
-        Of each block of that layout.
+        State and checksum of each block of that layout.
     """
 
     ledger: Ledger
@@ -89,7 +89,7 @@ class Stored:
 
     @classmethod
     def blocks_of(cls, ledger: Ledger) -> Stored:
-        """Every block of the plan, as it was journalled."""
+        """A file that holds every block of the plan as it was journalled."""
         check = np.where(ledger.done, ledger.record["checksum"], 0).astype("<u8")
         return cls(ledger, ledger.plan.target, ledger.state, check)
 
@@ -99,22 +99,22 @@ class Backend(Protocol):
 
     Attributes
     ----------
-    abilities : WriterAbilities
+    abilities : hpcio.planning.WriterAbilities
     """
 
     abilities: WriterAbilities
 
     def check_plan(self, plan: Plan) -> None:
-        """Raise PlanError for what it cannot store, OutputError for a place where it cannot."""
+        """Raise PlanError if it cannot store the results, OutputError if it cannot do so there."""
 
     def reserve(self, plan: Plan) -> None:
-        """Prepare the run directory; by one process, before others start."""
+        """Prepare the run directory; one process does so before others start."""
 
     def open_writer(self, plan: Plan, attempt: str) -> Writer:
         """The writer of one attempt."""
 
     def open_reader(self, plan: Plan, records: JournalRecords) -> StoredReader:
-        """What reads back the results of one attempt."""
+        """The reader of what one attempt has stored."""
 
     def add_data(self, ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
         """Make the dataset ``data`` of the finished file; called while `publish` makes it.
@@ -135,10 +135,10 @@ class Backend(Protocol):
         """
 
     def publish(self, ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
-        """Make the finished file under its name, whole or not at all; `fill` fills it."""
+        """Make the finished file under its name, complete or not at all; `fill` fills it."""
 
 
-# Ways to store results. Modules are imported when they are used: one may need what others do not.
+# Ways to store results. A module is imported when it is used, since some need more packages.
 WRITERS: Registry[Backend] = Registry(
     "writer",
     group="hpcio.writers",
@@ -150,7 +150,7 @@ WRITERS: Registry[Backend] = Registry(
         "mutex": "hpcio.writers.mutex:MUTEX",
     },
 )
-# Averages are stored the same way whatever the writer is; nobody asks for this one.
+# Averages are stored in one way, whatever the writer is; users cannot choose this one.
 _AVERAGES: Registry[Backend] = Registry(
     "writer of averages", group="", own={"sums": "hpcio.writers.sums:SUMS"}
 )
@@ -162,10 +162,10 @@ def backend_of(plan: Plan) -> Backend:
 
 
 def needs_ranks(plan: Plan) -> bool:
-    """Whether results of a plan can be written by the ranks of an MPI job alone."""
+    """Whether only the ranks of an MPI job can write the results of a plan."""
     return backend_of(plan).abilities.needs_ranks
 
 
 def trusted_ledger(plan: Plan) -> Ledger:
-    """What the journals of a run say, held against what is stored."""
+    """What the journals of a run say, checked against what is stored."""
     return Ledger.read_trusted(plan, backend_of(plan).open_reader)

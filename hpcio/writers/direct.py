@@ -1,10 +1,10 @@
 """The writer `direct`: every process writes its own bytes of one file, with no lock and no MPI.
 
-On a local file system that is a `pwrite` for each block. Where other nodes may write too, a client
-would write whole pages of its cache, bytes of others included. There blocks are gathered into
-spans; of a span only whole pages go into the file, at once through to the server, and what is left
-of the pages at its ends goes into a file of the attempt: its *seams*. Who publishes the result,
-alone, puts those in.
+On a local file system that is a `pwrite` for each block. On a shared one, a client would write
+whole pages of its cache, including bytes of others. There blocks are gathered into spans. Whole
+pages of a span go into the file, and at once to the server. The parts of pages at its ends are
+*seams*: they go into a file of the attempt. The process that publishes the result, alone, puts the
+seams in.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from hpcio.writers.seams import SEAM, seams_file
 
 __all__ = ["DIRECT", "Direct"]
 
-# So much is gathered before it is written, where pages matter.
+# Size of a span, in bytes: so much is gathered before it is written.
 SPAN = 4 << 20
 
 
 class Direct:
-    """Bytes of one attempt, where they belong; see `hpcio.writers.Writer`."""
+    """Writes the bytes of one attempt where they belong; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan, attempt: str) -> None:
         path = plan.rundir.data
         self._seams_path = seams_file(plan, attempt)
         try:
-            # Never for reading: that, too, would make a client cache the pages of others.
+            # Not open for reading, which would make a client cache the pages of others.
             shared = not is_local(path)
             self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_DSYNC if shared else 0))
             self._offsets = load_offsets(plan)

@@ -1,11 +1,11 @@
 """The writer `mpi`: all ranks of one MPI job write into the one dataset, through parallel HDF5.
 
-The file is laid out before, by one process that has closed it: whoever kills the job finds a file
-that opens. Each rank writes its blocks when they are there (independent transfer), through
-selections that are made once. Collective transfer, as ``mpi-collective`` asks for, and as chunked
-datasets need, lets all ranks write at the same time: those that have nothing, or have written all
-that they had, take part with an empty selection. So many calls there are on each rank as the one
-that has most needs; nobody has to know how many that will be.
+One process lays out the file before and closes it, so that it can be opened even if the job is
+killed. Each rank writes a block as soon as it is computed (independent transfer), through
+selections that are made once. The writer ``mpi-collective`` and chunked datasets use collective
+transfer: all ranks write at the same time, and ranks that have nothing to write take part with an
+empty selection. Every rank makes as many calls as the rank with the most; nobody has to know that
+number before.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from hpcio.writers.preallocated import load_offsets
 
 __all__ = ["MPI", "Mpi"]
 
-# With these an NFS has no locks between its clients, by which MPI-IO keeps ranks on several nodes
-# from writing over each other.
+# With these options, NFS has no locks between its clients. MPI-IO needs them to keep ranks on
+# several nodes from writing over each other.
 _NO_LOCKS = {"nolock", "local_lock=all", "local_lock=posix"}
 
 # MPI-IO counts bytes in 32 bits: a block above 2 GB is written in pieces.
@@ -56,7 +56,7 @@ class Mpi(Unbuffered):
         self._plan, self._world = plan, communicator(launch)
         self._offsets = load_offsets(plan)
         try:
-            # Any descriptor of this client brings to the disk what the client has.
+            # A sync of any descriptor brings to the disk all that this client has written.
             self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             self._file = h5py.File(
                 path, "r+", driver="mpio", comm=self._world, libver=("earliest", "v110")
@@ -71,7 +71,7 @@ class Mpi(Unbuffered):
         self._transfer.set_dxpl_mpio(
             h5py.h5fd.MPIO_COLLECTIVE if self._collective else h5py.h5fd.MPIO_INDEPENDENT
         )
-        # A selection in memory for each shape, of what is written in one call.
+        # For each shape of what one call writes, its selection in memory.
         self._inside: dict[tuple[int, ...], Any] = {}
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
@@ -117,7 +117,7 @@ class Mpi(Unbuffered):
 def _pieces(
     array: np.ndarray, start: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    """Parts of an array that one call can write, and where each begins; contiguous ones."""
+    """Contiguous parts of an array that one call can write, and where each begins."""
     if array.nbytes <= PIECE:
         yield start, array
         return

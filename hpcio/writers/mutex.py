@@ -1,13 +1,13 @@
 """The writer `mutex`: every process writes by HDF5 into one file, one after the other.
 
-A lock of the file lets one in at a time: it opens the file, writes a block and closes the file.
-That is what others do who write one HDF5 file without MPI; it costs an opening of the file for each
-block, and a place in the queue. The file is the one that `direct` writes, with the same bytes.
+A process takes the lock of the file, opens it, writes a block and closes it. Others who write one
+HDF5 file without MPI do the same. Each block costs an opening of the file, and a wait for the lock.
+The file is the one that `direct` writes, with the same bytes.
 
-What a process leaves behind that is killed while it writes is a part of its block, which no journal
-has, and HDF5's mark that the file is open for writing, with which HDF5 will open it no more. Who
-comes next knows by the lock that the one before did not end well, and restores what is around the
-data.
+A process that is killed while it writes leaves a part of its block, which no journal has. It also
+leaves HDF5's mark that the file is open for writing, and HDF5 then refuses to open the file. The
+next process learns from the lock that the one before did not end well, and restores what is around
+the data.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from hpcio.writers.backend import Unbuffered, Writer
 from hpcio.writers.onefile import OneFile
 from hpcio.writers.preallocated import load_offsets, restore
 
-__all__ = ["MUTEX", "Mutex"]
+__all__ = ["MUTEX"]
 
 
 class Mutex(Unbuffered):
-    """Blocks of one attempt, each written under the lock; see `hpcio.writers.Writer`."""
+    """Writes each block of one attempt under the lock; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._path = plan.rundir.data
         try:
-            # Not to be written: an error of the disk is told to files that were open before it.
+            # Only for `fsync`: files that were open before an error of the disk are told of it.
             self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             self._offsets = load_offsets(plan)
         except OSError as error:
@@ -84,12 +84,12 @@ class _Mutex(OneFile):
         check_locks(os.path.dirname(plan.out))
 
     def reserve(self, plan: Plan) -> None:
-        """Make the file, or see that an earlier run has left it in order."""
+        """Make the file, or restore what an earlier run has left of it."""
         if not plan.rundir.data.exists():
             super().reserve(plan)
             return
-        # What a crash of the machine has left of it, or of the lock beside it, nobody knows. Other
-        # processes may be at work still.
+        # A crash of the machine may have damaged the file, or the lock beside it. Other processes
+        # may still be at work.
         with locked(plan.rundir.data):
             restore(plan)
 
@@ -97,7 +97,7 @@ class _Mutex(OneFile):
         return Mutex(plan)
 
     def publish(self, ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
-        """Give the file its name, under the lock: a second copy of a task may be writing still."""
+        """Give the file its name, under the lock: a second copy of a task may still write."""
         with locked(ledger.plan.rundir.data):
             super().publish(ledger, fill, final)
 

@@ -1,7 +1,7 @@
-"""What the writers of one ordinary file have in common: `direct`, `mpi` and `mutex`.
+"""The common part of the writers of one ordinary file: `direct`, `mpi` and `mutex`.
 
-Who publishes the file, alone, puts in what writers had to leave out, and compares every block with
-its checksum.
+The process that publishes the file, alone, puts in what writers had to leave out, and compares
+every block with its checksum.
 """
 
 from __future__ import annotations
@@ -16,18 +16,25 @@ import numpy as np
 
 from hpcio.errors import PlanError, ResultError
 from hpcio.files import checksum, read_at, sparse_file, write_at
-from hpcio.journals import DONE, JournalRecords, Ledger, StoredReader
+from hpcio.journals import JournalRecords, Ledger, StoredReader
 from hpcio.planning import Plan, WriterAbilities
 from hpcio.writers import preallocated
 from hpcio.writers.backend import Stored
-from hpcio.writers.preallocated import between, check_offsets, laid_out, load_offsets, offsets_of
+from hpcio.writers.preallocated import (
+    between,
+    check_offsets,
+    laid_out,
+    load_offsets,
+    offsets_of,
+    opened,
+)
 from hpcio.writers.seams import read_seams, seams_file, seams_that_count
 
-__all__ = ["OneFile", "OneFileReader"]
+__all__ = ["OneFile"]
 
 
 class OneFile:
-    """The part of a `hpcio.writers.Backend` that does not depend on who writes how."""
+    """The part of a `hpcio.writers.Backend` that does not depend on how processes write."""
 
     abilities = WriterAbilities()
 
@@ -46,38 +53,24 @@ class OneFile:
         return OneFileReader(plan, records)
 
     def add_data(self, ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
-        """Put seams and gaps into the file, and see that every block is there as it was computed.
+        """Put seams and gaps into the file, and check that every block is there as it was computed.
 
         Of two attempts at a block that gave different bytes, the one that wrote last counts.
 
         Raises
         ------
         ResultError
-            If the bytes of a block are nobody's; it counts as not done from then on.
+            If no attempt wrote the bytes of a block; it counts as not done from then on.
         """
         plan = ledger.plan
         path, offsets = plan.rundir.data, load_offsets(plan)
         check_offsets(plan, offsets_of(plan, file))
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            for at, seam in seams_that_count(ledger, offsets):
-                write_at(fd, seam, at)
-            for block in np.flatnonzero(ledger.state != DONE).tolist():
-                shape = plan.target.shapes[int(plan.target.shape_index[block])]
-                write_at(
-                    fd, np.full(shape, plan.target.fill, plan.target.dtype), int(offsets[block])
-                )
+        done = np.flatnonzero(ledger.done)
+        with opened(path, os.O_RDWR) as fd:
+            _fill_in(fd, ledger, offsets)
             os.fsync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            done = np.flatnonzero(ledger.state == DONE)
-            found = np.zeros(len(plan), np.uint64)
-            sizes = plan.target.sizes()
-            for block in done.tolist():
-                data = np.empty(int(sizes[block]), np.uint8)
-                if read_at(fd, data, int(offsets[block])):
-                    found[block] = checksum(data)
-        finally:
-            os.close(fd)
+            found = _checksums(fd, plan, done, offsets)
         differ = done[found[done] != ledger.record["checksum"][done]]
         ledger, nobodys = ledger.with_what_is_there(differ, found)
         if nobodys.size:
@@ -97,18 +90,36 @@ class OneFile:
             with laid_out(plan, name) as f:
                 fill(f)
             size = os.fstat(image).st_size
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
+            with opened(path, os.O_RDWR) as fd:
                 if os.fstat(fd).st_size < size:
                     os.ftruncate(fd, size)
                 # The beginning last: until then the file is what it was.
                 for first, last in reversed([*between(plan, offsets, size)]):
                     write_at(fd, os.pread(image, last - first, first), first)
                     os.fsync(fd)
-            finally:
-                os.close(fd)
         path.chmod(0o666 & ~_umask())
         os.rename(path, final)
+
+
+def _fill_in(fd: int, ledger: Ledger, offsets: np.ndarray) -> None:
+    """Write the seams, and the fill value where there is no result."""
+    target = ledger.plan.target
+    for at, seam in seams_that_count(ledger, offsets):
+        write_at(fd, seam, at)
+    for block in np.flatnonzero(~ledger.done).tolist():
+        gap = np.full(target.shape_of(block), target.fill, target.dtype)
+        write_at(fd, gap, int(offsets[block]))
+
+
+def _checksums(fd: int, plan: Plan, blocks: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Checksums of what is in the file, shape (B,); 0 for other blocks, and past its end."""
+    found = np.zeros(len(plan), np.uint64)
+    sizes = plan.target.sizes()
+    for block in blocks.tolist():
+        data = np.empty(int(sizes[block]), np.uint8)
+        if read_at(fd, data, int(offsets[block])):
+            found[block] = checksum(data)
+    return found
 
 
 def _umask() -> int:
@@ -118,7 +129,7 @@ def _umask() -> int:
 
 
 class OneFileReader:
-    """The results of one attempt, as they are in the file, or will be with its seams."""
+    """The results of one attempt, as they are in the file once its seams are put in."""
 
     def __init__(self, plan: Plan, records: JournalRecords) -> None:
         before = plan.rundir.data
@@ -137,7 +148,7 @@ class OneFileReader:
         self._size = os.fstat(self._fd).st_size
 
     def there(self, records: np.ndarray) -> np.ndarray:
-        """Whether the file is there, and as long as it was made."""
+        """Whether the file is there, and long enough."""
         if self._fd < 0:
             return np.zeros(records.size, bool)
         found: np.ndarray = records["offset"] + records["nbytes"] <= self._size

@@ -1,14 +1,14 @@
 """Chunked and compressed sources of the writer `virtual`.
 
-HDF5 keeps what it knows about chunks in memory until a file is closed: a file whose writer was
-killed cannot be read. So a task file begins as a *log*: packed chunks back to back, each behind
-a head with its number and a checksum, which outlive the process as soon as they are written.
-When all blocks of the file are there, HDF5 makes a file of the log, under another name, and
-only then the log goes. Whoever publishes the result does the same for logs that were left.
+HDF5 keeps what it knows about chunks in memory until a file is closed, so a file whose writer was
+killed cannot be read. Therefore a task file begins as a *log*: packed chunks back to back, each
+after a head with its number and a checksum. They outlive the process as soon as they are written.
+When all blocks of the file are there, HDF5 makes a file of the log, under another name. Only then
+the log is removed. The process that publishes the result does the same for logs that were left.
 
-A chunk holds as many values for every block, so that blocks lie across its edges. The last one,
-not full yet, is held back for a second at the most, then logged as it is; what is logged later
-under the same number counts.
+All chunks are of one length, so blocks lie across their edges. The last chunk, not full yet, is
+held back for a second at most, then logged as it is. Of several entries with one number, the last
+counts.
 """
 
 from __future__ import annotations
@@ -45,22 +45,20 @@ __all__ = [
     "PackedReader",
     "PackedTaskFiles",
     "PackedTrialFiles",
-    "chunking_of",
     "seal",
     "task_file",
-    "task_log",
 ]
 
 # Number of the chunk, filter mask, size, checksum of number and bytes.
 _HEAD = struct.Struct("<qIQQ")
-# So many bytes of a source are compared when a result is opened; what HDF5 needs first is there.
+# So many bytes of a source are compared when a result is opened; HDF5 reads these first.
 HEADER = 4096
-# Free room that HDF5 is left beside what is written: it takes a full disk badly.
+# Free room that is left on the disk besides what is written: HDF5 may crash on a full disk.
 _SPARE = 16 << 20
 
 
 def chunking_of(plan: Plan, shape: tuple[int, ...]) -> Chunking:
-    """How a source of a shape is chunked."""
+    """The chunking of a source of a given shape."""
     assert plan.chunks is not None
     chunk = tuple(max(1, min(c, n)) for c, n in zip(plan.chunks, shape, strict=True))
     return Chunking(chunk, (plan.compression and Compression.parse(plan.compression)) or None)
@@ -148,7 +146,7 @@ class PackedTaskFiles:
         self._end += _HEAD.size + len(packed)
 
     def mark_failed(self, block: int) -> None:
-        """Nothing waits for that block."""
+        """Do nothing: nothing waits for that block."""
 
     @property
     def is_flushed(self) -> bool:
@@ -156,13 +154,13 @@ class PackedTaskFiles:
         return not self._unlogged
 
     def flush(self) -> None:
-        """Log the last chunk as far as it is."""
+        """Log the last chunk as far as it is filled."""
         if self._unlogged:
             self._log(memoryview(self._held))
             self._unlogged = False
 
     def prepare_sync(self) -> Callable[[], None]:
-        """What brings the log to the disk; the files made of logs before are there."""
+        """A function that brings the log to the disk; files made of earlier logs are there."""
         if self._fd < 0:
             return lambda: None
         fd = os.dup(self._fd)  # the log may be closed meanwhile
@@ -227,7 +225,7 @@ def _entries(fd: int) -> dict[int, _Entry]:
 
 
 def _make_file(plan: Plan, path: Path, final: Path, nbytes: int) -> None:
-    """Make an HDF5 file of the log of a task file, complete under its final name or not at all."""
+    """Make an HDF5 file of the log of a task file: complete under its final name, or not at all."""
     length = nbytes // plan.target.dtype.itemsize
     chunking = chunking_of(plan, (length,))
     part = final.with_suffix(f".{secrets.token_hex(4)}.part")
@@ -254,7 +252,7 @@ def _make_file(plan: Plan, path: Path, final: Path, nbytes: int) -> None:
 def task_file(plan: Plan, path: Path, nbytes: int) -> Path:
     """The HDF5 file of a task file; if its writer was killed, one that is made of its log.
 
-    It gets a name of its own: the writer may live yet, and make a file itself.
+    That file gets a name of its own: the writer may still live, and make a file itself.
     """
     if path.exists():
         return path
@@ -271,7 +269,7 @@ def task_file(plan: Plan, path: Path, nbytes: int) -> Path:
 
 
 def seal(path: Path, name: str) -> tuple[int, int, int]:
-    """Size of a source, and the checksum of its first bytes, by which it is known again."""
+    """Size of a source, and length and checksum of its first bytes: they identify it later."""
     try:
         with path.open("rb") as f:
             size = os.fstat(f.fileno()).st_size
@@ -326,7 +324,7 @@ class PackedReader:
         return task_path(self._attempt, int(record["file"]))
 
     def _covers(self, record: np.void) -> bool:
-        """Whether the log has all chunks of a block; a file that was made of it has."""
+        """Whether the log has all chunks of a block; a file that was made of a log always has."""
         if self._file is not None:
             return True
         first, last = int(record["offset"]), int(record["offset"]) + int(record["nbytes"])
@@ -345,7 +343,7 @@ class PackedReader:
         return np.concatenate([empty, *chunks])[begin : begin + count]
 
     def _open(self, record: np.void) -> bool:
-        """Have the file of a block, or its log, at hand; whether there is one."""
+        """Open the file of a block, or its log; whether there is one."""
         path = self._plan.run_directory / self._path_of(record)
         if path == self._path:
             return self._file is not None or self._fd >= 0
@@ -382,7 +380,7 @@ class PackedReader:
         return True
 
     def close(self) -> None:
-        """Let go of what is at hand."""
+        """Close what is open."""
         if self._file is not None:
             self._file.close()
         if self._fd >= 0:

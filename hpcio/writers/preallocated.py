@@ -1,7 +1,7 @@
-"""The one file of some writers while it is written: laid out by HDF5 beforehand, filled by many.
+"""The one file of some writers while it is written: HDF5 lays it out, many processes fill it.
 
-Until it is published the file is ``OUT.run/data.h5``, and says in an attribute that it is not
-complete: zeros in it may be results, or places that nobody has written yet.
+Until it is published, the file is ``OUT.run/data.h5``. An attribute says that it is not complete:
+zeros in it may be results, or places that nobody has written yet.
 """
 
 from __future__ import annotations
@@ -27,12 +27,23 @@ __all__ = [
     "laid_out",
     "load_offsets",
     "offsets_of",
+    "opened",
     "reserve",
     "restore",
 ]
 
-# What clients of network file systems may write at a time, at the most, in bytes.
+# The largest page, in bytes, that clients of network file systems write at a time.
 PAGE = 64 << 10
+
+
+@contextmanager
+def opened(path: Path, flags: int) -> Iterator[int]:
+    """A descriptor of a file, closed at the end; with `O_EXCL` of a new one for its owner."""
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def load_offsets(plan: Plan) -> np.ndarray:
@@ -42,12 +53,12 @@ def load_offsets(plan: Plan) -> np.ndarray:
 
 
 def reserve(plan: Plan) -> None:
-    """Make the file, with room for all results; by one process, before others start.
+    """Make the file, with room for all results; one process does so before others start.
 
     Raises
     ------
     OutputError
-        If the disk has not so much room, or HDF5 lays out the file in an unknown way.
+        If the disk has too little room, or HDF5 lays out the file in an unknown way.
     """
     folder = plan.run_directory
     if plan.rundir.data.exists() or Path(plan.out).exists():
@@ -56,14 +67,11 @@ def reserve(plan: Plan) -> None:
     try:
         with _image(plan) as (image, offsets):
             size = os.fstat(image).st_size
-            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
+            with opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
                 allocate(fd, size, part)
                 for first, last in between(plan, offsets, size):
                     write_at(fd, os.pread(image, last - first, first), first)
                 os.fsync(fd)
-            finally:
-                os.close(fd)
         np.save(plan.rundir.offsets, offsets)
         os.rename(part, plan.rundir.data)
         sync(folder)
@@ -75,35 +83,36 @@ def reserve(plan: Plan) -> None:
 
 
 def restore(plan: Plan) -> None:
-    """Put back what HDF5 needs around the data, as `reserve` wrote it, where that has changed.
+    """Put back what HDF5 needs around the data, where it is not as `reserve` wrote it.
 
-    Nobody else may write into the file meanwhile.
+    Nobody else may write into the file at the same time.
 
     Raises
     ------
     OutputError
-        If HDF5 lays the file out otherwise than it did before.
+        If HDF5 lays the file out differently than before.
     """
     path = plan.rundir.data
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
+        with opened(path, os.O_RDWR) as fd:
             with _image(plan) as (image, offsets):
                 check_offsets(plan, offsets)
                 size = os.fstat(image).st_size
                 if os.fstat(fd).st_size < size:
                     os.ftruncate(fd, size)
-                for first, last in between(plan, offsets, size):
-                    piece = os.pread(image, last - first, first)
-                    if os.pread(fd, last - first, first) != piece:
-                        write_at(fd, piece, first)
+                _copy_what_differs(image, fd, between(plan, offsets, size))
             os.fsync(fd)
-        finally:
-            os.close(fd)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
         raise as_output_error(error, path) from error
+
+
+def _copy_what_differs(image: int, fd: int, pieces: Iterator[tuple[int, int]]) -> None:
+    for first, last in pieces:
+        piece = os.pread(image, last - first, first)
+        if os.pread(fd, last - first, first) != piece:
+            write_at(fd, piece, first)
 
 
 @contextmanager
@@ -127,7 +136,7 @@ def check_offsets(plan: Plan, found: np.ndarray) -> None:
 
 @contextmanager
 def laid_out(plan: Plan, path: str) -> Iterator[h5py.File]:
-    """A new file whose first object is the dataset, where it is in every file of the plan."""
+    """A new file whose first object is the dataset, at the same place in all files of a plan."""
     target = plan.target
     plain = plan.target.in_rows
     options: dict[str, Any] = {"libver": ("earliest" if plain else "v110", "v110")}
@@ -178,7 +187,7 @@ def offsets_of(plan: Plan, file: h5py.File) -> np.ndarray:
 
 
 def between(plan: Plan, offsets: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
-    """All of the file but the data of blocks, as ``[first, last)`` of bytes."""
+    """The parts of the file between the data of blocks, as bytes ``[first, last)``."""
     sizes = plan.target.sizes()
     kept = sizes > 0
     order = np.argsort(offsets[kept], kind="stable")

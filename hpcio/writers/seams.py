@@ -1,4 +1,4 @@
-"""Seams: parts of pages that an attempt could not write into a file that others write, too."""
+"""Seams: parts of pages that an attempt could not write, since others write to the same page."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_seams(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def seams_that_count(ledger: Ledger, offsets: np.ndarray) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of the parts of seams that are results of the attempt that counts."""
+    """Offset and bytes of those parts of seams whose attempt counts for their block."""
     order = np.argsort(offsets, kind="stable")
     first = offsets[order]
     last = first + ledger.plan.target.sizes()[order]

@@ -1,9 +1,9 @@
 """Virtual sources: HDF5 files that attempts write, for the writer `virtual`.
 
 ``sources="trial"``
-    One file for each block, as the reference has it, written in one call by its header image.
+    One file for each block, as the reference does. One call writes it with its header image.
 ``sources="task"``
-    One preallocated file for each batch, holding the results of its blocks back to back as
+    One preallocated file for each batch. It holds the results of the blocks back to back, as
     one dataset of one axis; the virtual dataset gives them their shape.
 
 Every attempt writes under its own name, so that two attempts at a block never meet.
@@ -40,7 +40,7 @@ __all__ = [
     "trial_pieces",
 ]
 
-# A folder of some thousand files is what every file system still lists well.
+# Every file system lists a folder of some thousand files well.
 FILES_PER_FOLDER = 4096
 
 
@@ -72,20 +72,20 @@ class TaskFiles(Unbuffered):
     def __init__(self, plan: Plan, attempt: str) -> None:
         self._plan, self._attempt = plan, attempt
         self._sizes = plan.target.sizes()
-        self._slabs: list[Slab] = []  # the last one is written, those before await their sync
+        self._slabs: list[Slab] = []  # the last one is written to, the others await their sync
         self._file = -1
         self._next = 0
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         self._file += 1
         self._next = 0
-        shape = _task_layout(self._plan, int(self._sizes[blocks].sum()))
+        file_layout = _task_layout(self._plan, int(self._sizes[blocks].sum()))
         path = self._plan.run_directory / task_path(self._attempt, self._file)
         try:
-            self._slabs.append(Slab(path, shape))
+            self._slabs.append(Slab(path, file_layout))
         except OSError as error:
             raise as_output_error(error, path) from error
-        journal.append(FILE, file=self._file, offset=shape.offset, nbytes=shape.nbytes)
+        journal.append(FILE, file=self._file, offset=file_layout.offset, nbytes=file_layout.nbytes)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         offset = self._next
@@ -122,9 +122,9 @@ class TrialFiles(Unbuffered):
         ]
         self._shape_index = plan.target.shape_index
         self._syncfs = ctypes.CDLL(None, use_errno=True).syncfs
-        # A call for all files reaches no server: there each is synced when it is written.
+        # A sync of the whole file system reaches no server; there each file is synced by itself.
         self._each = not is_local(self._root)
-        # Open all the time: it tells of every error since, also of those that others heard of.
+        # Open all the time: so it reports every error since, even if others were told of it.
         self._fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
@@ -146,8 +146,8 @@ class TrialFiles(Unbuffered):
         return self._sync
 
     def _sync(self) -> None:
-        # One call for all files since the last: an fsync for each costs a hundred times
-        # what writing a small one does.
+        # One call syncs all files since the last one. An `fsync` of each would cost a hundred
+        # times as much as writing a small file.
         if not self._each and self._syncfs(self._fd):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), self._root)
 
@@ -159,7 +159,7 @@ class TrialFiles(Unbuffered):
 
 
 class _SourceReader:
-    """The results of one attempt, read as plain bytes by what its journal says."""
+    """Reads the results of one attempt as plain bytes, where its journal says they are."""
 
     def __init__(self, plan: Plan, records: JournalRecords) -> None:
         self._plan, self._attempt = plan, records.attempt
@@ -200,7 +200,7 @@ class _SourceReader:
         return self._open[1]
 
     def close(self) -> None:
-        """Let go of the file at hand."""
+        """Close the open file."""
         if self._open is not None:
             os.close(self._open[1])
             self._open = None
@@ -288,9 +288,9 @@ class Piece:
     first, last : int
         The blocks ``[first, last)``.
     path : str
-        Of their source, in the run directory.
+        Their source, in the run directory.
     layout : Layout
-        Of the source.
+        Layout of the source.
     offset : int or None
         Their first byte in its dataset; None if they are all of it, in their own shape.
     """
@@ -314,9 +314,9 @@ def trial_pieces(ledger: Ledger) -> Iterator[Piece]:
 
 
 def task_pieces(ledger: Ledger) -> Iterator[Piece]:
-    """As few mappings as can be: a virtual dataset costs time and memory for each.
+    """As few mappings as possible: each costs a virtual dataset time and memory.
 
-    Consecutive blocks that lie back to back both in a source and in the result are one.
+    Consecutive blocks that lie back to back both in a source and in the result share one.
     """
     done = _done(ledger)
     if not done.size:

@@ -1,8 +1,8 @@
 """Averages: each attempt keeps the sums of its groups of trials; at the end they are added up.
 
-Whatever the writer of a plan is, its average is one small dataset: nothing of it is there to write
-before the end. A sum lies in a file of the attempt, after a head that checks it, and is written
-when the last trial of its group has been tried; only then are its blocks journalled as done.
+Whatever the writer of a plan is, its average is one small dataset that is written at the end. A sum
+lies in a file of the attempt, after a head with its checksum. It is written when the last trial of
+its group has been tried; only then its blocks are journalled as done.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _block_shape(plan: Plan, block: int) -> tuple[int, ...]:
 
 
 class _SumsWriter:
-    """The group at hand of one attempt, and a file for those before; see `hpcio.writers.Writer`."""
+    """Holds the current group of one attempt, and writes the others; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan, attempt: str) -> None:
         self._plan, self._average = plan, _average(plan)
@@ -61,7 +61,7 @@ class _SumsWriter:
         self._places = np.cumsum([0, *each]).tolist()
         self._end = 0
         self._at_hand: dict[int, Moments] = {}
-        self._last = np.zeros(0, np.int64)  # of each group of the chunk
+        self._last = np.zeros(0, np.int64)  # last block of each group of the batch
         self.is_flushed = True
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
@@ -98,7 +98,7 @@ class _SumsWriter:
         self.is_flushed = True
 
     def flush(self) -> None:
-        """Nothing: a group that is not over is not worth keeping."""
+        """Do nothing: a sum cannot be kept before its group is complete."""
 
     def prepare_sync(self) -> Callable[[], None]:
         return lambda: os.fsync(self._fd)
@@ -120,7 +120,7 @@ class _SumsReader:
             self._fd = -1
 
     def there(self, records: np.ndarray) -> np.ndarray:
-        """Whether the file is there, and reaches so far; whole sums, `intact` tells."""
+        """Whether the file is there and long enough; `intact` tells whether a sum is whole."""
         if self._fd < 0:
             return np.zeros(records.size, bool)
         found: np.ndarray = records["offset"] < os.fstat(self._fd).st_size
@@ -164,7 +164,7 @@ class _SumsReader:
 
 
 def _sums(ledger: Ledger, channel: int) -> Iterator[Moments]:
-    """The sums of one channel block that count, by group."""
+    """The sums of one channel block that count, in the order of groups."""
     plan, average = ledger.plan, _average(ledger.plan)
     blocks = np.arange(channel, len(plan), average.channel_blocks)
     blocks = blocks[ledger.done[blocks]]
@@ -194,10 +194,10 @@ class _Sums:
     abilities = WriterAbilities()
 
     def check_plan(self, plan: Plan) -> None:
-        """Anything goes."""
+        """Accept every plan."""
 
     def reserve(self, plan: Plan) -> None:
-        """Nothing: each attempt makes a file of its own."""
+        """Do nothing: each attempt makes a file of its own."""
 
     def open_writer(self, plan: Plan, attempt: str) -> Writer:
         return _SumsWriter(plan, attempt)

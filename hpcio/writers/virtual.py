@@ -1,4 +1,4 @@
-"""The writer `virtual`: files of the workers, joined in one virtual dataset."""
+"""The writer `virtual`: files of the workers, joined by one virtual dataset."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class _Virtual:
     abilities = WriterAbilities(makes_sources=True, compresses=True)
 
     def check_plan(self, plan: Plan) -> None:
-        """Anything goes."""
+        """Accept every plan."""
 
     def reserve(self, plan: Plan) -> None:
-        """Nothing: each attempt makes files of its own."""
+        """Do nothing: each attempt makes files of its own."""
 
     def open_writer(self, plan: Plan, attempt: str) -> Writer:
         if plan.sources == "trial":
@@ -86,7 +86,7 @@ def _pieces(ledger: Ledger) -> list[Piece]:
     pieces = list(task_pieces(ledger))
     if plan.chunks is None:
         return pieces
-    # What a killed writer has left as a log becomes a file first, each once.
+    # Each log that a killed writer has left becomes a file first.
     files = {
         piece.path: packed.task_file(plan, plan.run_directory / piece.path, piece.layout.nbytes)
         for piece in pieces
@@ -98,7 +98,7 @@ def _pieces(ledger: Ledger) -> list[Piece]:
 
 
 class _Mapped:
-    """The virtual dataset while it is made, mapping by mapping."""
+    """A virtual dataset that is made mapping by mapping."""
 
     def __init__(self, plan: Plan, prefix: str) -> None:
         self._plan, self._prefix = plan, prefix
@@ -116,7 +116,7 @@ class _Mapped:
         self.of_block[piece.first : piece.last] = len(self.paths) - 1
         start, count = self._region(piece)
         self._space.select_hyperslab(start, count)
-        # HDF5 takes a per cent sign in the name of a source as a pattern.
+        # HDF5 would take a per cent sign in the name of a source for a pattern.
         name = os.path.join(self._prefix, piece.path).replace("%", "%%")
         inside = self._inside(piece, count)
         self._dcpl.set_virtual(self._space, os.fsencode(name), b"data", inside)
@@ -137,7 +137,7 @@ class _Mapped:
         return start, tuple(count)
 
     def _inside(self, piece: Piece, count: tuple[int, ...]) -> h5py.h5s.SpaceID:
-        """What the blocks are of their source."""
+        """The part of the source that the blocks are."""
         target = self._plan.target
         if piece.offset is None:
             return h5py.h5s.create_simple(target.shape_of(piece.first))
@@ -148,7 +148,7 @@ class _Mapped:
 
 
 def _table(plan: Plan, prefix: str, paths: list[str], layouts: list[Layout]) -> np.ndarray:
-    """By what each source is known again."""
+    """The table by which each source is recognized later."""
     relative = [os.fsencode(os.path.join(prefix, path)) for path in paths]
     width = max(map(len, relative), default=1)
     table = np.zeros(len(paths), [("path", f"S{width}"), *SOURCE])
@@ -158,8 +158,8 @@ def _table(plan: Plan, prefix: str, paths: list[str], layouts: list[Layout]) -> 
         table["header"] = [shape.offset for shape in layouts]
         table["check"] = [checksum(shape.header) for shape in layouts]
         return table
-    # Nobody knows before how long a compressed file gets: what is there is what was read
-    # back, or synced. Where in it the data lie is for HDF5 to know.
+    # The size of a compressed file is not known beforehand; what is there now was read back, or
+    # synced. Only HDF5 knows where in it the data lie.
     for k, path in enumerate(paths):
         source = plan.run_directory / path
         table[k] = (table[k]["path"], *packed.seal(source, os.fspath(source)))
@@ -169,7 +169,7 @@ def _table(plan: Plan, prefix: str, paths: list[str], layouts: list[Layout]) -> 
 def check_sources(folder: Path, table: np.ndarray) -> None:
     """Raise ResultError unless every source is there, whole, and the one that was written.
 
-    HDF5 itself fills the place of a missing source with zeros and says nothing.
+    HDF5 itself shows fill values for a missing source and says nothing.
     """
     for path, size, header, check in table.tolist():
         defect = defect_of(folder / os.fsdecode(path), size, header, check)

@@ -39,15 +39,14 @@ def plan(tmp_path) -> hpcio.Plan:
 
 
 def test_what_is_written_is_read(plan):
-    assert usage.read_usages(plan) == ()
+    assert usage.read_usage(plan) == ((), ())
     free = Usage("here", None, 10**8, None, 5, None, 0)
     usage.write_usage(plan, "here-00000001", free)
     usage.write_usage(plan, "123_4-00000002", USED)
-    assert usage.read_usages(plan) == (USED, free)  # in the order of the names of attempts
-    assert usage.read_usage(plan) == ((USED, free), ())
+    assert usage.read_usage(plan) == ((USED, free), ())  # in the order of the names of attempts
     later = replace(USED, seconds=2000.0)
     usage.write_usage(plan, "123_4-00000002", later)
-    assert usage.read_usages(plan) == (later, free)
+    assert usage.read_usage(plan) == ((later, free), ())
 
 
 def test_files_are_as_announced(plan):
@@ -91,7 +90,7 @@ def test_values_that_make_no_sense(plan, name, value):
     path = plan.run_directory / "usage" / "bad.json"
     path.write_text(json.dumps({**asdict(USED), name: value}))
     usages, (damage,) = usage.read_usage(plan)
-    assert usages == usage.read_usages(plan) == (USED,)
+    assert usages == (USED,)
     assert damage.name == "bad.json"
     assert damage.why.startswith(f"'{name}' is ")
 
