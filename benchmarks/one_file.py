@@ -24,11 +24,11 @@ from benchmarks.bench import (
 from benchmarks.functions import identity
 from benchmarks.measure import Figure, alone, compare, interleave
 from hpcio.journals import rundir
-from hpcio.writers import onefile
+from hpcio.writers import backend_of
 
 
 def one_file(label: str, rows: int, columns: int, quick: int, full: int, target: float) -> Row:
-    """The one file of `direct`: results that are there at once, and whole runs."""
+    """The one file of `direct`: results that cost nothing, and whole runs."""
 
     def row(bench: Bench) -> Iterator[Figure]:
         count = bench.size(quick, full) // WORKERS * WORKERS
@@ -55,7 +55,7 @@ def one_file(label: str, rows: int, columns: int, quick: int, full: int, target:
             def writing() -> float:
                 with bench.fresh() as folder:
                     plan = rundir.prepare(planned(source, folder, rows, "direct"))
-                    onefile.reserve(plan)
+                    backend_of(plan).reserve(plan)
                     return ours.run([Path(plan.out)] * WORKERS, sync=False)
 
             def running() -> float:
@@ -93,13 +93,14 @@ def ranks(bench: Bench) -> Iterator[Figure]:
         def ours(writer: str) -> float:
             with bench.fresh() as folder:
                 script = (
-                    "import hpcio, sys\nfrom hpcio import rundir\n"
-                    "from hpcio.writers import onefile\n"
+                    "import hpcio, sys\nfrom hpcio.journals import prepare\n"
+                    "from hpcio.writers import backend_of\n"
                     "from benchmarks.functions import identity\n"
                     "source, out, rows, writer = sys.argv[1:]\n"
                     "plan = hpcio.Plan.create(identity, source, trials=int(rows), out=out,"
                     " writer=writer)\n"
-                    "onefile.reserve(rundir.prepare(plan))\n"
+                    "plan = prepare(plan)\n"
+                    "backend_of(plan).reserve(plan)\n"
                 )
                 out = str(folder / "out.h5")
                 options: dict[str, Any] = {

@@ -9,13 +9,13 @@ from mpi4py import MPI
 
 from benchmarks.limits import clock
 from benchmarks.results import write
-from hpcio.planning.plan import Plan
+from hpcio.planning import load_plan
 from hpcio.running.attempt import Attempt
 
 
 def main(out: str, sync: bool) -> None:
     world = MPI.COMM_WORLD
-    plan = Plan.load(out)
+    plan = load_plan(out)
     data = np.random.default_rng(world.rank).random(plan.target.shapes[0])
     data = data.astype(plan.target.dtype)
     blocks = np.array_split(np.arange(len(plan)), world.size)[world.rank]

@@ -1,4 +1,4 @@
-"""Results that are there at once, on their way to the disk: writer, checksum and journal alone."""
+"""Results that cost nothing, on their way to the disk: writer, checksum and journal alone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 from benchmarks.limits import clock
 from hpcio.files.bytes import checksum
 from hpcio.journals.journal import DONE
-from hpcio.planning.plan import Plan
+from hpcio.planning import load_plan
 from hpcio.recording.reading import LARGE
 from hpcio.running.attempt import Attempt
 
 
 def write(attempt: Attempt, data: np.ndarray, blocks: np.ndarray, *, sync: bool) -> None:
-    """Store `data` as the result of each block, and journal it, as the loop over a chunk does."""
+    """Store `data` as the result of each block, and journal it, as the loop over a batch does."""
     writer, append = attempt.writer, attempt.journal.append
     store = writer.write
     writer.begin(blocks, attempt.journal)
@@ -42,7 +42,7 @@ def serve(barrier: Barrier, pipe: Connection, part: int, parts: int) -> None:
             path, sync, _ = pipe.recv()
         except EOFError:
             return
-        plan = Plan.load(Path(path))
+        plan = load_plan(Path(path))
         shape = plan.target.shapes[0]
         data = np.random.default_rng(os.getpid()).random(shape).astype(plan.target.dtype)
         blocks = np.array_split(np.arange(len(plan)), parts)[part]

@@ -36,6 +36,7 @@ from hpcio.files.bytes import checksum
 from hpcio.journals import rundir
 from hpcio.journals.journal import DONE, Journal
 from hpcio.journals.ledger import Ledger
+from hpcio.planning import RunPolicy
 from hpcio.running.attempt import Attempt
 from hpcio.running.batch import run_batch
 from hpcio.running.run import Work
@@ -103,7 +104,7 @@ class _Unsynced(Attempt):
 
 
 def _per_trial(bench: Bench, source: Path, rows: int, sources: Sources, count: int) -> float:
-    """Seconds a trial in the loop over a chunk: files, journal and reader are open before."""
+    """Seconds a trial in the loop over a batch; files, journal and reader are open before."""
     with bench.fresh() as folder:
         plan = hpcio.Plan.create(
             identity, f"{source}::data", trials=rows, out=folder / "out.h5", sources=sources
@@ -204,8 +205,8 @@ def full_read(bench: Bench) -> Iterator[Figure]:
             f["data"][...]
         return clock() - started
 
-    # New files each time, the one of the limit written trial by trial, too: where pages lie
-    # in memory, and how large the writes were that made them, decides how fast they read.
+    # All files are new each time, and that of the limit is written trial by trial, too. How fast a
+    # file reads depends on where its pages lie in memory, and on the size of the writes.
     for _ in range(bench.repetitions):
         with bench.fresh() as folder:
             whole, result = folder / "whole.h5", folder / "out.h5"
@@ -252,12 +253,12 @@ def plans(bench: Bench) -> Iterator[Figure]:
 
 
 def dask_session(bench: Bench) -> Iterator[Figure]:
-    """Blocks that cost nothing, so that what is left is the way there and back."""
+    """Blocks that cost nothing, so that only the way there and back is measured."""
     from distributed import Client, LocalCluster
 
     from slurm import DaskExecutor
 
-    blocks, chunks = 100_000, 1_000
+    blocks, batches = 100_000, 1_000
     source = recording(bench, blocks, 1, 25)
     whole, idle, against = (
         "a block in 1,000 chunks, dask",
@@ -270,7 +271,7 @@ def dask_session(bench: Bench) -> Iterator[Figure]:
         LocalCluster(n_workers=WORKERS, threads_per_worker=1, **options) as cluster,
         Client(cluster) as client,
     ):
-        executor = DaskExecutor(client, chunks_per_worker=chunks // WORKERS)
+        executor = DaskExecutor(client, chunks_per_worker=batches // WORKERS)
         for repetition in range(bench.repetitions + 1):
             with bench.fresh() as folder:
                 plan = hpcio.Plan.create(
@@ -292,9 +293,7 @@ def dask_session(bench: Bench) -> Iterator[Figure]:
 
 
 def array_task(bench: Bench) -> Iterator[Figure]:
-    """Tasks that have one block of nothing each, started as a job script starts them."""
-    from slurm.submissions.policy import RunPolicy
-
+    """Tasks with one block each that costs nothing, started as a job script starts them."""
     from slurm.site import Site, SubmitOptions
     from slurm.submissions.making import write_submission
     from slurm.submissions.request import make_request
@@ -314,7 +313,7 @@ def array_task(bench: Bench) -> Iterator[Figure]:
             write_submission(
                 plan, make_request(plan, options, site), np.arange(tasks), site=site,
                 ledger=Ledger.read(plan), options=options,
-                policy=RunPolicy.of(plan, retries=0, max_failed=None, gaps=False),
+                policy=RunPolicy(),
             )  # fmt: skip
             before = os.times()
             for task in range(tasks):

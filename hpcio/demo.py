@@ -117,23 +117,28 @@ def make_recording(
         try:
             with h5py.File(part, "w") as f:
                 f.attrs.update(title=TITLE, seed=seed)
-                f["trials"] = table
-                f["trials"].attrs["columns"] = "start stop offset"
-                f["time"] = np.arange(samples) / rate
-                f["time"].attrs["units"] = "s"
-                f["channel"] = np.asarray(names, "S")
-                f["lfp"] = lfp
-                f["lfp"].attrs.update(units="uV", rate=rate)
-                for dim, name in zip(f["lfp"].dims, ("time", "channel"), strict=True):
-                    dim.label = name
-                    f[name].make_scale(name)
-                    dim.attach_scale(f[name])
+                _fill(f, lfp, table, names, rate)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise as_output_error(error, path) from error
     return path
+
+
+def _fill(f: h5py.File, lfp: np.ndarray, table: np.ndarray, names: list[str], rate: float) -> None:
+    """Write the signals, their scales, and the table of trials."""
+    f["trials"] = table
+    f["trials"].attrs["columns"] = "start stop offset"
+    f["time"] = np.arange(len(lfp)) / rate
+    f["time"].attrs["units"] = "s"
+    f["channel"] = np.asarray(names, "S")
+    f["lfp"] = lfp
+    f["lfp"].attrs.update(units="uV", rate=rate)
+    for dim, name in zip(f["lfp"].dims, ("time", "channel"), strict=True):
+        dim.label = name
+        f[name].make_scale(name)
+        dim.attach_scale(f[name])
 
 
 def _check_replaceable(path: Path) -> None:
@@ -303,14 +308,7 @@ def run(
     """
     folder = Path(folder)
     recording, out, picture = folder / "recording.h5", folder / "power.h5", folder / "power.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise as_output_error(error, folder) from error
-    _check_replaceable(recording)
-    if picture.exists() and b"hpcio" not in picture.read_bytes()[:200]:
-        raise OutputError(f"'{picture}' is not of the demo. Move it, or choose another folder.")
-    discard(out)
+    _make_room(folder, recording, out, picture)
     make_recording(recording, trials=trials)
     with h5py.File(recording) as f:
         names = f["channel"][()]
@@ -321,24 +319,41 @@ def run(
     print(plan.describe(workers=workers), end="\n\n")
     done = plan.run(workers=workers)
     checked = verify(out)
-    count = max(1, done.workers)
     try:
         drawn = str(draw(picture, out))
     except MissingPackageError as error:
         drawn = f"none. {error}"
+    _say(plan, done, out, recording, verified=checked.nbytes, drawn=drawn)
+    return done
+
+
+def _make_room(folder: Path, recording: Path, out: Path, picture: Path) -> None:
+    """Make the folder, and remove what an earlier demo wrote there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise as_output_error(error, folder) from error
+    _check_replaceable(recording)
+    if picture.exists() and b"hpcio" not in picture.read_bytes()[:200]:
+        raise OutputError(f"'{picture}' is not of the demo. Move it, or choose another folder.")
+    discard(out)
+
+
+def _say(plan: Plan, done: Done, out: Path, recording: Path, *, verified: int, drawn: str) -> None:
+    """Print what was made, and how to read it."""
+    count = max(1, done.workers)
     shape = " x ".join(
         f"{n} {axis.name}" for n, axis in zip(plan.target.shape, plan.axes, strict=True)
     )
     print(
         f"{done.blocks_per_second:.0f} trials/s, {done.mb_per_second:.0f} MB/s read and written "
-        f"by {count} worker{'s' * (count != 1)}; {checked.nbytes / 1e6:.1f} MB verified.\n\n"
+        f"by {count} worker{'s' * (count != 1)}; {verified / 1e6:.1f} MB verified.\n\n"
         f"recording   {recording}  ({recording.stat().st_size / 1e6:.0f} MB)\n"
         f"result      {out}  ({shape})\n"
         f"its parts   {plan.run_directory.name} beside it; one file: hpcio repack {out}\n"
         f"picture     {drawn}\n\n"
         f"Read the result with plain h5py:\n\n{_snippet(out)}"
     )
-    return done
 
 
 def _snippet(out: Path) -> str:

@@ -43,7 +43,7 @@ class Plan(Value):
     source : hpcio.recording.Recording
     trials : hpcio.Trials
     blocks : hpcio.recording.Blocks
-    target : Target
+    target : hpcio.layout.Target
     args, kwargs
         For the function; values of :func:`hpcio.per_trial` are still whole.
     out : str
@@ -204,7 +204,7 @@ class Plan(Value):
         return cls(**vars(load_plan(out)))
 
     def describe(self, *, workers: int | None = None) -> Description:
-        """What a run will read and write, and what it will take; see `hpcio.planning.describing`.
+        """What a run will read and write, and what it will take; see `hpcio.planning.Description`.
 
         The time comes from a probe: the function is called with the longest trial.
         """

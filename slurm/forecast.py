@@ -11,7 +11,7 @@ from hpcio.errors import MemoryLimitError, TimeLimitError
 from hpcio.machine import parse_bytes
 from hpcio.planning import Plan, probe
 from hpcio.words import duration, size
-from slurm.mapping import CHUNKS_PER_TASK, TaskPlan, arrays_of, block_work, map_blocks
+from slurm.mapping import BATCHES_PER_TASK, TaskPlan, arrays_of, map_blocks
 from slurm.site import parse_time
 
 __all__ = [
@@ -35,7 +35,7 @@ BASE_TASK = 100 << 20
 
 def needed_memory(plan: Plan, *, factor: float = WORKING_FACTOR, base: int = BASE) -> np.ndarray:
     """Bytes that a task needs for each block: `factor` times trial and result, and Python."""
-    need: np.ndarray = (factor * block_work(plan)).astype(np.int64)
+    need: np.ndarray = (factor * plan.work_sizes()).astype(np.int64)
     return need + base
 
 
@@ -69,17 +69,17 @@ def check_memory(
 def check_walltime(plan: Plan, seconds: float, *, bytes_per_second: float) -> None:
     """Raise TimeLimitError if the largest block takes longer than a task may run.
 
-    A task may be shorter than its chunks: it stops between two blocks, and another goes on.
+    A task may end before its batches do: it stops between two blocks, and another goes on.
 
     Parameters
     ----------
     plan : Plan
     seconds : float
-        That a task works, without the margin in which it ends.
+        How long a task works, without the margin at its end.
     bytes_per_second : float
         Of one task, as `measured_speed` says.
     """
-    work = block_work(plan)
+    work = plan.work_sizes()
     block = int(work.argmax())
     takes = float(work[block]) / bytes_per_second
     if takes > seconds:
@@ -99,14 +99,14 @@ def predicted_seconds(
     Parameters
     ----------
     sizes : numpy.ndarray, shape (n,)
-        Bytes of each block, in the order of the chunks.
+        Bytes of each block, in the order of the batches.
     task_plan : TaskPlan
     bytes_per_second : float
         Of one task.
     """
-    if not task_plan.chunks:
+    if not task_plan.batches:
         return np.zeros(0)
-    first = np.cumsum([0, *(c.size for c in task_plan.chunks[:-1])])
+    first = np.cumsum([0, *(c.size for c in task_plan.batches[:-1])])
     work = np.add.reduceat(np.asarray(sizes, np.float64), first)
     seconds: np.ndarray = np.bincount(task_plan.task, work, task_plan.tasks) / bytes_per_second
     return seconds
@@ -119,10 +119,9 @@ def measured_speed(plan: Plan, *, probes: int = 3) -> float:
     ----------
     plan : Plan
     probes : int
-        How many trials, evenly spread between the smallest and the largest, which may be
-        the one that takes too long.
+        How many trials, evenly spread between the smallest and the largest.
     """
-    work = block_work(plan)
+    work = plan.work_sizes()
     order = np.argsort(work, kind="stable")
     picked = np.unique(order[((np.arange(probes) + 0.5) / probes * order.size).astype(int)])
     seconds = sum(probe(plan, int(block))[0] for block in picked)
@@ -135,7 +134,9 @@ class Description:
 
     Attributes
     ----------
-    tasks, chunks, arrays : int
+    tasks, arrays : int
+    chunks : int
+        Batches that the ranges of all tasks are cut into.
     blocks : int
     largest, smallest : int
         Bytes of work of the largest and the smallest task.
@@ -191,7 +192,7 @@ def describe(
     memory: str | int | None = None,
     walltime: str | None = None,
     max_array_size: int = 1001,
-    chunks_per_task: int = CHUNKS_PER_TASK,
+    batches_per_task: int = BATCHES_PER_TASK,
     factor: float = WORKING_FACTOR,
 ) -> Description:
     """Say, before anything is submitted, how a plan maps to array tasks and what they need.
@@ -205,7 +206,7 @@ def describe(
         What a task will ask for, such as ``"8GB"`` and ``"01:00:00"``.
     max_array_size : int
         The site's, as ``slurm.read_site().max_array_size`` says.
-    chunks_per_task : int
+    batches_per_task : int
     factor : float
         What the function needs, in units of its trial and result.
 
@@ -218,19 +219,19 @@ def describe(
     --------
     >>> print(describe(plan, tasks=64, memory="8GB", walltime="01:00:00"))  # doctest: +SKIP
     """
-    work = block_work(plan)
+    work = plan.work_sizes()
     mapped = map_blocks(
         np.arange(len(plan)),
         work,
         tasks=tasks,
-        chunks_per_task=chunks_per_task,
-        unit=plan.blocks_per_group,
+        batches_per_task=batches_per_task,
+        blocks_per_group=plan.blocks_per_group,
     )
     of_task = predicted_seconds(work, mapped, bytes_per_second=1.0)
     speed = measured_speed(plan)
     return Description(
         tasks=mapped.tasks,
-        chunks=len(mapped.chunks),
+        chunks=len(mapped.batches),
         arrays=len(arrays_of(mapped.tasks, max_array_size=max_array_size)),
         blocks=len(plan),
         largest=int(of_task.max()),

@@ -1,4 +1,4 @@
-"""Blocks to chunks to array tasks to job arrays."""
+"""Blocks to batches to array tasks to job arrays."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcio.errors import PlanError
-from hpcio.planning import Plan
 from hpcio.running import divide
 
-__all__ = ["CHUNKS_PER_TASK", "JobArray", "TaskPlan", "arrays_of", "block_work", "map_blocks"]
+__all__ = ["BATCHES_PER_TASK", "JobArray", "TaskPlan", "arrays_of", "map_blocks"]
 
-# A task's range is cut into so many chunks, so that an idle task can take over the rest of
-# a slow one's.
-CHUNKS_PER_TASK = 4
+# The range of a task is cut into this many batches, so that an idle task can take over the rest
+# of a slow one's.
+BATCHES_PER_TASK = 4
 
 
 @dataclass(frozen=True, eq=False)
 class TaskPlan:
-    """Which chunk belongs to which array task.
+    """Which batch belongs to which array task.
 
     Attributes
     ----------
-    chunks : tuple of numpy.ndarray of int64
-        The blocks of each chunk, ascending; together every block once, in order.
-    task : numpy.ndarray of int64, shape (number of chunks,)
-        The array task that a chunk belongs to, ascending.
+    batches : tuple of numpy.ndarray of int64
+        The blocks of each batch, ascending; together every block once, in order.
+    task : numpy.ndarray of int64, shape (number of batches,)
+        The array task that a batch belongs to, ascending.
     """
 
-    chunks: tuple[np.ndarray, ...]
+    batches: tuple[np.ndarray, ...]
     task: np.ndarray
 
     @property
@@ -39,23 +38,17 @@ class TaskPlan:
         return int(self.task[-1]) + 1 if self.task.size else 0
 
 
-def block_work(plan: Plan) -> np.ndarray:
-    """Bytes that each block of a plan reads and writes, shape (B,)."""
-    work: np.ndarray = plan.input_sizes() + plan.target.sizes()
-    return work
-
-
 def map_blocks(
     blocks: np.ndarray,
     sizes: np.ndarray,
     *,
     tasks: int,
-    chunks_per_task: int = CHUNKS_PER_TASK,
-    unit: int = 1,
+    batches_per_task: int = BATCHES_PER_TASK,
+    blocks_per_group: int = 1,
 ) -> TaskPlan:
-    """Give each array task a contiguous range of blocks, and cut it into chunks.
+    """Give each array task a contiguous range of blocks, and cut it into batches.
 
-    Ranges and chunks are balanced by bytes, not by numbers of blocks.
+    Ranges and batches are balanced by bytes, not by numbers of blocks.
 
     Parameters
     ----------
@@ -64,11 +57,12 @@ def map_blocks(
     sizes : numpy.ndarray of int, shape (n,)
         Bytes that each reads and writes.
     tasks : int
-        How many tasks at the most.
-    chunks_per_task : int
-        How many chunks for each, at the most.
-    unit : int
-        So many consecutive blocks of the plan stay together; see `hpcio.Plan.unit`.
+        How many tasks, at the most.
+    batches_per_task : int
+        How many batches for each task, at the most.
+    blocks_per_group : int
+        How many consecutive blocks of the plan stay together; see
+        `hpcio.planning.Plan.blocks_per_group`.
 
     Returns
     -------
@@ -78,21 +72,21 @@ def map_blocks(
     --------
     >>> import numpy as np
     >>> plan = map_blocks(np.arange(6), np.array([1, 1, 1, 1, 1, 5]), tasks=2)
-    >>> [c.tolist() for c in plan.chunks], plan.task.tolist()
+    >>> [c.tolist() for c in plan.batches], plan.task.tolist()
     ([[0], [1], [2, 3], [4], [5]], [0, 0, 0, 0, 1])
     """
-    if tasks < 1 or chunks_per_task < 1:
+    if tasks < 1 or batches_per_task < 1:
         raise PlanError(
-            f"{tasks} tasks of {chunks_per_task} chunks make no sense. Use 1 or more of each."
+            f"{tasks} tasks of {batches_per_task} chunks make no sense. Use 1 or more of each."
         )
-    chunks: list[np.ndarray] = []
+    batches: list[np.ndarray] = []
     task: list[int] = []
-    group = blocks // unit
+    group = blocks // blocks_per_group
     for number, part in enumerate(divide(sizes, tasks, together=group)):
-        for piece in divide(sizes[part], chunks_per_task, together=group[part]):
-            chunks.append(blocks[part[piece]])
+        for piece in divide(sizes[part], batches_per_task, together=group[part]):
+            batches.append(blocks[part[piece]])
             task.append(number)
-    return TaskPlan(tuple(chunks), np.asarray(task, np.int64))
+    return TaskPlan(tuple(batches), np.asarray(task, np.int64))
 
 
 @dataclass(frozen=True)

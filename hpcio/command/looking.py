@@ -38,7 +38,7 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
     kept = Path(f"{out}.run").exists() or not Path(out).exists()
     if watch and kept:
         follow_status(Plan.load(out))
-    # In this order: jobs that have ended by then have written all that is read.
+    # Queues are asked first: jobs that have ended by then have written all that is read below.
     asked = queues(Plan.load(out)) if kept else {}
     state = read(out)
     if as_json:

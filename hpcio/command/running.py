@@ -20,7 +20,7 @@ __all__ = ["plan", "resume", "run", "run_here"]
 def run_here(plan: Callable[[], Plan], options: dict[str, Any]) -> None:
     """Run a plan on this machine, or on the ranks that an MPI launcher has started."""
     launch = launched()
-    # One rank alone is what srun makes of any command: it has the cores of this machine.
+    # srun makes one rank of any command. A rank alone has the cores of this machine.
     made = plan() if launch is None or launch.size == 1 else None
     if made is not None and (launch is None or not needs_ranks(made)):
         _run_plan(made, options)

@@ -1,8 +1,7 @@
 """Where the bytes of a result lie in files, for those who copy or compare them without HDF5.
 
-HDF5 lets one thread in at a time, and takes long to find its way through a virtual dataset of
-many sources. What it would find is known: results lie in the sources as they lie in the one
-dataset, in runs of bytes.
+HDF5 lets one thread in at a time, and is slow with a virtual dataset of many sources. But it is
+known where results lie: in each source they lie as in the one dataset, in runs of bytes.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ __all__ = [
     "pieces",
 ]
 
-# So much is read and written at a time: it stays in the cache of a core.
+# How many bytes are read and written at a time; so many stay in the cache of a core.
 PIECE = 1 << 20
-# So much a thread gets to do at a time.
+# How many bytes a thread is given at a time.
 SPAN = 16 << 20
 
 T = TypeVar("T")
 
 
 def copying_threads() -> int:
-    """How many threads copy or compare: more only wait for each other, and for the disk."""
+    """How many threads copy or compare; more would wait for each other, and for the disk."""
     return min(4, len(os.sched_getaffinity(0)))
 
 
@@ -87,7 +86,7 @@ class Extents:
 
     @classmethod
     def of(cls, f: ResultFile, target: Target) -> Self | None:
-        """Those of a result; None if its bytes are to be had from HDF5 alone."""
+        """The extents of a result; None if only HDF5 can read its bytes."""
         if not target.nbytes:
             return None
         data = f.virtual

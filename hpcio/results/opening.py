@@ -24,7 +24,7 @@ SOURCES_PER_PAGE = 256
 
 Rows = range | np.ndarray
 
-# Results that are open: as soon as they are read, they hold their sources open too.
+# Results that are open. As soon as one is read, it holds its sources open too.
 _results: list[weakref.ref[ResultFile]] = []
 
 
@@ -110,8 +110,8 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
 class PagedDataset:
     """A virtual dataset of more sources than may be open at once.
 
-    It reads as an `h5py.Dataset` does (slices, ints, sorted lists, masks, along any axis),
-    some hundred sources at a time.
+    It is indexed as an `h5py.Dataset` is (slices, ints, sorted lists, masks, along any axis), and
+    reads some hundred sources at a time.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ class PagedDataset:
         self.ndim = len(self.shape)
         self.size = int(np.prod(self.shape, dtype=np.int64))
         self._join_axis = target.axis
-        # Pages: regions that need no more than so many sources.
+        # A page is a region that needs no more sources than `SOURCES_PER_PAGE`.
         channels = np.unique(target.channel)
         if channels.size <= SOURCES_PER_PAGE // 4:
             changed = np.flatnonzero(np.diff(source, prepend=source[:1] - 1))
@@ -164,7 +164,7 @@ class PagedDataset:
         if whole.size:
             pages = (self._pages(axis, rows) for axis, rows in enumerate(rows_of))
             for page in itertools.product(*pages):
-                # Closed again each time: this is what frees its sources.
+                # The file is closed again each time, since that closes its sources.
                 with open_file(self._path) as f:
                     whole[tuple(place for place, _ in page)] = f["data"][
                         tuple(_compact(rows) for _, rows in page)
@@ -182,7 +182,7 @@ class PagedDataset:
         return found
 
     def _pages(self, axis: int, rows: Rows) -> Iterator[tuple[slice, Rows]]:
-        """Cut rows along an axis into pages: their places among the rows, and they."""
+        """Cut rows along an axis into pages: the places of each among the rows, and its rows."""
         edges = self._edges.get(axis, np.zeros(0, np.int64))
         edges = edges[(edges > rows[0]) & (edges <= rows[-1])]
         places = np.concatenate([[0], _places(rows, edges), [len(rows)]]).tolist()

@@ -1,7 +1,7 @@
 """Filling a chunked dataset with a result: read, cut into chunks, compressed, several at a time.
 
-HDF5 compresses in one thread of a process. So processes compress, each a part of the result,
-and this one writes what they send: a chunk as HDF5 would have stored it.
+HDF5 compresses in one thread of a process. So each of several processes compresses a part of the
+result, and this process writes the chunks that they send, which are as HDF5 would have stored them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import queue
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -31,11 +31,11 @@ from hpcio.results.opening import ResultFile
 
 __all__ = ["fill_chunks", "read_region"]
 
-# A row of chunks is read at once if it has at most so many bytes.
+# A row of chunks is read at once if it has no more bytes than this.
 ROW_OF_CHUNKS = 256 << 20
-# Free room that HDF5 is left beside what is written: it takes a full disk badly.
+# Free room that is left to HDF5 beside what is written, since it takes a full disk badly.
 SPARE = 16 << 20
-# Less than this is not worth the start of processes.
+# Fewer bytes than this are not worth the start of processes.
 WORTH = 64 << 20
 
 _CHUNK, _END, _ERROR = b"C", b"E", b"X"
@@ -53,7 +53,7 @@ Packed = tuple[tuple[int, ...], int, bytes]
 
 
 def read_region(f: ResultFile, region: Region) -> Any:
-    """Part of the data of a result, or a ResultError if HDF5 cannot read it."""
+    """Part of the data of a result; raises ResultError if HDF5 cannot read it."""
     try:
         return f["data"][region]
     except (OSError, RuntimeError) as error:
@@ -140,24 +140,41 @@ def fill_chunks(
 
     parts = _parts(target, chunking)
     if workers is None:
-        worth = chunking.compression is not None and target.nbytes >= WORTH
-        workers = len(os.sched_getaffinity(0)) if worth else 1
-    if workers == 1:
-        with _Packing(f, target, chunking) as packing:
-            for part in parts:
-                write(packing.packed(part))
+        workers = _useful_workers(target, chunking)
+    if workers > 1:
+        _pack_in_processes(f.filename, chunking, parts, write, workers=workers)
         return
+    with _Packing(f, target, chunking) as packing:
+        for part in parts:
+            write(packing.packed(part))
+
+
+def _useful_workers(target: Target, chunking: Chunking) -> int:
+    """How many processes are worth their start."""
+    worth = chunking.compression is not None and target.nbytes >= WORTH
+    return len(os.sched_getaffinity(0)) if worth else 1
+
+
+def _pack_in_processes(
+    path: str,
+    chunking: Chunking,
+    parts: list[Region],
+    write: Callable[[Iterator[Packed]], None],
+    *,
+    workers: int,
+) -> None:
+    """Have processes pack the parts of a result, and write the chunks that they send."""
     with ExitStack() as stack:
         idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for _ in range(min(workers, len(parts))):
-            idle.put(stack.enter_context(_Worker(f.filename, chunking)))
+            idle.put(stack.enter_context(_Worker(path, chunking)))
 
         def fill(part: Region) -> None:
             worker = idle.get()
             try:
                 write(worker.pack(part))
             except BaseException:
-                worker.kill()  # what it has yet to say is nobody's any more
+                worker.kill()  # nobody listens to the rest of what it sends
                 raise
             finally:
                 idle.put(worker)
@@ -177,7 +194,7 @@ class _Worker:
         task = json.dumps({"path": path, "chunk": chunking.chunk, "compression": compression})
         self._rank = len(chunking.chunk)
         try:
-            # In a session of its own: Ctrl-C is for the one who writes.
+            # It has a session of its own, since Ctrl-C is for the process that writes.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _SERVE, root, task], stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, start_new_session=True,
@@ -188,7 +205,7 @@ class _Worker:
     def pack(self, part: Region) -> Iterator[Packed]:
         """The chunks of one part."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # noticed when nothing comes
+        with contextlib.suppress(BrokenPipeError):  # it is noticed when no answer comes
             edges = [(s.start, s.stop) for s in part]
             self._process.stdin.write(json.dumps(edges).encode() + b"\n")
             self._process.stdin.flush()

@@ -23,7 +23,7 @@ from hpcio.machine import look_again
 from hpcio.planning import Plan
 from hpcio.writers import backend_of
 
-__all__ = ["publish"]
+__all__ = ["provenance", "publish"]
 
 TRIAL = np.dtype(
     [
@@ -99,8 +99,8 @@ def trial_table(ledger: Ledger) -> np.ndarray:
     Returns
     -------
     numpy.ndarray of TRIAL, shape (N,)
-        `last` is the last row itself; a trial without rows has ``last = first - 1``. Of an
-        average, all trials have all rows.
+        `last` is the last row itself; a trial without rows has ``last = first - 1``. In an
+        average, each trial has all rows.
     """
     plan = ledger.plan
     per_trial = plan.blocks.channel_blocks

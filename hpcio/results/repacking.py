@@ -38,9 +38,10 @@ from hpcio.results.verifying import Verified, comparing, runs_of_bytes, spans, v
 
 __all__ = ["repack"]
 
-# Where data begin that have so much: threads do not meet in a page, and reflinks can share.
+# Data of this size or more begin at a multiple of it: threads do not meet in a page, and reflinks
+# can share.
 PAGE = 4096
-# What HDF5 itself notes of scales.
+# Attributes by which HDF5 itself knows scales.
 _DIMENSIONS = ("DIMENSION_", "REFERENCE_LIST")
 
 
@@ -98,22 +99,10 @@ def repack(
     try:
         with _part_of(final) as part:
             try:
-                with result.open(source) as f:
-                    digest = bytes(f["hpcio"].attrs["plan"]).decode()
-                    target = Target.load(f["hpcio/target"])
-                    chunking = Chunking.choose(
-                        target.shape, target.dtype, target.axis,
-                        chunks=chunks, compression=compression,
-                    )  # fmt: skip
-                    checked = None
-                    if chunking is None:
-                        checked = _contiguous(
-                            f, target, part, final, workers, compare=into is not None
-                        )
-                    else:
-                        _chunked(f, target, part, final, chunking, workers)
-                if checked is None:
-                    checked = _read_back(part, from_disk=into is None)
+                checked, digest = _checked_copy(
+                    source, part, final, chunks=chunks, compression=compression,
+                    workers=workers, in_place=into is None,
+                )  # fmt: skip
             except ResultError:
                 verify(source)  # names the damaged file, if it is not the copy
                 raise
@@ -130,11 +119,38 @@ def repack(
     return Verified(os.fspath(final), checked.blocks, checked.gaps, checked.nbytes)
 
 
+def _checked_copy(
+    source: Path,
+    part: Path,
+    final: Path,
+    *,
+    chunks: bool | Sequence[int] | None,
+    compression: str | None,
+    workers: int | None,
+    in_place: bool,
+) -> tuple[Verified, str]:
+    """Copy a result and compare the copy: what was compared, and the digest of the plan."""
+    with result.open(source) as f:
+        digest = bytes(f["hpcio"].attrs["plan"]).decode()
+        target = Target.load(f["hpcio/target"])
+        chunking = Chunking.choose(
+            target.shape, target.dtype, target.axis, chunks=chunks, compression=compression
+        )
+        checked = None
+        if chunking is None:
+            checked = _contiguous(f, target, part, final, workers, compare=not in_place)
+        else:
+            _chunked(f, target, part, final, chunking, workers)
+    if checked is None:
+        checked = _read_back(part, from_disk=in_place)
+    return checked, digest
+
+
 @contextmanager
 def _part_of(final: Path) -> Iterator[Path]:
-    """A file beside the final one for what is not finished yet.
+    """A file beside the final one for what is not finished yet; files that were left are removed.
 
-    It is locked while somebody is at work on it, so that one that was left is told from it.
+    It is locked while somebody works on it. A file without a lock was left by a process that died.
     """
     for left in final.parent.glob(f".{glob.escape(final.name)}.*.repack"):
         with contextlib.suppress(OSError), left.open("rb") as f:
@@ -153,8 +169,8 @@ def _part_of(final: Path) -> Iterator[Path]:
 def _read_back(part: Path, *, from_disk: bool) -> Verified:
     """Bring the copy to the disk, and compare all of it with the checksums of the journal.
 
-    If its parts are to go, what is compared comes from the disk. Otherwise memory may give
-    it, while it is on its way there.
+    If the parts of the result are removed afterwards, the bytes are read from the disk. Otherwise
+    they may come from memory, while they are on their way to the disk.
     """
     fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -220,18 +236,31 @@ def _contiguous(
     *,
     compare: bool,
 ) -> Verified | None:
-    """Copy all into a contiguous dataset; with `compare`, also what `_read_back` does, if it can.
+    """Copy all into a contiguous dataset; with `compare`, compare too where that is possible.
 
-    Each piece is read back while the processor's cache has it.
+    None if the copy was not compared.
     """
-    # Beforehand: HDF5 takes a full disk badly, its library may crash later.
+    # HDF5 takes a full disk badly: its library may crash later. So look before.
     check_room(final, target.nbytes)
+    begin = _empty_copy(f, target, part)
+    extents = Extents.of(f, target)
+    if extents is None:
+        _copy_through_hdf5(f, target, part)
+        return None
+    if compare and target.in_rows:
+        return _copy_comparing(f, target, extents, part, begin, workers)
+    _copy_bytes(extents, part, begin, pieces(0, target.nbytes, SPAN), workers)
+    return None
+
+
+def _empty_copy(f: ResultFile, target: Target, part: Path) -> int:
+    """Make the new file, complete but for its data; the byte at which they begin."""
     options: dict[str, Any] = {"libver": ("earliest", "v110")}
     if target.nbytes >= PAGE:
         options |= {"alignment_threshold": target.nbytes, "alignment_interval": PAGE}
     with sparse_file() as (name, image):
         with h5py.File(name, "w", locking=False, **options) as g:
-            begin = _new_dataset(g, target, None).id.get_offset() or 0
+            begin = int(_new_dataset(g, target, None).id.get_offset() or 0)
             _copy_rest(f, g, None)
         size = os.fstat(image).st_size
         fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
@@ -242,16 +271,25 @@ def _contiguous(
                     write_at(fd, os.pread(image, b - a, a), a)
         finally:
             os.close(fd)
-    extents = Extents.of(f, target)
-    if extents is None:
-        with h5py.File(part, "r+", locking=False) as g:
-            for _, first, last in spans(target):
-                region = _rows(target, first, last)
-                g["data"][region] = read_region(f, region)
-        return None
-    if not (compare and target.in_rows):
-        _copy_bytes(extents, part, begin, pieces(0, target.nbytes, SPAN), workers)
-        return None
+    return begin
+
+
+def _copy_through_hdf5(f: ResultFile, target: Target, part: Path) -> None:
+    with h5py.File(part, "r+", locking=False) as g:
+        for _, first, last in spans(target):
+            region = _rows(target, first, last)
+            g["data"][region] = read_region(f, region)
+
+
+def _copy_comparing(
+    f: ResultFile,
+    target: Target,
+    extents: Extents,
+    part: Path,
+    begin: int,
+    workers: int | None,
+) -> Verified:
+    """Copy all data; read back each piece while the cache of the processor has it, and compare."""
     done, expected = f["hpcio/state"][()] == DONE, f["hpcio/checksum"][()]
     stop = np.cumsum(target.sizes())
     runs = runs_of_bytes(target, PIECE)

@@ -20,7 +20,7 @@ from hpcio.results.extents import PIECE, SPAN, copying_threads, in_threads
 
 __all__ = ["Verified", "comparing", "runs_of_bytes", "spans", "verify"]
 
-# So much is read through HDF5 at a time.
+# How many bytes are read through HDF5 at a time.
 THROUGH_HDF5 = 64 << 20
 
 
@@ -45,7 +45,7 @@ class Verified:
 
     @classmethod
     def of(cls, path: str | os.PathLike[str], target: Target, done: np.ndarray) -> Self:
-        """All blocks that are done, and no other, were compared."""
+        """The record of a check that has compared all blocks that are done, and no others."""
         return cls(
             path=os.fspath(path), blocks=int(done.sum()), gaps=int((~done).sum()),
             nbytes=int(target.sizes()[done].sum()),
@@ -172,7 +172,7 @@ def _differs(target: Target, block: int, blame: Callable[[int], str]) -> ResultE
 
 
 def runs_of_bytes(target: Target, nbytes: int) -> list[np.ndarray]:
-    """Consecutive blocks of about so many bytes, where blocks lie in their order."""
+    """Runs of consecutive blocks, of about `nbytes` each, where blocks lie in their order."""
     stop = np.cumsum(target.sizes())
     return np.split(np.arange(stop.size), np.flatnonzero(np.diff(stop // nbytes)) + 1)
 
@@ -186,9 +186,13 @@ def comparing(
     expected: np.ndarray,
     blame: Callable[[int], str],
 ) -> Iterator[Callable[[np.ndarray], None]]:
-    """What reads consecutive blocks of a contiguous dataset at a byte of its file; for any thread.
+    """Open a contiguous dataset at byte `offset` of its file, to compare blocks in any thread.
 
-    It raises ResultError at the first whose bytes are not those expected.
+    Yields
+    ------
+    check : callable
+        Reads consecutive blocks. It raises ResultError at the first block whose bytes are not
+        those expected.
     """
     stop = np.cumsum(target.sizes())  # blocks lie in their order
     start = stop - target.sizes()
@@ -198,7 +202,7 @@ def comparing(
         memory = np.empty(PIECE, np.uint8)
         at = 0
         while at < blocks.size:
-            # As many blocks as fit into the memory; or one that does not, piece by piece.
+            # Take as many blocks as fit into the memory, or one that does not, piece by piece.
             begin = int(start[blocks[at]])
             count = int(np.searchsorted(stop[blocks], begin + PIECE, side="right")) - at
             some = blocks[at : at + max(1, count)]

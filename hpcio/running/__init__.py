@@ -1,8 +1,8 @@
 """The one loop that tries blocks, and the executors that call it.
 
 This room uses `hpcio.results` and those below. Others give `execute` a plan and an executor; an
-executor is a file here, or anywhere, that calls `run_batch` for batches of blocks and leaves the
-rest to the journals.
+executor is a class, here or in another package, that calls `run_batch` for batches of blocks. Both
+read from the journals what is done.
 """
 
 from hpcio.running.attempt import Attempt, Stop

@@ -96,8 +96,8 @@ class Attempt:
         Raises
         ------
         Stop
-            With `at_once`, if the function is computing. So call it from a handler of signals,
-            in the thread that computes.
+            With `at_once`, if the function is computing. So call it in the thread that computes,
+            from a handler of signals.
         """
         self.stopping = True
         if at_once and self.computing:
@@ -135,8 +135,8 @@ class Attempt:
         try:
             future.result()
         except OSError as error:
-            # After a failed fsync the system has forgotten what it could not write, and
-            # would even read it back from memory: these blocks are to be computed again.
+            # After a failed fsync the system has forgotten what it could not write, though it may
+            # still read it back from memory. So these blocks must be computed again.
             self.journal.append(LOST)
             raise as_output_error(error, self.plan.run_directory) from error
         self.journal.append(SYNC, offset=count)

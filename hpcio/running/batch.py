@@ -33,9 +33,9 @@ class BatchDone:
     done, failed : int
         Blocks that are journalled so.
     nbytes : int
-        Of results.
+        Bytes of results.
     reached : int
-        So many of the blocks, from the first on, need not be tried again.
+        How many of the blocks, from the first on, need not be tried again.
     """
 
     done: int
@@ -133,8 +133,8 @@ class _Batch:
         self._flush()
 
     def done(self) -> BatchDone:
-        """What has come of it."""
-        held = self._held  # what a writer could not flush, such as a part of a sum, was in vain
+        """The record of the batch."""
+        held = self._held  # what a writer could not flush, such as a part of a sum, is lost
         reached = int(np.searchsorted(self._blocks, held[0][0])) if held else self._tried
         return BatchDone(self._written - len(held), self._failed, self._nbytes, reached)
 

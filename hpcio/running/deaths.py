@@ -13,16 +13,15 @@ from hpcio.planning import Plan
 
 __all__ = ["FRUITLESS", "Deaths", "blame", "how_it_ended"]
 
-# So many deaths of workers in a row without one finished block are not due to single blocks.
+# If this many workers in a row die before they finish a block, single blocks are not the cause.
 FRUITLESS = 16
 
 
 class Deaths:
-    """Which block it is that its workers die of.
+    """Finds the block that workers die of.
 
-    Blocks of a chunk are computed in order: the first that was not is the one at hand when
-    a worker died. It gets a second chance, since whoever killed the worker may have meant
-    another process.
+    Blocks of a batch are computed in order, so the block at hand when a worker died is the first
+    one that was not tried. It gets a second chance, since it may not be what killed the worker.
 
     Parameters
     ----------
@@ -30,7 +29,7 @@ class Deaths:
     retries : int
         How many deaths of a block are forgiven; at least one is.
     workers : int
-        How many there are; all of them may die at once of something that is soon over.
+        How many workers there are; all of them may die at once of something that is soon over.
 
     Attributes
     ----------
@@ -45,13 +44,13 @@ class Deaths:
         self._fruitless = 0
         self.blamed = 0
 
-    def left(self, chunk: np.ndarray, tried: Tried, why: str) -> np.ndarray:
-        """The blocks that are to be done again after a death; one may be journalled as failed.
+    def left(self, batch: np.ndarray, tried: Tried, why: str) -> np.ndarray:
+        """The blocks to do again after a death; the block at hand may be journalled as failed.
 
         Parameters
         ----------
-        chunk : numpy.ndarray of int
-            What the worker had.
+        batch : numpy.ndarray of int
+            The blocks that the worker had.
         tried : Tried
             What it has journalled.
         why : str
@@ -60,10 +59,10 @@ class Deaths:
         Raises
         ------
         WorkerError
-            If workers die and die, and nothing gets done.
+            If too many workers in a row have died before they finished a block.
         """
-        left, at_hand = tried.left_of(chunk)
-        self._fruitless = self._fruitless + 1 if left.size == chunk.size else 0
+        left, at_hand = tried.left_of(batch)
+        self._fruitless = self._fruitless + 1 if left.size == batch.size else 0
         if self._fruitless >= self._most:
             raise WorkerError(
                 f"{self._fruitless} workers in a row died before they had finished a single "
@@ -92,7 +91,7 @@ def how_it_ended(status: int) -> str:
 
 
 def blame(plan: Plan, block: int, why: str) -> None:
-    """Journal a block as failed that could not say so itself, since it killed its worker."""
+    """Journal as failed a block that killed its worker, which could not journal it."""
     journal = open_journal(plan, attempt_name("session"), "session")
     try:
         journal.note(FAILED, block, why.encode())

@@ -19,7 +19,7 @@ class ExecutorMaker(Protocol):
     """Makes an executor for `hpcio.Plan.run`."""
 
     def __call__(self, *, workers: int | None, threads: int) -> Executor:
-        """An executor of so many workers (None: as many as it likes), each of some threads."""
+        """An executor; `workers` may be None, for as many as it likes."""
 
 
 def _this_process(*, workers: int | None, threads: int) -> Executor:
@@ -30,7 +30,7 @@ def _processes(*, workers: int | None, threads: int) -> Executor:
     return Processes(workers or cores(), threads=threads)
 
 
-# Executors that `hpcio.Plan.run` knows by name; any object of the protocol will do, too.
+# Executors that `hpcio.Plan.run` knows by name. It also takes any object of the protocol.
 EXECUTORS: Registry[ExecutorMaker] = Registry(
     "executor",
     group="hpcio.executors",

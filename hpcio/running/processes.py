@@ -125,7 +125,7 @@ class _Pool:
         try:
             for _ in range(self.wanted):
                 self._start()
-            # All begin at once, so that the clock of the run does not count their start.
+            # All workers begin together, so that the time of the run does not include their start.
             while self.workers and not all(w.ready for w in self.workers):
                 self._wait()
             for worker in list(self.workers):
@@ -216,7 +216,7 @@ class _Pool:
         worker.attempt = message["attempt"]
         self.failed += message["failed"]
         if message["leaving"]:
-            return  # what it has left of its batch is seen when it has gone
+            return  # the rest of its batch is handed out again when it has gone
         first = not worker.ready
         worker.ready = True
         worker.batch = None
@@ -228,7 +228,7 @@ class _Pool:
         self._forget(worker)
         status = worker.process.wait()
         if status == 0 and (worker.batch is None or self._given_up()):
-            return  # it has gone home
+            return  # it has ended in good order
         if worker.batch is None:
             self.idle_deaths += 1
             if not worker.ready or self.idle_deaths > self.wanted:
@@ -247,14 +247,14 @@ class _Pool:
             self._start()
 
     def _finish(self) -> None:
-        """Let all workers bring their data to the disk and go home."""
+        """Let all workers bring their data to the disk and end."""
         for worker in self.workers:
             worker.socket.shutdown(socket.SHUT_WR)
         while self.workers:
             self._wait()
 
     def _end(self, *, gently: bool) -> None:
-        """End all workers; gently: after what they have at hand, else at once."""
+        """End all workers: `gently` lets them sync what is done, otherwise they are killed."""
         try:
             for worker in self.workers:
                 if worker.batch is not None:

@@ -1,12 +1,12 @@
 """Ranks of one MPI job: ``mpirun -n R hpcio run ...``.
 
-Rank 0 plans, publishes and talks; all ranks compute. The largest batches are handed out first, each
-to the rank that has least to do so far; who is done takes batches of others that nobody has begun.
-What is done, the journals say, as with every executor: ranks exchange no data at all, unless the
+Rank 0 plans, publishes and prints; all ranks compute. The largest batches are assigned first, each
+to the rank that has least to do so far. A rank that is done takes batches of others that nobody has
+begun. As with every executor, the journals say what is done. Ranks exchange no data, unless the
 writer does.
 
-Nothing waits for ever: an error on one rank ends all of them by ``MPI_Abort``, since the others may
-be in a collective call that this one will never come to.
+No rank waits for ever: an error on one rank ends all of them by ``MPI_Abort``, since the others may
+be in a collective call that this one never makes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 # Several batches for each rank even out trials of unequal cost.
 BATCHES_PER_RANK = 8
-# Waiting ranks look for news so often, in seconds; MPI itself would burn a core over it.
+# How often a waiting rank looks for a message, in seconds; MPI itself would use a whole core.
 _LOOK_EVERY = 0.002
 
 
@@ -91,10 +91,10 @@ class Ranks:
     Attributes
     ----------
     at_work : bool
-        Whether the others are at work: then an error can be told to them only by ending them.
+        Whether the other ranks work. If so, an error can reach them only by ending them.
     ended : bool
-        Whether the launcher ends the ranks now; else, if a run is interrupted, it was told that
-        the time of the job is nearly over.
+        Whether the launcher ended an interrupted run; otherwise the run was told that the time of
+        the job is nearly over.
     """
 
     about = ""
@@ -132,7 +132,7 @@ class Ranks:
 
 
 def share_out(sizes: np.ndarray, ranks: int) -> list[list[int]]:
-    """Which batches each rank has, the largest first: each goes to whoever has least so far.
+    """Which batches each rank has. The largest go first, each to the rank that has least so far.
 
     Longest processing time first (Graham, SIAM J. Appl. Math. 17, 1969).
 
@@ -160,7 +160,7 @@ def share_out(sizes: np.ndarray, ranks: int) -> list[list[int]]:
 
 
 def _receive(world: Any, source: int) -> Any:
-    """A message, waited for in such a way that whoever computes has the core."""
+    """Wait for a message, and leave the core to whoever computes."""
     while not world.Iprobe(source=source):
         time.sleep(_LOOK_EVERY)
     return world.recv(source=source)
@@ -169,7 +169,7 @@ def _receive(world: Any, source: int) -> Any:
 def _serve(world: Any) -> None:
     """Work for rank 0 until it has no more."""
     try:
-        # Ctrl-C reaches all ranks, and what is told of a near end is for those at work.
+        # Ctrl-C reaches all ranks, and USR1 (the end is near) is for ranks that work.
         for number in (signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
         while (task := _receive(world, 0)) is not None:
@@ -179,7 +179,7 @@ def _serve(world: Any) -> None:
 
 
 def _abort(world: Any, error: BaseException) -> None:
-    """Say what happened, and end all ranks: others may wait for this one in MPI for ever."""
+    """Say what happened, and end all ranks, since others may wait for this one in MPI for ever."""
     if isinstance(error, HpcioError):
         print(f"hpcio: rank {world.rank}: {error}", file=sys.stderr)
     else:
@@ -190,14 +190,14 @@ def _abort(world: Any, error: BaseException) -> None:
 
 
 def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
-    """Run this rank's batches, then those of others; the signals that told it to stop."""
+    """Run this rank's batches, then those of others; return the signals that told it to stop."""
     blocks = from_runs(task["blocks"])
     sizes = block_memory(plan)[blocks]
     parts = divide(sizes, world.size * BATCHES_PER_RANK, together=blocks // plan.blocks_per_group)
     shares = share_out(np.asarray([int(sizes[p].sum()) for p in parts]), world.size)
     mine = shares[world.rank]
-    # Then what others would come to last.
-    others = [c for k in range(1, world.size) for c in shares[(world.rank + k) % world.size][::-1]]
+    # Of the others, take first what they would do last.
+    others = [b for k in range(1, world.size) for b in shares[(world.rank + k) % world.size][::-1]]
     told: list[int] = []
     claims, name = ClaimFolder(plan.rundir.claims), task["claim"]
 
@@ -222,7 +222,7 @@ def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
                 claims.take(f"{name}.stop")
             attempt.sync()
         except BaseException as error:  # noqa: BLE001  (all ranks end by it)
-            # Here, not later: files of parallel HDF5 are closed by all ranks together.
+            # Abort before the attempt closes: all ranks together close files of parallel HDF5.
             _abort(world, error)
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

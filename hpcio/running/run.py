@@ -45,7 +45,7 @@ class Work:
 
 
 class Executor(Protocol):
-    """Runs batches of blocks somewhere; what is done, the journals say.
+    """Runs batches of blocks somewhere; it returns nothing, everyone reads the journals.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class Observe(Protocol):
 
 
 class Nobody:
-    """Computes nothing: for a run that has nothing left to do, or is to say what is missing."""
+    """Computes nothing, for a run that has nothing left to do, or only says what is missing."""
 
     about = ""
 
@@ -107,8 +107,8 @@ def execute(
     memory, fresh
         As for :meth:`hpcio.Plan.run`.
     observe : callable, optional
-        Makes a context in which the work is shown, of the plan and of what its executor has to
-        say; it only reads.
+        Is called with the plan and with the line `about` of its executor, and returns a context
+        in which the work is shown.
     """
     if fresh:
         discard(plan.out)
@@ -133,7 +133,7 @@ def _is_there(plan: Plan) -> bool:
 def _compute(
     plan: Plan, blocks: np.ndarray, executor: Executor, policy: RunPolicy, observe: Observe | None
 ) -> None:
-    """Have an executor try some blocks, where it is seen."""
+    """Have an executor try some blocks, while the run is shown."""
     if not blocks.size:
         return
     check_disk(plan, blocks)
@@ -154,7 +154,7 @@ def _publish(plan: Plan, policy: RunPolicy, *, known: set[Path]) -> Done:
     """Publish the result if it is complete, or may have gaps."""
     ledger = trusted_ledger(plan)
     done = record(ledger, known)
-    # A gap is a block that was tried.
+    # Only a block that was tried may become a gap.
     if not ledger.done.all() and not (policy.gaps and ledger.state.all()):
         raise BlocksFailed(_failed_message(ledger, policy.most_failed(len(plan))), done)
     publish(ledger)
@@ -173,7 +173,7 @@ def _finished(plan: Plan) -> Done:
 
 
 def _plan_of(path: str) -> str:
-    """Digest of the plan that a file is the result of; "" if it is none."""
+    """Digest of the plan that a file is the result of; "" if the file is no result."""
     try:
         with open_file(path) as f:
             return bytes(f["hpcio"].attrs["plan"]).decode()
@@ -182,7 +182,7 @@ def _plan_of(path: str) -> str:
 
 
 def record(ledger: Ledger, known: set[Path]) -> Done:
-    """What the journals that are not `known` say of a run, as the record of it."""
+    """The record of a run, from its journals but for those that are `known`."""
     plan = ledger.plan
     new = [log for log in ledger.logs if log.path not in known]
     times = [

@@ -20,7 +20,7 @@ __all__ = ["serve"]
 
 
 def serve() -> None:
-    """The main function of a worker process: take batches until the session hangs up."""
+    """Take batches until the session hangs up; the main function of a worker process."""
     connection = socket.socket(fileno=int(sys.argv[1]))
     task = json.loads(sys.argv[2])
     # Ctrl-C reaches the whole group of processes; the session decides what it means.
@@ -49,8 +49,7 @@ def serve() -> None:
     with attempt, connection, connection.makefile("rb") as batches:
         signal.signal(signal.SIGTERM, stop)
         try:
-            # A session that has gone, or that has no use for a block any more, is no reason
-            # to leave what is done unsafe.
+            # Even if the session has gone, or stops the block at hand, what is done is synced.
             with contextlib.suppress(Stop, BrokenPipeError, ConnectionResetError):
                 tell({"attempt": attempt.name, "failed": 0, "leaving": False})
                 for line in batches:

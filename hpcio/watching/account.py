@@ -50,7 +50,7 @@ __all__ = [
 MOST_TEXT, MOST_REASON, MOST_ARGUMENTS = 6000, 300, 500
 # Runs of numbers in a list of trials, and names in a list of hosts.
 MOST_RUNS, MOST_NAMES = 12, 8
-# Whoever is above this share of his walltime may have been stopped by it.
+# A process that used more than this share of its walltime may have been stopped by it.
 NEAR = 0.9
 
 
@@ -202,7 +202,7 @@ def workers_of(ledger: Ledger) -> list[Worker]:
     """All that worked on a run, in the order of their labels (w2 before w10) and hosts."""
     attempts: dict[tuple[str, str], list[JournalRecords]] = {}
     for log in ledger.logs:
-        # A session that journals whom it blames for the death of a worker is no worker.
+        # A session, which journals the block it blames for the death of a worker, is not a worker.
         tried = np.isin(log.records["kind"], (DONE, FAILED)).any()
         if tried and log.header["label"] != "session":
             key = (str(log.header["label"]), str(log.header["host"]))
@@ -406,7 +406,7 @@ def _cpus(usages: Sequence[Usage]) -> Limit:
         by=usages[most].label,
         half=f"{float(np.median(used)):.2f}",
         share=sum(u.cpu_seconds for u in limited) / had if had else None,
-        # What is above a whole number by less than a quarter is no reason for one more.
+        # Less than a quarter above a whole number does not ask for one CPU more.
         next=str(max(1, math.ceil(used[most] - 0.25))),
         remark="",
     )

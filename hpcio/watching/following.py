@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from hpcio.planning import Plan
+from hpcio.watching.state import Queue, Status, working
 from hpcio.watching.tables import (
     MOST_ROWS,
     blocks_words,
@@ -17,14 +18,14 @@ from hpcio.watching.tables import (
     speed_words,
     workers_table,
 )
-from hpcio.watching.watcher import Queue, Status, Watcher, queues, working
+from hpcio.watching.watcher import Watcher, queues
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["follow_status"]
 
-# Who watches from outside looks so often, in seconds, and asks a queue more and more rarely.
+# How often the journals are looked at, in seconds, and a queue is asked: at first, in the end.
 _WATCH_EVERY = 2.0
 _ASK_FIRST, _ASK_LAST = 2.0, 30.0
 # How often a log gets a line.
@@ -32,7 +33,7 @@ _LINE_EVERY = 10.0
 
 
 class _Asked:
-    """What queues say, asked in a thread and ever more rarely: SLURM may be long in answering."""
+    """Asks queues in a thread, more and more rarely, since SLURM may take long to answer."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan, self._pool = plan, ThreadPoolExecutor(1, thread_name_prefix="hpcio-queue")
@@ -70,7 +71,7 @@ def follow_status(plan: Plan) -> None:
     """
     console, watcher, asked = console_for(), Watcher(plan), _Asked(plan)
     try:
-        # A run directory that is thrown away, or made one file, ends it too.
+        # It also ends when the run directory is thrown away, or the result made one file.
         with contextlib.suppress(FileNotFoundError):
             show = _live if console.is_terminal else _log
             show(console, _states(watcher, asked))

@@ -19,7 +19,7 @@ from hpcio.watching.timeline import worked
 
 __all__ = ["write_page"]
 
-# By this a page is known as one of ours, which may be replaced.
+# A page that holds this is one of ours, and may be replaced.
 GENERATOR = '<meta name="generator" content="hpcio report">'
 
 
@@ -92,7 +92,7 @@ def _check_replaceable(path: Path) -> None:
 
 
 def _render(plan: Plan) -> str:
-    """The page; whatever the templates are given is escaped, but for the picture."""
+    """The page; templates escape all that they are given, but for the picture."""
     run = RunView(plan)
     made = {name: SECTIONS[name](run) for name in SECTIONS.names()}
     times = run.times

@@ -44,7 +44,7 @@ __all__ = [
     "summary",
 ]
 
-# Told apart by everybody: Okabe, M. & Ito, K. (2008), Color Universal Design.
+# Colours that everybody can tell apart: Okabe, M. & Ito, K. (2008), Color Universal Design.
 COLOURS = {
     "blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "red": "#D55E00",
     "sky": "#56B4E9", "pink": "#CC79A7", "ink": "#222222", "grey": "#8A8A8A", "pale": "#EDEDED",
@@ -104,7 +104,7 @@ def draw_timeline(ax: Axes, times: Timeline) -> None:
     ax.set(ylim=(count - 1 + margin, -margin - room), ylabel="worker")
     _time_axis(ax, span)
     step = -(-count // 16)
-    # Dollars in names of users are dollars, no mathematics.
+    # A dollar in the name of a user does not begin mathematics.
     ax.set_yticks(range(0, count, step), names[::step], parse_math=False)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -344,7 +344,7 @@ def canvas(path: str | os.PathLike[str], width: int, height: int) -> Iterator[Fi
 
 @contextmanager
 def _figure(width: int, height: int) -> Iterator[Figure]:
-    """A figure of `width` x `height` pixels in the style of all pictures."""
+    """A figure of `width` x `height` pixels, in the style that all pictures have."""
     try:
         import matplotlib
         from matplotlib.figure import Figure

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcio.planning import Plan
+from hpcio.watching.state import Status
 from hpcio.watching.tables import speed_words
-from hpcio.watching.watcher import Status, Watcher
+from hpcio.watching.watcher import Watcher
 
 __all__ = ["watch"]
 
@@ -26,15 +27,15 @@ _LINE_EVERY = 10.0
 def watch(plan: Plan, about: str = "", *, force: bool = False) -> Iterator[None]:
     """Show the progress of a run while the body is at work.
 
-    A bar on a terminal and in a notebook; plain lines in a log file that something else
-    shows. Nothing if the error output is neither, unless forced. It only reads the journals,
-    and so looks the same for every executor.
+    A terminal and a notebook get a bar, a log file plain lines. If the error output is none of
+    these, nothing is shown, unless forced. Only the journals are read, so it looks the same for
+    every executor.
 
     Parameters
     ----------
     plan : Plan
     about : str
-        What its executor has to say; a line of its own.
+        What its executor has to say, printed as a line before.
     force : bool
         Show it wherever the error output goes.
     """

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["SECTIONS", "RunView", "Section", "render"]
 
 SLOWEST = 20
-# Of more workers than these, only so many of the slowest and of the fastest are shown.
+# If there are more than MOST_WORKERS, only SOME_WORKERS of the slowest and the fastest are shown.
 MOST_WORKERS, SOME_WORKERS = 50, 10
 MOST_GROUPS = 100
 
 
 class RunView:
-    """A run as the sections of its page see it; what it offers is read once.
+    """A run as the sections of its page see it; everything is read once.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def _slowest(run: RunView) -> Section | None:
     slowest = account.slowest_of(run.ledger, run.times, SLOWEST)
     if not slowest:
         return None
-    # Trials of milliseconds are not told in seconds.
+    # Short trials are shown in milliseconds.
     unit, in_a_second = ("s", 1) if any(x.compute + x.io >= 1 for x in slowest) else ("ms", 1000)
     columns = [
         [in_a_second * x.compute for x in slowest],

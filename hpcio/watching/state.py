@@ -11,7 +11,8 @@ from hpcio.errors import Failure
 
 __all__ = ["Queue", "Status", "WorkerStatus", "as_json", "working"]
 
-# What `as_json` gives is described in docs/guide.md; a change that breaks a reader is a new one.
+# The format of `as_json`, described in docs/guide.md; a change that breaks a reader gets a new
+# number.
 FORMAT = 1
 
 
@@ -23,8 +24,8 @@ class Queue(Protocol):
     line : str
         All of it in one line.
     states : mapping of str to str
-        By label of a worker, also of those that have no journal yet: a word or two. Others
-        than ``running``, ``pending`` and ``completed`` are shown first.
+        A word or two by the label of each worker, also of workers that have no journal yet. States
+        other than ``running``, ``pending`` and ``completed`` are shown first.
     alive : int or None
         Jobs that wait or run; None if that is not known now.
     """
@@ -52,7 +53,7 @@ class WorkerStatus:
     attempts : int
         Processes that it has had: it was started again, or the run was resumed.
     done : int
-        Blocks, those included that others did too.
+        Blocks, including those that others did too.
     failed : int
         Blocks that failed here, and that nobody has done since.
     blocks_per_second, bytes_per_second : float
@@ -97,11 +98,11 @@ class Status:
         Whether the function is kept as a pickle, since it cannot be imported by name.
     failures : tuple of Failure
     nbytes, nbytes_left : int
-        Bytes read and written for the blocks that are done, and yet to be for those that nobody
-        has tried to the end. Zero for a result that was made one file.
+        Bytes read and written for the blocks that are done, and bytes to read and write for those
+        that nobody has tried to the end. Zero for a result that was made one file.
     speed : float
-        Blocks in a second: lately while there are blocks left, else of all the work, pauses
-        left out. Zero if nothing is done.
+        Blocks in a second: of the last minute while blocks are left, afterwards of all the work
+        without its pauses. Zero if nothing is done.
     bytes_per_second : float
         Read and written, likewise.
     seconds_left : float or None

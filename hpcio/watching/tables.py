@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpcio.watching.watcher import Queue, Status, WorkerStatus, working
+from hpcio.watching.state import Queue, Status, WorkerStatus, working
 from hpcio.words import column, count, duration, natural, number
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ __all__ = [
     "workers_table",
 ]
 
-# A worker is idle after so many seconds without a record, or so many blocks of its usual length.
+# A worker is idle after _IDLE seconds without a record, or _IDLE_BLOCKS of its blocks if longer.
 _IDLE, _IDLE_BLOCKS = 60.0, 10
-# A worker is slow if it is below this share of the others' speed; sooner nothing is known.
+# A worker is slow if it has less than this share of the usual speed, after so many seconds.
 _SLOW, _SLOW_AFTER = 0.5, 10.0
 # Rows of a table of workers, and failures in a list, unless all are asked for.
 MOST_ROWS, _MOST_FAILURES = 20, 20
@@ -181,7 +181,7 @@ def run_table(state: Status, asked: Mapping[str, Queue]) -> RenderableType:
 
 
 def console_for() -> Console:
-    """The output; what is no terminal has lines of any length."""
+    """The console of the output; where that is not a terminal, lines are not folded."""
     from rich.console import Console
 
     console = Console()
@@ -199,7 +199,7 @@ def print_status(
     ----------
     state : Status
     asked : mapping of str to Queue
-        Of `hpcio.watching.watcher.queues`.
+        As from `hpcio.watching.queues`.
     tracebacks : bool
         Of all blocks that failed.
     everyone : bool

@@ -18,9 +18,9 @@ from hpcio.words import natural
 
 __all__ = ["Tally"]
 
-# Speed is that of the last so many seconds, or of the last so many blocks if those took longer.
+# Speed is that of the last RECENT seconds, or of the last FEWEST blocks if those took longer.
 RECENT, FEWEST = 60.0, 20
-# So many seconds in which no block was at work are a pause, and count for no speed.
+# If no block was at work for this many seconds, that is a pause, which no speed counts.
 PAUSE = 30.0
 
 
@@ -40,7 +40,7 @@ class Tally:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._sizes = plan.input_sizes() + plan.target.sizes()
+        self._sizes = plan.work_sizes()
         self._state = np.zeros(len(plan), np.uint8)
         self._workers: dict[tuple[str, str], _Counted] = {}
         self._journals: set[Path] = set()
@@ -51,12 +51,12 @@ class Tally:
         self._begin, self._end = np.zeros(0), np.zeros(0)
 
     def add(self, log: JournalRecords) -> None:
-        """Count further records of a journal; none of them if it has only begun."""
-        about, records = log.header, log.records
-        key = str(about["label"]), str(about["host"])
+        """Count further records of a journal, which may have none yet."""
+        header, records = log.header, log.records
+        key = str(header["label"]), str(header["host"])
         worker = self._workers.setdefault(key, _Counted({}, {}))
         self._journals.add(log.path)
-        start = worker.start.setdefault(log.path, float(about["start"]))
+        start = worker.start.setdefault(log.path, float(header["start"]))
         last = float(records["end"].max(initial=start))
         worker.last[log.path] = max(worker.last.get(log.path, start), last)
 
@@ -107,7 +107,7 @@ class Tally:
         speed, pace = self._speeds(finished=bool(state.all()), done=(state == DONE), nbytes=nbytes)
         now = time.time()
         look_again(plan.out)
-        # A session that journals whom it blames for the death of a worker is no worker.
+        # A session, which journals the block it blames for the death of a worker, is not a worker.
         workers = (
             self._worker(*key, worker, sum(by == key for _, by in failed), now=now)
             for key, worker in self._workers.items()

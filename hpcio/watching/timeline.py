@@ -33,7 +33,7 @@ __all__ = [
 COLUMNS = 600
 # More rows than this have no line of pixels of their own.
 FINEST_ROWS = 400
-# A pause longer than this share of the work is cut out of a timeline, to this much of it.
+# A pause longer than PAUSE, as a share of the work, is drawn as short as CUT, likewise.
 PAUSE, CUT = 0.5, 0.04
 
 
@@ -79,7 +79,7 @@ class Timeline:
 
 
 def read_timeline(ledger: Ledger) -> Timeline:
-    """Read when each block was at work; of two attempts at one, the one that counts.
+    """Read when each block was at work; if two attempts did a block, the one that counts.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def read_timeline(ledger: Ledger) -> Timeline:
     Returns
     -------
     Timeline
-        As long as there are blocks that are done.
+        Of length 0 if no block is done.
 
     Examples
     --------
@@ -226,7 +226,7 @@ def bars_of(
     new = (np.diff(row, prepend=-1) != 0) | (np.diff(where, prepend=-1.0) != 0)
     first = np.flatnonzero(new)
     left, right = start[first], np.maximum.reduceat(end, first)
-    # What is too narrow to see belongs to the bar before it.
+    # A gap too narrow to see belongs to the bar before it.
     follows = np.append((np.diff(row[first]) == 0) & (left[1:] - right[:-1] < column), False)
     right = np.where(follows, np.roll(left, -1), right)
     width = np.maximum(right - left, 1e-9)

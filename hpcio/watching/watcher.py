@@ -1,8 +1,8 @@
 """The state of a run at any time, from its journals: how far, by whom, how fast.
 
-Schedulers are not known here. Packages that put work into a queue tell of it by the entry-point
-group ``hpcio.status``: a function of a plan that returns a `Queue`, or None if nothing of the
-plan was ever queued.
+No scheduler is known here. A package that puts work into a queue has an entry point in the group
+``hpcio.status``: a function of a plan that returns a `Queue`, or None if nothing of the plan was
+ever queued.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from hpcio.journals import (
 from hpcio.machine import is_local
 from hpcio.planning import Plan, load_plan
 from hpcio.results import open as open_result
-from hpcio.watching.state import Queue, Status, WorkerStatus, as_json, working
+from hpcio.watching.state import Queue, Status
 from hpcio.watching.tally import Tally
 
-__all__ = ["Queue", "Status", "Watcher", "WorkerStatus", "as_json", "queues", "status", "working"]
+__all__ = ["Watcher", "queues", "status"]
 
 
 def status(out: str) -> Status:
@@ -60,7 +60,7 @@ def status(out: str) -> Status:
     if not Path(f"{out}.run").exists() and Path(out).exists():
         return _of_one_file(out)
     plan = load_plan(out)
-    # First: whoever ends after this has written all that is read then.
+    # Look for a session first: one that ends after this has written all that is read below.
     session = _session(plan)
     tally = Tally(plan)
     for log in read_logs(plan):
@@ -84,8 +84,8 @@ def _of_one_file(out: str) -> Status:
 class Watcher:
     """Reads the state of a run again and again, and of each journal only what is new.
 
-    Records are taken as they are. `status` also checks them, and so cuts what a crash has
-    damaged; it is what counts at the end.
+    Records are taken as they are. `status` also checks them, and leaves out what a crash has
+    damaged; so at the end `status` counts.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class Watcher:
 
     def _begin(self) -> None:
         self._tally, self._journals = Tally(self._plan), Follower(self._plan)
-        self._about: dict[Path, dict[str, Any]] = {}
+        self._headers: dict[Path, dict[str, Any]] = {}
 
     def look(self) -> Status:
         """The state now.
@@ -116,35 +116,35 @@ class Watcher:
             new = [(path, _kept(records)) for path, records in self._journals.look()]
         found = dict(new)
         for path in sorted(self._plan.rundir.journals.glob("*.jnl")):
-            if path not in self._about:
-                about = _read_about(path, self._plan.digest)
-                if about is None:
+            if path not in self._headers:
+                header = _read_header(path, self._plan.digest)
+                if header is None:
                     continue
-                self._about[path] = about
+                self._headers[path] = header
             elif path not in found:
                 continue
             records = found.get(path, np.zeros(0, RECORD))
-            self._tally.add(JournalRecords(path, self._about[path], records))
+            self._tally.add(JournalRecords(path, self._headers[path], records))
         return self._tally.status(session=session)
 
 
 def _kept(records: np.ndarray) -> np.ndarray:
-    """The records of a whole journal that count; see `hpcio.journals.journal.read_log`."""
+    """The records of a whole journal that count; see `hpcio.journals.read_logs`."""
     if not (records["kind"] == LOST).any():
         return records
     return records[: int(records["offset"][records["kind"] == SYNC].max(initial=0))]
 
 
-def _read_about(path: Path, digest: str) -> dict[str, Any] | None:
-    """What the header of a journal says; None if it is not there yet, or of another plan."""
+def _read_header(path: Path, digest: str) -> dict[str, Any] | None:
+    """The header of a journal; None if it is not there yet, or of another plan."""
     try:
         with path.open("rb") as f:
             head = f.read(HEADER)
-        about, _ = json.JSONDecoder().raw_decode(head[len(MAGIC) :].decode(errors="replace"))
+        header, _ = json.JSONDecoder().raw_decode(head[len(MAGIC) :].decode(errors="replace"))
     except (FileNotFoundError, ValueError):
         return None
-    ours = head.startswith(MAGIC) and isinstance(about, dict) and about.get("plan") == digest
-    return about if ours else None
+    ours = head.startswith(MAGIC) and isinstance(header, dict) and header.get("plan") == digest
+    return header if ours else None
 
 
 def _session(plan: Plan) -> bool | None:
@@ -159,7 +159,7 @@ def _session(plan: Plan) -> bool | None:
         return False  # never run
     except OSError:
         return None
-    # Not by device: btrfs shows another one there than to everybody else.
+    # The device is not compared: btrfs shows another one there than stat does.
     if f":{inode} " in locks:
         return True
     return False if is_local(plan.run_directory) else None
@@ -170,7 +170,7 @@ def _session(plan: Plan) -> bool | None:
 
 @dataclass(frozen=True)
 class _Trouble:
-    """A queue that cannot be told of."""
+    """A queue that could not be asked."""
 
     line: str
     states: Mapping[str, str]

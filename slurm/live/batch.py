@@ -62,7 +62,7 @@ class JobBatch:
         await self._end
 
     async def alive(self, job_ids: Iterable[str]) -> set[str]:
-        """Those tasks that wait or run, by one call of squeue.
+        """The tasks that wait or run, by one call of squeue.
 
         Raises
         ------
@@ -81,7 +81,7 @@ class JobBatch:
                     part = run[array.first : array.first + array.size]
                     await _submit_array(part, self._throttle)
         except ClusterError as error:
-            # Raised in the event loop, nobody would hear it: the cluster says it instead.
+            # Nobody would hear an error of the event loop. The cluster raises it instead.
             self.failure = error
 
     async def _cancel(self) -> None:

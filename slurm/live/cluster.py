@@ -34,7 +34,7 @@ from slurm.site import FIRST_LOOK, LAST_LOOK, format_time, parse_time, read_site
 
 __all__ = ["SLURMArrayCluster"]
 
-# Tasks in a row that end before their worker has ever been seen: something is wrong with all.
+# If this many tasks end before their worker was ever seen, something is wrong with all of them.
 _STILLBORN = 5
 
 
@@ -182,7 +182,7 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
         """A private folder that the nodes see, for certificates and logs."""
         where = os.path.abspath(os.path.expanduser(os.path.expandvars(shared or ".")))
         self.folder = Path(tempfile.mkdtemp(prefix=".hpcio-cluster-", dir=where))
-        # Also when nobody closes the cluster, or its making fails.
+        # It goes even if nobody closes the cluster, or if making it fails.
         self._tidy = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def _start_with(self, tasks: int) -> None:
@@ -228,7 +228,7 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
             check_walltime(plan, working_seconds(self.task_seconds), bytes_per_second=speed)
 
     def execute(self, work: Work) -> None:
-        """Run the blocks of a plan on the array tasks; see `hpcio.running.run.Executor`."""
+        """Run the blocks of a plan on the array tasks; see `hpcio.running.Executor`."""
         if not self.worker_spec and self._adaptive is None:
             raise ClusterError("The cluster has no tasks. Say cluster.scale(n), or adapt().")
         with Client(self) as client:
@@ -278,7 +278,7 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
         if self._supervisor is not None:
             self._supervisor.cancel()
         if self._replacing is not None:
-            # Cancelled in the middle, it would leave a job that nobody knows of.
+            # If it were cancelled in the middle, a job would be left that nobody knows of.
             await self._replacing
         try:
             await super()._close()
@@ -286,8 +286,8 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
             self._tidy()
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
-        # Stock SpecCluster cancels the job of a worker that was away for 15 s. SLURM may be
-        # starting it again just then: it is asked instead (see `_supervise`).
+        # The stock SpecCluster cancels the job of a worker that was away for 15 s. But SLURM may
+        # be starting it again just then, so we ask SLURM instead (see `_supervise`).
         if op == "add":
             self._seen |= {_without_restart(str(w["name"])) for w in msg["workers"].values()}
             self._stillborn = 0
@@ -299,7 +299,7 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
         """Ask SLURM now and then which tasks have ended, and replace those."""
         delay = FIRST_LOOK
         while True:
-            # A worker that has left is a reason to look sooner, yet never in a hurry.
+            # If a worker has left, look sooner, but not at once.
             await asyncio.sleep(FIRST_LOOK)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._left.wait(), delay - FIRST_LOOK)

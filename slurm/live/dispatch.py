@@ -1,7 +1,7 @@
-"""Handing out chunks to the workers of a dask client.
+"""Handing out batches to the workers of a dask client.
 
-The dispatcher hears a few numbers of each chunk; trials and results never travel. What is done,
-the journals in the run directory say.
+The dispatcher hears a few numbers of each batch; trials and results never travel. The journals in
+the run directory say what is done.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = ["Dispatcher"]
 
 # How often the dispatcher looks which workers there are, in seconds.
 _LOOK_EVERY = 1.0
-# A worker gets this share of what is left of its range at a time, in whole chunks: a message
-# through dask costs some milliseconds, however many chunks it names.
+# A message hands out one part in this many of the range that a worker has left, in whole batches:
+# a message through dask costs some milliseconds, however many batches it names.
 _SHARE = 4
 
 
@@ -47,7 +47,7 @@ class DaskWorker:
 
 @dataclass(frozen=True, eq=False)
 class Flight:
-    """Some chunks that have been submitted together."""
+    """Batches that were submitted together."""
 
     worker: DaskWorker
     blocks: np.ndarray
@@ -56,24 +56,24 @@ class Flight:
 
 
 class Dispatcher:
-    """One run through a client: hands out chunks, and gives those of dead workers to others.
+    """One run through a client: hands out batches, and gives those of dead workers to others.
 
-    A worker takes the chunks of its own range first, which lie side by side in the source
+    A worker takes the batches of its own range first, which lie side by side in the source
     and in the result; when it has none left, it takes the last one of whoever has most.
     """
 
-    def __init__(self, client: Client, work: Work, chunks_per_worker: int) -> None:
+    def __init__(self, client: Client, work: Work, batches_per_worker: int) -> None:
         self.client, self.plan, self.retries = client, work.plan, work.retries
         self.max_failed, self.failed, self.fruitless = work.max_failed, 0, 0
         self.session_id = secrets.token_hex(8)
         self.claims = ClaimFolder(work.plan.rundir.claims)
         self.known = {log.path for log in read_logs(work.plan)}
-        # Chunks that nobody has: ranges of workers to come; what is to be done again; and what may
+        # Batches that nobody has: ranges of workers to come, what is to be done again, and what may
         # have killed a worker.
-        self.ranges = self._ranges(work, chunks_per_worker)
+        self.ranges = self._ranges(work, batches_per_worker)
         self.again: deque[np.ndarray] = deque()
         self.suspects: deque[np.ndarray] = deque()
-        # Chunks that workers have.
+        # Batches that workers have.
         self.workers: dict[str, DaskWorker] = {}
         self.flying: dict[Any, Flight] = {}
         self.submitted = 0
@@ -81,18 +81,18 @@ class Dispatcher:
         self.pool = ThreadPoolExecutor(32, thread_name_prefix="hpcio-answers")
         self.landed: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
 
-    def _ranges(self, work: Work, chunks_per_worker: int) -> deque[deque[np.ndarray]]:
-        """The chunks of each worker, as many as are expected."""
+    def _ranges(self, work: Work, batches_per_worker: int) -> deque[deque[np.ndarray]]:
+        """The batches of each worker, as many as are expected."""
         cluster = self.client.cluster
         wanted = len(getattr(cluster, "worker_spec", ()) or ())
         expected = max(wanted, len(self.client.nthreads()))
         mapped = map_blocks(
             work.blocks, block_memory(work.plan)[work.blocks], tasks=max(1, expected),
-            chunks_per_task=chunks_per_worker, unit=work.plan.blocks_per_group,
+            batches_per_task=batches_per_worker, blocks_per_group=work.plan.blocks_per_group,
         )  # fmt: skip
         ranges: deque[deque[np.ndarray]] = deque(deque() for _ in range(mapped.tasks))
-        for chunk, task in zip(mapped.chunks, mapped.task.tolist(), strict=True):
-            ranges[task].append(chunk)
+        for batch, task in zip(mapped.batches, mapped.task.tolist(), strict=True):
+            ranges[task].append(batch)
         return ranges
 
     def run(self) -> None:
@@ -109,7 +109,7 @@ class Dispatcher:
             self.client.run(worker.finish, self.session_id, on_error="ignore")
 
     def _try_all(self) -> bool:
-        """Hand out all there is; whether it came to its end, before too many blocks had failed."""
+        """Hand out all work; False if too many blocks failed before its end."""
         looked = 0.0
         while self.flying or self._has_work():
             if self.failed > self.max_failed:
@@ -151,12 +151,12 @@ class Dispatcher:
     def _let_go(self, gone: DaskWorker) -> None:
         if gone.own:
             self.ranges.append(gone.own)
-        # dask would keep chunks that are bound to a dead worker for ever.
+        # dask would keep batches that are bound to a dead worker for ever.
         for future in [f for f, flight in self.flying.items() if flight.worker is gone]:
             self.client.cancel([future], force=True)
             self._bury(self.flying.pop(future))
 
-    # ---- chunks that go out
+    # ---- batches that go out
 
     def _feed_all(self) -> None:
         if self.suspects:
@@ -167,15 +167,15 @@ class Dispatcher:
         if any(flight.alone for flight in self.flying.values()):
             return
         for found in self.workers.values():
-            # One more than it can work on: the next chunk is there when one is done.
+            # One more than it can work on, so that the next is there when one is done.
             while not found.leaving and found.busy < found.threads + 1:
-                chunks = self._next(found)
-                if not chunks:
+                batches = self._next(found)
+                if not batches:
                     return
-                self._submit(found, *chunks)
+                self._submit(found, *batches)
 
     def _next(self, found: DaskWorker) -> list[np.ndarray]:
-        """The chunks that a worker is to do next, ascending; none if there are no more."""
+        """The batches that a worker is to do next, ascending; none if there are no more."""
         if self.again:
             return [self.again.popleft()]
         if not found.own and self.ranges:  # of a worker that has not come yet, or is gone
@@ -185,22 +185,22 @@ class Dispatcher:
         richest = max(self.workers.values(), key=lambda w: len(w.own)).own
         return [richest.pop() for _ in range(-(-len(richest) // _SHARE))][::-1]
 
-    def _submit(self, found: DaskWorker, *chunks: np.ndarray, alone: bool = False) -> None:
+    def _submit(self, found: DaskWorker, *batches: np.ndarray, alone: bool = False) -> None:
         name = f"{self.session_id}-{self.submitted}"
         self.submitted += 1
         future = self.client.submit(
-            worker.chunk, self.plan.out, self.session_id, [runs(c) for c in chunks], self.retries,
-            self.max_failed, name,
+            worker.run_batches, self.plan.out, self.session_id, [runs(b) for b in batches],
+            self.retries, self.max_failed, name,
             key=f"hpcio-{name}", workers=[found.address], allow_other_workers=False, pure=False,
         )  # fmt: skip
         found.busy += 1
-        self.flying[future] = Flight(found, np.concatenate(chunks), name, alone)
+        self.flying[future] = Flight(found, np.concatenate(batches), name, alone)
         future.add_done_callback(lambda done: self.pool.submit(self._fetch, done))
 
     # ---- answers that come back
 
     def _fetch(self, future: Any) -> None:
-        # In a thread: the answer of a worker that has died since is lost, and waited for
+        # This runs in a thread. If a worker has died since, its answer is lost, and the wait lasts
         # until another worker has found that there is nothing left to do.
         try:
             answer: Any = future.result()
@@ -220,12 +220,12 @@ class Dispatcher:
             raise answer
         if isinstance(answer, BaseException):
             raise WorkerError(
-                f"A worker could not run its chunk: {type(answer).__name__}: {answer}. "
+                f"A worker could not run its blocks: {type(answer).__name__}: {answer}. "
                 "Does it have the same Python environment, and see the same files?"
             ) from answer
         self.failed += answer["failed"]
         if answer["left"] and self.failed <= self.max_failed:
-            # Its walltime is nearly over: let it go, SLURM starts another.
+            # Its walltime is nearly over. Let it go; SLURM starts another.
             flight.worker.leaving = True
             self.again.append(from_runs(answer["left"]))
             self.client.retire_workers([flight.worker.address], close_workers=True)
@@ -233,11 +233,11 @@ class Dispatcher:
     # ---- workers that die
 
     def _bury(self, flight: Flight) -> None:
-        """Do again what a dead worker has left.
+        """Have what a dead worker left done again.
 
-        The block at hand is suspected to have killed it, but so is that of every other
-        thread of the worker. Suspects are run again one at a time, with nothing beside
-        them: what dies then is to blame.
+        The block at hand may have killed it, but so may that of any other thread of the
+        worker. So suspects run again one at a time, with nothing beside them. A suspect whose
+        worker dies then is to blame.
         """
         left, at_hand = tried_since(self.plan, self.known).left_of(flight.blocks)
         claimed = self.claims.is_taken(flight.name)

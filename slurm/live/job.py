@@ -21,7 +21,7 @@ __all__ = ["SLURMArrayJob", "configured", "working_seconds"]
 # A worker ends this long before its walltime does, in seconds: time enough to finish the
 # block at hand, since SLURM looks at limits every 30 s only.
 _MARGIN = 60
-# A worker without work ends so many seconds after it would have stopped working.
+# A worker without work ends this many seconds after it would have stopped working.
 _LINGER = 10
 
 
@@ -78,7 +78,7 @@ class SLURMArrayJob(SLURMJob):  # type: ignore[misc]  # dask-jobqueue is untyped
         self._finish_command(str(name), walltime)
 
     def _name_header(self) -> None:
-        """Logs by array and task, in place of stock's one log for a job."""
+        """Name logs by array and task, where dask-jobqueue has one log for a job."""
         lines = [
             line
             for line in self.job_header.splitlines()
@@ -95,8 +95,8 @@ class SLURMArrayJob(SLURMJob):  # type: ignore[misc]  # dask-jobqueue is untyped
     def _finish_command(self, name: str, walltime: str | None) -> None:
         """Name the worker after its array task, and end it before its walltime."""
         base = name.removesuffix(str(self.number))
-        # A task that SLURM has started again is another worker: the scheduler may still hold
-        # on to its first copy.
+        # A task that SLURM has started again is another worker, since the scheduler may still
+        # hold on to the first one.
         task = f"$(({self.number} + ${{SLURM_ARRAY_TASK_ID:-0}}))"
         again = "${SLURM_RESTART_COUNT:+-r$SLURM_RESTART_COUNT}"
         command: str = self._command_template
@@ -106,7 +106,7 @@ class SLURMArrayJob(SLURMJob):  # type: ignore[misc]  # dask-jobqueue is untyped
         seconds = parse_time(walltime) if walltime else None
         if seconds is not None:
             work = working_seconds(seconds)
-            # Chunks end then; a worker that has none ends a little later.
+            # Batches end then. A worker that has none ends a little later.
             self._until = f"export HPCIO_UNTIL=$(($(date +%s) + {work}))\n"
             if "--lifetime" not in command:
                 command += f" --lifetime {work + _LINGER}s"
@@ -143,7 +143,7 @@ def configured(key: str, config_name: str | None) -> Any:
 
 
 def _without_pages(words: list[str]) -> str:
-    """Options by which a worker serves no pages: those have no password, and nobody asked."""
+    """Options by which a worker serves no web pages, which have no password."""
     options = "" if {"--dashboard", "--no-dashboard"} & set(words) else " --no-dashboard"
     if "--dashboard-address" not in words:
         options += " --dashboard-address 127.0.0.1:0"

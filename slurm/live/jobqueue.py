@@ -1,8 +1,8 @@
 """dask-jobqueue, without what its import does to Ctrl-C.
 
-Its module `runner` makes SIGINT end the process silently, for every program that imports
-any part of the package; and it cannot be imported at all but in the main thread. Here its
-wish is not heard.
+Its module `runner` sets a handler by which SIGINT ends the process silently, in every program that
+imports any part of the package. Outside of the main thread the import fails, since only the main
+thread may set handlers. So setting a handler does nothing during the import.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 _signal = signal.signal
 
 
-def _unheard(number: Any, handler: Any) -> Any:
+def _set_nothing(number: Any, handler: Any) -> Any:
     return signal.getsignal(number)
 
 
-signal.signal = _unheard  # type: ignore[assignment]
+signal.signal = _set_nothing  # type: ignore[assignment]
 try:
     from dask_jobqueue.core import JobQueueCluster
     from dask_jobqueue.slurm import SLURMJob

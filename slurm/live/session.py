@@ -14,7 +14,7 @@ from hpcio.planning import Plan
 from hpcio.running import Work
 from slurm.forecast import check_memory
 from slurm.live.dispatch import Dispatcher
-from slurm.mapping import CHUNKS_PER_TASK
+from slurm.mapping import BATCHES_PER_TASK
 
 __all__ = ["DaskExecutor", "dashboard", "run"]
 
@@ -44,15 +44,16 @@ def run(plan: hpcio.Plan, client: Client, **options: Any) -> Done:
 
 
 class DaskExecutor:
-    """Runs chunks on the workers of a dask client.
+    """Runs batches on the workers of a dask client.
 
     Parameters
     ----------
     client : distributed.Client
     memory : int, optional
-        Bytes that one worker may use; not looked at by default.
+        Bytes that one worker may use; by default nothing is checked.
     chunks_per_worker : int
-        Into how many chunks the range of a worker is cut; an idle one takes over others'.
+        Into how many batches the range of a worker is cut. An idle worker takes over batches
+        of others.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class DaskExecutor:
         client: Client,
         *,
         memory: int | None = None,
-        chunks_per_worker: int = CHUNKS_PER_TASK,
+        chunks_per_worker: int = BATCHES_PER_TASK,
     ) -> None:
         self.client = client
         self.memory = memory
@@ -78,7 +79,7 @@ class DaskExecutor:
             check_memory(plan, limit)
 
     def execute(self, work: Work) -> None:
-        """Try every block of the work; see `hpcio.running.run.Executor`."""
+        """Try every block of the work; see `hpcio.running.Executor`."""
         Dispatcher(self.client, work, self.chunks_per_worker).run()
 
 

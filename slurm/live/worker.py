@@ -1,4 +1,4 @@
-"""What runs inside a dask worker: chunks, by attempts that stay open between them."""
+"""What runs inside a dask worker: batches, by attempts that stay open between them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from hpcio.planning import load_plan
 from hpcio.running import Attempt, from_runs, run_batch, runs
 from slurm.site import environment
 
-__all__ = ["chunk", "finish", "stop"]
+__all__ = ["finish", "run_batches", "stop"]
 
-# By session and thread: the attempts that are open, and those in the middle of a chunk.
+# By session and thread: the attempts that are open, and those in the middle of a batch.
 _attempts: dict[tuple[str, int], Attempt] = {}
 _busy: set[tuple[str, int]] = set()
-_over: set[str] = set()  # sessions that want no more
+_over: set[str] = set()  # sessions that have ended
 _lock = threading.Lock()
 
 
-def chunk(
+def run_batches(
     out: str,
     session_id: str,
     pieces: list[list[list[int]]],
@@ -32,35 +32,36 @@ def chunk(
     max_failed: int,
     claim: str,
 ) -> Any:
-    """Run chunks of blocks; what comes back is a few numbers.
+    """Run batches of blocks, and return a few numbers.
 
     Parameters
     ----------
     out : str
         The result, whose run directory holds the plan.
     session_id : str
-        Of the session: its attempts are kept open until `finish`.
+        The session keeps its attempts open until `finish`.
     pieces : list of list of [first, last)
-        The blocks of each chunk.
+        The blocks of each batch.
     retries, max_failed : int
     claim : str
-        A new name for each submission. dask sends a task again if its worker died: then
-        only the blocks that no journal has are done.
+        A new name for each call. If a worker died, dask sends its task again under the same
+        name; then only blocks that no journal has are done.
 
     Returns
     -------
     dict
-        ``left``: blocks that were not tried, since the worker is to end soon.
+        ``failed``: how many blocks failed; ``left``: blocks that were not tried, since the
+        worker ends soon.
     """
     failed = 0
     left: list[list[int]] = []
     with _attempt(out, session_id, retries, max_failed) as attempt:
-        chunks = [from_runs(piece) for piece in pieces]
-        # A claim that was taken before: dask sends again what a worker died of.
+        batches = [from_runs(piece) for piece in pieces]
+        # If the claim was taken before, dask sends again what a worker died of.
         if not ClaimFolder(attempt.plan.rundir.claims).take(claim):
             state = Ledger.read(attempt.plan).state
-            chunks = [blocks[state[blocks] == 0] for blocks in chunks]
-        for blocks in chunks:
+            batches = [blocks[state[blocks] == 0] for blocks in batches]
+        for blocks in batches:
             tried = 0
             if blocks.size and not attempt.stopping and not _soon_over():
                 done = run_batch(attempt, blocks)
@@ -73,7 +74,7 @@ def chunk(
 def finish(session_id: str) -> None:
     """Bring the data of a session to the disk and let go of its files.
 
-    A chunk that is still at work does so itself when it ends.
+    A batch that is still at work does so itself when it ends.
     """
     with _lock:
         _over.add(session_id)
@@ -89,7 +90,7 @@ def _end(attempt: Attempt) -> None:
 
 
 def stop(session_id: str) -> None:
-    """End the chunks of a session after the block at hand."""
+    """End the batches of a session after the block at hand."""
     with _lock:
         for (session, _), attempt in _attempts.items():
             if session == session_id:

@@ -1,7 +1,7 @@
 """What the site offers: SLURM's commands, partitions and queue, and the defaults of the user.
 
-This room uses the errors of hpcio, and nothing else of the two packages. Other rooms take from
-it the calls of SLURM, `Site`, `SubmitOptions`, and what the environment of a task says.
+This room uses `hpcio.planning` and rooms below that one, and nothing else of `slurm`. Other rooms
+take from it the calls of SLURM, `Site`, `SubmitOptions`, and what the environment of a task says.
 """
 
 from __future__ import annotations

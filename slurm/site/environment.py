@@ -7,8 +7,8 @@ import resource
 
 __all__ = ["index", "job", "label", "limit_memory", "memory", "restarts"]
 
-# What the array task has of memory beside the data of Python, in bytes: code, stacks, and
-# what the kernel counts for it.
+# Memory of an array task beside the data of Python, in bytes: code, stacks, and what the kernel
+# counts for it.
 _ASIDE = 64 << 20
 
 
@@ -43,7 +43,7 @@ def memory() -> int | None:
 
 
 def limit_memory() -> None:
-    """Let Python run into its limit, which names the trial, before SLURM's killer does."""
+    """Set a limit below that of SLURM: Python names the block then, where SLURM would kill."""
     limit = (memory() or 0) - _ASIDE
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if limit > 0 and (hard == resource.RLIM_INFINITY or limit < hard):

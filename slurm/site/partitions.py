@@ -158,7 +158,7 @@ def _sizes(partition: Partition) -> str:
 
 
 def parse_time(text: str) -> int | None:
-    """A time of SLURM in seconds; None for one without end.
+    """A time as SLURM writes it, in seconds; None for one without end.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ ENDED = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
      "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
 )  # fmt: skip
-# Whoever waits asks squeue after so many seconds at first, then more and more rarely.
+# Seconds between two calls of squeue while somebody waits: first the one, in the end the other.
 FIRST_LOOK, LAST_LOOK = 2.0, 30.0
 # A character that no name holds.
 _BETWEEN = "\x1f"

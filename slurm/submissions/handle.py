@@ -34,13 +34,13 @@ class Submitted:
     out: str
 
     def status(self) -> Any:
-        """How far it is, from its journals; see `hpcio.watching.watcher`."""
+        """How far it is, from its journals; see `hpcio.watching.status`."""
         from hpcio.watching import status
 
         return status(self.out)
 
     def queue(self) -> Queue | None:
-        """What SLURM says of its jobs."""
+        """What SLURM says of its jobs; None if it was never submitted."""
         return read_queue(load_plan(self.out))
 
     def wait(self, *, timeout: float | None = None) -> None:

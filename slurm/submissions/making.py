@@ -1,4 +1,4 @@
-"""Making a submission: the files in the run directory, which are all that it is."""
+"""Making a submission: writing its files into the run directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpcio.errors import as_output_error
 from hpcio.journals import ClaimFolder, Ledger
 from hpcio.machine import write_whole
 from hpcio.planning import Plan, RunPolicy
-from slurm.mapping import JobArray, TaskPlan, arrays_of, block_work, map_blocks
+from slurm.mapping import JobArray, TaskPlan, arrays_of, map_blocks
 from slurm.site import Site, SubmitOptions
 from slurm.submissions import records
 from slurm.submissions.records import Submission
@@ -29,7 +29,10 @@ def plan_tasks(plan: Plan, request: JobRequest, blocks: np.ndarray) -> TaskPlan:
     if request.ranks is not None:  # they share out the work among themselves
         return TaskPlan((blocks,), np.zeros(1, np.int64))
     return map_blocks(
-        blocks, block_work(plan)[blocks], tasks=request.tasks, unit=plan.blocks_per_group
+        blocks,
+        plan.work_sizes()[blocks],
+        tasks=request.tasks,
+        blocks_per_group=plan.blocks_per_group,
     )
 
 

@@ -50,7 +50,7 @@ class Queue:
     Attributes
     ----------
     rows : tuple of Row
-        Also of those that have ended, as long as SLURM remembers them.
+        Jobs that have ended are among them, as long as SLURM remembers them.
     trouble : str
         Why SLURM gave no answer; "" if it did.
     """
@@ -62,8 +62,8 @@ class Queue:
 def read_queue(plan: Plan) -> Queue | None:
     """The jobs of a run, by one call of squeue; None if it was never submitted.
 
-    A job is known by its script, not by its number alone: after a crash, SLURM's controller may
-    give a number to somebody else.
+    A job is known by its script, not by its number alone, since SLURM's controller may give the
+    number to somebody else after a crash.
     """
     numbers = records.numbers(plan)
     if not numbers:
@@ -103,9 +103,9 @@ def living_rows(plan: Plan) -> list[Row]:
 class _Scripts:
     """The job scripts of a run, and whose they are.
 
-    Each is of a submission, and of the array whose first task has a number; None stands for the
-    finalizer. A script that is written again for a later submission keeps its path: then the number
-    of the job tells them apart, if it was noted.
+    A script is of a submission, and of the array whose first task has a number; None stands for the
+    finalizer. A script that is written again for a later submission keeps its path. Then the number
+    of the job tells the submissions apart, if it was noted.
 
     Attributes
     ----------

@@ -1,8 +1,8 @@
 """What was submitted, kept in the run directory: which array task has which blocks.
 
 A submission is written before sbatch is called, since its tasks read it, and never changed.
-The numbers that SLURM gives its jobs are noted beside it; nothing rests on them, since SLURM
-may give a number out again.
+The numbers that SLURM gives its jobs are noted beside it. Nothing depends on them alone, since
+SLURM may give out a number again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Submission:
     number : int
         From 1 on, within a run directory.
     run_id : str
-        Of the run.
+        Of the plan.
     cluster, user : str
         Where, and by whom.
     time : float
@@ -64,15 +64,15 @@ class Submission:
     seconds : int or None
         Its walltime.
     signal : int
-        So many seconds before its end a task is told so.
+        How many seconds before its end a task is told of it.
     stale : float
-        A task that has given no sign of life for so many seconds counts as dead.
+        After how many seconds without a sign of life a task counts as dead.
     retries, max_failed : int
     gaps : bool
     known : tuple of str
         Journals that existed before: blocks that failed in those are tried again.
     ranks : int or None
-        Of the one MPI job that this is, if it is no job array.
+        How many ranks, if this is one MPI job; None for job arrays.
     """
 
     number: int
@@ -135,9 +135,9 @@ def write(plan: Plan, submission: Submission, work: TaskPlan) -> None:
     where = plan.rundir.submissions
     try:
         where.mkdir(mode=0o700, exist_ok=True)
-        edges = np.cumsum([0, *(chunk.size for chunk in work.chunks)])
+        edges = np.cumsum([0, *(batch.size for batch in work.batches)])
         with open(where / f"{submission.number}.npz", "xb") as f:
-            np.savez(f, blocks=np.concatenate(work.chunks), edges=edges, task=work.task)
+            np.savez(f, blocks=np.concatenate(work.batches), edges=edges, task=work.task)
             f.flush()
             os.fsync(f.fileno())
         said = {**dataclasses.asdict(submission), "options": submission.options.said()}
@@ -181,8 +181,8 @@ def task_plan(plan: Plan, number: int) -> TaskPlan:
     path = plan.rundir.submissions / f"{number}.npz"
     try:
         with np.load(path) as kept:
-            chunks = np.split(kept["blocks"], kept["edges"][1:-1])
-            return TaskPlan(tuple(chunks), kept["task"])
+            batches = np.split(kept["blocks"], kept["edges"][1:-1])
+            return TaskPlan(tuple(batches), kept["task"])
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(path, error) from error
 

@@ -1,4 +1,4 @@
-"""What jobs ask of SLURM: everything decided, and held against what the site has."""
+"""What jobs ask of SLURM: every option has its value, and the site has what is asked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class JobRequest:
     tasks : int
         How many, at the most.
     ranks : int or None
-        Those of the one MPI job, if it is no job array.
+        How many ranks, for one MPI job; None for job arrays.
     partition : str or None
     seconds : int or None
         Walltime.
@@ -39,9 +39,9 @@ class JobRequest:
     name : str
         Of the job.
     signal : int
-        So many seconds before its end a task is told so.
+        How many seconds before its end a task is told of it.
     stale : float
-        A task that has given no sign of life for so many seconds counts as dead.
+        After how many seconds without a sign of life a task counts as dead.
     sbatch : tuple of str
         Further options of sbatch, one in each.
     prologue : str
@@ -87,7 +87,7 @@ def make_request(plan: Plan, options: SubmitOptions, site: Site) -> JobRequest:
     memory = None if values["memory"] is None else parse_bytes(values["memory"])
     lead = int(values["signal"])
     return JobRequest(
-        # sbatch would wait in vain for room that the controller does not have for all.
+        # The controller has no room for more. sbatch would wait in vain.
         tasks=min(int(values["tasks"]), max(1, site.max_jobs // 2)),
         ranks=values.get("ranks"),
         partition=site.choose(

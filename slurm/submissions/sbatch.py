@@ -8,7 +8,7 @@ from hpcio.errors import ClusterError
 
 __all__ = ["check_options", "join_words", "names_option", "split_option"]
 
-# What hpcio has options of its own for, or cannot do without.
+# Options that hpcio sets itself, and the options of hpcio to use instead.
 _OURS = {
     "array": "tasks and throttle", "time": "walltime", "mem": "memory", "partition": "partition",
     "cpus-per-task": "cpus", "job-name": "name", "signal": "", "output": "", "error": "",

@@ -16,9 +16,9 @@ from slurm.submissions.sbatch import names_option, split_option
 __all__ = ["array_script", "finish_script", "ranks_script"]
 
 _THREADS = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA")
-# What the finalizer, one process that copies no data, has no use for.
+# Options that the finalizer does not need: it is one process, and copies no data.
 _DEVICES = re.compile(r"gres|gpus?\b|gpus-|cpus-per|ntasks|nodes$|exclusive|mem|dependency|hold")
-# Of the finalizer, in MB.
+# Memory of the finalizer, in MB.
 _FINISH_MEMORY = 2000
 
 

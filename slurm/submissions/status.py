@@ -20,7 +20,7 @@ __all__ = ["SlurmQueue", "queue"]
 
 @dataclass(frozen=True)
 class SlurmQueue:
-    """What SLURM says of the jobs of a run; see `hpcio.watching.watcher.Queue`.
+    """What SLURM says of the jobs of a run; see `hpcio.watching.Queue`.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ def queue(plan: Plan) -> SlurmQueue | None:
 
     Examples
     --------
-    >>> print(queue(hpcio.load_plan("out.h5")).line)  # doctest: +SKIP
+    >>> print(queue(hpcio.Plan.load("out.h5")).line)  # doctest: +SKIP
     job array 1234: 12 running, 40 pending (Resources), 12 ended
     """
     numbers = records.numbers(plan)
@@ -110,7 +110,7 @@ def _states(rows: Sequence[Row], *, ranked: set[int]) -> dict[str, str]:
         label: _word(row.state)
         # Of two jobs of one task, as after sbatch by hand, the one that is alive counts.
         for row in sorted(rows, key=lambda row: (row.alive, row.job))
-        # Ranks are workers of their own; their one job is none.
+        # Each rank is a worker; their job is not.
         if row.submission not in ranked and (label := _label(row)) is not None
     }
 
@@ -121,7 +121,7 @@ def _label(row: Row) -> str | None:
 
 
 def _is_ours(row: Row, jobs: Jobs | None) -> bool:
-    """Whether a job is of this run: jobs that ended may be of one that was thrown away."""
+    """Whether a job is of this run; one that has ended may be of a run that was thrown away."""
     return row.alive or jobs is None or row.job in (*jobs.arrays, jobs.finish)
 
 
@@ -142,7 +142,7 @@ def _line(rows: Sequence[Row], newest: Submission, *, noted: bool, finished: boo
     """All of it in one line: tasks of the newest submission, its finalizer, older ones."""
     parts = [_tasks(rows, newest, noted=noted)]
     for row in rows:
-        # A finalizer that has spoken is not said to have failed too: its exit status says so.
+        # A finalizer that has spoken exits with 1 if blocks are missing; SLURM calls that failed.
         mine = row.submission == newest.number and row.state != "COMPLETED" and not finished
         if row.task is None and (row.alive or mine):
             why = f" ({row.reason})" if row.state == "PENDING" else ""

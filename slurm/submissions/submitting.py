@@ -1,4 +1,4 @@
-"""Submitting a plan: the plan on the shared file system is all that array tasks need.
+"""Submitting a plan; array tasks need nothing but the plan on the shared file system.
 
 Nothing is left running on the login node. One job array computes; a job that waits for its end,
 the finalizer, puts the result together.
@@ -46,7 +46,8 @@ def _by_keywords(
 def submit(plan: Plan, options: SubmitOptions) -> Submitted:
     """Submit what a plan lacks as one job array, and a finalizer behind it.
 
-    What is not given comes from the file of `slurm.site.config`, then from SLURM's own defaults.
+    Options that are not given come from the user's file (see `slurm.site.config`), then from the
+    defaults of SLURM.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ def submit(plan: Plan, options: SubmitOptions) -> Submitted:
     name : str, optional
         Of the jobs.
     retries, max_failed, gaps
-        As for `Plan.run`.
+        As for :meth:`hpcio.Plan.run`.
     prologue : str, optional
         Shell that comes before Python, such as ``"module load hdf5"``.
     sbatch : sequence of str
@@ -74,14 +75,14 @@ def submit(plan: Plan, options: SubmitOptions) -> Submitted:
     probe : bool
         Compute a few trials here first, and refuse a walltime that is too short for one.
     signal : int, optional
-        So many seconds before its end a task is told so; at least 90 for SLURM's clock.
+        How many seconds before its end a task is told of it; at least 90 for SLURM's clock.
     stale : float, optional
-        A task without a sign of life for so many seconds counts as dead.
+        After how many seconds without a sign of life a task counts as dead.
     ranks : int, optional
-        Submit one MPI job of so many ranks instead of a job array; then memory and cpus are
-        those of a rank.
+        Submit one MPI job of this many ranks instead of a job array; memory and cpus are those
+        of a rank then.
     launcher : str, optional
-        What starts them: by default ``mpirun``, or such as ``"srun --mpi=pmix"``.
+        The command that starts ranks: by default ``mpirun``, or such as ``"srun --mpi=pmix"``.
 
     Returns
     -------

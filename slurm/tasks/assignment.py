@@ -27,7 +27,7 @@ class Assignment:
     task : int
         Number of the task in its submission.
     work : TaskPlan
-        The chunks of all tasks.
+        The batches of all tasks.
     """
 
     plan: Plan
@@ -52,22 +52,22 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Part:
-    """The blocks ``start <= block < until`` of a chunk, which an attempt is at."""
+    """The blocks ``start <= block < until`` of a batch, which an attempt is at."""
 
     attempt: str
-    chunk: int
+    batch: int
     start: int
     until: int
 
     def blocks(self, work: TaskPlan) -> np.ndarray:
         """Their numbers."""
-        chunk: np.ndarray = work.chunks[self.chunk]
-        part: np.ndarray = chunk[(chunk >= self.start) & (chunk < self.until)]
+        batch: np.ndarray = work.batches[self.batch]
+        part: np.ndarray = batch[(batch >= self.start) & (batch < self.until)]
         return part
 
 
 class Whereabouts:
-    """What the process that works is at, in memory that it shares with the one that waits."""
+    """The part that the process that works is at, in memory shared with the one that waits."""
 
     def __init__(self) -> None:
         self._shared = mmap.mmap(-1, 4096)

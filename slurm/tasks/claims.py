@@ -1,14 +1,14 @@
-"""Who works on which chunk of a submission.
+"""Who works on which batch of a submission.
 
-Claims are those of `hpcio.journals.claims`: only one process succeeds in taking a name. A chunk
-that is taken over gets a claim of the next generation, under a new name.
+A claim is a name that only one process can take (see `hpcio.journals.ClaimFolder`). A batch that
+is taken over gets a claim of the next generation, under a new name.
 
-Names in ``OUT.run/claims``, for submission S and chunk C:
+Names in ``OUT.run/claims``, for submission S and batch K:
 
 =========================  ==========================================================
-``S-C.gG``                 generation G is taken
-``S-C.gG@B@ATTEMPT``       by this attempt, from block B on
-``S-C.gG@left``            which has left it, in good order
+``S-K.gG``                 generation G is taken
+``S-K.gG@B@ATTEMPT``       this attempt took it, from block B on
+``S-K.gG@left``            the attempt has left it, in good order
 ``S.stop``                 too many blocks have failed: nobody goes on
 =========================  ==========================================================
 """
@@ -28,20 +28,20 @@ _NAME = re.compile(r"(\d+)-(\d+)\.g(\d+)(?:@(left|\d+@(.+)))?")
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim to a part of a chunk.
+    """One claim to a part of a batch.
 
     Attributes
     ----------
-    chunk, generation : int
+    batch, generation : int
     start : int
-        The first block of it; -1 if that is not known, nor by whom it was taken.
+        Its first block; -1 as long as neither that nor the owner is known.
     owner : str
         Name of the attempt.
     left : bool
         Whether the owner has gone.
     """
 
-    chunk: int
+    batch: int
     generation: int
     start: int = -1
     owner: str = ""
@@ -65,9 +65,9 @@ class Claims:
             match = _NAME.fullmatch(name)
             if match is None or int(match[1]) != self.submission:
                 continue
-            chunk, generation = int(match[2]), int(match[3])
-            claims = found.setdefault(chunk, {})
-            claim = claims.get(generation, Claim(chunk, generation))
+            batch, generation = int(match[2]), int(match[3])
+            claims = found.setdefault(batch, {})
+            claim = claims.get(generation, Claim(batch, generation))
             if match[4] == "left":
                 claim = replace(claim, left=True)
             elif match[4]:
@@ -75,25 +75,25 @@ class Claims:
             claims[generation] = claim
         self.of = found
 
-    def latest(self, chunk: int) -> Claim | None:
-        """The newest claim to a chunk; None if nobody has it."""
-        claims = self.of.get(chunk)
+    def latest(self, batch: int) -> Claim | None:
+        """The newest claim to a batch; None if nobody has it."""
+        claims = self.of.get(batch)
         return claims[max(claims)] if claims else None
 
-    def take(self, chunk: int, start: int) -> Claim | None:
-        """Claim a chunk from a block on, as the next generation; None if another was faster."""
-        generation = max(self.of.get(chunk, {0: None})) + 1
-        name = f"{self.submission}-{chunk}.g{generation}"
+    def take(self, batch: int, start: int) -> Claim | None:
+        """Claim a batch from a block on, as the next generation; None if another was faster."""
+        generation = max(self.of.get(batch, {0: None})) + 1
+        name = f"{self.submission}-{batch}.g{generation}"
         if not self._folder.take(name):
             return None
-        claim = Claim(chunk, generation, start, self.attempt)
-        self.of.setdefault(chunk, {})[generation] = claim
+        claim = Claim(batch, generation, start, self.attempt)
+        self.of.setdefault(batch, {})[generation] = claim
         self._folder.take(f"{name}@{start}@{self.attempt}")
         return claim
 
     def leave(self, claim: Claim) -> None:
         """Say that a claim is given up, so that others need not wait and see."""
-        self._folder.take(f"{self.submission}-{claim.chunk}.g{claim.generation}@left")
+        self._folder.take(f"{self.submission}-{claim.batch}.g{claim.generation}@left")
 
     def stop(self) -> None:
         """Let all tasks of the submission end."""
@@ -104,7 +104,7 @@ class Claims:
 
         A newer claim from the same block on leaves nothing of the older one.
         """
-        others = [c for c in self.of.get(claim.chunk, {}).values() if c.start >= 0]
+        others = [c for c in self.of.get(claim.batch, {}).values() if c.start >= 0]
         return min(
             (
                 c.start

@@ -17,7 +17,7 @@ from slurm.tasks.exits import DONE, TROUBLE
 
 __all__ = ["finish"]
 
-# The log of the finalizer holds so many tracebacks at the most.
+# How many tracebacks the log of the finalizer holds, at the most.
 _MOST_TRACEBACKS = 100
 
 

@@ -14,7 +14,7 @@ from hpcio.planning import Plan
 
 __all__ = ["Heartbeat", "HeartbeatMonitor"]
 
-# How often an attempt shows that it lives, in seconds; more often if others are impatient.
+# How often an attempt shows that it lives, in seconds; more often if `stale` is short.
 _BEAT_EVERY = 10.0
 
 
@@ -26,7 +26,7 @@ class Heartbeat:
     plan : Plan
     attempt : str
     stale : float
-        Others think that it is dead if its number has not changed for so many seconds.
+        After how many seconds without a change of its number others think that it is dead.
     """
 
     def __init__(self, plan: Plan, attempt: str, *, stale: float) -> None:
@@ -43,7 +43,7 @@ class Heartbeat:
         number = 0
         while not self._ended.wait(self._every if number else 0):
             number += 1
-            # If a number cannot be written, others help with work that needs no help: no more.
+            # If a number cannot be written, others help where no help is needed: no harm.
             with contextlib.suppress(OSError):
                 write_at(self._fd, b"%016d" % number, 0)
                 os.fsync(self._fd)

@@ -1,4 +1,4 @@
-"""What a task takes next when its own chunks are done: the work of others."""
+"""What a task takes next when its own batches are done: the work of others."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from slurm.tasks.progress import Progress
 
 __all__ = ["Helper"]
 
-# A chunk that was taken over so often from the dead is left alone: it may be what kills.
+# A batch that was taken over this often is left alone, since one of its blocks may kill.
 _MOST_GENERATIONS = 8
 
 
 class Helper:
-    """Finds chunks that nobody has begun, and parts of chunks that others will not finish soon."""
+    """Finds batches that nobody has begun, and parts that others will not finish soon."""
 
     def __init__(
         self, assignment: Assignment, attempt: Attempt, claims: Claims, progress: Progress
@@ -32,7 +32,7 @@ class Helper:
         self._attempt, self._claims, self._progress = attempt, claims, progress
         stale = assignment.submission.stale
         self._monitor = HeartbeatMonitor(self._plan, stale=stale)
-        # What takes longer than so many seconds is worth the trouble to help with.
+        # Helping is worth the trouble if the owner needs longer than this, in seconds.
         self._long = stale / 6
         self._nap = min(1.0, stale / 20)
         # For each owner, how many records it had when it began its block at hand, and when.
@@ -44,37 +44,37 @@ class Helper:
         return self._attempt.stopping or self._claims.stopped
 
     def unclaimed(self) -> int | None:
-        """A chunk that nobody has begun, from the end of the range that has most of them."""
+        """A batch that nobody has begun, from the end of the range that has most of them."""
         self._claims.look()
-        chunks, task = self._assignment.work.chunks, self._assignment.work.task
-        free = [c for c in range(len(chunks)) if c not in self._claims.of]
+        batches, task = self._assignment.work.batches, self._assignment.work.task
+        free = [c for c in range(len(batches)) if c not in self._claims.of]
         if not free or self._claims.stopped:
             return None
         work: dict[int, int] = defaultdict(int)
-        for chunk in free:
-            work[int(task[chunk])] += int(self._progress.sizes[chunks[chunk]].sum())
+        for batch in free:
+            work[int(task[batch])] += int(self._progress.sizes[batches[batch]].sum())
         most = max(work.values())
-        # Among equals any: all who are idle look at the same time.
+        # Of equals take any, since all who are idle look at the same time.
         richest = random.choice([owner for owner, nbytes in work.items() if nbytes == most])
         return max(c for c in free if task[c] == richest)
 
     def abandoned(self) -> tuple[int, int] | None:
-        """A chunk whose owner is dead or slow, and the block to begin with.
+        """A batch whose owner is dead or slow, and the block to begin with.
 
-        None if there is nothing to help with. It waits until it is clear of every owner whether it
-        lives, and gets on.
+        None if there is nothing to help with. It waits until it is clear for every owner whether it
+        lives and gets on.
         """
         self._began.clear()
         while not self.over:
             self._claims.look()
             self._progress.look()
             found = [
-                (claim.chunk, self._start_for_us(claim, part))
+                (claim.batch, self._start_for_us(claim, part))
                 for claim, part in self._unfinished_parts()
             ]
-            for chunk, start in found:
+            for batch, start in found:
                 if isinstance(start, int):
-                    return chunk, start
+                    return batch, start
             if all(start is None for _, start in found):
                 return None
             time.sleep(self._nap)
@@ -82,23 +82,23 @@ class Helper:
 
     def _unfinished_parts(self) -> Iterator[tuple[Claim, np.ndarray]]:
         """Each claim that is not done, and the blocks that are left of it."""
-        for chunk, blocks in enumerate(self._assignment.work.chunks):
-            for claim in list(self._claims.of.get(chunk, {}).values()):
+        for batch, blocks in enumerate(self._assignment.work.batches):
+            for claim in list(self._claims.of.get(batch, {}).values()):
                 end = self._claims.until(claim, end=len(self._plan))
                 part = self._progress.left(blocks[(blocks >= claim.start) & (blocks < end)])
                 if part.size and claim.generation < _MOST_GENERATIONS:
                     yield claim, part
 
     def _start_for_us(self, claim: Claim, part: np.ndarray) -> int | Literal["wait"] | None:
-        """The block that we can begin with, of what a claim has left; None if none."""
+        """The first block that we can take over from a claim; None if there is nothing to take."""
         # A claim without a name counts from when we saw it first.
-        owner = claim.owner or f"{claim.chunk}.{claim.generation}"
+        owner = claim.owner or f"{claim.batch}.{claim.generation}"
         stuck = self._seconds_at_hand(owner)
         if self._is_gone(claim, owner):
             return int(part[0])
         if not self._monitor.lives(owner):
             return "wait"
-        # A part may begin where the blocks before need not be with those after.
+        # A part may begin only where a group begins; blocks of a group stay together.
         begins = np.flatnonzero(np.diff(part // self._plan.blocks_per_group)) + 1
         if not begins.size:
             return None
@@ -117,7 +117,7 @@ class Helper:
 
     def _is_gone(self, claim: Claim, owner: str) -> bool:
         """Whether the owner of a claim will not go on with it."""
-        # SLURM starts a task again when it has ended: another attempt of this task is no more.
+        # SLURM starts a task again only when it has ended, so other attempts of this task are gone.
         replaced = self._assignment.is_own(claim.owner) and owner != self._attempt.name
         return claim.left or replaced or self._monitor.dead(owner)
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from hpcio.journals import DONE, FAILED, Follower
 from hpcio.planning import Plan
-from slurm.mapping import block_work
 
 __all__ = ["Progress", "Speed"]
 
@@ -35,7 +34,7 @@ class Progress:
     """
 
     def __init__(self, plan: Plan, *, known: tuple[str, ...]) -> None:
-        self.sizes = block_work(plan)
+        self.sizes = plan.work_sizes()
         self.speeds: dict[str, Speed] = defaultdict(Speed)
         self._journals = Follower(plan, known=known)
         self._state = np.zeros(len(plan), np.uint8)

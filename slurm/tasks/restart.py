@@ -34,8 +34,8 @@ def restart(plan: Plan, *, progress: bool) -> int:
             "gives up: its trials take longer than a task may run. "
             f"Ask for more time: hpcio resume {plan.out} --time ..."
         )
-    # By the number of array and task: the last task of an array carries the number of
-    # the array itself, which would start all of it.
+    # The job is named by array and task, since the last task of an array has the number of the
+    # array as its own: requeueing that number would start the whole array.
     done = subprocess.run(
         ["scontrol", "requeue", job], capture_output=True, text=True, check=False,
         stdin=subprocess.DEVNULL,

@@ -23,14 +23,14 @@ from slurm.tasks.progress import Progress
 
 __all__ = ["TaskWorker"]
 
-# How often a task looks whether others have taken over a part of its chunk, in seconds.
+# How often a task looks whether others have taken over a part of its batch, in seconds.
 _LOOK_EVERY = 5.0
-# After it was told of its end, a task leaves itself so many seconds to sync and go.
+# How many seconds before its end a task leaves the block at hand, to sync and go.
 _TO_GO = 60
 
 
 class TaskWorker:
-    """Runs the chunks of its task, then those that nobody has begun, then what others left.
+    """Runs the batches of its task, then those that nobody has begun, then what others left.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class TaskWorker:
                 self._started, self._assignment.label, memory_asked=asked.memory,
                 walltime_asked=asked.seconds, cpus_asked=asked.cpus,
             )  # fmt: skip
-            # A task does not fail for want of it.
+            # A task does not fail because its usage cannot be kept.
             with contextlib.suppress(HpcioError):
                 write_usage(self._assignment.plan, self._attempt.name, used)
 
@@ -105,7 +105,7 @@ class TaskWorker:
             self._hear(told, None)
 
     def _hear(self, number: int, _: object) -> None:
-        """Of the end: soon (USR1), now (TERM), or now that soon has passed (ALRM)."""
+        """Hear that the end comes soon (USR1), comes now (TERM), or was soon and is now (ALRM)."""
         if number == signal.SIGUSR1:
             self._again = True
             signal.alarm(max(1, self._assignment.submission.signal - _TO_GO))
@@ -113,11 +113,11 @@ class TaskWorker:
             self._ended, self._again = True, False
         self._attempt.request_stop(at_once=number != signal.SIGUSR1)
 
-    # ---- chunk after chunk
+    # ---- batches
 
     def _take_all(self) -> None:
-        for chunk in np.flatnonzero(self._assignment.work.task == self._assignment.task).tolist():
-            self._take_own(chunk)
+        for batch in np.flatnonzero(self._assignment.work.task == self._assignment.task).tolist():
+            self._take_own(batch)
             if self._helper.over:
                 return
         while (free := self._helper.unclaimed()) is not None:
@@ -129,40 +129,41 @@ class TaskWorker:
             if self._helper.over:
                 return
 
-    def _take_own(self, chunk: int) -> None:
-        """Run a chunk of this task, unless another task has taken it."""
+    def _take_own(self, batch: int) -> None:
+        """Run a batch of this task, unless another task has taken it."""
         self._claims.look()
-        claim = self._claims.latest(chunk)
-        # SLURM starts a task again when it has ended: a claim of an earlier attempt of this task is
-        # void. If that attempt lives on, cut off, it does no harm.
+        claim = self._claims.latest(batch)
+        # SLURM starts a task again only when it has ended, so claims of its earlier attempts are
+        # void. If such an attempt lives on, cut off, it does no harm.
         if claim is None or self._assignment.is_own(claim.owner):
-            self._take(chunk)
+            self._take(batch)
 
-    def _take(self, chunk: int, start: int = 0) -> None:
-        """Claim what is left of a chunk from a block on, and run it."""
-        blocks = self._assignment.work.chunks[chunk]
-        if self._claims.latest(chunk) is not None:
+    def _take(self, batch: int, start: int = 0) -> None:
+        """Claim what is left of a batch from a block on, and run it."""
+        blocks = self._assignment.work.batches[batch]
+        if self._claims.latest(batch) is not None:
             self._progress.look()
             blocks = self._progress.left(blocks)
         blocks = blocks[blocks >= start]
         if not blocks.size:
             return
-        self._claim = self._claims.take(chunk, int(blocks[0]))
+        self._claim = self._claims.take(batch, int(blocks[0]))
         if self._claim is not None and self._run(self._claim, blocks):
             self._claim = None
 
     def _run(self, claim: Claim, blocks: np.ndarray) -> bool:
-        """Run blocks of a chunk; whether we are through with the claim."""
+        """Run blocks of a batch; whether we are through with the claim."""
         until = self._claims.until(claim, end=self._end)
         self._attempt.limit_to(until)
         blocks = blocks[blocks < until]
-        self._whereabouts.tell(Part(self._attempt.name, claim.chunk, claim.start, until))
+        self._whereabouts.tell(Part(self._attempt.name, claim.batch, claim.start, until))
         done = run_batch(self._attempt, blocks)
-        # What a task has left when it stops, another goes on with; or this one, started again.
+        # If the task stops before, it does not leave the claim: another goes on with the rest, or
+        # this one, started again.
         return not self._attempt.stopping or done.reached >= blocks.size
 
     def _tick(self, _: Attempt) -> None:
-        """While a chunk is at work, see whether somebody has taken over a part of it."""
+        """While a batch is at work, see whether somebody has taken over a part of it."""
         if self._claim is None or time.monotonic() - self._looked < _LOOK_EVERY:
             return
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Blocks to chunks to array tasks: every block exactly once, inside the limits."""
+"""Blocks to batches to array tasks: every block exactly once, inside the limits."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ patient = settings(deadline=None)  # other tests may keep the machine busy
 
 @patient
 @given(sizes, few, st.integers(1, 6), st.data())
-def test_every_block_once_in_order(size, tasks, chunks_per_task, data):
+def test_every_block_once_in_order(size, tasks, batches_per_task, data):
     step = data.draw(st.integers(1, 3))
     blocks = np.arange(size.size) * step  # a resumed run lacks some in between
-    mapping = map_blocks(blocks, size, tasks=tasks, chunks_per_task=chunks_per_task)
-    assert np.concatenate(mapping.chunks).tolist() == blocks.tolist()
-    assert all(chunk.size for chunk in mapping.chunks)
+    mapping = map_blocks(blocks, size, tasks=tasks, batches_per_task=batches_per_task)
+    assert np.concatenate(mapping.batches).tolist() == blocks.tolist()
+    assert all(batch.size for batch in mapping.batches)
     assert mapping.tasks <= tasks
     assert mapping.task.tolist() == sorted(mapping.task.tolist())
     assert set(mapping.task.tolist()) == set(range(mapping.tasks))
-    assert np.bincount(mapping.task).max() <= chunks_per_task
+    assert np.bincount(mapping.task).max() <= batches_per_task
 
 
 @patient

@@ -82,7 +82,9 @@ def test_timeline_has_a_row_for_each_worker(workers, tmp_path):
 
 def test_a_pause_is_marked(tmp_path):
     with report.canvas(tmp_path / "run.png", 800, 600) as figure:
-        for ax, draw in zip(figure.subplots(2), (report.draw_timeline, report.draw_throughput), strict=True):
+        for ax, draw in zip(
+            figure.subplots(2), (report.draw_timeline, report.draw_throughput), strict=True
+        ):
             draw(ax, times([0, 7200], [1, 1]))
             assert [text.get_text() for text in ax.texts] == ["pause of 2 h"]
             assert ax.get_xlim()[1] < 2.2
@@ -91,7 +93,9 @@ def test_a_pause_is_marked(tmp_path):
 def test_the_name_of_a_late_pause_stays_inside(tmp_path):
     start = [*map(float, range(9)), 7200.0]
     with report.canvas(tmp_path / "run.png", 800, 600) as figure:
-        for ax, draw in zip(figure.subplots(2), (report.draw_timeline, report.draw_throughput), strict=True):
+        for ax, draw in zip(
+            figure.subplots(2), (report.draw_timeline, report.draw_throughput), strict=True
+        ):
             draw(ax, times(start, [1.0] * 10))
             figure.canvas.draw()
             (name,) = ax.texts

@@ -15,7 +15,8 @@ from hpcio.errors import BlocksFailed, PlanError
 from hpcio.journals.journal import DONE, FAILED, LOST, SYNC, read_log
 from hpcio.journals.ledger import open_journal
 from hpcio.journals.rundir import discard, prepare
-from hpcio.watching.watcher import Status, Watcher, as_json, status, working
+from hpcio.watching.state import Status, as_json, working
+from hpcio.watching.watcher import Watcher, status
 from tests.rigs.bench import ROWS, TRIALS, Bench
 from tests.rigs.made import attempt, command
 from tests.rigs.support import ended, kill

@@ -91,7 +91,7 @@ def test_too_many_failures_end_the_run(client):
     plan = make(fails, out_shape=(50, 4), out_dtype="f8")
     with pytest.raises(BlocksFailed, match="not tried, since more than 5 had failed") as caught:
         slurm_side.run(plan, client, progress=False, max_failed=5)
-    # Each of four attempts stops by itself, and a chunk in the queue finds that it has.
+    # Each of four attempts stops by itself, and a batch in the queue finds that it has.
     assert 6 <= len(caught.value.done.failed) <= 4 * 6 + 4
     assert not os.path.exists("out.h5")
 

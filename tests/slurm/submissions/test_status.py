@@ -18,7 +18,8 @@ import hpcio
 from hpcio.journals.journal import DONE
 from hpcio.journals.ledger import open_journal
 from hpcio.journals.rundir import prepare
-from hpcio.watching.watcher import as_json, queues, status, working
+from hpcio.watching.state import as_json, working
+from hpcio.watching.watcher import queues, status
 from slurm.mapping import JobArray
 from slurm.submissions.records import Submission
 from slurm.submissions.status import SlurmQueue, queue

@@ -1,4 +1,4 @@
-"""Who works on which chunk, and who is alive."""
+"""Who works on which batch, and who is alive."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def claims(plan):
     return of
 
 
-def test_one_of_two_gets_a_chunk(claims):
+def test_one_of_two_gets_a_batch(claims):
     a, b = claims("a"), claims("b")
     claim = a.take(3, 17)
     assert claim == Claim(3, 1, 17, "a")
@@ -57,7 +57,7 @@ def test_who_has_left_and_who_has_stopped_all(claims):
 
 @hypothesis.settings(deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8))
-def test_the_parts_of_a_chunk_cover_it_once(starts):
+def test_the_parts_of_a_batch_cover_it_once(starts):
     """However often it is taken over: from its first block on, each belongs to one claim."""
     seen = Claims.__new__(Claims)
     starts = [0, *starts]
