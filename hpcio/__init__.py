@@ -51,4 +51,4 @@ __getattr__ = lazily(
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return sorted({*globals(), *__all__})

@@ -22,9 +22,9 @@ from hpcio.files import open_file
 from hpcio.function import unwrap_io
 from hpcio.journals import Ledger, discard
 from hpcio.plan import Plan
+from hpcio.reporting import COLOURS, canvas, draw_timeline, read_timeline, summary
 from hpcio.results import open as open_result
 from hpcio.results import verify
-from hpcio.watching import COLOURS, canvas, draw_timeline, read_timeline, summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -44,22 +44,31 @@ class Plan(Value):
     trials : hpcio.Trials
     blocks : hpcio.recording.Blocks
     target : hpcio.layout.Target
-    args, kwargs
-        For the function; values of :func:`hpcio.per_trial` are still whole.
+        Where the result of each block lies.
+    axes : tuple of hpcio.layout.Axis
+        Names and coordinates of the axes of the result.
+    payload : bytes
+        The arguments of the function, pickled; see `arguments`.
     out : str
         Absolute path of the result.
-    writer, sources, join
+    writer, sources, join : str
         As given to :meth:`hpcio.Plan.create`; `sources` is resolved.
     average : hpcio.layout.Average or None
-        What is made of the results of all trials, if they are not kept.
+        The average of all trials that is stored, if their results are not kept.
+    casting : str
+        How far types of results may differ from the planned one, as in `numpy.can_cast`.
+    described : mapping of str to str
+        The arguments as text, for people.
+    run_id : str
+        Random name of the run.
+    digest : str
+        Hexadecimal; plans of one digest give the same bytes, block by block.
+    live : callable or None
+        The function itself, in the process that made the plan.
     chunks : tuple of int or None
         Shape of the chunks of a virtual source, one number for ``sources="task"``; None for
         contiguous ones.
     compression : str or None
-    run_id : str
-        Random name of the run.
-    digest : str
-        Digest of all of the above but `out` and `run_id`, hexadecimal.
     """
 
     @classmethod

@@ -1,5 +1,25 @@
-"""Pictures and the page of a run, for scripts; see `hpcio.watching`."""
+"""Pictures and the page of a run, for scripts; see `hpcio.reporting`."""
 
-from hpcio.watching import picture, write_page
+from hpcio.reporting import (
+    COLOURS,
+    canvas,
+    drawing,
+    picture,
+    read_timeline,
+    summary,
+    write_page,
+)
+from hpcio.reporting import draw_throughput as throughput
+from hpcio.reporting import draw_timeline as timeline
 
-__all__ = ["picture", "write_page"]
+__all__ = [
+    "COLOURS",
+    "canvas",
+    "drawing",
+    "picture",
+    "read_timeline",
+    "summary",
+    "throughput",
+    "timeline",
+    "write_page",
+]

@@ -21,7 +21,7 @@ from hpcio.command import (
 )
 from hpcio.errors import ClusterError, PlanError
 from slurm import submissions
-from slurm.site import SubmitOptions, read_site, settings
+from slurm.site import SubmitOptions, join_words, read_site, settings
 
 __all__ = ["cancel", "config", "logs", "resume", "submit"]
 
@@ -36,6 +36,10 @@ _JOB_OPTIONS = [
     click.option("--mpi", is_flag=True, help="One MPI job instead of a job array."),
     click.option("--ntasks", "ranks", type=click.IntRange(1), help="Its ranks, with --mpi."),
 ]
+# Who says one of these means a job, whatever else an option of a run may be called.
+_OF_JOBS = {
+    option.name for option in click.command()(with_options(_JOB_OPTIONS)(lambda: None)).params
+}
 _POLICY_OPTIONS = [
     click.option("--retries", type=click.IntRange(0), default=None,
                  help="How often a block that raises is tried again.  [default: 0]"),
@@ -52,7 +56,7 @@ def _given(options: dict[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
     if bool(options.get("mpi")) != ("ranks" in found):
         raise click.UsageError("--mpi and --ntasks RANKS go together.")
     if words:
-        found["sbatch"] = submissions.join_words(words)
+        found["sbatch"] = join_words(words)
     return found
 
 
@@ -139,8 +143,7 @@ def resume(out: str, words: tuple[str, ...], here: bool, **options: Any) -> None
     last = submissions.newest(plan)
     context = click.get_current_context()
     given = _given({k: v for k, v in options.items() if _was_said(context, k)}, words)
-    asked = set(given) - {"retries", "max_failed", "gaps", "memory"}
-    if here or (last is None and not asked):
+    if here or (last is None and not (_OF_JOBS | {"sbatch"}) & given.keys()):
         run_here(lambda: plan, options)
         return
     submissions.Submitted(plan.out).resume(**given)

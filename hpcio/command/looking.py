@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from hpcio.plan import Plan
+from hpcio.reporting import write_page
 from hpcio.watching import (
     as_json as for_programs,
 )
-from hpcio.watching import follow_status, print_status, queues, write_page
+from hpcio.watching import follow_status, print_status, queues
 from hpcio.watching import status as read
 
 __all__ = ["report", "status"]

@@ -122,9 +122,10 @@ class Target:
         spec["shape"] = tuple(spec["shape"])
         spec["dtype"] = np.dtype(spec["dtype"])
         spec["shapes"] = tuple(tuple(s) for s in spec["shapes"])
-        return cls(
-            **spec, **{name: group[name][()] for name in ("shape_index", "start", "channel")}
-        )
+        arrays = {name: group[name][()] for name in ("start", "channel")}
+        # Results of versions before 0.1 call it so.
+        index = group["shape_index" if "shape_index" in group else "form"][()]
+        return cls(**spec, **arrays, shape_index=index)
 
     def region(self, i: int) -> tuple[slice, ...]:
         """The region of block `i` in the dataset."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, Generic, TypeVar, cast
 
-from hpcio.errors import OptionError
+from hpcio.errors import MissingPackageError, OptionError
 
 __all__ = ["Registry"]
 
@@ -54,9 +54,10 @@ class Registry(Generic[T]):
         self._known[name] = thing
 
     def __getitem__(self, name: str) -> T:
-        if name not in self._known:  # installed packages are searched only when they must be
+        known = isinstance(name, str) and name in self._known
+        if not known:  # installed packages are searched only when they must be
             self._scan()
-        if name not in self._known:
+        if not isinstance(name, str) or name not in self._known:
             raise OptionError(
                 f"There is no {self._kind} '{name}'. Choose one of: {', '.join(self.names())}."
             )
@@ -65,9 +66,19 @@ class Registry(Generic[T]):
             module, _, attribute = found.partition(":")
             found = getattr(importlib.import_module(module), attribute)
         elif isinstance(found, metadata.EntryPoint):
-            found = found.load()
+            found = self._load(found)
         self._known[name] = found
         return cast("T", found)
+
+    def _load(self, entry: metadata.EntryPoint) -> Any:
+        try:
+            return entry.load()
+        except Exception as error:
+            package = entry.dist.name if entry.dist is not None else entry.value
+            raise MissingPackageError(
+                f"The {self._kind} '{entry.name}' of the package '{package}' cannot be loaded "
+                f"({type(error).__name__}: {error}). Mend the package, or remove it."
+            ) from error
 
     def names(self) -> tuple[str, ...]:
         """All names: ours, then those that were added."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcio.errors import MemoryLimitError
-from hpcio.machine import check_room, parse_bytes
+from hpcio.machine import available, check_room, parse_bytes
 from hpcio.planning.plan import Plan
 from hpcio.recording import LARGE
 
@@ -28,9 +28,18 @@ def block_memory(plan: Plan) -> np.ndarray:
     return need if plan.average is None else need + 2 * plan.target.nbytes
 
 
-def check_memory(plan: Plan, limit: str | int) -> None:
-    """Raise MemoryLimitError if the largest block does not fit into a worker of `limit` bytes."""
-    limit = parse_bytes(limit)
+def check_memory(plan: Plan, limit: str | int | None, *, share: int = 1) -> None:
+    """Raise MemoryLimitError if the largest block does not fit into a worker.
+
+    Parameters
+    ----------
+    plan : Plan
+    limit : str, int or None
+        What a worker may use; by default its share of what this machine has free.
+    share : int
+        How many workers share that.
+    """
+    limit = available() // share if limit is None else parse_bytes(limit)
     need = block_memory(plan)
     largest = int(need.argmax())
     total = int(need[largest]) + BASE

@@ -79,20 +79,26 @@ TRIAL_TABLES: Registry[TrialTableKind] = Registry(
 
 def read_table(spec: str) -> TrialTable:
     """Read the table of trials that a user names."""
-    return next(kind for kind in TRIAL_TABLES.added_first() if kind.claims(spec)).read(spec)
+    found = next(kind for kind in TRIAL_TABLES.added_first() if kind.claims(spec)).read(spec)
+    return _checked(found.values, found.name, f"'{spec}'")
 
 
 def array_table(table: npt.ArrayLike) -> TrialTable:
     """A table of trials from whatever numpy takes for an array."""
+    return _checked(table, lambda k: f"Trial {k} of the table", "The trial table")
+
+
+def _checked(table: npt.ArrayLike, name: Callable[[int], str], where: str) -> TrialTable:
+    """A table of numbers with two or three columns, or a TrialError."""
     try:
         values = np.asarray(table)
     except (ValueError, TypeError) as error:
         raise TrialError(
-            "The trial table is no array: its rows differ in length. Give start, stop and "
+            f"{where} is no array: its rows differ in length. Give start, stop and "
             "(if wanted) offset for every trial."
         ) from error
-    check_table(values.shape, values.dtype, "The trial table")
-    return TrialTable(values, lambda k: f"Trial {k} of the table")
+    check_table(values.shape, values.dtype, where)
+    return TrialTable(values, name)
 
 
 def check_table(shape: tuple[int, ...] | None, dtype: np.dtype[Any], where: str) -> None:

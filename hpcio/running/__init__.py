@@ -8,9 +8,9 @@ read from the journals what is done.
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
 from hpcio.running.deaths import FRUITLESS, Deaths, blame, how_it_ended
-from hpcio.running.local import EXECUTORS, choose
-from hpcio.running.partition import divide, from_runs, runs
-from hpcio.running.ranks import Ranks, call_on_ranks
+from hpcio.running.local import EXECUTORS, ExecutorMaker, choose
+from hpcio.running.partition import batches_of, divide, from_runs, runs
+from hpcio.running.ranks import Ranks, call_on_ranks, share_out
 from hpcio.running.run import Executor, Nobody, Work, execute, record
 
 __all__ = [
@@ -19,10 +19,12 @@ __all__ = [
     "Attempt",
     "Deaths",
     "Executor",
+    "ExecutorMaker",
     "Nobody",
     "Ranks",
     "Stop",
     "Work",
+    "batches_of",
     "blame",
     "call_on_ranks",
     "choose",
@@ -33,4 +35,5 @@ __all__ = [
     "record",
     "run_batch",
     "runs",
+    "share_out",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from hpcio.errors import WorkerError
-from hpcio.machine import Registry, available, cores
+from hpcio.machine import Registry, cores
 from hpcio.planning import Plan, check_memory
 from hpcio.running.attempt import Attempt
 from hpcio.running.batch import run_batch
@@ -70,7 +70,7 @@ class ThisProcess:
 
     def check(self, plan: Plan, memory: str | int | None) -> None:
         """Hold the largest block against the memory of this machine."""
-        check_memory(plan, available() if memory is None else memory)
+        check_memory(plan, memory)
 
     def execute(self, work: Work) -> None:
         """Try every block of the work; see `hpcio.running.Executor`."""

@@ -6,7 +6,29 @@ from collections.abc import Iterable
 
 import numpy as np
 
-__all__ = ["divide", "from_runs", "runs"]
+from hpcio.planning import Plan, block_memory
+
+__all__ = ["batches_of", "divide", "from_runs", "runs"]
+
+
+def batches_of(plan: Plan, blocks: np.ndarray, count: int) -> list[np.ndarray]:
+    """Cut blocks into batches that need about equal memory, groups of an average kept together.
+
+    Parameters
+    ----------
+    plan : Plan
+    blocks : numpy.ndarray of int, shape (n,)
+        Numbers of blocks, ascending.
+    count : int
+        How many batches at the most.
+
+    Returns
+    -------
+    list of numpy.ndarray of int
+        Numbers of blocks; none of them empty, together every block once, in order.
+    """
+    parts = divide(block_memory(plan)[blocks], count, together=blocks // plan.blocks_per_group)
+    return [blocks[part] for part in parts]
 
 
 def divide(

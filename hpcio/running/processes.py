@@ -25,10 +25,10 @@ import numpy as np
 from hpcio import errors
 from hpcio.errors import WorkerError, as_output_error
 from hpcio.journals import tried_by
-from hpcio.machine import available, package_folder
-from hpcio.planning import Plan, block_memory, check_memory
+from hpcio.machine import package_folder
+from hpcio.planning import Plan, check_memory
 from hpcio.running.deaths import Deaths, how_it_ended
-from hpcio.running.partition import divide, runs
+from hpcio.running.partition import batches_of, runs
 from hpcio.running.run import Work
 
 __all__ = ["Processes"]
@@ -93,7 +93,7 @@ class Processes:
 
     def check(self, plan: Plan, memory: str | int | None) -> None:
         """Hold the largest block against a worker's share of this machine's memory."""
-        check_memory(plan, available() // self.workers if memory is None else memory)
+        check_memory(plan, memory, share=self.workers)
 
     def execute(self, work: Work) -> None:
         """Try every block of the work; see `hpcio.running.Executor`."""
@@ -105,14 +105,8 @@ class _Pool:
 
     def __init__(self, processes: Processes, work: Work) -> None:
         self.plan, self.retries, self.max_failed = work.plan, work.retries, work.max_failed
-        sizes = block_memory(work.plan)[work.blocks]
         self.wanted = min(processes.workers, work.blocks.size)
-        parts = divide(
-            sizes,
-            self.wanted * BATCHES_PER_WORKER,
-            together=work.blocks // work.plan.blocks_per_group,
-        )
-        self.queue = deque(work.blocks[p] for p in parts)
+        self.queue = deque(batches_of(work.plan, work.blocks, self.wanted * BATCHES_PER_WORKER))
         self.threads = processes.threads
         self.workers: list[_Process] = []
         self.selector = selectors.DefaultSelector()

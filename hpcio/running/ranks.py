@@ -24,11 +24,11 @@ import numpy as np
 
 from hpcio.errors import HpcioError, WorkerError
 from hpcio.journals import ClaimFolder
-from hpcio.machine import Launch, available, communicator, launched
+from hpcio.machine import Launch, communicator, launched
 from hpcio.planning import Plan, block_memory, check_memory, load_plan
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
-from hpcio.running.partition import divide, from_runs, runs
+from hpcio.running.partition import batches_of, from_runs, runs
 from hpcio.running.run import Work
 
 __all__ = ["Ranks", "call_on_ranks", "share_out"]
@@ -105,7 +105,7 @@ class Ranks:
 
     def check(self, plan: Plan, memory: str | int | None) -> None:
         """Hold the largest block against a rank's share of this node's memory."""
-        check_memory(plan, available() // self._launch.local if memory is None else memory)
+        check_memory(plan, memory, share=self._launch.local)
 
     def execute(self, work: Work) -> None:
         """Try every block of the work; see `hpcio.running.Executor`."""
@@ -191,10 +191,9 @@ def _abort(world: Any, error: BaseException) -> None:
 
 def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
     """Run this rank's batches, then those of others; return the signals that told it to stop."""
-    blocks = from_runs(task["blocks"])
-    sizes = block_memory(plan)[blocks]
-    parts = divide(sizes, world.size * BATCHES_PER_RANK, together=blocks // plan.blocks_per_group)
-    shares = share_out(np.asarray([int(sizes[p].sum()) for p in parts]), world.size)
+    batches = batches_of(plan, from_runs(task["blocks"]), world.size * BATCHES_PER_RANK)
+    sizes = block_memory(plan)
+    shares = share_out(np.asarray([int(sizes[b].sum()) for b in batches]), world.size)
     mine = shares[world.rank]
     # Of the others, take first what they would do last.
     others = [b for k in range(1, world.size) for b in shares[(world.rank + k) % world.size][::-1]]
@@ -217,7 +216,7 @@ def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
                     if attempt.stopping or claims.is_taken(f"{name}.stop"):
                         break
                     if claims.take(f"{name}-{batch}"):
-                        run_batch(attempt, blocks[parts[batch]])
+                        run_batch(attempt, batches[batch])
             if attempt.may_fail < 0:
                 claims.take(f"{name}.stop")
             attempt.sync()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from slurm.site.config import settings
     from slurm.site.options import SubmitOptions
     from slurm.site.partitions import Site, format_time, parse_time, read_site
+    from slurm.site.sbatch import check_options, join_words, names_option, split_option
     from slurm.site.squeue import ENDED, FIRST_LOOK, LAST_LOOK, queued_jobs
 
 __all__ = [
@@ -25,15 +26,19 @@ __all__ = [
     "Site",
     "SubmitOptions",
     "call",
+    "check_options",
     "environment",
     "format_time",
     "job_number",
+    "join_words",
+    "names_option",
     "parse_time",
     "queued_jobs",
     "read_site",
     "refusal",
     "require",
     "settings",
+    "split_option",
 ]
 
 # Imported when they are asked for: an array task asks for its environment, and little else.
@@ -54,5 +59,9 @@ __getattr__ = lazily(
         "refusal": "commands",
         "require": "commands",
         "settings": "config",
+        "split_option": "sbatch",
+        "names_option": "sbatch",
+        "join_words": "sbatch",
+        "check_options": "sbatch",
     },
 )

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from slurm.submissions.handle import Submitted, attach
     from slurm.submissions.logs import log_files
     from slurm.submissions.records import Submission, jobs, newest, read_submission, task_plan
-    from slurm.submissions.sbatch import join_words
     from slurm.submissions.submitting import scripts, submit, write_scripts
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "Submitted",
     "attach",
     "jobs",
-    "join_words",
     "log_files",
     "newest",
     "read_submission",
@@ -40,7 +38,6 @@ __getattr__ = lazily(
         "Submission": "records",
         "Submitted": "handle",
         "attach": "handle",
-        "join_words": "sbatch",
         "jobs": "records",
         "log_files": "logs",
         "newest": "records",

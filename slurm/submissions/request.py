@@ -12,8 +12,7 @@ from hpcio.errors import PlanError
 from hpcio.machine import parse_bytes
 from hpcio.planning import Plan
 from hpcio.writers import needs_ranks
-from slurm.site import Site, SubmitOptions, parse_time, settings
-from slurm.submissions.sbatch import check_options
+from slurm.site import Site, SubmitOptions, check_options, parse_time, settings
 
 __all__ = ["JobRequest", "make_request"]
 

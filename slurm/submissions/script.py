@@ -9,9 +9,8 @@ from pathlib import Path
 
 from hpcio.errors import ClusterError
 from hpcio.planning import Plan
-from slurm.site import format_time
+from slurm.site import format_time, names_option, split_option
 from slurm.submissions.request import JobRequest
-from slurm.submissions.sbatch import names_option, split_option
 
 __all__ = ["array_script", "finish_script", "ranks_script"]
 

@@ -16,7 +16,7 @@ import sys
 
 from hpcio.errors import HpcioError
 from hpcio.planning import Plan, load_plan
-from slurm.tasks.exits import TROUBLE
+from slurm.tasks.ending import TROUBLE
 
 __all__ = ["main"]
 

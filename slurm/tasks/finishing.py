@@ -13,7 +13,7 @@ from hpcio.planning import Plan
 from hpcio.results import verify
 from hpcio.running import Nobody, execute, record
 from slurm.submissions import Submission, read_submission
-from slurm.tasks.exits import DONE, TROUBLE
+from slurm.tasks.ending import DONE, TROUBLE
 
 __all__ = ["finish"]
 

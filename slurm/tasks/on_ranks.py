@@ -9,8 +9,7 @@ from hpcio.journals import read_logs, tried_since
 from hpcio.planning import Plan
 from hpcio.running import Ranks, call_on_ranks, execute
 from slurm.submissions import read_submission
-from slurm.tasks.exits import DONE, ENDED
-from slurm.tasks.restart import restart
+from slurm.tasks.ending import DONE, ENDED, restart
 
 __all__ = ["run_on_ranks"]
 

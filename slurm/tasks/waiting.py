@@ -18,8 +18,7 @@ from hpcio.planning import Plan
 from hpcio.running import Deaths, how_it_ended
 from slurm.site import environment
 from slurm.tasks.assignment import Assignment, Whereabouts
-from slurm.tasks.exits import AGAIN, DONE, ENDED, TROUBLE
-from slurm.tasks.restart import restart
+from slurm.tasks.ending import AGAIN, DONE, ENDED, TROUBLE, restart
 from slurm.tasks.working import TaskWorker
 
 __all__ = ["TaskWatcher"]

@@ -16,10 +16,9 @@ from hpcio.running import Attempt, Stop, run_batch
 from slurm.site import environment
 from slurm.tasks.assignment import Assignment, Part, Whereabouts
 from slurm.tasks.claims import Claim, Claims
-from slurm.tasks.exits import AGAIN, DONE, ENDED
+from slurm.tasks.ending import AGAIN, DONE, ENDED
 from slurm.tasks.heartbeats import Heartbeat
-from slurm.tasks.helping import Helper
-from slurm.tasks.progress import Progress
+from slurm.tasks.helping import Helper, Progress
 
 __all__ = ["TaskWorker"]
 

@@ -25,7 +25,7 @@ from hpcio.files import checksum, write_under_name
 from hpcio.planning import WriterAbilities
 from hpcio.recording import Recording, TrialTable
 from hpcio.running import Attempt, run_batch
-from hpcio.watching import Section
+from hpcio.reporting import Section
 from hpcio.writers import Stored, Unbuffered
 
 

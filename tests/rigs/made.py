@@ -16,7 +16,7 @@ import hpcio
 from hpcio.files.bytes import checksum
 from hpcio.journals.journal import DONE, HEADER, RECORD
 from hpcio.journals.ledger import open_journal
-from hpcio.watching.timeline import Timeline
+from hpcio.reporting.timeline import Timeline
 from tests.rigs.waiting import PATIENCE
 
 COMMAND = "import sys; from hpcio.cli import main; sys.argv[0] = 'hpcio'; main()"

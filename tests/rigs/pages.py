@@ -15,7 +15,7 @@ from hpcio.files.bytes import checksum
 from hpcio.journals import journal
 from hpcio.journals.journal import DONE, FAILED, RECORD, Journal
 from hpcio.journals.rundir import prepare
-from hpcio.watching.page import write_page
+from hpcio.reporting.page import write_page
 
 HOUR = 3600.0
 BEGAN = 1_700_000_000.0

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hpcio.errors import ClusterError
+from slurm.site.sbatch import check_options, join_words, names_option
 from slurm.submissions.request import JobRequest
-from slurm.submissions.sbatch import check_options, join_words, names_option
 from slurm.submissions.script import array_script, finish_script
 
 

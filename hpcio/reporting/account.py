@@ -23,9 +23,9 @@ from hpcio.journals import (
     walltime_to_ask,
 )
 from hpcio.planning import Plan
+from hpcio.reporting.timeline import Timeline, names_of, worked
 from hpcio.results import provenance
 from hpcio.running import runs
-from hpcio.watching.timeline import Timeline, names_of, worked
 from hpcio.words import count, duration, natural, number, size, when
 
 __all__ = [

@@ -11,8 +11,8 @@ import pytest
 import hpcio
 from hpcio.journals import usage
 from hpcio.journals.usage import Usage
-from hpcio.watching import account
-from hpcio.watching.page import write_page
+from hpcio.reporting import account
+from hpcio.reporting.page import write_page
 from tests.rigs.pages import BEGAN, HOUR, Page, page_of, planned, text, work
 
 

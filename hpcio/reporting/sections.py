@@ -15,9 +15,9 @@ from hpcio.errors import MissingPackageError
 from hpcio.journals import Ledger, read_usage
 from hpcio.machine import Registry
 from hpcio.planning import Plan
-from hpcio.watching import account
-from hpcio.watching.pictures import drawing
-from hpcio.watching.timeline import Timeline, read_timeline
+from hpcio.reporting import account
+from hpcio.reporting.pictures import drawing
+from hpcio.reporting.timeline import Timeline, read_timeline
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -86,7 +86,7 @@ def _environment() -> Environment:
             "Reports need jinja2. Install it: pip install 'hpcio[plot]'"
         ) from error
     environment = Environment(
-        loader=PackageLoader("hpcio.watching"), autoescape=True, undefined=StrictUndefined,
+        loader=PackageLoader("hpcio.reporting"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
@@ -186,7 +186,7 @@ SECTIONS: Registry[Callable[[RunView], Section | None]] = Registry(
     "section of the report",
     group="hpcio.report_sections",
     own={
-        name: f"hpcio.watching.sections:_{name}"
+        name: f"hpcio.reporting.sections:_{name}"
         for name in ("ran", "failures", "timeline", "limits", "workers", "slowest")
     },
 )

@@ -7,7 +7,7 @@ import pytest
 
 from hpcio.journals.journal import DONE
 from hpcio.journals.ledger import Ledger
-from hpcio.watching import timeline
+from hpcio.reporting import timeline
 from tests.rigs.made import times
 
 

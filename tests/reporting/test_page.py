@@ -19,7 +19,7 @@ from hpcio.journals.journal import DONE
 from hpcio.journals.ledger import Ledger
 from hpcio.journals.rundir import prepare
 from hpcio.journals.usage import Usage
-from hpcio.watching.page import GENERATOR, write_page
+from hpcio.reporting.page import GENERATOR, write_page
 from tests.rigs.pages import BEGAN, HOUR, Page, page_of, planned, text, work
 
 

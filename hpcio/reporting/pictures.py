@@ -15,7 +15,7 @@ import numpy as np
 from hpcio.errors import MissingPackageError, as_output_error
 from hpcio.journals import Ledger
 from hpcio.planning import load_plan
-from hpcio.watching.timeline import (
+from hpcio.reporting.timeline import (
     COLUMNS,
     Bars,
     Timeline,

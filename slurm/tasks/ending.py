@@ -1,4 +1,4 @@
-"""Having SLURM start a job again, where it has stopped."""
+"""How a task ends: exit statuses, and having SLURM start a job again where it has stopped."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ import sys
 
 from hpcio.planning import Plan
 from slurm.site import environment
-from slurm.tasks.exits import DONE, TROUBLE
 
-__all__ = ["restart"]
+__all__ = ["AGAIN", "DONE", "ENDED", "TROUBLE", "restart"]
+
+# Nothing is left to do.
+DONE = 0
+# An error was printed.
+TROUBLE = 1
+# The time of the task is nearly over: SLURM is to start it again.
+AGAIN = 75
+# SLURM or a user ends the task: 128 + SIGTERM, as shells say it.
+ENDED = 143
 
 
 def restart(plan: Plan, *, progress: bool) -> int:

@@ -10,12 +10,12 @@ import os
 import time
 from pathlib import Path
 
-from hpcio.errors import OutputError, ResultError, as_output_error
+from hpcio.errors import FunctionError, HpcioError, OutputError, ResultError, as_output_error
 from hpcio.machine import write_whole
 from hpcio.planning import Plan, load_plan
-from hpcio.watching import account
-from hpcio.watching.sections import SECTIONS, RunView, render
-from hpcio.watching.timeline import worked
+from hpcio.reporting import account
+from hpcio.reporting.sections import SECTIONS, RunView, Section, render
+from hpcio.reporting.timeline import worked
 
 __all__ = ["write_page"]
 
@@ -91,10 +91,22 @@ def _check_replaceable(path: Path) -> None:
         )
 
 
+def _section(name: str, run: RunView) -> Section | None:
+    try:
+        return SECTIONS[name](run)
+    except HpcioError:
+        raise
+    except Exception as error:
+        raise FunctionError(
+            f"The section '{name}' of the report raised {type(error).__name__}: {error}. Mend it, "
+            "or remove the package that brings it."
+        ) from error
+
+
 def _render(plan: Plan) -> str:
     """The page; templates escape all that they are given, but for the picture."""
     run = RunView(plan)
-    made = {name: SECTIONS[name](run) for name in SECTIONS.names()}
+    made = {name: _section(name, run) for name in SECTIONS.names()}
     times = run.times
     return render(
         "page",
