@@ -93,11 +93,26 @@ class WorkerError(HpcioError, RuntimeError):
 
 @dataclass(frozen=True)
 class Failure:
-    """A block that failed: its number, its trial, and why."""
+    """A block that failed: its number, its trial, and why.
+
+    Attributes
+    ----------
+    block, trial : int
+    traceback : str
+    counted : str
+        What people count, ``trial`` or ``block``; see `hpcio.planning.Plan.counted`.
+    """
 
     block: int
     trial: int
     traceback: str
+    counted: str = "block"
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        trial = f"trial {self.trial}"
+        return trial if self.counted == "trial" else f"block {self.block} ({trial})"
 
     @property
     def reason(self) -> str:
@@ -129,6 +144,8 @@ class Done:
     failed : tuple of Failure
     workers : int
         Processes that have computed blocks in this run.
+    counted : str
+        What people count, ``trial`` or ``block``.
     """
 
     out: str
@@ -140,6 +157,7 @@ class Done:
     nbytes_read: int
     failed: tuple[Failure, ...]
     workers: int
+    counted: str = "block"
 
     @property
     def blocks_per_second(self) -> float:
@@ -154,8 +172,8 @@ class Done:
     def __str__(self) -> str:
         earlier = self.blocks - self.computed
         return (
-            f"{self.computed} blocks in {self.seconds:.2f} s "
-            f"({self.blocks_per_second:.0f} blocks/s, {self.mb_per_second:.0f} MB/s)"
+            f"{self.computed} {self.counted}s in {self.seconds:.2f} s "
+            f"({self.blocks_per_second:.0f} {self.counted}s/s, {self.mb_per_second:.0f} MB/s)"
             + (f", {earlier} from earlier runs" if earlier else "")
             + (f", {self.repeated} computed twice" if self.repeated else "")
             + (f", {len(self.failed)} failed" if self.failed else "")

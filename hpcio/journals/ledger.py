@@ -342,6 +342,7 @@ class Ledger:
                 block=b,
                 trial=int(self.plan.trials.index[self.plan.blocks.trial[b]]),
                 traceback=self.logs[self.log[b]].note(self.record[b]).decode(errors="replace"),
+                counted=self.plan.counted,
             )
             for b in np.flatnonzero(self.state == FAILED).tolist()
         )

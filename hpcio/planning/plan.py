@@ -89,6 +89,11 @@ class Plan:
         return self.target.dtype if self.average is None else self.average.dtype
 
     @property
+    def counted(self) -> str:
+        """What people count: a trial, or a block where trials are cut into channel blocks."""
+        return "trial" if self.blocks.channel_blocks == 1 else "block"
+
+    @property
     def blocks_per_group(self) -> int:
         """How many consecutive blocks one process computes together; 1 unless averaged."""
         return 1 if self.average is None else self.average.blocks_per_group

@@ -231,10 +231,10 @@ def _worker(label: str, host: str, logs: Sequence[JournalRecords], sizes: np.nda
     return Worker(label, host, blocks, failed, busy / seconds, nbytes / seconds, first, last)
 
 
-def spread_of(workers: Sequence[Worker]) -> list[tuple[str, list[str]]]:
+def spread_of(workers: Sequence[Worker], counted: str) -> list[tuple[str, list[str]]]:
     """Least, quartiles and most of what workers did: for each a name and five values."""
     columns: list[tuple[str, list[float], Callable[[float], str]]] = [
-        ("blocks", [w.blocks for w in workers], "{:,.0f}".format),
+        (f"{counted}s", [w.blocks for w in workers], "{:,.0f}".format),
         ("busy", [w.busy for w in workers], "{:.0%}".format),
         ("MB/s", [w.speed / 1e6 for w in workers], number),
         ("first to last", [w.last - w.first for w in workers], duration),

@@ -113,6 +113,7 @@ def _render(plan: Plan) -> str:
         generator=GENERATOR,
         name=Path(plan.out).name,
         state=account.state_of(plan, run.counts, published=bool(run.made)),
+        counted=plan.counted,
         counts=run.counts,
         seconds=worked(times) if len(times) else 0.0,
         nbytes=int(times.nbytes.sum() + times.nbytes_read.sum()),

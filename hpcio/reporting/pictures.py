@@ -317,8 +317,8 @@ def summary(times: Timeline) -> str:
     workers = len(rows_of(times)[1])
     nbytes = int(times.nbytes.sum() + times.nbytes_read.sum())
     return (
-        f"{times.function}, {count(len(times), 'block')} by {count(workers, 'worker')} in "
-        f"{duration(seconds)}: {number(len(times) / seconds)} blocks/s, "
+        f"{times.function}, {count(len(times), times.counted)} by {count(workers, 'worker')} in "
+        f"{duration(seconds)}: {number(len(times) / seconds)} {times.counted}s/s, "
         f"{number(nbytes / 1e6 / seconds)} MB/s"
     )
 

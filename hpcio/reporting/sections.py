@@ -123,7 +123,8 @@ def _failures(run: RunView) -> Section | None:
     if not groups:
         return None
     body = render(
-        "failures", counts=run.counts, groups=groups[:MOST_GROUPS], more=groups[MOST_GROUPS:],
+        "failures", counted=run.plan.counted, counts=run.counts,
+        groups=groups[:MOST_GROUPS], more=groups[MOST_GROUPS:],
         tracebacks=f"hpcio status --failed {shlex.quote(run.plan.out)}",
     )  # fmt: skip
     return Section("Failures", body)
@@ -152,7 +153,8 @@ def _workers(run: RunView) -> Section | None:
     days = {words.when(t, "%F") for w in workers for t in (w.first, w.last)}
     body = render(
         "workers",
-        spread=account.spread_of(workers) if many else [],
+        counted=run.plan.counted,
+        spread=account.spread_of(workers, run.plan.counted) if many else [],
         tables=(
             [("The slowest", by_speed[:SOME_WORKERS]), ("The fastest", by_speed[-SOME_WORKERS:])]
             if many
@@ -175,7 +177,8 @@ def _slowest(run: RunView) -> Section | None:
         [x.nbytes / 1e6 for x in slowest],
     ]
     body = render(
-        "slowest", slowest=slowest, unit=unit, columns=[words.column(c) for c in columns],
+        "slowest", counted=run.plan.counted, slowest=slowest,
+        unit=unit, columns=[words.column(c) for c in columns],
         median=float(np.median(run.times.compute + run.times.io)),
     )  # fmt: skip
     return Section("The slowest trials", body)

@@ -59,6 +59,8 @@ class Timeline:
         When the last attempt wrote its last record, its data being safe on disk.
     function : str
         What was computed, as ``MODULE:FUNC``.
+    counted : str
+        What people count, ``trial`` or ``block``.
     """
 
     block: np.ndarray
@@ -72,6 +74,7 @@ class Timeline:
     workers: tuple[tuple[str, str], ...]
     finish: float
     function: str
+    counted: str = "block"
 
     def __len__(self) -> int:
         """Number of blocks."""
@@ -112,6 +115,7 @@ def read_timeline(ledger: Ledger) -> Timeline:
         workers=tuple((str(x.header["host"]), str(x.header["label"])) for x in ledger.logs),
         finish=max((float(x.records["end"][-1]) for x in ledger.logs if x.records.size), default=0),
         function=ledger.plan.function.name,
+        counted=ledger.plan.counted,
     )
 
 

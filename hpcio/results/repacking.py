@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def repack(
     Examples
     --------
     >>> repack("out.h5", "one.h5")  # doctest: +SKIP
-    Verified(path='one.h5', blocks=300, gaps=0, nbytes=1228800)
+    Verified(path='one.h5', blocks=300, gaps=0, nbytes=1228800, counted='trial')
     """
     if workers is not None and workers < 1:
         raise WorkerError(f"workers={workers} makes no sense. Use 1 or more.")
@@ -116,7 +117,7 @@ def repack(
         raise
     except (OSError, RuntimeError) as error:
         raise as_output_error(error, final) from error
-    return Verified(os.fspath(final), checked.blocks, checked.gaps, checked.nbytes)
+    return replace(checked, path=os.fspath(final))
 
 
 def _checked_copy(

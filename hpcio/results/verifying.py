@@ -36,12 +36,15 @@ class Verified:
     gaps : int
         Blocks that the run could not compute, and that hold the fill value.
     nbytes : int
+    counted : str
+        What people count, ``trial`` or ``block``.
     """
 
     path: str
     blocks: int
     gaps: int
     nbytes: int
+    counted: str = "block"
 
     @classmethod
     def of(cls, path: str | os.PathLike[str], target: Target, done: np.ndarray) -> Self:
@@ -49,11 +52,14 @@ class Verified:
         return cls(
             path=os.fspath(path), blocks=int(done.sum()), gaps=int((~done).sum()),
             nbytes=int(target.sizes()[done].sum()),
+            # An average is one block of all trials.
+            counted="trial" if target.channel_axis is None and done.size > 1 else "block",
         )  # fmt: skip
 
     def __str__(self) -> str:
         gaps = f", {self.gaps} gaps" if self.gaps else ""
-        return f"{self.path}: {self.blocks} blocks, {self.nbytes / 1e6:.1f} MB verified{gaps}"
+        megabytes = f"{self.nbytes / 1e6:.1f} MB"
+        return f"{self.path}: {self.blocks} {self.counted}s, {megabytes} verified{gaps}"
 
 
 def spans(target: Target, nbytes: int = THROUGH_HDF5) -> Iterator[tuple[np.ndarray, int, int]]:

@@ -145,7 +145,7 @@ def _compute(
         except KeyboardInterrupt:
             finished = int(Ledger.read(plan).done.sum())
             raise Interrupted(
-                f"Stopped with {finished} of {len(plan)} blocks done. "
+                f"Stopped with {finished} of {len(plan)} {plan.counted}s done. "
                 f"Continue with: hpcio resume {shlex.quote(plan.out)}"
             ) from None
 
@@ -208,6 +208,7 @@ def record(ledger: Ledger, known: set[Path]) -> Done:
         nbytes_read=int(plan.input_sizes()[blocks].sum()),
         failed=ledger.failures(),
         workers=len(times),
+        counted=plan.counted,
     )
 
 
@@ -221,15 +222,16 @@ def _first_start(records: np.ndarray, opened: float) -> float:
 def _failed_message(ledger: Ledger, max_failed: int, most: int = 10) -> str:
     failures = ledger.failures()
     lost = int((~ledger.done).sum()) - len(failures)
-    lines = [f"{len(failures)} of {len(ledger.plan)} blocks failed; nothing was published."]
-    lines += [f"  block {f.block} (trial {f.trial}): {f.reason}" for f in failures[:most]]
+    counted = f"{ledger.plan.counted}s"
+    lines = [f"{len(failures)} of {len(ledger.plan)} {counted} failed; nothing was published."]
+    lines += [f"  {failure.name}: {failure.reason}" for failure in failures[:most]]
     if len(failures) > most:
         lines.append(f"  ... and {len(failures) - most} more")
     if lost:
         stopped = f", since more than {max_failed} had failed (max_failed)"
-        lines.append(f"  {lost} blocks were not tried" + stopped * (len(failures) > max_failed))
+        lines.append(f"  {lost} {counted} were not tried" + stopped * (len(failures) > max_failed))
     lines.append(
         f"Tracebacks: hpcio status {ledger.plan.out} --failed. Mend the cause, then run again: "
-        "only the missing blocks are computed. Or ask for gaps=True (in the shell: --gaps)."
+        f"only the missing {counted} are computed. Or ask for gaps=True (in the shell: --gaps)."
     )
     return "\n".join(lines)

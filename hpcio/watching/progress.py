@@ -133,7 +133,7 @@ def _lines(states: Iterator[Status]) -> None:
 
 
 def _progress(state: Status) -> str:
-    parts = (f"{state.done:,}/{state.blocks:,} blocks", speed_words(state, at_work=True))
+    parts = (f"{state.done:,}/{state.blocks:,} {state.counted}s", speed_words(state, at_work=True))
     return ", ".join(filter(None, parts))
 
 

@@ -114,6 +114,8 @@ class Status:
         When the present stretch of work began, in seconds since 1970: after the last pause.
     workers : tuple of WorkerStatus
         In the order of their labels, w2 before w10.
+    counted : str
+        What people count, ``trial`` or ``block``.
     """
 
     out: str
@@ -133,6 +135,7 @@ class Status:
     session: bool | None = False
     since: float = 0.0
     workers: tuple[WorkerStatus, ...] = ()
+    counted: str = "block"
 
     @property
     def left(self) -> int:
@@ -153,7 +156,10 @@ def working(state: Status, asked: Iterable[Queue]) -> bool | None:
 def as_json(state: Status, asked: Mapping[str, Queue]) -> dict[str, Any]:
     """All of it as JSON can hold it; docs/guide.md describes it."""
     said = asdict(state)
-    said.pop("session")
+    for name in ("session", "counted"):  # for people
+        said.pop(name)
+    for failure in said["failures"]:
+        failure.pop("counted")
     states = {label: word for queue in asked.values() for label, word in queue.states.items()}
     at_work = working(state, asked.values())
     return {

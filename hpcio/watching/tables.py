@@ -100,7 +100,7 @@ def workers_table(state: Status, asked: Mapping[str, Queue], *, most: int | None
         "state": [", ".join(filter(None, (row.word, *row.notes))) for row in shown],
         "done": [f"{w.done:,}" if w else "" for w in workers],
         "failed": [f"{w.failed:,}" if w and w.failed else "" for w in workers],
-        "blocks/s": [next(speeds) if w else "" for w in workers],
+        f"{state.counted}s/s": [next(speeds) if w else "" for w in workers],
         "MB/s": [next(paces) if w else "" for w in workers],
         "last record": [_ago(w.seconds_since) if w else "" for w in workers],
     }
@@ -116,15 +116,15 @@ def workers_table(state: Status, asked: Mapping[str, Queue], *, most: int | None
         cells = [Text(cells[k]) for cells in columns.values() if any(cells)]
         table.add_row(*cells, style="red" if row.bad else None)
     rest = rows[len(shown) :]
-    return Group(table, Text(_rest(rest))) if rest else table
+    return Group(table, Text(_rest(rest, state.counted))) if rest else table
 
 
-def _rest(rows: Sequence[_Row]) -> str:
+def _rest(rows: Sequence[_Row], counted: str) -> str:
     """What the rows that are not shown have in common."""
     words = [f"{n:,} {word}" for word, n in Counter(row.word for row in rows if row.word).items()]
     workers = [row.worker for row in rows if row.worker]
     if workers:
-        words.append(f"{sum(w.done for w in workers):,} blocks done")
+        words.append(f"{sum(w.done for w in workers):,} {counted}s done")
     trouble = sum(row.bad for row in rows)
     words += [f"{trouble:,} in trouble"] if trouble else []
     return f"and {len(rows):,} more: {', '.join(words)}; --all shows them"
@@ -138,7 +138,10 @@ def speed_words(state: Status, *, at_work: bool | None) -> str:
     """Blocks and bytes in a second, and the time that is left."""
     if not state.speed:
         return ""
-    words = [f"{number(state.speed)} blocks/s", f"{number(state.bytes_per_second / 1e6)} MB/s"]
+    words = [
+        f"{number(state.speed)} {state.counted}s/s",
+        f"{number(state.bytes_per_second / 1e6)} MB/s",
+    ]
     if state.left and state.seconds_left is not None and at_work is not False:
         left = state.seconds_left
         words.append(f"{duration(round(left))} left" if left >= 1 else "less than 1 s left")
@@ -163,7 +166,7 @@ def run_table(state: Status, asked: Mapping[str, Queue]) -> RenderableType:
         "result": state.out + ("" if state.published else " (not published yet)"),
         "function": state.function
         + (" (pickled: it cannot be imported by name)" if state.pickled else ""),
-        "blocks": blocks_words(state),
+        f"{state.counted}s": blocks_words(state),
         "speed": speed_words(state, at_work=working(state, asked.values())),
         "workers": f"{len(state.workers):,} on {count(hosts, 'host')}, "
         f"{count(state.attempts, 'attempt')}"
@@ -216,7 +219,7 @@ def print_status(
     if state.failures:
         console.print()
     for failure in state.failures[: None if tracebacks else _MOST_FAILURES]:
-        head = Text(f"block {failure.block} (trial {failure.trial}): ", style="bold")
+        head = Text(f"{failure.name}: ", style="bold")
         text = failure.traceback if tracebacks else failure.reason
         console.print(head + Text(text, style="not bold"), soft_wrap=True)
     if len(state.failures) > _MOST_FAILURES and not tracebacks:

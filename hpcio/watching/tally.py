@@ -78,7 +78,8 @@ class Tally:
                 self._state[block] = FAILED
                 text = log.note(record).decode(errors="replace")
                 trial = int(self._plan.trials.index[self._plan.blocks.trial[block]])
-                self._failures[block] = Failure(block=block, trial=trial, traceback=text), key
+                failure = Failure(block, trial, text, self._plan.counted)
+                self._failures[block] = failure, key
 
     def _note_recent(self, ends: np.ndarray, nbytes: np.ndarray) -> None:
         self._ends = np.concatenate([self._ends, ends])
@@ -130,6 +131,7 @@ class Tally:
             seconds_left=0.0 if state.all() else left / pace if pace else None,
             session=session,
             since=float(self._begin[-1]) if self._begin.size else 0.0,
+            counted=plan.counted,
             workers=tuple(sorted(workers, key=lambda w: (natural(w.label), natural(w.host)))),
         )
 

@@ -73,11 +73,12 @@ def _of_one_file(out: str) -> Status:
     with open_result(out) as f:
         state = f["hpcio/state"][()]
         function = str(f.attrs["function"])
+        trials = f["trials"].size
     done = int((state == DONE).sum())
     return Status(
         out=str(Path(out).absolute()), published=True, blocks=state.size, done=done,
         failed=state.size - done, attempts=0, function=function, pickled=False, failures=(),
-        seconds_left=0.0,
+        seconds_left=0.0, counted="trial" if trials == state.size else "block",
     )  # fmt: skip
 
 

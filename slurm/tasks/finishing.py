@@ -40,7 +40,7 @@ def finish(plan: Plan, number: int) -> int:
     _keep_outcome(ledger, number, message, failed=len(failures), complete=complete)
     print(message)
     for failure in failures[:_MOST_TRACEBACKS]:
-        print(f"\n--- block {failure.block} (trial {failure.trial})\n{failure.traceback}")
+        print(f"\n--- {failure.name}\n{failure.traceback}")
     return DONE if complete else TROUBLE
 
 

@@ -53,7 +53,7 @@ RUN = ("work.py:demean", "rec.h5::/lfp", "--trials", "rec.h5::/trials", "--out",
 def test_run_status_verify_repack(folder):
     status, said, _ = command(folder, "run", *RUN, "--kwarg", "scale=2", "--workers", "2")
     assert status == 0
-    assert said.startswith(f"{folder}/out.h5: 100 blocks in ")
+    assert said.startswith(f"{folder}/out.h5: 100 trials in ")
     with h5py.File(folder / "rec.h5") as f, hpcio.open(folder / "out.h5") as g:
         trials = [f["lfp"][a:b] for a, b in f["trials"]]
         expected = np.concatenate([(t - t.mean(axis=0)) * 2 for t in trials])
@@ -61,7 +61,7 @@ def test_run_status_verify_repack(folder):
     status, said, _ = command(folder, "status", "out.h5", "--json")
     state = json.loads(said)
     assert (status, state["done"], state["failed"], state["left"]) == (0, 100, 0, 0)
-    assert command(folder, "verify", "out.h5")[:2] == (0, "out.h5: 100 blocks, 0.0 MB verified\n")
+    assert command(folder, "verify", "out.h5")[:2] == (0, "out.h5: 100 trials, 0.0 MB verified\n")
     assert command(folder, "repack", "out.h5")[0] == 0
     assert not (folder / "out.h5.run").exists()
     assert command(folder, "verify", "out.h5")[0] == 0
@@ -89,8 +89,8 @@ def test_a_failed_run_ends_with_1_and_can_be_looked_into(folder):
     words = ("work.py:demean", "rec.h5::/lfp", "--trials", "unlucky.csv", "--out", "out.h5")
     status, _, said = command(folder, "run", *words, "--workers", "1")
     assert status == 1
-    assert "1 of 3 blocks failed; nothing was published" in said
-    assert "block 1 (trial 1): ValueError: unlucky" in said
+    assert "1 of 3 trials failed; nothing was published" in said
+    assert "trial 1: ValueError: unlucky" in said
     assert not (folder / "out.h5").exists()
     status, said, _ = command(folder, "status", "out.h5", "--failed")
     assert status == 1

@@ -78,7 +78,7 @@ def python(folder: Path, *args: str, stdin: str | None = None) -> None:
     with ended(child):
         out, err = child.communicate(stdin, timeout=PATIENCE)
         assert child.returncode == 0, err
-    assert out.startswith(f"{TRIALS} blocks in ")  # once: no worker has run the script again
+    assert out.startswith(f"{TRIALS} trials in ")  # once: no worker has run the script again
     assert out.count("\n") == 1
 
 
@@ -112,7 +112,7 @@ def test_an_interactive_session(folder):
         [sys.executable, "-i", "-q"], cwd=folder, text=True, input=code, timeout=PATIENCE,
         capture_output=True, check=False,
     )  # fmt: skip
-    assert f"{TRIALS} blocks in " in child.stdout, child.stderr
+    assert f"{TRIALS} trials in " in child.stdout, child.stderr
     check(folder, pickled=True)
 
 
@@ -280,5 +280,5 @@ def test_a_notebook(folder, where, monkeypatch):
         resources={"metadata": {"path": str(folder)}},
     ).execute()  # fmt: skip
     printed = notebook.cells[2].outputs[0]["text"]
-    assert printed.startswith(f"{TRIALS} blocks in ")
+    assert printed.startswith(f"{TRIALS} trials in ")
     check(folder, pickled=where == "cell")

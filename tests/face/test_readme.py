@@ -49,7 +49,7 @@ def test_python_of_the_readme_runs_as_pasted(folder):
     (code,) = snippets("README.md", "python")
     assert len([line for line in code.splitlines() if line]) <= 10
     printed = run([sys.executable, "-c", code], folder)
-    assert printed.startswith("400 blocks in ")
+    assert printed.startswith("400 trials in ")
     assert printed.endswith("(400, 16) float64\n")
     with h5py.File(folder / "demo" / "recording.h5") as f, hpcio.open(folder / "rms.h5") as g:
         start, stop, _ = f["trials"][399]

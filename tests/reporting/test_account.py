@@ -26,15 +26,15 @@ def test_equal_failures_take_one_entry(tmp_path):
     assert page.state == "not complete"
     assert page.tiles["failed"] == "5,201"
     assert text(page.section("failures").find("p")).startswith(
-        "5,201 blocks failed and were not done since, for 3 reasons."
+        "5,201 trials failed and were not done since, for 3 reasons."
     )
     equal, some, one = page.failures()
     assert equal == (
-        "ValueError: too short", "5,000 blocks, of the trials 0-4999",
+        "ValueError: too short", "5,000 trials: 0-4999",
         "Traceback\n  in trial 0\nValueError: too short",
     )  # fmt: skip
     odd = ", ".join(str(k) for k in range(5001, 5025, 2))
-    assert some[:2] == ("KeyError: 'x'", f"200 blocks, of the trials {odd} and 188 more")
+    assert some[:2] == ("KeyError: 'x'", f"200 trials: {odd} and 188 more")
     assert one[:2] == ("MemoryError: much", "trial 5999")
     assert len(page.raw) < 100_000
 
@@ -44,7 +44,7 @@ def test_a_hundred_reasons_are_shown(tmp_path):
     work(plan, "w0", [], failed=[(k, f"ValueError: {k // 2}") for k in range(300)])
     page = page_of(plan)
     assert len(page.failures()) == 100
-    assert text(page.section("failures")).endswith("And 100 blocks more, for 50 other reasons.")
+    assert text(page.section("failures")).endswith("And 100 trials more, for 50 other reasons.")
 
 
 def test_long_and_lost_tracebacks(tmp_path):
@@ -115,7 +115,7 @@ def test_of_many_workers_the_slowest_and_the_fastest(tmp_path):
     spread, slowest, fastest = page.tables("workers")
     assert [row[0] for row in slowest[1:]] == [f"77_{k}" for k in range(59, 49, -1)]
     assert [row[0] for row in fastest[1:]] == [f"77_{k}" for k in range(9, -1, -1)]
-    assert spread[1] == ["blocks", "4", "4", "4", "4", "4"]
+    assert spread[1] == ["trials", "4", "4", "4", "4", "4"]
     assert spread[4][0] == "first to last"
     assert (spread[4][1], spread[4][5]) == ("400 ms", "24 s")
     assert text(page.section("workers").find("h2")) == "60 workers"
@@ -153,6 +153,6 @@ def test_a_thousand_tasks_and_a_million_trials_make_a_small_page_soon(tmp_path):
     assert time.process_time() - began < 60  # 5 s on an idle machine
     page = Page(path)
     assert path.stat().st_size < 3_000_000
-    assert page.tiles["of 1,000,000 blocks done"] == "1,000,000"
+    assert page.tiles["of 1,000,000 trials done"] == "1,000,000"
     assert text(page.section("workers").find("h2")) == "1,000 workers"
     assert len(page.tables("slowest")[0]) == 21

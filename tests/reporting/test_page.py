@@ -40,7 +40,7 @@ def real(tmp_path_factory) -> hpcio.Plan:
 def test_a_finished_run(real):
     page, ledger = page_of(real), Ledger.read(real)
     assert page.state == "complete"
-    assert page.tiles["of 60 blocks done"] == "60"
+    assert page.tiles["of 60 trials done"] == "60"
     assert page.tiles["failed"] == page.tiles["not tried"] == page.tiles["computed twice"] == "0"
     facts = page.facts
     assert facts["function"] == f"numpy:negative, version {np.__version__}"
@@ -63,20 +63,20 @@ def test_workers_and_slowest_are_those_of_the_journals(real):
     records = records[records["kind"] == DONE]
     (table,) = page.tables("workers")
     names, *rows = table
-    assert names[:6] == ["worker", "host", "blocks", "failed", "busy", "MB/s"]
+    assert names[:6] == ["worker", "host", "trials", "failed", "busy", "MB/s"]
     did = {log.header["label"]: int((log.records["kind"] == DONE).sum()) for log in ledger.logs}
     assert {row[0]: int(row[2]) for row in rows} == did
     ((names, *slow),) = page.tables("slowest")
     assert len(slow) == 20
     lasted = records["compute"].astype(float) + records["io"]
     order = np.argsort(-lasted)[:20]
-    assert [int(row[1]) for row in slow] == records["block"][order].tolist()
+    assert [int(row[0]) for row in slow] == records["block"][order].tolist()
     for row, k in zip(slow, order, strict=True):
-        scale = 1000 if "(ms)" in names[3] else 1
+        scale = 1000 if "(ms)" in names[2] else 1
         largest = scale * float(lasted.max())
-        for said, what in zip(row[3:5], ("compute", "io"), strict=True):
+        for said, what in zip(row[2:4], ("compute", "io"), strict=True):
             assert float(said) == pytest.approx(scale * records[what][k], abs=0.01 * largest)
-        assert row[5] == "0.00320"
+        assert row[4] == "0.00320"
 
 
 def test_an_unfinished_run_with_everything(tmp_path):
@@ -88,7 +88,7 @@ def test_an_unfinished_run_with_everything(tmp_path):
     assert page.state == "not complete"
     assert f"hpcio resume {plan.out}" in text(page.body.find("header"))
     assert page.tiles == {
-        "of 20 blocks done": "10", "failed": "0", "not tried": "10", "computed twice": "2",
+        "of 20 trials done": "10", "failed": "0", "not tried": "10", "computed twice": "2",
         "at work": "15.5 s", "read and written": f"{320 / 15.5:.3g} B/s",
     }  # fmt: skip
     assert page.facts["took"] == "15.5 s at work, 1 h in all"
@@ -100,7 +100,7 @@ def test_an_unfinished_run_with_everything(tmp_path):
         ["w1", "n2", "4", "0", "100%"],
     ]
     ((_, *slow),) = page.tables("slowest")
-    assert slow[0][:3] == ["0", "0", "w0"]
+    assert slow[0][:3] == ["0", "w0", "2.00"]
     svg = page.section("timeline").find(".//svg")
     assert {"w0", "w1"} < {text(x) for x in svg.iter("text")}
     assert re.search(r"pause of 59 min \d+ s", text(svg))
@@ -110,7 +110,7 @@ def test_a_run_that_has_not_begun(tmp_path):
     page = page_of(planned(tmp_path, trials=3))
     assert page.state == "not complete"
     assert page.tiles == {
-        "of 3 blocks done": "0", "failed": "0", "not tried": "3", "computed twice": "0",
+        "of 3 trials done": "0", "failed": "0", "not tried": "3", "computed twice": "0",
     }  # fmt: skip
     assert text(page.section("timeline")) == "When No block is done yet."
     assert page.section("workers") is None

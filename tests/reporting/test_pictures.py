@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.watching.test_timeline import times
 
 from hpcio.errors import MissingPackageError, OutputError, ResultError
 from hpcio.reporting import pictures as report
 from hpcio.words import duration
+from tests.reporting.test_timeline import times
 
 
 @pytest.fixture(scope="module")

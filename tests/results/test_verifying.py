@@ -47,7 +47,7 @@ def test_says_what_was_verified(done):
     verified = hpcio.verify(done.out)
     assert (verified.blocks, verified.gaps) == (TRIALS, 0)
     assert verified.nbytes == done.expected.nbytes
-    assert "12 blocks, 0.0 MB verified" in str(verified)
+    assert "12 trials, 0.0 MB verified" in str(verified)
 
 
 def flip_and_verify(bench: Bench, step: int) -> None:

@@ -45,12 +45,12 @@ LIES = {
 @pytest.mark.parametrize(("what", "says"), LIES.items(), ids=LIES)
 def test_a_function_that_does_not_keep_its_word(folder, what, says):
     plan = make({"func": "bad_functions.py:lies", "args": (what,)})
-    with pytest.raises(BlocksFailed, match="6 of 6 blocks failed; nothing was published") as info:
+    with pytest.raises(BlocksFailed, match="6 of 6 trials failed; nothing was published") as info:
         plan.run(workers=0, progress=False)
     assert [f.block for f in info.value.done.failed] == list(range(6))
     assert all(re.search(says, f.reason) for f in info.value.done.failed)
     assert "bad_functions.py" in info.value.done.failed[0].traceback or what != "error"
-    check_error(info.value, "block 0 .trial 0.*Mend the cause, then run again")
+    check_error(info.value, "trial 0: .*Mend the cause, then run again")
     assert not (folder / "out.h5").exists()
     assert list(folder.glob(".out*")) == []
 

@@ -83,7 +83,7 @@ def test_a_large_block_is_read_anew_before_it_is_tried_again(tmp_path):
 def test_of_failed_blocks_nothing_is_published(tmp_path, lfp, counts, workers, sources):
     func = failing(counts, times=2)
     plan = Plan.create(func, lfp, out=tmp_path / "out.h5", sources=sources, **FAILING)
-    with pytest.raises(BlocksFailed, match="2 of 5 blocks failed; nothing was published") as caught:
+    with pytest.raises(BlocksFailed, match="2 of 5 trials failed; nothing was published") as caught:
         plan.run(workers=workers, retries=1, progress=False)
     assert not plan.run_directory.with_name("out.h5").exists()
     done = caught.value.done
@@ -94,7 +94,7 @@ def test_of_failed_blocks_nothing_is_published(tmp_path, lfp, counts, workers, s
         (3, 3, "ValueError: no such luck in trial 3"),
     ]
     assert "in negative\n" in done.failed[0].traceback
-    assert "block 3 (trial 3): ValueError: no such luck in trial 3" in str(caught.value)
+    assert "trial 3: ValueError: no such luck in trial 3" in str(caught.value)
     assert str(done).endswith(", 2 failed")
     # what was missing is done by the next run, and nothing else
     done = plan.run(workers=workers, progress=False)

@@ -38,7 +38,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(bench, workers, sources):
         assert child.returncode != 0
         assert not group(child.pid)
     done = finished(bench.out)
-    assert f"Stopped with {len(done)} of {TRIALS} blocks done" in err
+    assert f"Stopped with {len(done)} of {TRIALS} trials done" in err
     assert f"hpcio resume {bench.out}" in err
     assert not bench.out.exists()
     assert names(bench.folder, ".out.h5*") == []
@@ -70,7 +70,7 @@ def test_the_command_that_ctrl_c_names_goes_on(bench):
 
 def test_ctrl_c_in_a_session_is_an_error_that_can_be_caught(bench):
     bench.stop(6)
-    with pytest.raises(Interrupted, match=r"Stopped with 6 of 12 blocks done.*hpcio resume"):
+    with pytest.raises(Interrupted, match=r"Stopped with 6 of 12 trials done.*hpcio resume"):
         bench.plan().run(workers=0, progress=False)
     bench.stop()
     resume_here(bench, bench.out, set(range(6)))
@@ -141,7 +141,7 @@ def test_a_trial_that_asks_python_to_exit_fails_as_any_other(bench):
 @pytest.mark.parametrize(("ends", "how"), DEADLY_FUNCTIONS.items(), ids=DEADLY_FUNCTIONS)
 def test_only_the_trial_that_ends_its_worker_fails(bench, ends, how):
     deadly(bench, how, (4,))
-    with pytest.raises(BlocksFailed, match="1 of 12 blocks failed; nothing was pub") as info:
+    with pytest.raises(BlocksFailed, match="1 of 12 trials failed; nothing was pub") as info:
         bench.plan("deadly").run(workers=2, progress=False)
     (failure,) = info.value.done.failed
     assert (failure.block, failure.trial) == (4, 4)

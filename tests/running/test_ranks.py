@@ -29,7 +29,7 @@ def test_a_run_begun_on_ranks_goes_on_anywhere(mpi_python, place, monkeypatch):
     once = [*RUN[:3], "work.py:once", *RUN[4:], "--quiet"]
     done = mpirun(mpi_python, 2, *once, "--writer", "direct", folder=place)
     assert done.returncode == 1
-    assert "1 of 20 blocks failed" in done.stderr
+    assert "1 of 20 trials failed" in done.stderr
     (place / "mended").touch()
     monkeypatch.chdir(place)
     there = hpcio.Plan.load(place / "out.h5").run(workers=0, progress=False)
@@ -43,7 +43,7 @@ def test_a_run_begun_on_ranks_goes_on_anywhere(mpi_python, place, monkeypatch):
 def test_a_function_that_raises_or_exits_is_a_failed_block(mpi_python, place, writer, how):
     done = mpirun(mpi_python, 3, *ONCE, "--writer", writer, "--kwarg", f"how={how}", folder=place)
     assert done.returncode == 1
-    assert "1 of 20 blocks failed" in done.stderr
+    assert "1 of 20 trials failed" in done.stderr
     assert {"raise": "ValueError: sick", "exit": "SystemExit: 3"}[how] in done.stderr
     resumed(mpi_python, place)
 

@@ -37,7 +37,7 @@ def test_every_trial_is_computed_and_stored(tmp_path, lfp, workers, sources):
     assert (done.nbytes, done.nbytes_read) == (LFP.nbytes, LFP.nbytes)
     assert done.blocks_per_second == 5 / done.seconds
     assert done.mb_per_second == 2 * LFP.nbytes / 1e6 / done.seconds
-    assert str(done).startswith(f"5 blocks in {done.seconds:.2f} s (")
+    assert str(done).startswith(f"5 trials in {done.seconds:.2f} s (")
 
 
 def test_a_second_run_has_nothing_to_do(tmp_path, lfp):

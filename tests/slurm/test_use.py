@@ -65,10 +65,10 @@ def test_a_notebook(slurm, folder, monkeypatch):
     assert "2 in 1 job array" in table[0]["text"]
     said = "".join(o["text"] for o in run if o["output_type"] == "stream")
     assert "dask dashboard http://127.0.0.1:" in said
-    assert "20 blocks in " in said
+    assert "20 trials in " in said
     (bar,) = (o["data"]["text/html"] for o in run if o["output_type"] == "display_data")
     assert '<progress style="width: 20em; vertical-align: middle" value="20" max="20">' in bar
-    assert "20/20 blocks" in bar
+    assert "20/20 trials" in bar
 
 
 CONFIG = """

@@ -58,7 +58,7 @@ def test_many_workers_are_twenty_rows_and_a_summary(large):
     assert len(rows) == 20
     assert rows[0][:3] == ["5-57", "n1", "slow"]
     assert [row[0] for row in rows[1:19]] == [f"5-{k}" for k in range(18)]
-    assert " ".join(rows[19]) == "and 81 more: 810 blocks done; --all shows them"
+    assert " ".join(rows[19]) == "and 81 more: 810 trials done; --all shows them"
     assert all(len(line) <= 80 for line in said.splitlines())
     assert "hpcio resume" not in said
     assert len(table(command(large.out, "--all")[1])) == 100
@@ -173,7 +173,7 @@ def test_watch_ends_when_nobody_is_at_work_and_with_1_if_blocks_failed(large):
     journal.close()
     with terminal(large.out, "--watch") as watching:
         assert watching.wait() == 1
-    assert "block 4 (trial 4): ValueError: sick" in watching.frames()[-1]
+    assert "trial 4: ValueError: sick" in watching.frames()[-1]
     assert "Nobody is at work." in watching.frames()[-1]
 
 

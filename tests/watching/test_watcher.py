@@ -147,7 +147,7 @@ def test_failed_blocks_and_their_workers(bench):
 
     code, said, _ = command(bench.out)
     assert code == 1
-    assert "block 3 (trial 3): ValueError: unlucky\nblock 8 (trial 8)" in said
+    assert "trial 3: ValueError: unlucky\ntrial 8" in said
     assert f"Tracebacks: hpcio status {bench.out} --failed" in said
     code, said, _ = command(bench.out, "--failed")
     assert code == 1

@@ -149,7 +149,7 @@ def test_what_is_not_complete_says_so_and_gaps_are_filled(tmp_path, writer, work
         fails_for_two, record(tmp_path, data), trials=8, out=tmp_path / "out.h5",
         writer=writer, out_shape=(8, 3), out_dtype="f8",
     )  # fmt: skip
-    with pytest.raises(BlocksFailed, match="2 of 5 blocks failed"):
+    with pytest.raises(BlocksFailed, match="2 of 5 trials failed"):
         plan.run(workers=workers, progress=False)
     assert not (tmp_path / "out.h5").exists()
     with h5py.File(plan.run_directory / "data.h5") as f:
@@ -210,7 +210,7 @@ def test_bytes_that_the_disk_has_lost_are_found_before_anything_is_published(tmp
     with (plan.run_directory / "data.h5").open("r+b") as f:
         f.seek(int(offsets[3]))
         f.write(b"\0" * 8)
-    with pytest.raises(ResultError, match=r"1 blocks in .* are not what was computed.* block 3"):
+    with pytest.raises(ResultError, match=r"1 trials in .* are not what was computed.* block 3"):
         plan.run(workers=0, progress=False)
     assert not (tmp_path / "out.h5").exists()
     assert trusted_ledger(plan).missing().tolist() == [3]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_every_writer_on_ranks(mpi_python, place, writer, ranks):
     said = started(mpi_python, place, ranks, "--writer", writer)
-    assert said.count("20 blocks in") == 1
+    assert said.count("20 trials in") == 1
     with h5py.File(place / "out.h5") as f:
         assert f["data"][...].tobytes() == (-recorded(place)).tobytes()
         assert f["data"].is_virtual == (writer == "virtual")

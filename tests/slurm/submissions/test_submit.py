@@ -231,9 +231,9 @@ def test_failed_trials(slurm, place):
     assert finish.state == "FAILED"
     assert "ExitCode=1:0" in slurm.call("scontrol", "show", "job", str(finish.job))
     said = hpcio_command("logs", "out.h5")
-    assert "block 3 (trial 3): ValueError: sick" in said
+    assert "trial 3: ValueError: sick" in said
     assert "hpcio resume" in said
-    with pytest.raises(BlocksFailed, match="2 of 48 blocks failed"):
+    with pytest.raises(BlocksFailed, match="2 of 48 trials failed"):
         run.result()
     place.clear("raise")
     run.resume()

@@ -9,7 +9,7 @@ import pytest
 from hpcio.machine.filesystems import kind_of
 from tests.rigs.cluster_bench import ClusterBench
 from tests.slurm.submissions import test_submit as submit
-from tests.slurm.submissions import test_task as task
+from tests.slurm.tasks import test_task as task
 
 pytestmark = [pytest.mark.slurm, pytest.mark.gluster]
 

@@ -74,7 +74,7 @@ def test_a_task_without_progress_gives_up_and_says_why(slurm, place):
     run.wait(timeout=PATIENCE)
     assert "gives up: its trials take longer than a task may run" in place.logs()
     assert place.outcome()["status"] == "incomplete"
-    with pytest.raises(BlocksFailed, match="48 blocks were not tried"):
+    with pytest.raises(BlocksFailed, match="48 trials were not tried"):
         run.result()
 
 
@@ -82,7 +82,7 @@ def test_a_trial_that_kills_its_process_is_named(slurm, place):
     place.mark("die", 3)
     run = place.submit(2)
     run.wait(timeout=PATIENCE)
-    with pytest.raises(BlocksFailed, match="1 of 48 blocks failed") as caught:
+    with pytest.raises(BlocksFailed, match="1 of 48 trials failed") as caught:
         run.result()
     (failure,) = caught.value.done.failed
     assert failure.trial == 3
