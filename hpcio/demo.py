@@ -12,8 +12,8 @@ import numpy as np
 from hpcio.errors import (
     Done,
     MissingPackageError,
+    OptionError,
     OutputError,
-    PlanError,
     SourceError,
     TrialError,
     as_output_error,
@@ -90,7 +90,7 @@ def make_recording(
 
     Raises
     ------
-    PlanError
+    OptionError
         If a number makes no recording.
     OutputError
         If the file cannot be written, or is there and not of this function.
@@ -102,7 +102,7 @@ def make_recording(
     Astronomy and Astrophysics 300, 707-710.
     """
     if trials < 1 or channels < 1 or rate <= 200:
-        raise PlanError(
+        raise OptionError(
             f"{trials} trials of {channels} channels at {rate} Hz make no recording. "
             "Use at least one trial, one channel, and more than 200 Hz."
         )

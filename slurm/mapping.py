@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcio.errors import PlanError
+from hpcio.errors import OptionError
 from hpcio.running import divide
 
 __all__ = ["BATCHES_PER_TASK", "JobArray", "TaskPlan", "arrays_of", "map_blocks"]
@@ -76,7 +76,7 @@ def map_blocks(
     ([[0], [1], [2, 3], [4], [5]], [0, 0, 0, 0, 1])
     """
     if tasks < 1 or batches_per_task < 1:
-        raise PlanError(
+        raise OptionError(
             f"{tasks} tasks of {batches_per_task} chunks make no sense. Use 1 or more of each."
         )
     batches: list[np.ndarray] = []
@@ -112,7 +112,7 @@ def arrays_of(tasks: int, *, max_array_size: int) -> tuple[JobArray, ...]:
     (JobArray(first=0, size=834), JobArray(first=834, size=833), JobArray(first=1667, size=833))
     """
     if max_array_size < 1:
-        raise PlanError("Job arrays are switched off here (MaxArraySize is 0). Use plan.run().")
+        raise OptionError("Job arrays are switched off here (MaxArraySize is 0). Use plan.run().")
     count = math.ceil(tasks / max_array_size)
     sizes = [tasks // count + (k < tasks % count) for k in range(count)]
     firsts = np.cumsum([0, *sizes])[:-1].tolist()

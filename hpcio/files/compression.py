@@ -17,7 +17,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from hpcio.errors import MissingPackageError, PlanError
+from hpcio.errors import MissingPackageError, OptionError
 from hpcio.files.images import in_memory_file
 
 __all__ = ["CHUNK", "Chunking", "Compression", "Packer", "good_chunk", "load_filters"]
@@ -72,7 +72,7 @@ class Compression:
 
         Raises
         ------
-        PlanError
+        OptionError
             If there is no such filter or level, or its package is not installed.
 
         Examples
@@ -83,19 +83,19 @@ class Compression:
         names = ", ".join(_LEVELS)
         match = re.fullmatch(r"([a-z0-9-]+)(?::(\d+))?(\+shuffle)?", str(text).strip().lower())
         if not match or match[1] not in _LEVELS:
-            raise PlanError(
+            raise OptionError(
                 f"compression='{text}' is unknown. Write NAME, NAME:LEVEL or NAME:LEVEL+shuffle, "
                 f"with a NAME of: {names}."
             )
         name, levels = match[1], _LEVELS[match[1]]
         level = None if match[2] is None else int(match[2])
         if levels is None and level is not None:
-            raise PlanError(f"compression='{text}': {name} has no levels. Write '{name}'.")
+            raise OptionError(f"compression='{text}': {name} has no levels. Write '{name}'.")
         if levels is not None:
             lowest, usual, highest = levels
             level = usual if level is None else level
             if not lowest <= level <= highest:
-                raise PlanError(
+                raise OptionError(
                     f"compression='{text}': {name} has no level {level}. "
                     f"Choose one from {lowest} to {highest}."
                 )
@@ -103,7 +103,7 @@ class Compression:
             try:
                 _plugins()
             except ImportError:
-                raise PlanError(
+                raise OptionError(
                     f"compression='{text}' needs the package hdf5plugin. {REMEDY}. "
                     "Without it there are: gzip, lzf."
                 ) from None
@@ -204,13 +204,13 @@ class Chunking:
 
         Raises
         ------
-        PlanError
+        OptionError
             If there are no such chunks or filters.
         """
         if isinstance(compression, str):
             compression = Compression.parse(compression)
         if chunks is False and compression is not None:
-            raise PlanError(
+            raise OptionError(
                 f"compression='{compression}' needs chunks. Leave out chunks=False, or say a shape."
             )
         if (chunks is None or chunks is False) and compression is None:
@@ -222,7 +222,7 @@ class Chunking:
         if not math.prod(shape):  # HDF5 has no chunks of an empty dataset
             return None
         if math.prod(chunk) * dtype.itemsize > MOST:
-            raise PlanError(f"A chunk of {chunk} has more than 4 GiB. Choose smaller chunks.")
+            raise OptionError(f"A chunk of {chunk} has more than 4 GiB. Choose smaller chunks.")
         return cls(chunk, compression)
 
     def add_to(self, dcpl: h5py.h5p.PropDCID) -> None:
@@ -242,9 +242,9 @@ class Chunking:
 
 
 def _inside_shape(chunk: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A chunk that is nowhere longer than its dataset, or a PlanError."""
+    """A chunk that is nowhere longer than its dataset, or a OptionError."""
     if len(chunk) != len(shape):
-        raise PlanError(
+        raise OptionError(
             f"chunks={chunk} has {len(chunk)} axes, but the result has {len(shape)}: "
             f"{shape}. Give a length for each."
         )
@@ -252,14 +252,14 @@ def _inside_shape(chunk: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, 
 
 
 def check_chunks(chunks: Sequence[int]) -> tuple[int, ...]:
-    """The shape of a chunk as a tuple, or a PlanError."""
+    """The shape of a chunk as a tuple, or a OptionError."""
     try:
         chunk = tuple(int(n) for n in chunks)
         valid = bool(chunk) and all(n >= 1 for n in chunk) and list(chunk) == list(chunks)
     except (TypeError, ValueError):
         valid = False
     if not valid:
-        raise PlanError(
+        raise OptionError(
             f"chunks={chunks!r} is no shape of a chunk. Give a length of at least 1 for each axis "
             "of the result, or True for good ones."
         )

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from hpcio.errors import PlanError
+from hpcio.errors import OptionError, PlanError
 
 __all__ = ["Arguments", "fingerprint", "per_trial"]
 
@@ -50,7 +50,7 @@ def per_trial(values: Sequence[Any] | np.ndarray) -> PerTrial:
     if isinstance(values, PerTrial):
         return values
     if not hasattr(values, "__len__") or not hasattr(values, "__getitem__"):
-        raise PlanError(f"per_trial needs a sequence, not {type(values).__name__}. Pass a list.")
+        raise OptionError(f"per_trial needs a sequence, not {type(values).__name__}. Pass a list.")
     return PerTrial(values)
 
 
@@ -71,9 +71,9 @@ class Arguments:
             If `args` is no sequence, or `kwargs` is no dict.
         """
         if not isinstance(args, Sequence) or isinstance(args, str | bytes):
-            raise PlanError(f"args={args!r:.100} is no tuple. Write args=(value,) for one value.")
+            raise OptionError(f"args={args!r:.100} is no tuple. Write args=(value,) for one value.")
         if not isinstance(kwargs, Mapping):
-            raise PlanError(f"kwargs={kwargs!r:.100} is no dict. Write kwargs={{'name': value}}.")
+            raise OptionError(f"kwargs={kwargs!r:.100} is no dict. Write kwargs={{'name': value}}.")
         return cls(tuple(args), dict(kwargs))
 
     def dump(self) -> bytes:
@@ -103,13 +103,13 @@ class Arguments:
         for name in (*range(len(self.args)), *self.kwargs):
             value = self.args[name] if isinstance(name, int) else self.kwargs[name]
             if isinstance(value, PerTrial) and len(value) != trials:
-                raise PlanError(
+                raise OptionError(
                     f"The per-trial argument {name!r} has {len(value)} values for {trials} trials. "
                     "Give one value for each selected trial."
                 )
         reserved = self.kwargs.keys() & {"noCompute", "chunkShape"}
         if reserved:
-            raise PlanError(f"'{reserved.pop()}' is set by the plan. Take it out of kwargs.")
+            raise OptionError(f"'{reserved.pop()}' is set by the plan. Take it out of kwargs.")
 
     @property
     def vary(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from hpcio.errors import PlanError
+from hpcio.errors import OptionError
 from hpcio.layout.target import Target
 
 __all__ = ["Average", "Moments", "Reduce", "averaged", "combine"]
@@ -79,7 +79,7 @@ def averaged(target: Target, channel_blocks: int, reduce: Reduce | None) -> tupl
     """
     what: Reduce = "mean" if reduce is None else reduce
     if what not in ("mean", "sum", "var"):
-        raise PlanError(f"reduce='{what}' is unknown. Choose mean, sum or var.")
+        raise OptionError(f"reduce='{what}' is unknown. Choose mean, sum or var.")
     trials = target.shape_index.size // channel_blocks
     nbytes = target.nbytes // trials // target.dtype.itemsize * 16
     groups = max(FEWEST_GROUPS, min(MOST_GROUPS, MOST_BYTES // max(nbytes, 1)))

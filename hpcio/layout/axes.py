@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from hpcio.errors import PlanError
+from hpcio.errors import OptionError
 from hpcio.layout.target import Target
 from hpcio.recording import Blocks, Recording, Trials
 
@@ -47,7 +47,7 @@ def name_axes(
         named = _from_recording(recording, blocks, target)
     else:
         if len(axes) != rank:
-            raise PlanError(
+            raise OptionError(
                 f"The result has {rank} axes (shape {target.shape}), but axes= names "
                 f"{len(axes)}: {', '.join(axes)}. Name each, with None for unknown coordinates."
             )
@@ -62,14 +62,16 @@ def name_axes(
 
 def _checked(axis: int, name: str, values: object, length: int) -> Axis:
     if name in _RESERVED or "/" in name:
-        raise PlanError(f"'{name}' cannot be the name of an axis. Use a word such as 'frequency'.")
+        raise OptionError(
+            f"'{name}' cannot be the name of an axis. Use a word such as 'frequency'."
+        )
     if values is None:
         return Axis(name)
     array = np.asarray(values)
     if array.dtype.kind == "U":
         array = np.char.encode(array, "utf-8")
     if array.shape != (length,) or array.dtype.kind not in "biufcS":
-        raise PlanError(
+        raise OptionError(
             f"The coordinates of axis '{name}' have shape {array.shape} and type {array.dtype}; "
             f"axis {axis} of the result has {length} rows. Give one number or text for each."
         )

@@ -9,7 +9,7 @@ from typing import Literal, Self
 import h5py
 import numpy as np
 
-from hpcio.errors import FunctionError, PlanError
+from hpcio.errors import FunctionError, OptionError
 from hpcio.files import fill_of
 from hpcio.recording import Blocks
 
@@ -153,7 +153,7 @@ def lay_out(
     ------
     FunctionError
         If results do not fit together.
-    PlanError
+    OptionError
         If an option does not fit the results.
     """
     stacked = join == "stack"
@@ -161,7 +161,7 @@ def lay_out(
     axis = _join_axis(blocks, rank, join_axis, stacked=stacked)
     channel_axis = _channel_axis(blocks, rank, out_channel_axis)
     if channel_axis is not None and channel_axis == axis and not stacked:
-        raise PlanError(
+        raise OptionError(
             f"Trials and channel blocks would both lie along axis {axis} of the result. "
             "Say join_axis= or out_channel_axis=."
         )
@@ -195,7 +195,7 @@ def _join_axis(blocks: Blocks, rank: int, join_axis: int | None, *, stacked: boo
     """The axis of the result along which trials follow each other; a new first one if stacked."""
     if stacked:
         if join_axis is not None:
-            raise PlanError("join_axis goes with join='concatenate'. Leave it out for 'stack'.")
+            raise OptionError("join_axis goes with join='concatenate'. Leave it out for 'stack'.")
         return 0
     return _result_axis(
         blocks.axis if join_axis is None else join_axis, rank, "join_axis",
@@ -230,7 +230,7 @@ def _check_other_axes(
 
 def _result_axis(axis: int, rank: int, name: str, remedy: str) -> int:
     if not -rank <= axis < rank:
-        raise PlanError(f"Results have {rank} axes, so {name}={axis} does not exist. {remedy}")
+        raise OptionError(f"Results have {rank} axes, so {name}={axis} does not exist. {remedy}")
     return axis % rank
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcio.errors import FunctionError, HpcioError, PlanError
+from hpcio.errors import FunctionError, HpcioError, OptionError
 from hpcio.function import (
     Arguments,
     FauxTrial,
@@ -133,7 +133,7 @@ def _told(out_shape: OutShape, inshape: Shape) -> Shape:
     try:
         return tuple(operator.index(n) for n in told)
     except TypeError:
-        raise PlanError(
+        raise OptionError(
             f"out_shape={told!r:.100} is no shape. Give a tuple of int, or a function of the "
             "trial's shape that returns one."
         ) from None
@@ -143,7 +143,7 @@ def _dtype(out_dtype: Any) -> np.dtype:
     try:
         dtype: np.dtype = np.dtype(out_dtype)
     except TypeError:
-        raise PlanError(
+        raise OptionError(
             f"out_dtype={out_dtype!r:.100} is no type of numpy. Give one such as 'float32'."
         ) from None
     return dtype

@@ -1,8 +1,7 @@
-"""What the journals say, shown while a run is at work and kept afterwards; it only reads.
+"""What the journals say, shown while a run is at work: progress, and the state at any time.
 
-This room uses `hpcio.running` and those below. The face and the command take from it progress, the
-state of a run, pictures, and the page of the report. A new section of that page is an entry in
-`SECTIONS`.
+This room uses `hpcio.running` and those below, and only reads. The face and the command take `watch`
+from it, which shows progress, and the state of a run as values, tables and JSON.
 """
 
 from hpcio.watching.following import follow_status

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcio.errors import PlanError
+from hpcio.errors import OptionError
 from slurm.site.options import SubmitOptions
 
 __all__ = ["DEFAULTS", "Settings", "location", "settings"]
@@ -65,7 +65,7 @@ def settings(cluster: str | None = None) -> Settings:
 
     Raises
     ------
-    PlanError
+    OptionError
         If the file is no TOML, or says what is not known.
     """
     path = location()
@@ -96,13 +96,13 @@ def _section(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise PlanError(f"'{path}' cannot be read: {error}. Mend or remove it.") from error
+        raise OptionError(f"'{path}' cannot be read: {error}. Mend or remove it.") from error
     for name in said.keys() - {"submit"}:
-        raise PlanError(f"'{path}' has '{name}', which nobody reads. Sections are [submit] "
+        raise OptionError(f"'{path}' has '{name}', which nobody reads. Sections are [submit] "
                         "and [submit.CLUSTER].")  # fmt: skip
     general = said.get("submit", {})
     if not isinstance(general, dict):
-        raise PlanError(f"'submit' in '{path}' is no section. Write [submit].")
+        raise OptionError(f"'submit' in '{path}' is no section. Write [submit].")
     return general
 
 
@@ -110,13 +110,13 @@ def _check(path: Path, section: dict[str, Any], name: str) -> None:
     """Refuse options that are not known, and values of another type."""
     for key, value in section.items():
         if key not in DEFAULTS:
-            raise PlanError(
+            raise OptionError(
                 f"'{key}' in [{name}] of '{path}' is not known. There are: {', '.join(DEFAULTS)}."
             )
         kind = DEFAULTS[key][0]
         fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
         if not fits or isinstance(value, bool):
-            raise PlanError(f"'{key}' in [{name}] of '{path}' must be of type {kind.__name__}.")
+            raise OptionError(f"'{key}' in [{name}] of '{path}' must be of type {kind.__name__}.")
 
 
 def _take(found: Settings, section: dict[str, Any], name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hpcio.errors import PlanError
+from hpcio.errors import OptionError
 from hpcio.planning import Plan
 from slurm.submissions import records
 from slurm.submissions.records import Submission
@@ -39,7 +39,7 @@ def log_files(plan: Plan, submission: Submission, *, task: int | None = None) ->
 
 def _of_task(plan: Plan, submission: Submission, task: int) -> list[Path]:
     if not 0 <= task < submission.tasks:
-        raise PlanError(f"There is no task {task}; they are 0 to {submission.tasks - 1}.")
+        raise OptionError(f"There is no task {task}; they are 0 to {submission.tasks - 1}.")
     jobs = records.jobs(plan, submission.number)
     k = max(k for k, array in enumerate(submission.arrays) if array.first <= task)
     job = str(jobs.arrays[k]) if jobs else "*"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcio.errors import PlanError
+from hpcio.errors import OptionError
 from hpcio.machine import parse_bytes
 from hpcio.planning import Plan
 from hpcio.writers import needs_ranks
@@ -77,7 +77,7 @@ def make_request(plan: Plan, options: SubmitOptions, site: Site) -> JobRequest:
 
     Raises
     ------
-    PlanError, ClusterError
+    OptionError, ClusterError
         If that makes no sense, or the site does not have it.
     """
     values = {**settings(site.cluster).values, **options.said()}
@@ -109,10 +109,10 @@ def _check(plan: Plan, values: Mapping[str, Any]) -> None:
     for option in ("tasks", "cpus", "throttle", "ranks"):
         number = values.get(option)
         if number is not None and number < 1:
-            raise PlanError(f"{option}={number} makes no sense. Use 1 or more.")
+            raise OptionError(f"{option}={number} makes no sense. Use 1 or more.")
     check_options(values["sbatch"])
     if needs_ranks(plan) and values.get("ranks") is None:
-        raise PlanError(
+        raise OptionError(
             f"writer='{plan.writer}' writes from the ranks of one MPI job, not from array tasks. "
             "Ask for ranks=R (in the shell: --mpi --ntasks R), or use writer='direct'."
         )
