@@ -1,7 +1,7 @@
 """What the journals say, shown while a run is at work: progress, and the state at any time.
 
-This room uses `hpcio.running` and those below, and only reads. The face and the command take `watch`
-from it, which shows progress, and the state of a run as values, tables and JSON.
+This room uses `hpcio.running` and those below, and only reads. The face and the command take
+`watch` from it, which shows progress, and the state of a run as values, tables and JSON.
 """
 
 from hpcio.watching.following import follow_status
