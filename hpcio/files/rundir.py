@@ -31,6 +31,15 @@ class RunDirectory:
         """The run directory of a result."""
         return cls(Path(f"{out}.run"))
 
+    def folders(self) -> tuple[Path, ...]:
+        """The folders that every run has."""
+        return self.journals, self.sources, self.logs
+
+    def is_ours(self, name: str) -> bool:
+        """Whether a run that has only begun may have something of that name."""
+        others = (self.claims, self.heartbeats, self.submissions, self.usage, self.lock)
+        return name.startswith("plan.") or name in {p.name for p in (*self.folders(), *others)}
+
     # What every run has.
 
     @property

@@ -13,14 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcio.errors import OutputError, PlanError, SourceError, as_output_error
-from hpcio.files import open_file
+from hpcio.files import RunDirectory, open_file
 from hpcio.planning import Plan, load_plan, write_plan
 
 __all__ = ["discard", "held", "prepare", "remove"]
-
-FOLDERS = ("journal", "sources", "logs")
-# These exist in some runs only.
-MORE = ("claims", "beats", "submissions", "usage", "lock")
 
 
 def prepare(plan: Plan) -> Plan:
@@ -42,14 +38,14 @@ def prepare(plan: Plan) -> Plan:
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         if not plan.rundir.plan.exists():
-            foreign = _foreign(folder)
+            foreign = _foreign(plan.rundir)
             if foreign:
                 raise PlanError(
                     f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). "
                     "Choose another output."
                 )
-            for name in FOLDERS:
-                (folder / name).mkdir(mode=0o700, exist_ok=True)
+            for inside in plan.rundir.folders():
+                inside.mkdir(mode=0o700, exist_ok=True)
             write_plan(plan, folder)
             return plan
     except OSError as error:
@@ -65,10 +61,9 @@ def prepare(plan: Plan) -> Plan:
     return replace(plan, run_id=there.run_id)
 
 
-def _foreign(folder: Path) -> list[str]:
+def _foreign(rundir: RunDirectory) -> list[str]:
     """What a folder holds that a run directory would not."""
-    names = [path.name for path in folder.iterdir()]
-    return [n for n in names if n not in (*FOLDERS, *MORE) and not n.startswith("plan.")]
+    return [path.name for path in rundir.path.iterdir() if not rundir.is_ours(path.name)]
 
 
 @contextmanager
@@ -78,22 +73,22 @@ def held(plan: Plan) -> Iterator[None]:
     This only saves work: attempts have files of their own, so two runs would not disturb each
     other. Where the file system has no locks, both go on.
     """
-    with _held(plan.run_directory):
+    with _held(plan.rundir):
         yield
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _held(rundir: RunDirectory) -> Iterator[None]:
     try:
-        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(rundir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise as_output_error(error, folder) from error
+        raise as_output_error(error, rundir.path) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PlanError(
-                f"'{folder}' is at work in another process. Wait for it, or end it."
+                f"'{rundir.path}' is at work in another process. Wait for it, or end it."
             ) from None
         except OSError:
             pass  # no locks on this file system
@@ -113,7 +108,8 @@ def discard(out: str | os.PathLike[str]) -> None:
         If a run is at work there.
     """
     path = Path(os.path.abspath(os.path.expanduser(os.fspath(out))))
-    folder = Path(f"{path}.run")
+    rundir = RunDirectory.of(str(path))
+    folder = rundir.path
     if path.exists():
         try:
             with open_file(path) as f:
@@ -124,7 +120,7 @@ def discard(out: str | os.PathLike[str]) -> None:
             raise OutputError(
                 f"'{path}' was not made by hpcio and is not removed. Choose another output."
             )
-    if folder.exists() and not (folder / "plan.h5").exists() and _foreign(folder):
+    if folder.exists() and not rundir.plan.exists() and _foreign(rundir):
         raise OutputError(
             f"'{folder}' is no run directory and is not removed. Choose another output."
         )
@@ -132,7 +128,7 @@ def discard(out: str | os.PathLike[str]) -> None:
         if not folder.exists():
             path.unlink(missing_ok=True)
             return
-        with _held(folder):
+        with _held(rundir):
             path.unlink(missing_ok=True)
             remove(folder)
     except OutputError:
