@@ -96,7 +96,7 @@ def test_in_a_child_of_a_rank(mpi_python, place):
     shell.write_text(f'#!/bin/sh\n{mpi_python} "$@"\nexit $?\n')
     shell.chmod(0o755)
     done = mpirun(shell, 2, *RUN, "--quiet", folder=place, launcher=mpi_python)
-    assert "20 blocks" in done.stdout
+    assert "20 trials" in done.stdout
 
 
 def test_workers_make_no_sense_under_a_launcher(mpi_python, place):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.mpi
 
 def test_pypis_mpich_is_enough_for_direct(mpich_python, place):
     said = started(mpich_python, place, 2, "--writer", "direct")
-    assert "20 blocks" in said
+    assert "20 trials" in said
     with h5py.File(place / "out.h5") as f:
         assert f["data"][...].tobytes() == (-recorded(place)).tobytes()
     labels = {n.partition("-")[0] for n in names(place, "out.h5.run/journal/*.jnl")}

@@ -210,7 +210,7 @@ def test_bytes_that_the_disk_has_lost_are_found_before_anything_is_published(tmp
     with (plan.run_directory / "data.h5").open("r+b") as f:
         f.seek(int(offsets[3]))
         f.write(b"\0" * 8)
-    with pytest.raises(ResultError, match=r"1 trials in .* are not what was computed.* block 3"):
+    with pytest.raises(ResultError, match=r"1 blocks in .* are not what was computed.* block 3"):
         plan.run(workers=0, progress=False)
     assert not (tmp_path / "out.h5").exists()
     assert trusted_ledger(plan).missing().tolist() == [3]

@@ -334,7 +334,7 @@ def test_a_controller_that_is_dead(place):
         place.slurm.wait_for_answer()
     assert code == 0
     assert "slurm  SLURM does not answer: " in said
-    assert "blocks  3 done (25 %), 0 failed, 9 left" in said
+    assert "trials  3 done (25 %), 0 failed, 9 left" in said
     assert [row[:2] for row in rows(said)] == [["1-2", "3"]]
     assert "If nobody is at work on it, go on with: hpcio resume" in said
     assert found["working"] is None
