@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,12 @@ from tests.rigs import gluster as gluster_rig
 from tests.rigs import slurm as slurm_rig
 from tests.rigs.bench import Bench
 from tests.rigs.runs import record
+
+
+def pytest_configure() -> None:
+    # A suite that `nohup` or a script's `&` started ignores SIGINT, and so would all its children.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
