@@ -20,43 +20,9 @@ __all__ = ["Plan"]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What every block reads, computes and writes; made by :meth:`hpcio.Plan.create`.
+    """The value alone: what every block reads, computes and writes.
 
-    A plan is a value: it does nothing until it is run, and it can be run by any executor,
-    from any process that can read its run directory.
-
-    Attributes
-    ----------
-    function : hpcio.function.Function
-    source : hpcio.recording.Recording
-    trials : hpcio.Trials
-    blocks : hpcio.recording.Blocks
-    target : hpcio.layout.Target
-        Where the result of each block lies.
-    axes : tuple of hpcio.layout.Axis
-        Names and coordinates of the axes of the result.
-    payload : bytes
-        The arguments of the function, pickled; see `arguments`.
-    out : str
-        Absolute path of the result.
-    writer, sources, join : str
-        As given to :meth:`hpcio.Plan.create`; `sources` is resolved.
-    average : hpcio.layout.Average or None
-        The average of all trials that is stored, if their results are not kept.
-    casting : str
-        How far types of results may differ from the planned one, as in `numpy.can_cast`.
-    described : mapping of str to str
-        The arguments as text, for people.
-    run_id : str
-        Random name of the run.
-    digest : str
-        Hexadecimal; plans of one digest give the same bytes, block by block.
-    live : callable or None
-        The function itself, in the process that made the plan.
-    chunks : tuple of int or None
-        Shape of the chunks of a virtual source, one number for ``sources="task"``; None for
-        contiguous ones.
-    compression : str or None
+    :class:`hpcio.Plan`, which can be made and run, names the attributes.
     """
 
     function: Function
