@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from importlib import metadata
-from typing import Any, Generic, TypeVar, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from hpcio.errors import MissingPackageError, OptionError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["Registry"]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Brought:
+    """A thing of another package, not loaded yet."""
+
+    entry: EntryPoint
 
 
 class Registry(Generic[T]):
@@ -65,12 +75,12 @@ class Registry(Generic[T]):
         if isinstance(found, str):
             module, _, attribute = found.partition(":")
             found = getattr(importlib.import_module(module), attribute)
-        elif isinstance(found, metadata.EntryPoint):
-            found = self._load(found)
+        elif isinstance(found, _Brought):
+            found = self._load(found.entry)
         self._known[name] = found
         return cast("T", found)
 
-    def _load(self, entry: metadata.EntryPoint) -> Any:
+    def _load(self, entry: EntryPoint) -> Any:
         try:
             return entry.load()
         except Exception as error:
@@ -91,6 +101,8 @@ class Registry(Generic[T]):
 
     def _scan(self) -> None:
         if not self._scanned:
+            from importlib import metadata  # slow to import, and seldom needed in a worker
+
             self._scanned = True
             for entry in metadata.entry_points(group=self._group):
-                self._known.setdefault(entry.name, entry)
+                self._known.setdefault(entry.name, _Brought(entry))

@@ -8,7 +8,6 @@ import os
 import platform
 import socket
 import time
-from importlib import metadata
 from pathlib import Path
 
 import h5py
@@ -116,6 +115,8 @@ def trial_table(ledger: Ledger) -> np.ndarray:
 
 def provenance(plan: Plan) -> dict[str, str | int]:
     """Where a result came from, as attributes of its file."""
+    from importlib import metadata  # slow to import, and workers publish nothing
+
     versions = {"python": platform.python_version(), "hdf5": h5py.version.hdf5_version}
     for package in ("hpcio", "numpy", "h5py"):
         try:
