@@ -35,13 +35,14 @@ lint: $(VENV)/.has-dev+test+slurm+plot
 house: $(VENV)/.has-dev+test+slurm+plot
 	$(BIN)/python docs/house
 
+# Thousands of processes start here: without bytecode, each would compile the packages again.
 test: lint
 	@.ci/system-packages
 	@old=$$(.ci/oldstack-env) || echo "Tests marked oldstack will be skipped." >&2; \
 	mpi=$$($(MPI_ENV)) || echo "Tests marked mpi will be skipped: on Open MPI." >&2; \
 	mpich=$$($(MPI_ENV) mpich) || echo "Tests marked mpi will be skipped: on MPICH." >&2; \
 	set -x; HPCIO_OLDSTACK_PYTHON="$$old" HPCIO_MPI_PYTHON="$$mpi" HPCIO_MPICH_PYTHON="$$mpich" \
-	$(BIN)/python -m pytest -m "not torture" -n $(JOBS) --dist loadfile --cov --cov-report=term $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not torture" -n $(JOBS) --dist loadfile --cov --cov-report=term $(ARGS)
 
 torture: $(VENV)/.has-dev+test+slurm+plot
 	@.ci/system-packages torture

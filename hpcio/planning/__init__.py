@@ -5,9 +5,9 @@ take the value `Plan` from it, load plans by `load_plan`, and check that a machi
 needs. What callers ask for travels as values, such as `StorageOptions`.
 """
 
-from hpcio.planning.describing import Description, describe, probe
-from hpcio.planning.limits import block_memory, check_disk, check_memory
-from hpcio.planning.making import check_new_output, make_plan
+from typing import TYPE_CHECKING
+
+from hpcio.machine import lazily
 from hpcio.planning.options import (
     CallOptions,
     LayoutOptions,
@@ -18,6 +18,11 @@ from hpcio.planning.options import (
 )
 from hpcio.planning.plan import Plan
 from hpcio.planning.planfile import load_plan, write_plan
+
+if TYPE_CHECKING:
+    from hpcio.planning.describing import Description, describe, probe
+    from hpcio.planning.limits import block_memory, check_disk, check_memory
+    from hpcio.planning.making import check_new_output, make_plan
 
 __all__ = [
     "CallOptions",
@@ -38,3 +43,18 @@ __all__ = [
     "probe",
     "write_plan",
 ]
+
+# Imported when they are asked for: workers load a plan, and make none.
+__getattr__ = lazily(
+    __name__,
+    {
+        "Description": "describing",
+        "block_memory": "limits",
+        "check_disk": "limits",
+        "check_memory": "limits",
+        "check_new_output": "making",
+        "describe": "describing",
+        "make_plan": "making",
+        "probe": "describing",
+    },
+)

@@ -5,13 +5,18 @@ executor is a class, here or in another package, that calls `run_batch` for batc
 read from the journals what is done.
 """
 
+from typing import TYPE_CHECKING
+
+from hpcio.machine import lazily
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
 from hpcio.running.deaths import FRUITLESS, Deaths, blame, how_it_ended
-from hpcio.running.local import EXECUTORS, ExecutorMaker, choose
-from hpcio.running.partition import batches_of, divide, from_runs, runs
-from hpcio.running.ranks import Ranks, call_on_ranks, share_out
-from hpcio.running.run import Executor, Nobody, Work, execute, record
+
+if TYPE_CHECKING:
+    from hpcio.running.local import EXECUTORS, ExecutorMaker, choose
+    from hpcio.running.partition import batches_of, divide, from_runs, runs
+    from hpcio.running.ranks import Ranks, call_on_ranks, share_out
+    from hpcio.running.run import Executor, Nobody, Work, execute, record
 
 __all__ = [
     "EXECUTORS",
@@ -37,3 +42,25 @@ __all__ = [
     "runs",
     "share_out",
 ]
+
+# Imported when they are asked for: an array task tries blocks, and hands them to nobody.
+__getattr__ = lazily(
+    __name__,
+    {
+        "EXECUTORS": "local",
+        "Executor": "run",
+        "ExecutorMaker": "local",
+        "Nobody": "run",
+        "Ranks": "ranks",
+        "Work": "run",
+        "batches_of": "partition",
+        "call_on_ranks": "ranks",
+        "choose": "local",
+        "divide": "partition",
+        "execute": "run",
+        "from_runs": "partition",
+        "record": "run",
+        "runs": "partition",
+        "share_out": "ranks",
+    },
+)

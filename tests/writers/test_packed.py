@@ -348,7 +348,7 @@ def test_a_missing_package_is_named(tmp_path):
     bench = Packed(tmp_path)
     bench.plan(compression="zstd").run(workers=0, progress=False)
     said = run(BLOCKED.replace("{module}", bench.module), tmp_path).splitlines()
-    refused = ["PlanError", "MissingPackageError", "MissingPackageError"]
+    refused = ["OptionError", "MissingPackageError", "MissingPackageError"]
     assert [line.split()[0] for line in said] == refused
     assert all("pip install 'hpcio[compress]'" in line for line in said)
     assert issubclass(MissingPackageError, ImportError)
