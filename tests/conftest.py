@@ -17,6 +17,7 @@ import pytest
 import hpcio
 from hpcio.errors import Done
 from tests.rigs import gluster as gluster_rig
+from tests.rigs import nfs as nfs_rig
 from tests.rigs import slurm as slurm_rig
 from tests.rigs.bench import Bench
 from tests.rigs.runs import record
@@ -185,3 +186,16 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Bench:
     """A bench, with the kind of sources that the test is parametrized with."""
     callspec = getattr(request.node, "callspec", None)
     return Bench(tmp_path, sources=callspec.params.get("sources", "task") if callspec else "task")
+
+
+@pytest.fixture(scope="module")
+def nfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nfs_rig.Nfs]:
+    """An NFS server and three clients of it, in a guest."""
+    if nfs_rig.missing():
+        pytest.skip(nfs_rig.missing())
+    nfs = nfs_rig.Nfs(tmp_path_factory.mktemp("nfs"))
+    try:
+        nfs.up()
+        yield nfs
+    finally:
+        nfs.down()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,38 +9,15 @@ from typing import Any
 import pytest
 
 import hpcio
+from tests.rigs import support
 from tests.rigs.bench import CHANNELS, TRIALS, Bench
 from tests.rigs.repacking import check_ordinary
-from tests.rigs.support import ended, names, start
-from tests.rigs.waiting import PATIENCE
-
-# Ends itself before the given call to the system of those named.
-KILLED = """
-import json, os, sys
-import hpcio
-
-left = int(sys.argv[1])
-
-def deadly(call):
-    def wrapped(*args, **kwargs):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(0, 9)
-        return call(*args, **kwargs)
-    return wrapped
-
-for name in sys.argv[2].split():
-    setattr(os, name, deadly(getattr(os, name)))
-hpcio.repack("out.h5", **json.loads(sys.argv[3]))
-"""
+from tests.rigs.support import names
 
 
 def killed_at(folder: Path, moment: int, calls: str, **options: Any) -> bool:
-    with ended(start(KILLED, folder, str(moment), calls, json.dumps(options))) as child:
-        _, err = child.communicate(timeout=PATIENCE)
-        assert child.returncode in (0, -9), err
-        return child.returncode != 0
+    script = f'import hpcio; hpcio.repack("out.h5", **{options!r})'
+    return support.killed_at(script, folder, moment, calls)
 
 
 def check_and_go_on(bench: Bench, folder: Path, *, remove: bool = True) -> None:

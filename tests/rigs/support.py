@@ -61,6 +61,35 @@ def ended(child: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         until(lambda: not group(child.pid), "the end of the child's group")
 
 
+# Counts the named calls to the operating system, and ends the whole group before the given one.
+_DEADLY = """
+import os
+
+left = {moment}
+
+def deadly(call):
+    def wrapped(*args, **kwargs):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(0, 9)
+        return call(*args, **kwargs)
+    return wrapped
+
+for name in "{calls}".split():
+    setattr(os, name, deadly(getattr(os, name)))
+"""
+
+
+def killed_at(script: str, folder: Path, moment: int, calls: str) -> bool:
+    """Run a script in a group alone until a call to the system; whether that was reached."""
+    deadly = _DEADLY.format(moment=moment, calls=calls)
+    with ended(start(deadly + script, folder)) as child:
+        _, err = child.communicate(timeout=PATIENCE)
+        assert child.returncode in (0, -signal.SIGKILL), err
+        return child.returncode != 0
+
+
 def kill(child: subprocess.Popen[str]) -> None:
     """End a child and all of its workers by signal 9."""
     os.killpg(child.pid, signal.SIGKILL)

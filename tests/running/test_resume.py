@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-import signal
 from pathlib import Path
 
 import pytest
 
 import hpcio
+from tests.rigs import support
 from tests.rigs.bench import TRIALS, Bench
 from tests.rigs.resuming import ALL, both_sources, finished, resume
-from tests.rigs.support import ended, kill, names, start
-from tests.rigs.waiting import PATIENCE, until
+from tests.rigs.support import ended, kill, names
+from tests.rigs.waiting import until
 
 
 @pytest.mark.parametrize(("workers", "trial"), [(0, 0), (0, 4), (0, TRIALS - 1), (1, 4), (2, 4)])
@@ -29,32 +29,11 @@ def test_killed_while_it_computes_a_trial(bench, workers, sources, trial):
     resume(bench, workers=workers)
 
 
-# Counts calls to the operating system, and ends the whole group before the given one.
-DEADLY = """
-import os, sys
-
-left = int(sys.argv[1])
-
-def deadly(call):
-    def wrapped(*args, **kwargs):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(0, 9)
-        return call(*args, **kwargs)
-    return wrapped
-
-for name in "open write writev pwrite fsync mkdir rename posix_fallocate".split():
-    setattr(os, name, deadly(getattr(os, name)))
-"""
+CALLS = "open write writev pwrite fsync mkdir rename posix_fallocate"
 
 
 def killed_at(bench: Bench, moment: int) -> bool:
-    """Run in this group alone until some call to the system; whether that was reached."""
-    with ended(start(DEADLY + bench.script(workers=0), bench.folder, str(moment))) as child:
-        child.communicate(timeout=PATIENCE)
-        assert child.returncode in (0, -signal.SIGKILL)
-        return child.returncode != 0
+    return support.killed_at(bench.script(workers=0), bench.folder, moment, CALLS)
 
 
 def check_and_resume(bench: Bench) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -311,18 +310,6 @@ try:
 finally:
     rig.down()
 """
-
-
-@pytest.fixture(scope="module")
-def nfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nfs]:
-    if nfs_rig.missing():
-        pytest.skip(nfs_rig.missing())
-    nfs = Nfs(tmp_path_factory.mktemp("nfs"))
-    try:
-        nfs.up()
-        yield nfs
-    finally:
-        nfs.down()
 
 
 def start(nfs: Nfs, script: str, *arguments: object, client: str, version: str) -> nfs_rig.Job:

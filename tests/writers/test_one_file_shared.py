@@ -127,18 +127,6 @@ class OnNfs:
         return job.ended()
 
 
-@pytest.fixture(scope="module")
-def nfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nfs]:
-    if nfs_rig.missing():
-        pytest.skip(nfs_rig.missing())
-    nfs = Nfs(tmp_path_factory.mktemp("nfs"))
-    try:
-        nfs.up()
-        yield nfs
-    finally:
-        nfs.down()
-
-
 @pytest.fixture
 def there(request: pytest.FixtureRequest, tmp_path: Path, where: str) -> Clients:
     """The clients of a file system, in a new folder of it."""

@@ -13,9 +13,10 @@ import pytest
 
 import hpcio
 from hpcio.errors import MissingPackageError, PlanError, ResultError
+from tests.rigs import support
 from tests.rigs.bench import CHANNELS, FILTERS, ROWS, TRIALS, Bench
-from tests.rigs.support import damage, ended, kill, names, run, start
-from tests.rigs.waiting import PATIENCE, until
+from tests.rigs.support import damage, kill, names, run, start
+from tests.rigs.waiting import until
 
 BLOCK = ROWS * CHANNELS
 
@@ -138,32 +139,8 @@ def test_what_waits_for_its_chunk_is_logged_in_time(tmp_path):
     bench.check()
 
 
-# Ends itself before the given call to the system of those named.
-DEADLY = """
-import os
-left = {moment}
-
-def deadly(call):
-    def wrapped(*args, **kwargs):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(0, 9)
-        return call(*args, **kwargs)
-    return wrapped
-
-for name in "{calls}".split():
-    setattr(os, name, deadly(getattr(os, name)))
-import pathlib
-"""
-
-
 def killed_at(bench: Packed, moment: int, calls: str) -> bool:
-    deadly = DEADLY.format(moment=moment, calls=calls)
-    with ended(start(deadly + bench.script(workers=0), bench.folder)) as child:
-        _, err = child.communicate(timeout=PATIENCE)
-        assert child.returncode in (0, -9), err
-        return child.returncode != 0
+    return support.killed_at(bench.script(workers=0), bench.folder, moment, calls)
 
 
 @pytest.mark.parametrize("moment", range(6))
