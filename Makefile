@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 comma := ,
-# Processes that run tests side by side: most tests wait, for starts and ends of others.
-JOBS ?= 2
+# Processes that run tests side by side. Most tests wait for starts and ends of others, so that two
+# cores are busy with three of them.
+JOBS ?= 3
 
 # A half-made environment must not pass as one.
 .DELETE_ON_ERROR:
