@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
 
 import pytest
 
@@ -22,5 +22,5 @@ def small_pieces(monkeypatch):
     """Let blocks be larger than what is read and compared at a time, and lie across its edges."""
     for module in ("hpcio.results.repacking", "hpcio.results.verifying", "hpcio.results.packing"):
         for name, nbytes in (("PIECE", 64), ("SPAN", 256)):
-            monkeypatch.setattr(sys.modules[module], name, nbytes, raising=False)
+            monkeypatch.setattr(importlib.import_module(module), name, nbytes, raising=False)
     monkeypatch.setattr(spans, "__defaults__", (100,))
