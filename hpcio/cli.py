@@ -8,13 +8,24 @@ Ctrl-C. Further subcommands come from other packages by the entry-point group
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import threading
+import warnings
 from importlib import metadata
+from typing import TextIO
 
 import click
 
 import hpcio
-from hpcio.errors import BlocksFailed, HpcioError, Interrupted, ResultError, WorkerError
+from hpcio.errors import (
+    BlocksFailed,
+    HpcioError,
+    HpcioWarning,
+    Interrupted,
+    ResultError,
+    WorkerError,
+)
 
 __all__ = ["cli", "main"]
 
@@ -66,18 +77,60 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; errors of hpcio become one message and an exit status."""
+    warnings.showwarning = _note
+    status = _status()
+    if not _holds_up_the_end():
+        sys.exit(status)
+    # Python would wait for what a function has left running.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _status() -> int:
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort as abort:  # click's name for Ctrl-C
         if isinstance(abort.__cause__, Interrupted):
             _complain(str(abort.__cause__))
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except click.ClickException as error:
         error.show()
-        sys.exit(MISUSE)
+        return MISUSE
     except HpcioError as error:
         _complain(str(error))
-        sys.exit(FAILED if isinstance(error, BlocksFailed | WorkerError | ResultError) else MISUSE)
+        return FAILED if isinstance(error, BlocksFailed | WorkerError | ResultError) else MISUSE
+    return 0
+
+
+def _holds_up_the_end() -> bool:
+    """Whether there are threads or children that Python waits for; MPI ends by itself, though."""
+    if "mpi4py.MPI" in sys.modules:
+        return False
+    main_thread = threading.main_thread()
+    pools = sys.modules.get("multiprocessing")
+    children = pools.active_children() if pools is not None else []
+    return bool(children) or any(
+        not t.daemon and t is not main_thread for t in threading.enumerate()
+    )
+
+
+def _note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning of ours as a line, and those of others as Python does."""
+    if issubclass(category, HpcioWarning):
+        click.secho("hpcio: note: ", fg="yellow", err=True, nl=False)
+        click.echo(str(message), err=True)
+    else:
+        click.echo(
+            warnings.formatwarning(message, category, filename, lineno, line), err=True, nl=False
+        )
 
 
 def _complain(message: str) -> None:

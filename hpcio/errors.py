@@ -20,6 +20,7 @@ __all__ = [
     "Failure",
     "FunctionError",
     "HpcioError",
+    "HpcioWarning",
     "Interrupted",
     "MemoryLimitError",
     "MissingPackageError",
@@ -37,6 +38,10 @@ __all__ = [
 
 class HpcioError(Exception):
     """Base of all errors of this package."""
+
+
+class HpcioWarning(UserWarning):
+    """What a user should know, and what does not stop a run."""
 
 
 class SourceError(HpcioError, OSError):

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from hpcio.errors import Done
+from hpcio.files import Access
 from hpcio.layout import Join, Reduce
 from hpcio.planning import (
     CallOptions,
@@ -25,7 +26,7 @@ from hpcio.planning import (
 from hpcio.planning import Plan as Value
 from hpcio.recording import Trials
 from hpcio.running import Executor, choose, execute
-from hpcio.watching import watch
+from hpcio.watching import watch, watch_probes
 from hpcio.writers import WRITERS, backend_of
 
 __all__ = ["Plan"]
@@ -49,6 +50,8 @@ class Plan(Value):
         Names and coordinates of the axes of the result.
     payload : bytes
         The arguments of the function, pickled; see `arguments`.
+    given : hpcio.function.Fingerprint
+        The fingerprint of the arguments.
     out : str
         Absolute path of the result.
     writer, sources, join : str
@@ -69,6 +72,9 @@ class Plan(Value):
         Shape of the chunks of a virtual source, one number for ``sources="task"``; None for
         contiguous ones.
     compression : str or None
+    same_versions : bool
+    access : str
+        As given to :meth:`hpcio.Plan.create`.
     """
 
     @classmethod
@@ -96,6 +102,8 @@ class Plan(Value):
         axes: Mapping[str, Sequence[object] | np.ndarray | None] | None = None,
         chunks: bool | Sequence[int] | None = None,
         compression: str | None = None,
+        same_versions: bool = False,
+        access: Access = "result",
     ) -> Self:
         """Plan the run of a function over every trial of a recording, by a dry run.
 
@@ -152,6 +160,12 @@ class Plan(Value):
         compression : str, optional
             ``NAME[:LEVEL][+shuffle]``, such as ``"zstd"``; for the virtual writer. Names are
             those of :func:`hpcio.repack`.
+        same_versions : bool
+            Refuse to continue with other versions of the packages that the function uses,
+            instead of warning.
+        access : {"result", "shared", "private"}
+            Who may read what is written, as far as the umask lets them: the result, as any
+            new file of yours; also plan, journals and logs; or nothing.
 
         Returns
         -------
@@ -175,27 +189,29 @@ class Plan(Value):
         >>> folder.cleanup()
         """
         storage = StorageOptions(
-            writer=writer, sources=sources, chunks=chunks, compression=compression
+            writer=writer, sources=sources, chunks=chunks, compression=compression, access=access
         )
-        made = make_plan(
-            func,
-            source,
-            out,
-            reading=ReadingOptions(
-                trials=trials, axis=axis, channel_axis=channel_axis,
-                channels_per_block=channels_per_block,
-            ),
-            call=CallOptions(
-                args=args, kwargs={} if kwargs is None else kwargs, out_shape=out_shape,
-                out_dtype=out_dtype,
-            ),
-            layout=LayoutOptions(
-                join=join, join_axis=join_axis, out_channel_axis=out_channel_axis,
-                keeptrials=keeptrials, reduce=reduce, axes=axes,
-            ),
-            storage=storage,
-            abilities=WRITERS[writer].abilities,
-        )  # fmt: skip
+        with watch_probes() as on_probe:
+            made = make_plan(
+                func,
+                source,
+                out,
+                reading=ReadingOptions(
+                    trials=trials, axis=axis, channel_axis=channel_axis,
+                    channels_per_block=channels_per_block,
+                ),
+                call=CallOptions(
+                    args=args, kwargs={} if kwargs is None else kwargs, out_shape=out_shape,
+                    out_dtype=out_dtype, same_versions=same_versions,
+                ),
+                layout=LayoutOptions(
+                    join=join, join_axis=join_axis, out_channel_axis=out_channel_axis,
+                    keeptrials=keeptrials, reduce=reduce, axes=axes,
+                ),
+                storage=storage,
+                abilities=WRITERS[writer].abilities,
+                on_probe=on_probe,
+            )  # fmt: skip
         backend_of(made).check_plan(made)
         return cls(**vars(made))
 

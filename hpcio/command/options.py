@@ -80,6 +80,24 @@ def _chunks(_: click.Context, option: click.Parameter, text: str | None) -> Any:
         ) from None
 
 
+def _lengths(_: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """Lengths ``8,16``; the shape of one number has no axes and is empty."""
+    try:
+        return None if text is None else tuple(int(n) for n in text.split(",") if n.strip())
+    except ValueError:
+        raise click.BadParameter(
+            f"'{text}' is no list of lengths such as 8,16.", param=option
+        ) from None
+
+
+def _names(_: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """Names ``trial,frequency``, as `Plan.create` takes them."""
+    names = None if text is None else [name.strip() for name in text.split(",")]
+    if names is not None and len(set(names)) < len(names):
+        raise click.BadParameter(f"'{text}' has a name twice.", param=option)
+    return names and dict.fromkeys(names)
+
+
 CHUNK_OPTIONS = [
     click.option("--chunks", callback=_chunks, metavar="auto|N,N,...",
                  help="Shape of a chunk; auto: about 1 MB."),
@@ -139,7 +157,31 @@ PLAN_OPTIONS = [
         callback=_pair,
         help="A keyword argument of the function.",
     ),
+    click.option(
+        "--out-shape",
+        callback=_lengths,
+        metavar="N,N,...",
+        help="Shape of the result of one trial, if all have the same.",
+    ),
+    click.option("--out-dtype", metavar="TYPE", help="Type that results are cast to, as float32."),
+    click.option(
+        "--axes", callback=_names, metavar="NAME,NAME,...", help="Names of the axes of the result."
+    ),
     *CHUNK_OPTIONS,
+    click.option(
+        "--shared",
+        "access",
+        flag_value="shared",
+        help="Let others read plan, journals and logs, too, and not the result alone.",
+    ),
+    click.option(
+        "--private", "access", flag_value="private", help="Let nobody else read the result."
+    ),
+    click.option(
+        "--same-versions",
+        is_flag=True,
+        help="Refuse to continue with other versions of the packages that the function uses.",
+    ),
     click.option("--fresh", is_flag=True, help="Remove the result and its run directory first."),
 ]
 
@@ -189,5 +231,7 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         out_channel_axis=options["out_channel_axis"],
         keeptrials=options["reduce"] is None, reduce=options["reduce"],
         args=[_literal(a) for a in options["args"]], kwargs=options["kwargs"],
+        out_shape=options["out_shape"], out_dtype=options["out_dtype"], axes=options["axes"],
         chunks=options["chunks"], compression=options["compression"],
+        same_versions=options["same_versions"], access=options["access"] or "result",
     )  # fmt: skip

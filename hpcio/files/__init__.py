@@ -5,39 +5,64 @@ HDF5 files through it, and have it lay out, fill and lock them. The names in a r
 from its `RunDirectory`.
 """
 
+from hpcio.files.behind import (
+    FileState,
+    check_links,
+    check_whole,
+    follow,
+    sample_of,
+    where_hdf5_looks,
+)
 from hpcio.files.bytes import StreamedChecksum, allocate, checksum, fill_of, read_at, sync, write_at
-from hpcio.files.compression import CHUNK, Chunking, Compression, Packer, load_filters
+from hpcio.files.compression import (
+    CHUNK,
+    Chunking,
+    Compression,
+    Packer,
+    load_filter,
+    load_filters,
+)
 from hpcio.files.images import in_memory_file, sparse_file, write_image, write_under_name
 from hpcio.files.locks import check_locks, locked, open_to_write
 from hpcio.files.opening import (
-    check_parts,
     find_dataset,
+    free_files,
     locking,
     open_file,
     plain_offset,
     room_for,
     split_spec,
 )
-from hpcio.files.rundir import RunDirectory
+from hpcio.files.rundir import ACCESS, READABLE, READABLE_FOLDER, Access, Modes, RunDirectory
 from hpcio.files.slab import Layout, Slab, layout, write_file
 
 __all__ = [
+    "ACCESS",
     "CHUNK",
+    "READABLE",
+    "READABLE_FOLDER",
+    "Access",
     "Chunking",
     "Compression",
+    "FileState",
     "Layout",
+    "Modes",
     "Packer",
     "RunDirectory",
     "Slab",
     "StreamedChecksum",
     "allocate",
+    "check_links",
     "check_locks",
-    "check_parts",
+    "check_whole",
     "checksum",
     "fill_of",
     "find_dataset",
+    "follow",
+    "free_files",
     "in_memory_file",
     "layout",
+    "load_filter",
     "load_filters",
     "locked",
     "locking",
@@ -46,9 +71,11 @@ __all__ = [
     "plain_offset",
     "read_at",
     "room_for",
+    "sample_of",
     "sparse_file",
     "split_spec",
     "sync",
+    "where_hdf5_looks",
     "write_at",
     "write_file",
     "write_image",

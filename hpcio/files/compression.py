@@ -7,6 +7,7 @@ the package hdf5plugin, which readers need too.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
@@ -20,7 +21,16 @@ import numpy as np
 from hpcio.errors import MissingPackageError, OptionError
 from hpcio.files.images import in_memory_file
 
-__all__ = ["CHUNK", "Chunking", "Compression", "Packer", "good_chunk", "load_filters"]
+__all__ = [
+    "CHUNK",
+    "Chunking",
+    "Compression",
+    "Packer",
+    "good_chunk",
+    "load_filter",
+    "load_filters",
+    "load_filters_of",
+]
 
 # Size of a chunk if the user chooses none, in bytes: h5py's cache holds it, disks read it well.
 CHUNK = 1 << 20
@@ -155,6 +165,43 @@ def load_filters(compression: str, path: object) -> None:
             f"'{path}' is compressed by {compression}, and reading it needs the package "
             f"hdf5plugin. {REMEDY}"
         ) from None
+
+
+def load_filters_of(dataset: h5py.Dataset) -> tuple[int, ...]:
+    """Make HDF5 know the filters that a dataset was compressed by; their numbers.
+
+    A session may have imported hdf5plugin before; its workers have not.
+
+    Raises
+    ------
+    MissingPackageError
+        If a filter is not installed.
+    """
+    dcpl = dataset.id.get_create_plist()
+    filters = [dcpl.get_filter(k) for k in range(dcpl.get_nfilters())]
+    for code, _, _, name in filters:
+        load_filter(code, f"'{dataset.name}' of '{dataset.file.filename}'", name.decode("latin-1"))
+    return tuple(code for code, *_ in filters)
+
+
+def load_filter(code: int, what: str, name: str = "") -> None:
+    """Make HDF5 know a filter by its number.
+
+    Raises
+    ------
+    MissingPackageError
+        If it is not installed; `what` was compressed by it.
+    """
+    if h5py.h5z.filter_avail(code):
+        return
+    with contextlib.suppress(ImportError):
+        _plugins()
+    if not h5py.h5z.filter_avail(code):
+        raise MissingPackageError(
+            f"{what} is compressed by the filter {code} ({name or 'whose name is unknown'}), which "
+            "is not installed here. Install the package that has it, such as hdf5plugin: pip "
+            "install 'hpcio[compress]'"
+        )
 
 
 def good_chunk(

@@ -75,7 +75,9 @@ def write_image(
         os.close(fd)
 
 
-def write_under_name(fill: Callable[[h5py.File], None], final: Path, *, tag: str) -> None:
+def write_under_name(
+    fill: Callable[[h5py.File], None], final: Path, *, tag: str, mode: int = 0o666
+) -> None:
     """Write an HDF5 file under its name: whole, or not at all.
 
     Parameters
@@ -85,6 +87,8 @@ def write_under_name(fill: Callable[[h5py.File], None], final: Path, *, tag: str
     final : pathlib.Path
     tag : str
         Whose file it is. Parts that earlier, killed processes left under this tag are removed.
+    mode : int
+        Who may read it, before the umask.
     """
     part = final.with_name(f".{final.name}.{tag}.{os.getpid()}.part")
     for left in final.parent.glob(f".{glob.escape(final.name)}.{tag}.*.part"):
@@ -93,7 +97,7 @@ def write_under_name(fill: Callable[[h5py.File], None], final: Path, *, tag: str
         # libver "v110" lets the group of details hold any number of attributes.
         with in_memory_file(libver=("earliest", "v110")) as f:
             fill(f)
-            write_image(f, part)
+            write_image(f, part, mode=mode)
         os.rename(part, final)
     except BaseException:
         part.unlink(missing_ok=True)

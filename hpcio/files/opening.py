@@ -13,8 +13,8 @@ import h5py
 from hpcio.errors import SourceError
 
 __all__ = [
-    "check_parts",
     "find_dataset",
+    "free_files",
     "locking",
     "open_file",
     "plain_offset",
@@ -155,34 +155,17 @@ def find_dataset(file: h5py.File, dataset: str) -> h5py.Dataset:
     )
 
 
-def check_parts(dataset: h5py.Dataset) -> None:
-    """Raise SourceError unless all files that a virtual dataset is made of can be read.
+def _used() -> int:
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return SPARE_FILES
 
-    HDF5 itself shows fill values for files that it cannot open, and says nothing.
-    """
-    if not dataset.is_virtual:
-        return
-    file = dataset.file.filename
-    names = {part.file_name for part in dataset.virtual_sources()} - {"."}
-    folders = [os.path.dirname(os.path.realpath(file)), os.getcwd()]  # where HDF5 looks, in order
-    for name in names:
-        if "%b" in name.replace("%%", ""):
-            continue  # a pattern for any number of files
-        path = name.replace("%%", "%")
-        found = next((p for f in folders if os.path.exists(p := os.path.join(f, path))), path)
-        try:
-            with open(found, "rb"):
-                pass
-        except OSError as error:
-            raise SourceError(
-                f"'{dataset.name}' of '{file}' is a virtual dataset, and its source '{found}' "
-                f"cannot be read ({error.strerror}). Put it back where it was."
-            ) from error
-    if not room_for(len(names)):
-        raise SourceError(
-            f"'{dataset.name}' of '{file}' is made of {len(names)} files, more than HDF5 can hold "
-            "open here. Make one file of it first: hpcio repack, or h5repack."
-        )
+
+def free_files() -> int:
+    """How many files this process may open yet, without raising its limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_SOURCES if soft == resource.RLIM_INFINITY else max(0, soft - _used())
 
 
 def room_for(sources: int) -> bool:
@@ -190,11 +173,7 @@ def room_for(sources: int) -> bool:
     if sources > MOST_SOURCES:
         return False
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        used = len(os.listdir("/proc/self/fd"))
-    except OSError:
-        used = SPARE_FILES
-    needed = sources + used + SPARE_FILES
+    needed = sources + _used() + SPARE_FILES
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return True
     if hard != resource.RLIM_INFINITY and needed > hard:

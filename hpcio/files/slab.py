@@ -20,6 +20,7 @@ import numpy as np
 from hpcio.errors import FunctionError, OutputError, as_output_error
 from hpcio.files.bytes import Raw, allocate, write_at
 from hpcio.files.images import sparse_file
+from hpcio.files.rundir import READABLE
 
 __all__ = ["Layout", "Slab", "layout", "write_file"]
 
@@ -127,7 +128,7 @@ def write_file(path: str, layout: Layout, data: Raw, *, sync: bool = False) -> i
     never writes a name twice, so an existing one is a mistake that must not pass. With `sync`,
     the file is on the disk afterwards, or with its server.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READABLE)
     try:
         written = (
             os.writev(fd, [layout.header, data]) if layout.nbytes else os.write(fd, layout.header)
@@ -156,7 +157,7 @@ class Slab:
     def __init__(self, path: str | os.PathLike[str], layout: Layout) -> None:
         self.path = Path(path)
         self.offset = layout.offset
-        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READABLE)
         try:
             write_at(self.fd, layout.header, 0)
             allocate(self.fd, layout.size, self.path)

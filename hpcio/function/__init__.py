@@ -5,7 +5,7 @@ writes a result by itself. Others take `Function` and `Arguments` from it, and c
 `compute`.
 """
 
-from hpcio.function.arguments import Arguments, fingerprint, per_trial
+from hpcio.function.arguments import Arguments, FreshArguments, per_trial
 from hpcio.function.calls import (
     as_array,
     compute,
@@ -18,13 +18,17 @@ from hpcio.function.calls import (
 from hpcio.function.cfg import unwrap_cfg
 from hpcio.function.decorators import unwrap_io
 from hpcio.function.faux import FauxTrial
-from hpcio.function.functions import Function, takes
+from hpcio.function.functions import Function, check_versions, takes
+from hpcio.function.reach import Fingerprint, fingerprint
 
 __all__ = [
     "Arguments",
     "FauxTrial",
+    "Fingerprint",
+    "FreshArguments",
     "Function",
     "as_array",
+    "check_versions",
     "compute",
     "dry_outcome",
     "fingerprint",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import pickle
-import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,7 +12,20 @@ import numpy as np
 
 from hpcio.errors import OptionError, PlanError
 
-__all__ = ["Arguments", "fingerprint", "per_trial"]
+__all__ = ["Arguments", "FreshArguments", "per_trial", "pickled"]
+
+
+# What no call can change, and so all calls may share.
+_SHARED = (
+    type(None), bool, int, float, complex, str, bytes, range, type(...), type, np.generic, np.dtype,
+    np.ufunc, types.FunctionType, types.BuiltinFunctionType, types.ModuleType,
+)  # fmt: skip
+
+
+def _is_shared(value: object) -> bool:
+    if type(value) in (tuple, frozenset):
+        return all(map(_is_shared, value))  # type: ignore[call-overload]
+    return isinstance(value, _SHARED) and not isinstance(value, np.void)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +37,78 @@ class PerTrial:
     def __len__(self) -> int:
         return len(self.values)
 
+    def of(self, trial: int) -> Any:
+        """The value of a trial, for one call alone."""
+        value = self.values[trial]
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            return value.copy()
+        return value if _is_shared(value) else pickle.loads(pickled(value))
+
+
+@dataclass(frozen=True)
+class PerTrialGenerator:
+    """A generator of random numbers for each trial, spawned from the one that was given.
+
+    The draws of a trial do not depend on the others, so that they are the same for any number of
+    workers. The children are those of `numpy.random.Generator.spawn`.
+
+    Attributes
+    ----------
+    kind : str
+        The class of its bit generator.
+    entropy : int or sequence of int
+    spawn_key : tuple of int
+    pool_size : int
+        As of `numpy.random.SeedSequence`.
+    spawned : int
+        How many children it had already.
+    """
+
+    kind: str
+    entropy: Any
+    spawn_key: tuple[int, ...]
+    pool_size: int
+    spawned: int
+
+    @classmethod
+    def spawned_from(cls, generator: np.random.Generator) -> Self:
+        """Children of a generator, which does not change."""
+        bits = generator.bit_generator
+        seed = getattr(bits, "seed_seq", None) or getattr(bits, "_seed_seq", None)
+        if not isinstance(seed, np.random.SeedSequence):
+            raise OptionError(
+                f"The generator {generator} has no seed to spawn others from. Make it by "
+                "numpy.random.default_rng(seed)."
+            )
+        return cls(
+            type(bits).__name__, seed.entropy, tuple(seed.spawn_key), seed.pool_size,
+            seed.n_children_spawned,
+        )  # fmt: skip
+
+    def of(self, trial: int) -> np.random.Generator:
+        """The generator of a trial."""
+        seed = np.random.SeedSequence(
+            self.entropy, spawn_key=(*self.spawn_key, self.spawned + trial),
+            pool_size=self.pool_size,
+        )  # fmt: skip
+        return np.random.Generator(getattr(np.random, self.kind)(seed))
+
+
+def _for_each_trial(value: object) -> object:
+    """An argument as a plan keeps it: generators of random numbers become one for each trial."""
+    if isinstance(value, np.random.Generator):
+        return PerTrialGenerator.spawned_from(value)
+    return value
+
 
 def per_trial(values: Sequence[Any] | np.ndarray) -> PerTrial:
     """Mark an argument of a compute function as having one value for each trial.
 
     Parameters
     ----------
-    values : sequence or numpy.ndarray, length N
-        Value `i` goes to the call for trial `i`, in the order of the selected trials.
+    values : sequence, numpy.ndarray or pandas.Series, length N
+        Value `i` goes to the call for trial `i`, in the order of the selected trials. A series
+        is taken by position, whatever its index.
 
     Returns
     -------
@@ -49,7 +123,11 @@ def per_trial(values: Sequence[Any] | np.ndarray) -> PerTrial:
     """
     if isinstance(values, PerTrial):
         return values
-    if not hasattr(values, "__len__") or not hasattr(values, "__getitem__"):
+    to_numpy = getattr(values, "to_numpy", None)
+    if to_numpy is not None:  # of pandas, whose index says nothing of positions
+        values = to_numpy()
+    unordered = isinstance(values, Mapping | Set)
+    if unordered or not hasattr(values, "__len__") or not hasattr(values, "__getitem__"):
         raise OptionError(f"per_trial needs a sequence, not {type(values).__name__}. Pass a list.")
     return PerTrial(values)
 
@@ -74,14 +152,12 @@ class Arguments:
             raise OptionError(f"args={args!r:.100} is no tuple. Write args=(value,) for one value.")
         if not isinstance(kwargs, Mapping):
             raise OptionError(f"kwargs={kwargs!r:.100} is no dict. Write kwargs={{'name': value}}.")
-        return cls(tuple(args), dict(kwargs))
+        named = {name: _for_each_trial(value) for name, value in kwargs.items()}
+        return cls(tuple(map(_for_each_trial, args)), named)
 
     def dump(self) -> bytes:
         """The arguments as bytes; PlanError names what cannot be pickled."""
-        fingerprint(self)  # says what cannot be pickled
-        import cloudpickle
-
-        return cloudpickle.dumps((self.args, self.kwargs), protocol=5)  # type: ignore[no-any-return]
+        return pickled((self.args, self.kwargs))
 
     @classmethod
     def load(cls, payload: bytes) -> Self:
@@ -111,62 +187,54 @@ class Arguments:
         if reserved:
             raise OptionError(f"'{reserved.pop()}' is set by the plan. Take it out of kwargs.")
 
-    @property
-    def vary(self) -> bool:
-        """Whether any argument differs from trial to trial."""
-        return any(isinstance(v, PerTrial) for v in (*self.args, *self.kwargs.values()))
+    def of(self, trial: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of one call for a trial; see `FreshArguments`."""
+        return FreshArguments(self).of(trial)
+
+
+class FreshArguments:
+    """Arguments for one call after the other: what a call does to them, no other call sees.
+
+    Parameters
+    ----------
+    arguments : Arguments
+
+    Attributes
+    ----------
+    shared : bool
+        Whether all calls get the same, since they do not differ and no call can change them.
+    """
+
+    def __init__(self, arguments: Arguments) -> None:
+        self._count, self._names = len(arguments.args), tuple(arguments.kwargs)
+        self._values = [*arguments.args, *arguments.kwargs.values()]
+        kinds = PerTrial | PerTrialGenerator
+        self._varying = [k for k, v in enumerate(self._values) if isinstance(v, kinds)]
+        fixed = [k for k in range(len(self._values)) if k not in self._varying]
+        self._copied = [k for k in fixed if not _is_shared(self._values[k])]
+        self._pickled = pickled([self._values[k] for k in self._copied]) if self._copied else b""
+        self.shared = not self._varying and not self._copied
 
     def of(self, trial: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of one trial."""
-        if not self.vary:
-            return self.args, self.kwargs
-
-        def pick(value: Any) -> Any:
-            return value.values[trial] if isinstance(value, PerTrial) else value
-
-        return tuple(map(pick, self.args)), {k: pick(v) for k, v in self.kwargs.items()}
-
-
-_PLACE = {"__package__", "__name__", "__path__", "__file__"}
+        """The arguments of a call for a trial, given its number among the selected ones."""
+        values = list(self._values)
+        if self._copied:
+            for k, value in zip(self._copied, pickle.loads(self._pickled), strict=True):
+                values[k] = value
+        for k in self._varying:
+            values[k] = values[k].of(trial)
+        n = self._count
+        return tuple(values[:n]), dict(zip(self._names, values[n:], strict=True))
 
 
-def _is_random(value: object) -> bool:
-    """Whether this is a random identifier that cloudpickle gives a class of ``__main__``."""
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{32}", value) is not None
-
-
-def fingerprint(value: object) -> str:
-    """A digest of any value that can be pickled, functions by their code included.
-
-    Two equal functions from two sessions get the same digest, wherever they were typed:
-    a notebook cell that is run again is still the same function.
-    """
+def pickled(value: object) -> bytes:
+    """A value as bytes that any process can load; PlanError names what cannot be pickled."""
     import cloudpickle
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
-        def persistent_id(self, obj: Any) -> Any:
-            if type(obj) in (set, frozenset):  # each process has an order of its own
-                return type(obj).__name__, sorted(map(fingerprint, obj))
-            if type(obj) is dict and "__name__" in obj and obj.keys() <= _PLACE:
-                return "globals"  # of a function: they name the file that it was typed in
-            return None
-
-        def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, types.CodeType):  # never loaded again, so any callable will do
-                place_free = (obj.co_code, obj.co_consts, obj.co_names, obj.co_varnames)
-                return str, place_free
-            reduced = super().reducer_override(obj)
-            if isinstance(obj, type) and isinstance(reduced, tuple):
-                make, arguments, *state = reduced
-                return make, tuple(None if _is_random(a) else a for a in arguments), *state
-            return reduced
-
-    out = io.BytesIO()
     try:
-        Pickler(out, protocol=5).dump(value)
+        return cloudpickle.dumps(value, protocol=5)  # type: ignore[no-any-return]
     except Exception as error:
         raise PlanError(
             f"{value!r:.200} cannot be pickled ({error}). A plan keeps its function and "
             "arguments on disk: pass plain values, and open files inside the function."
         ) from error
-    return hashlib.sha256(out.getvalue()).hexdigest()

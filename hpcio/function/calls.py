@@ -48,8 +48,10 @@ def check_details(details: Mapping[Any, Any]) -> Details:
     checked = {}
     for key, value in details.items():
         array = np.asarray(value)
-        if not isinstance(key, str) or not key or "/" in key:
-            raise FunctionError(f"The details have the key {key!r}. Use names without a slash.")
+        if not isinstance(key, str) or not key or "/" in key or "\0" in key:
+            raise FunctionError(
+                f"The details have the key {key!r}. Use names without a slash or NUL."
+            )
         if array.dtype.kind not in "biufcSU":
             raise FunctionError(
                 f"The detail '{key}' has the type {array.dtype}. Use arrays of numbers or strings."
@@ -99,7 +101,8 @@ def as_array(result: Any) -> np.ndarray:
     if isinstance(result, np.ndarray | np.generic | bool | int | float | complex):
         array = np.asarray(result)
         if array.dtype.kind in "biufc":
-            return array
+            # Without what numpy keeps beside a type, such as names of an enumerated one.
+            return array if array.dtype.metadata is None else array.view(array.dtype.str)
         raise FunctionError(
             f"The function returned an array of type {array.dtype}. "
             "Return integers, floats, complex or bool."
@@ -164,10 +167,26 @@ def compute(
                 f"The function returned {result.dtype}, but {dtype} was planned. "
                 "Return what the dry run announced, or plan with out_dtype=."
             )
-        result = result.astype(dtype)
+        result = _cast(result, dtype)
     if not result.flags.c_contiguous:
         result = np.ascontiguousarray(result)
     return result, details
+
+
+def _cast(result: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The result in another type, or a FunctionError if that cannot hold its values."""
+    with np.errstate(over="ignore"):  # it is looked for below
+        cast = result.astype(dtype)
+    if dtype.kind in "iu":
+        fits = bool((cast == result).all())
+    else:
+        fits = bool((np.isfinite(cast) | ~np.isfinite(result)).all())
+    if not fits:
+        raise FunctionError(
+            f"The function returned {result.dtype} from {result.min()} to {result.max()}, which "
+            f"{dtype} cannot hold. Plan with a wider out_dtype=."
+        )
+    return cast
 
 
 def dry_outcome(returned: Any) -> tuple[tuple[int, ...], np.dtype]:
@@ -175,7 +194,7 @@ def dry_outcome(returned: Any) -> tuple[tuple[int, ...], np.dtype]:
     try:
         shape, dtype = returned
         size = tuple(int(n) for n in shape)
-        kind = np.dtype(dtype)
+        kind = np.dtype(np.dtype(dtype).str) if np.dtype(dtype).metadata else np.dtype(dtype)
     except (TypeError, ValueError):
         raise FunctionError(
             f"In the dry run the function returned {returned!r:.100}. "

@@ -17,7 +17,7 @@ import numpy as np
 
 from hpcio.errors import FunctionError, HpcioError, OutputError, TrialError, as_output_error
 from hpcio.files import (
-    check_parts,
+    check_whole,
     fill_of,
     find_dataset,
     layout,
@@ -28,7 +28,6 @@ from hpcio.files import (
     write_file,
 )
 from hpcio.function import calls
-from hpcio.function.faux import FauxTrial
 from hpcio.recording import read_region
 
 __all__ = ["unwrap_io"]
@@ -48,7 +47,7 @@ def unwrap_io(func: Callable[P, R]) -> Callable[..., Any]:
 
     What the decorated function does depends on the type of its first argument:
 
-    ``numpy.ndarray`` or :class:`hpcio.FauxTrial`
+    ``numpy.ndarray``, :class:`hpcio.FauxTrial`, or anything else with ``shape`` and ``dtype``
         Call through and return what the function returns (``(shape, dtype)`` when
         ``noCompute`` is true).
     ``dict``
@@ -122,14 +121,20 @@ def unwrap_io(func: Callable[P, R]) -> Callable[..., Any]:
         if isinstance(trl_dat, dict):
             _work(func, trl_dat, args, kwargs)
             return None
-        if isinstance(trl_dat, np.ndarray | FauxTrial):
-            return func(trl_dat, *args, **kwargs)  # type: ignore[arg-type]
+        if _is_like_array(trl_dat):
+            return func(trl_dat, *args, **kwargs)
         raise FunctionError(
             f"'{func.__name__}' was called with a {type(trl_dat).__name__}. "
-            "Its first argument is an array, a FauxTrial, or the dict of a worker."
+            "Its first argument is an array, a FauxTrial or another stand-in with a shape and a "
+            "dtype, or the dict of a worker."
         )
 
     return wrapper
+
+
+def _is_like_array(trial: Any) -> bool:
+    """Whether this is an array, or what stands for one in somebody's dry run."""
+    return hasattr(trial, "shape") and hasattr(trial, "dtype") and not np.isscalar(trial)
 
 
 def _work(
@@ -157,7 +162,7 @@ def _work(
                 fill = np.full(shape, fill_of(dtype), dtype)
                 _write_own(trl_dat, fill, {}, call_id)
             return
-        check_parts(dataset)
+        check_whole(f, trl_dat["indset"])
         trial = read_region(dataset, region, sigrid, tuple(trl_dat["inshape"]))
     result, details = calls.compute(func, trial, args, kwargs, shape, dtype, casting="same_kind")
     if trl_dat["vdsdir"] is not None:

@@ -7,16 +7,18 @@ import inspect
 import os
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from typing import Any
 
-from hpcio.errors import FunctionError, PlanError
-from hpcio.function.arguments import fingerprint
-from hpcio.function.sourcetext import text_digest
+from hpcio.errors import FunctionError, HpcioWarning, PlanError
+from hpcio.function.arguments import pickled
+from hpcio.function.origins import version_of
+from hpcio.function.reach import Fingerprint, fingerprint
 
-__all__ = ["Function", "takes"]
+__all__ = ["Function", "check_versions", "takes"]
 
 Compute = Callable[..., Any]
 
@@ -32,11 +34,12 @@ def _import(name: str, *, path: str | None = None) -> Compute:
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a script may end with sys.exit(main())
-        hint = (
-            "Check the name and that its folder is on PYTHONPATH."
-            if isinstance(error, ModuleNotFoundError) and error.name == module_name
-            else "Mend the module, or import what it needs first."
-        )
+        if isinstance(error, ModuleNotFoundError) and error.name == module_name:
+            hint = "Check the name and that its folder is on PYTHONPATH."
+        elif isinstance(error, EOFError):  # a disk was full when Python wrote bytecode
+            hint = "Bytecode was cut short: remove the folder __pycache__ beside the module."
+        else:
+            hint = "Mend the module, or import what it needs first."
         raise FunctionError(
             f"Cannot import module '{module_name}' of function '{name}': "
             f"{type(error).__name__}: {error}. {hint}"
@@ -104,9 +107,9 @@ class Function:
     pickled : bytes
         Empty if the function is found by import. A function of ``__main__``, of a notebook,
         or from inside another function is pickled by value.
-    digest : str
-        Of its source text and what it uses of its module, or of its pickled code. A changed
-        function makes another plan.
+    fingerprint : Fingerprint
+        Of all that is loaded and decides what it computes. A changed function makes another
+        plan.
     version : str
         ``__version__`` of its package, or ``""``.
     path : tuple of str
@@ -115,9 +118,14 @@ class Function:
 
     name: str
     pickled: bytes
-    digest: str
+    fingerprint: Fingerprint
     version: str
     path: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """The digest of the fingerprint."""
+        return self.fingerprint.digest
 
     @classmethod
     def of(cls, func: Compute | str) -> Function:
@@ -143,11 +151,10 @@ class Function:
                 found = getattr(found, part, None)
             spec = getattr(sys.modules.get(module), "__spec__", None)
             if found is func and spec is not None:
-                return cls(name, b"", text_digest(func), _version(module), path)
-        import cloudpickle
-
-        digest = fingerprint(func)  # says what cannot be pickled
-        return cls(name, cloudpickle.dumps(func, protocol=5), digest, "", path)
+                return cls(name, b"", fingerprint(func), _version(module), path)
+        payload = pickled(func)
+        # Of what workers will get: an object may be made up otherwise before it was pickled.
+        return cls(name, payload, fingerprint(pickle.loads(payload)), "", path)
 
     @staticmethod
     def _by_name(name: str) -> Compute:
@@ -162,41 +169,106 @@ class Function:
             return _import_file(place, attribute)
         return _import(f"{place}:{attribute}", path=os.getcwd())
 
-    def load(self) -> Compute:
-        """The function itself.
+    def load(self, *, live: Compute | None = None, same_versions: bool = False) -> Compute:
+        """The function itself, if it is what the plan was made for.
+
+        Parameters
+        ----------
+        live : callable, optional
+            The function as this process has it; it is taken if it is the very same.
+        same_versions : bool
+            Refuse packages of other versions than the plan was made with, instead of warning.
 
         Raises
         ------
         FunctionError
             If it cannot be imported or unpickled here.
         PlanError
-            If its source text has changed since the plan was made.
+            If anything that it reaches has changed since the plan was made.
         """
+        if live is not None and fingerprint(live).digest == self.digest:
+            return live
         _add_to_path(self.path)
-        if self.pickled:
-            try:
-                return pickle.loads(self.pickled)  # type: ignore[no-any-return]
-            except Exception as error:
-                raise FunctionError(
-                    f"The pickled function '{self.name}' cannot be loaded here "
-                    f"({type(error).__name__}: {error}). Put it into a module and name that."
-                ) from error
+        self._check_python()
+        func = self._unpickled() if self.pickled else self._imported()
+        changes = fingerprint(func).changes(self.fingerprint)
+        if changes:
+            raise PlanError(
+                f"The function '{self.name}' has changed since the plan was made (in "
+                f"{_listed(changes)}), and old and new results would be mixed. Start over (in the "
+                "shell: --fresh), or import its modules anew."
+            )
+        self.check_versions(same=same_versions)
+        return func
+
+    def check_versions(self, *, same: bool = False) -> None:
+        """Say which packages have other versions here than when the plan was made.
+
+        Parameters
+        ----------
+        same : bool
+            Raise PlanError if any has, instead of warning.
+        """
+        check_versions(self.fingerprint.packages, same=same)
+
+    def _check_python(self) -> None:
+        planned, here = self.fingerprint.packages["python"], version_of("python")
+        if planned.split(".")[:2] != here.split(".")[:2]:
+            raise PlanError(
+                f"The plan was made by Python {planned}, and this is Python {here}, which "
+                f"compiles '{self.name}' otherwise. Use that Python, or start over (in the shell: "
+                "--fresh)."
+            )
+
+    def _unpickled(self) -> Compute:
+        try:
+            return pickle.loads(self.pickled)  # type: ignore[no-any-return]
+        except Exception as error:
+            raise FunctionError(
+                f"The pickled function '{self.name}' cannot be loaded here "
+                f"({type(error).__name__}: {error}). Put it into a module and name that."
+            ) from error
+
+    def _imported(self) -> Compute:
         module, _, attribute = self.name.partition(":")
         spec = PathFinder.find_spec(module, list(self.path)) if module in _from_files else None
         loaded = getattr(sys.modules.get(module), "__file__", None)
         if spec is not None and spec.origin is not None and spec.origin != loaded:
-            func = _import_file(spec.origin, attribute)  # the name belongs to another plan by now
-        else:
-            brought = module not in sys.modules
-            func = _import(self.name)
-            if brought and "." not in module:  # another plan's module of that name may replace it
-                _from_files.add(module)
-        if text_digest(func) != self.digest:
-            raise PlanError(
-                f"The function '{self.name}' has changed since the plan was made, and old and new "
-                "results would be mixed. Start over (in the shell: --fresh)."
-            )
+            # The name belongs to another plan by now.
+            return _import_file(spec.origin, attribute)
+        brought = module not in sys.modules
+        func = _import(self.name)
+        if brought and "." not in module:  # another plan's module of that name may replace it
+            _from_files.add(module)
         return func
+
+
+def check_versions(planned: Mapping[str, str], *, same: bool) -> None:
+    """Warn of packages whose versions here are not the planned ones; with `same`, refuse."""
+    others = [
+        f"{name} {version} (now {version_of(name) or 'not installed'})"
+        for name, version in planned.items()
+        if version_of(name) != version
+    ]
+    if not others:
+        return
+    message = f"The plan was made with {', '.join(others)}."
+    if same:
+        raise PlanError(f"{message} Use that environment, or start over (in the shell: --fresh).")
+    warnings.warn(
+        f"{message} Results may differ from earlier ones; same_versions=True (in the shell: "
+        "--same-versions) refuses that.",
+        HpcioWarning,
+        stacklevel=3,
+    )
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    """The names of parts, for a message."""
+    said = ", ".join(f"'{name}'" if name else "its own value" for name in names[:most])
+    if len(names) > most:
+        said += f" and {len(names) - most} more"
+    return said
 
 
 def takes(func: Compute, keyword: str) -> bool:

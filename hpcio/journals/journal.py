@@ -103,10 +103,18 @@ class Journal:
         Digest of the plan, hexadecimal.
     header : mapping
         What the attempt says of itself: host, process, label, start.
+    mode : int
+        Who may read journal and notes, before the umask.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], name: str, digest: str, header: Mapping[str, Any]
+        self,
+        folder: str | os.PathLike[str],
+        name: str,
+        digest: str,
+        header: Mapping[str, Any],
+        *,
+        mode: int = 0o600,
     ) -> None:
         self.path = Path(folder, f"{name}.jnl")
         self._seed = _seed(digest)
@@ -114,7 +122,8 @@ class Journal:
         if len(head) > HEADER - _CHECK.size:
             raise PlanError(f"The name of attempt '{name}' is too long. Use a shorter label.")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._fd = os.open(self.path, flags, 0o600)
+        self._mode = mode
+        self._fd = os.open(self.path, flags, mode)
         head = head.ljust(HEADER - _CHECK.size, b" ")
         try:
             _write(self._fd, head + _CHECK.pack(checksum(head)))
@@ -173,7 +182,7 @@ class Journal:
         """Keep `text` beside the journal, then a record of `kind` that points to it."""
         if self._notes is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-            self._notes = os.open(self.path.with_suffix(".notes"), flags, 0o600)
+            self._notes = os.open(self.path.with_suffix(".notes"), flags, self._mode)
         _write(self._notes, text)
         self.append(kind, block, offset=self._noted, check=checksum(text), nbytes=len(text))
         self._noted += len(text)

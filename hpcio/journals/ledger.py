@@ -79,6 +79,7 @@ def open_journal(plan: Plan, name: str, label: str) -> Journal:
         plan.rundir.journals, name, plan.digest,
         {"label": label, "run_id": plan.run_id, "host": socket.gethostname()[:64],
          "pid": os.getpid(), "user": getpass.getuser()[:64], "start": time.time()},
+        mode=plan.modes.record,
     )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcio.errors import OutputError, PlanError, SourceError, as_output_error
-from hpcio.files import RunDirectory, open_file
+from hpcio.files import READABLE_FOLDER, RunDirectory, open_file
+from hpcio.function import check_versions
 from hpcio.planning import Plan, load_plan, write_plan
 
 __all__ = ["discard", "held", "prepare", "remove"]
@@ -36,7 +37,7 @@ def prepare(plan: Plan) -> Plan:
     """
     folder = plan.run_directory
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=plan.modes.run_folder, exist_ok=True)
         if not plan.rundir.plan.exists():
             foreign = _foreign(plan.rundir)
             if foreign:
@@ -44,8 +45,9 @@ def prepare(plan: Plan) -> Plan:
                     f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). "
                     "Choose another output."
                 )
-            for inside in plan.rundir.folders():
-                inside.mkdir(mode=0o700, exist_ok=True)
+            plan.rundir.sources.mkdir(mode=READABLE_FOLDER, exist_ok=True)
+            for inside in plan.rundir.records():
+                inside.mkdir(mode=plan.modes.record_folder, exist_ok=True)
             write_plan(plan, folder)
             return plan
     except OSError as error:
@@ -58,12 +60,25 @@ def prepare(plan: Plan) -> Plan:
             f"'{folder}' belongs to another plan (function, trials, source or options differ). "
             "Start over with fresh=True (in the shell: --fresh), or choose another output."
         )
+    check_versions(there.function.fingerprint.packages, same=plan.same_versions)
     return replace(plan, run_id=there.run_id)
 
 
 def _foreign(rundir: RunDirectory) -> list[str]:
     """What a folder holds that a run directory would not."""
     return [path.name for path in rundir.path.iterdir() if not rundir.is_ours(path.name)]
+
+
+# Locks that this process holds. A child that a function forks must not keep them.
+_locks: set[int] = set()
+
+
+def _let_go() -> None:
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -83,6 +98,7 @@ def _held(rundir: RunDirectory) -> Iterator[None]:
         fd = os.open(rundir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise as_output_error(error, rundir.path) from error
+    _locks.add(fd)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,7 +110,9 @@ def _held(rundir: RunDirectory) -> Iterator[None]:
             pass  # no locks on this file system
         yield
     finally:
-        os.close(fd)
+        if fd in _locks:  # not in a child that was forked meanwhile
+            _locks.discard(fd)
+            os.close(fd)
 
 
 def discard(out: str | os.PathLike[str]) -> None:

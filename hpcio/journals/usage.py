@@ -174,8 +174,8 @@ def write_usage(plan: Plan, attempt_name: str, usage: Usage) -> None:
     """
     path = plan.rundir.usage / f"{attempt_name}.json"
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        write_whole(path, json.dumps(asdict(usage)).encode())
+        path.parent.mkdir(mode=plan.modes.record_folder, exist_ok=True)
+        write_whole(path, json.dumps(asdict(usage)).encode(), mode=plan.modes.record)
     except OSError as error:
         raise as_output_error(error, path) from error
 

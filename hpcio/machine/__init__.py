@@ -4,6 +4,7 @@ This room uses `hpcio.errors` alone. Others ask it what is safe on a file system
 room, and whether this process is a rank of MPI. They keep their kinds of things in its `Registry`.
 """
 
+from hpcio.machine.apart import Death, call_apart, how_it_ended
 from hpcio.machine.filesystems import (
     in_memory,
     is_first,
@@ -19,12 +20,15 @@ from hpcio.machine.plugins import Registry
 from hpcio.machine.resources import available, check_room, cores, package_folder, parse_bytes
 
 __all__ = [
+    "Death",
     "Launch",
     "Registry",
     "available",
+    "call_apart",
     "check_room",
     "communicator",
     "cores",
+    "how_it_ended",
     "in_memory",
     "is_first",
     "is_local",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcio.errors import FunctionError, HpcioError
-from hpcio.function import compute, takes
+from hpcio.function import FreshArguments, compute, takes
 from hpcio.machine import available, cores
 from hpcio.planning.limits import BASE, block_memory
 from hpcio.planning.plan import Plan
@@ -153,11 +153,9 @@ def _files(plan: Plan) -> str:
 
 def probe(plan: Plan, block: int) -> tuple[float, int]:
     """Seconds and bytes of memory that it takes to read and compute one block."""
-    func, arguments = plan.live or plan.function.load(), plan.arguments()
+    func, arguments = plan.load_function(), FreshArguments(plan.arguments())
     trial_number = int(plan.blocks.trial[block])
-    args, kwargs = arguments.of(trial_number)
-    if takes(func, "chunkShape"):
-        kwargs = {**kwargs, "chunkShape": plan.target.largest_shape()}
+    extra = {"chunkShape": plan.target.largest_shape()} if takes(func, "chunkShape") else {}
     kind = plan.blocks.kind_of(block)
     shape = plan.target.shape_of(block)
     best = np.inf
@@ -166,6 +164,8 @@ def probe(plan: Plan, block: int) -> tuple[float, int]:
         with Reader(plan.source, axis=plan.blocks.axis) as reader:
             read = reader.of_kind(kind)
             for _ in range(3):  # the first call also imports and warms up
+                args, kwargs = arguments.of(trial_number)
+                kwargs |= extra
                 started = time.perf_counter()
                 trial = read(int(plan.blocks.base[block]))
                 compute(func, trial, args, kwargs, shape, plan.dtype, casting=plan.casting)

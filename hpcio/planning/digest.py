@@ -13,27 +13,26 @@ from hpcio.planning.planfile import FORMAT, plain_average, plain_input_kind
 __all__ = ["digest_of"]
 
 
-def digest_of(plan: Plan, arguments: str) -> str:
+def digest_of(plan: Plan) -> str:
     """The digest of a plan, hexadecimal.
 
     Parameters
     ----------
     plan : Plan
         Its own field `digest` is ignored.
-    arguments : str
-        The fingerprint of the arguments of its function.
     """
     source, target = plan.source, plan.target
     spec = {
         "format": FORMAT, "function": [plan.function.name, plan.function.digest],
         "source": [source.kind, source.dataset, source.shape, source.dtype.str, source.size,
-                   source.mtime_ns],
-        "arguments": arguments, "dtype": target.dtype.str, "shape": target.shape,
+                   source.mtime_ns, source.sample, [(f.size, f.mtime_ns) for f in source.behind]],
+        "arguments": plan.given.digest, "dtype": target.dtype.str, "shape": target.shape,
         "writer": plan.writer, "sources": plan.sources, "join": plan.join,
         "casting": plan.casting, "average": plain_average(plan.average),
         "axes": [axis.name for axis in plan.axes],
         "input_kinds": [plain_input_kind(kind) for kind in plan.blocks.input_kinds],
-        "shapes": target.shapes,
+        "shapes": target.shapes, "join_axis": target.axis,
+        "channel_axis": target.channel_axis,
     }  # fmt: skip
     if plan.chunks is not None:
         spec |= {"chunks": plan.chunks, "compression": plan.compression}

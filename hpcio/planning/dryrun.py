@@ -1,31 +1,54 @@
-"""The dry run: shape and type of every block, by one call for each distinct case."""
+"""The dry run: shape and type of every block, by one call for each distinct case, or for some."""
 
 from __future__ import annotations
 
+import itertools
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from hpcio.errors import FunctionError, HpcioError, OptionError
+from hpcio import errors
+from hpcio.errors import FunctionError, HpcioError, HpcioWarning, OptionError
 from hpcio.function import (
     Arguments,
     FauxTrial,
+    Fingerprint,
+    FreshArguments,
+    Function,
     as_array,
     dry_outcome,
     fingerprint,
     split_details,
     takes,
 )
+from hpcio.machine import Death, call_apart, launched
 from hpcio.planning.options import CallOptions
-from hpcio.recording import Blocks, Recording, take
+from hpcio.planning.rules import Rule, Shape
+from hpcio.recording import Blocks, InputKind, Recording, take
 
-__all__ = ["Outcome", "dry_run"]
+__all__ = ["Called", "Outcome", "calls_for", "dry_run"]
 
-Shape = tuple[int, ...]
 OutShape = Sequence[int] | Callable[[Shape], Sequence[int]]
+
+# So many shapes are tried before a rule is looked for that says the others.
+FEW_SHAPES = 8
+# So many trials of a shape are tried before it is given up.
+MOST_TRIES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Called:
+    """What is called: the function and its arguments, as given and as a plan keeps them."""
+
+    func: Callable[..., Any]
+    function: Function
+    arguments: Arguments
+    payload: bytes
+    given: Fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,68 +70,292 @@ class Outcome:
 
 
 def dry_run(
-    func: Callable[..., Any],
-    name: str,
+    called: Called,
     recording: Recording,
     blocks: Blocks,
-    arguments: Arguments,
     call: CallOptions,
+    *,
+    on_probe: Callable[[int, int], None] | None = None,
 ) -> Outcome:
-    """Ask once for each distinct (trial shape, arguments) what a block returns."""
-    probe = _Probe(func, name, recording, blocks, arguments)
-    first, case_of_block = _cases(blocks, arguments if probe.asks else None)
-    known: dict[Shape, int] = {}
-    shape_of_case = []
-    dtype = None if call.out_dtype is None else _dtype(call.out_dtype)
-    for block in first.tolist():
-        shape, found = _shape_and_type(probe, block, call, dtype)
-        if dtype is None:
-            dtype = found
-        elif found != dtype:
-            _check_type(found, dtype, call, f"'{name}' gives {found} for {probe.trial(block)}")
-        shape_of_case.append(known.setdefault(shape, len(known)))
-    assert dtype is not None  # there is at least one block
-    if dtype.kind not in "biufc":
-        raise FunctionError(
-            f"'{name}' gives results of type {dtype}, which this format does not hold. "
-            "Return integers, floats, complex or bool."
-        )
-    return Outcome(np.asarray(shape_of_case, np.int32)[case_of_block], tuple(known), dtype)
+    """Ask for each distinct (trial shape, arguments) what a block returns.
 
+    A function that announces its results is asked in this process. Any other one is called with
+    trials, in processes of their own. Of many shapes only some are tried, if those follow a rule;
+    what the others return is checked in the run.
 
-def _cases(blocks: Blocks, arguments: Arguments | None) -> tuple[np.ndarray, np.ndarray]:
-    """The first block of each distinct case, and the case of each block (B,).
-
-    With `arguments`, a case is a shape and the values of the arguments.
+    Parameters
+    ----------
+    called : Called
+    recording : Recording
+    blocks : Blocks
+    call : CallOptions
+    on_probe : callable, optional
+        Called with how many shapes have been tried, and of how many.
     """
+    return _DryRun(called, recording, blocks, call, on_probe).outcome()
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a function returns for a case; or why that is not known."""
+
+    shape: Shape = ()
+    dtype: str = ""
+    error: str = ""
+    kind: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.dtype)
+
+
+class _DryRun:
+    def __init__(
+        self,
+        called: Called,
+        recording: Recording,
+        blocks: Blocks,
+        call: CallOptions,
+        on_probe: Callable[[int, int], None] | None,
+    ) -> None:
+        self._called, self._recording, self._blocks = called, recording, blocks
+        self._call, self._on_probe = call, on_probe
+        self._name = called.function.name
+        self._asks = takes(called.func, "noCompute")
+        self._fresh = FreshArguments(called.arguments)
+        self._case = _cases(blocks, self._fresh if self._asks else None)
+        # The blocks of each case, the first of them as examples.
+        order = np.argsort(self._case, kind="stable")
+        first = np.searchsorted(self._case[order], np.arange(self._case.max() + 1))
+        self._examples = [
+            order[a : min(b, a + MOST_TRIES)].tolist()
+            for a, b in itertools.pairwise([*first.tolist(), order.size])
+        ]
+
+    def outcome(self) -> Outcome:
+        """Shape and type of every block."""
+        told, dtype = self._told(), None
+        if self._call.out_dtype is not None:
+            dtype = _dtype(self._call.out_dtype)
+        if told is None or dtype is None:
+            answers = self._answers()
+            shapes = [answer.shape for answer in answers]
+            dtype = self._type_of(answers, dtype)
+            self._compare(shapes, told, answers)
+        else:
+            shapes = told
+        if dtype.kind not in "biufc":
+            raise FunctionError(
+                f"'{self._name}' gives results of type {dtype}, which this format does not hold. "
+                "Return integers, floats, complex or bool."
+            )
+        known: dict[Shape, int] = {}
+        index = [known.setdefault(shape, len(known)) for shape in shapes]
+        return Outcome(np.asarray(index, np.int32)[self._case], tuple(known), dtype)
+
+    # ---- what the caller says
+
+    def _told(self) -> list[Shape] | None:
+        out_shape = self._call.out_shape
+        if out_shape is None:
+            return None
+        return [_told(out_shape, self._inshape(case)) for case in range(len(self._examples))]
+
+    def _compare(
+        self, shapes: list[Shape], told: list[Shape] | None, answers: list[_Answer]
+    ) -> None:
+        for case, (shape, said) in enumerate(zip(shapes, told or shapes, strict=True)):
+            if shape != said and answers[case].is_known:
+                raise FunctionError(
+                    f"'{self._name}' gives shape {shape} for {self._where(case)}, but out_shape "
+                    f"says {said}. Correct out_shape, or leave it out."
+                )
+
+    def _type_of(self, answers: list[_Answer], dtype: np.dtype | None) -> np.dtype:
+        for case, answer in enumerate(answers):
+            found = np.dtype(answer.dtype)
+            if dtype is None:
+                dtype = found
+            elif found != dtype:
+                trial = self._trial(self._examples[case][0])
+                gives = f"'{self._name}' gives {found} for {trial}"
+                _check_type(found, dtype, self._call, gives)
+        assert dtype is not None  # there is at least one block
+        return dtype
+
+    # ---- what the function says
+
+    def _answers(self) -> list[_Answer]:
+        """What a block of each case returns."""
+        cases = list(range(len(self._examples)))
+        if self._asks:
+            return [self._announced(self._examples[case][0]) for case in cases]
+        some = self._spread(cases) if len(cases) > FEW_SHAPES else cases
+        answers = self._tried(some)
+        rule = self._rule(answers)
+        rest = [case for case in cases if case not in answers]
+        if rest and rule is None:
+            answers |= self._tried(rest)
+            rule = self._rule(answers)
+        return [self._settled(case, answers, rule) for case in cases]
+
+    def _spread(self, cases: list[int]) -> list[int]:
+        """Some cases, from the smallest to the largest; neighbours among them tell rules apart."""
+        by_size = sorted(cases, key=lambda case: (np.prod(self._inshape(case)), case))
+        places = np.linspace(0, len(cases) - 1, FEW_SHAPES - 2).astype(int).tolist()
+        return sorted({by_size[k] for k in (*places, 1, 2)})
+
+    def _rule(self, answers: dict[int, _Answer]) -> Rule | None:
+        good = [case for case in answers if answers[case].is_known]
+        return Rule.fit([(self._inshape(case), answers[case].shape) for case in good])
+
+    def _settled(self, case: int, answers: dict[int, _Answer], rule: Rule | None) -> _Answer:
+        """What is known of a case, from its probe or by the rule."""
+        answer = answers.get(case, _Answer())
+        if answer.is_known:
+            return answer
+        good = [a for a in answers.values() if a.is_known]
+        if rule is None or not good:
+            raise self._error(answer, case)
+        if answer.error:
+            warnings.warn(
+                f"'{self._name}' has failed in the dry run, {self._where(case)}: {answer.error}. "
+                "Its result is planned as those of others, and the run will try it again.",
+                HpcioWarning,
+                stacklevel=7,
+            )
+        return _Answer(rule.apply(self._inshape(case)), good[0].dtype)
+
+    def _tried(self, cases: list[int]) -> dict[int, _Answer]:
+        """What comes of calling the function for some cases, each with some trials at most."""
+        answers: dict[int, _Answer] = {}
+        for turn in range(MOST_TRIES):
+            left = [
+                case
+                for case in cases
+                if not answers.get(case, _Answer()).is_known and turn < len(self._examples[case])
+            ]
+            if not left:
+                break
+            found = self._call_for([self._examples[case][turn] for case in left])
+            for case, answer in zip(left, found, strict=True):
+                if answer.is_known or case not in answers:
+                    answers[case] = answer
+        return answers
+
+    def _call_for(self, blocks: list[int]) -> list[_Answer]:
+        jobs = [
+            (int(self._blocks.trial[b]), self._blocks.ingrid(b), self._blocks.kind_of(b))
+            for b in blocks
+        ]
+        given = (self._called.function, self._recording, self._called.payload)
+        if not self._needs_care():
+            call = _caller(self._called.func, self._recording, self._fresh)
+            return [_answer(call(job)) for job in jobs]
+        on_done = None
+        if (on_probe := self._on_probe) is not None:
+            on_done = lambda done: on_probe(done, len(jobs))  # noqa: E731
+        found = call_apart("hpcio.planning.dryrun:calls_for", given, jobs, on_done=on_done)
+        return [_answer(result) for result in found]
+
+    def _needs_care(self) -> bool:
+        """Whether code of the user is called: it may crash. Under MPI, it stays where it is."""
+        called, launch = self._called, launched()
+        own = called.function.fingerprint.reaches_code or called.given.reaches_code
+        return own and (launch is None or launch.size == 1)
+
+    def _announced(self, block: int) -> _Answer:
+        args, kwargs = self._fresh.of(int(self._blocks.trial[block]))
+        region = self._blocks.ingrid(block)
+        inshape = self._blocks.kind_of(block).inshape
+        faux = FauxTrial(inshape, region, self._recording.dtype)
+        try:
+            shape, dtype = dry_outcome(self._called.func(faux, *args, noCompute=True, **kwargs))
+        except FunctionError as error:
+            raise self._error(
+                _Answer(error=str(error), kind="FunctionError"), block=block
+            ) from error
+        except HpcioError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._error(_Answer(error=_said(error)), block=block) from error
+        return _Answer(shape, dtype.str)
+
+    # ---- words
+
+    def _inshape(self, case: int) -> Shape:
+        return self._blocks.kind_of(self._examples[case][0]).inshape
+
+    def _trial(self, block: int) -> str:
+        return f"trial {self._blocks.trial[block]}"
+
+    def _where(self, case: int, block: int | None = None) -> str:
+        block = self._examples[case][0] if block is None else block
+        return f"{self._trial(block)} (shape {self._blocks.kind_of(block).inshape})"
+
+    def _error(self, answer: _Answer, case: int = 0, block: int | None = None) -> HpcioError:
+        where = self._where(case, block)
+        if answer.kind == "FunctionError":
+            return FunctionError(f"'{self._name}' cannot be planned, {where}: {answer.error}")
+        if answer.kind:
+            return cast(HpcioError, getattr(errors, answer.kind)(answer.error))
+        kind, _, message = answer.error.partition(": ")
+        return FunctionError(
+            f"'{self._name}' raised {kind} in the dry run, {where}: {message}. Call it with one "
+            "trial to find out why."
+        )
+
+
+def _answer(result: Any) -> _Answer:
+    if isinstance(result, Death):
+        return _Answer(error=f"WorkerError: {result.why}")
+    return _Answer(tuple(result["shape"]), result["dtype"], result["error"], result["kind"])
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def calls_for(given: tuple[Function, Recording, bytes]) -> Callable[[Any], dict[str, Any]]:
+    """A function that tries a trial, for `hpcio.machine.call_apart`."""
+    function, recording, payload = given
+    return _caller(function.load(), recording, FreshArguments(Arguments.load(payload)))
+
+
+def _caller(
+    func: Callable[..., Any], recording: Recording, arguments: FreshArguments
+) -> Callable[[Any], dict[str, Any]]:
+    def call(job: tuple[int, tuple[slice, ...], InputKind]) -> dict[str, Any]:
+        number, region, kind = job
+        said = {"shape": (), "dtype": "", "error": "", "kind": ""}
+        try:
+            with recording.open() as opened:
+                trial = take(opened.read(region), kind.sigrid)
+            args, kwargs = arguments.of(number)
+            result, _ = split_details(func(trial, *args, **kwargs))
+            array = as_array(result)
+        except HpcioError as error:
+            return {**said, "error": str(error), "kind": type(error).__name__}
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it raises)
+            return {**said, "error": _said(error)}
+        return {**said, "shape": array.shape, "dtype": array.dtype.str}
+
+    return call
+
+
+def _cases(blocks: Blocks, fresh: FreshArguments | None) -> np.ndarray:
+    """The case of each block, from 0, shape (B,); with arguments, their values count, too."""
     shapes = [kind.inshape for kind in blocks.input_kinds]
     distinct = {shape: k for k, shape in enumerate(dict.fromkeys(shapes))}
     case = np.asarray([distinct[shape] for shape in shapes], np.int64)[blocks.input_kind]
-    if arguments is not None and arguments.vary:
+    if fresh is not None and not fresh.shared:
         values: dict[str, int] = {}
         of_trial = np.empty(int(blocks.trial[-1]) + 1, np.int64)
         for trial in range(of_trial.size):
-            key = _key(arguments.of(trial))
+            key = _key(fresh.of(trial))
             of_trial[trial] = values.setdefault(key, len(values))
         case = case + len(distinct) * of_trial[blocks.trial]
-    _, first, case = np.unique(case, return_index=True, return_inverse=True)
-    return first, case.reshape(-1)
-
-
-def _shape_and_type(
-    probe: _Probe, block: int, call: CallOptions, dtype: np.dtype | None
-) -> tuple[Shape, np.dtype]:
-    """What one block returns, as the caller says, or else the function."""
-    told = None if call.out_shape is None else _told(call.out_shape, probe.inshape(block))
-    if told is not None and call.out_dtype is not None and dtype is not None:
-        return told, dtype
-    shape, found = probe(block)
-    if told is not None and shape != told:
-        raise FunctionError(
-            f"'{probe.name}' gives shape {shape} for {probe.where(block)}, but out_shape says "
-            f"{told}. Correct out_shape, or leave it out."
-        )
-    return shape, found
+    return cast(np.ndarray, np.unique(case, return_inverse=True)[1].reshape(-1))
 
 
 def _check_type(found: np.dtype, dtype: np.dtype, call: CallOptions, gives: str) -> None:
@@ -125,7 +372,7 @@ def _key(value: Any) -> str:
     parts = (*args, *kwargs.values())
     if all(isinstance(p, str | int | float | bool | None | np.generic) for p in parts):
         return repr(value)
-    return fingerprint(value)
+    return fingerprint(value).digest
 
 
 def _told(out_shape: OutShape, inshape: Shape) -> Shape:
@@ -142,66 +389,9 @@ def _told(out_shape: OutShape, inshape: Shape) -> Shape:
 def _dtype(out_dtype: Any) -> np.dtype:
     try:
         dtype: np.dtype = np.dtype(out_dtype)
+        dtype = np.dtype(dtype.str) if dtype.metadata else dtype
     except TypeError:
         raise OptionError(
             f"out_dtype={out_dtype!r:.100} is no type of numpy. Give one such as 'float32'."
         ) from None
     return dtype
-
-
-@dataclass(frozen=True, eq=False)
-class _Probe:
-    """Asks the function what a block returns: it announces that, or computes it."""
-
-    func: Callable[..., Any]
-    name: str
-    recording: Recording
-    blocks: Blocks
-    arguments: Arguments
-
-    @property
-    def asks(self) -> bool:
-        """Whether the function announces its results."""
-        return takes(self.func, "noCompute")
-
-    def inshape(self, block: int) -> Shape:
-        return self.blocks.kind_of(block).inshape
-
-    def trial(self, block: int) -> str:
-        return f"trial {self.blocks.trial[block]}"
-
-    def where(self, block: int) -> str:
-        return f"{self.trial(block)} (shape {self.inshape(block)})"
-
-    def __call__(self, block: int) -> tuple[Shape, np.dtype]:
-        args, kwargs = self.arguments.of(int(self.blocks.trial[block]))
-        try:
-            return (
-                self._announced(block, args, kwargs)
-                if self.asks
-                else self._computed(block, args, kwargs)
-            )
-        except FunctionError as error:
-            raise FunctionError(
-                f"'{self.name}' cannot be planned, {self.where(block)}: {error}"
-            ) from error
-        except HpcioError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise FunctionError(
-                f"'{self.name}' raised {type(error).__name__} in the dry run, "
-                f"{self.where(block)}: {error}. Call it with one trial to find out why."
-            ) from error
-
-    def _announced(self, block: int, args: Any, kwargs: Any) -> tuple[Shape, np.dtype]:
-        region = self.blocks.ingrid(block)
-        faux = FauxTrial(self.inshape(block), region, self.recording.dtype)
-        return dry_outcome(self.func(faux, *args, noCompute=True, **kwargs))
-
-    def _computed(self, block: int, args: Any, kwargs: Any) -> tuple[Shape, np.dtype]:
-        with self.recording.open() as opened:
-            region = opened.read(self.blocks.ingrid(block))
-        trial = take(region, self.blocks.kind_of(block).sigrid)
-        result, _ = split_details(self.func(trial, *args, **kwargs))
-        array = as_array(result)
-        return array.shape, array.dtype

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpcio.errors import FunctionError, OptionError, OutputError
+from hpcio.errors import FunctionError, HpcioWarning, OptionError, OutputError
 from hpcio.files import CHUNK, Chunking, layout
 from hpcio.function import Arguments, Function, fingerprint
 from hpcio.layout import Average, Target, averaged, lay_out, name_axes
 from hpcio.planning.digest import digest_of
-from hpcio.planning.dryrun import Outcome, dry_run
+from hpcio.planning.dryrun import Called, Outcome, dry_run
 from hpcio.planning.options import (
     CallOptions,
     LayoutOptions,
@@ -46,6 +47,7 @@ def make_plan(
     layout: LayoutOptions,
     storage: StorageOptions,
     abilities: WriterAbilities,
+    on_probe: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Plan a run by a dry run; see :meth:`hpcio.Plan.create`.
 
@@ -57,13 +59,14 @@ def make_plan(
     reading, call, layout, storage : options
     abilities : WriterAbilities
         What the writer that `storage` names can do.
+    on_probe : callable, optional
+        Called with how many shapes of trials have been tried, and of how many.
     """
     final = check_new_output(out)
     read = _what_is_read(source, reading)
     called = _what_is_called(func, call, trials=len(read.trials))
-    outcome = dry_run(
-        called.func, called.function.name, read.recording, read.blocks, called.arguments, call
-    )
+    _refuse_generators(called)
+    outcome = dry_run(called, read.recording, read.blocks, call, on_probe=on_probe)
     target, average = _where_results_lie(read.blocks, outcome, layout)
     stored = _how_results_are_stored(storage, abilities, target, average)
     axes = name_axes(layout.axes, read.recording, read.trials, read.blocks, target)
@@ -74,7 +77,8 @@ def make_plan(
         blocks=read.blocks,
         target=target,
         axes=axes,
-        payload=called.arguments.dump(),
+        payload=called.payload,
+        given=called.given,
         out=final,
         writer=storage.writer,
         sources=stored.sources,
@@ -87,8 +91,36 @@ def make_plan(
         described=called.arguments.described(),
         chunks=stored.chunks,
         compression=stored.compression,
+        same_versions=call.same_versions,
+        access=storage.access,
     )
-    return replace(plan, digest=digest_of(plan, fingerprint(called.arguments)))
+    _say_what_is_unseen(plan)
+    return replace(plan, digest=digest_of(plan))
+
+
+def _refuse_generators(called: Called) -> None:
+    """Raise FunctionError if trials would draw from one generator of random numbers in turn."""
+    of_function, given = called.function.fingerprint.generators, called.given.generators
+    if of_function or given:
+        where = f"'{of_function[0]}'" if of_function else "inside an argument"
+        raise FunctionError(
+            f"'{called.function.name}' uses a generator of random numbers, {where}. Which draws a "
+            "trial gets would depend on how many workers there are. Let the function take it: "
+            "kwargs={'rng': numpy.random.default_rng(1)} gives each trial a generator of its own, "
+            "spawned from that one."
+        )
+
+
+def _say_what_is_unseen(plan: Plan) -> None:
+    """Warn of what decides results and is in no fingerprint."""
+    unseen = dict.fromkeys((*plan.function.fingerprint.unseen, *plan.given.unseen))
+    if unseen:
+        warnings.warn(
+            f"If what '{plan.function.name}' reaches here changes, nobody will notice that old and "
+            f"new results are mixed: {'; '.join(unseen)}.",
+            HpcioWarning,
+            stacklevel=4,
+        )
 
 
 def check_new_output(out: str | os.PathLike[str]) -> str:
@@ -122,6 +154,12 @@ def _what_is_read(source: str | os.PathLike[str], reading: ReadingOptions) -> _R
     recording = Recording.read(source)
     rows = _rows(recording, reading.axis)
     trials = Trials.read(reading.trials, rows=rows, axis=reading.axis)
+    ndim = len(recording.shape)
+    if reading.axis and trials.axis % ndim != reading.axis % ndim:
+        raise OptionError(
+            f"axis={reading.axis}, but the trials were made for axis {trials.axis}. Make them for "
+            "that axis: Trials.from_array(table, axis=...)."
+        )
     if reading.channels_per_block is not None or reading.channel_axis is not None:
         trials = trials.with_blocks(
             channels_per_block=reading.channels_per_block, channel_axis=reading.channel_axis
@@ -142,19 +180,14 @@ def _rows(recording: Recording, axis: int) -> int:
 # ---------------------------------------------------------------------- what is called
 
 
-@dataclass(frozen=True, eq=False)
-class _Called:
-    func: Callable[..., Any]
-    function: Function
-    arguments: Arguments
-
-
-def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, *, trials: int) -> _Called:
+def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, *, trials: int) -> Called:
     function = Function.of(func)
     loaded = function.load() if isinstance(func, str) else func
     arguments = Arguments.given(call.args, call.kwargs)
     arguments.check(trials)
-    return _Called(loaded, function, arguments)
+    payload = arguments.dump()
+    given = fingerprint(Arguments.load(payload))
+    return Called(loaded, function, arguments, payload, given)
 
 
 # ---------------------------------------------------------------------- where results lie

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hpcio.errors import OptionError
+from hpcio.files import ACCESS, Access
 from hpcio.layout import Join, Reduce
 from hpcio.recording import Trials
 
@@ -44,6 +45,7 @@ class CallOptions:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     out_shape: Sequence[int] | Callable[[tuple[int, ...]], Sequence[int]] | None = None
     out_dtype: Any = None
+    same_versions: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +88,13 @@ class StorageOptions:
     sources: Literal["auto", "trial", "task"] = "auto"
     chunks: bool | Sequence[int] | None = None
     compression: str | None = None
+    access: Access = "result"
 
     def __post_init__(self) -> None:
+        if self.access not in ACCESS:
+            raise OptionError(
+                f"access='{self.access}' is unknown. Choose result, shared or private."
+            )
         if self.sources not in ("auto", "trial", "task"):
             raise OptionError(f"sources='{self.sources}' is unknown. Choose auto, trial or task.")
 

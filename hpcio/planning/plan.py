@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hpcio.files import RunDirectory
-from hpcio.function import Arguments, Function
+from hpcio.errors import PlanError
+from hpcio.files import ACCESS, Access, Modes, RunDirectory
+from hpcio.function import Arguments, Fingerprint, Function, fingerprint
 from hpcio.layout import Average, Axis, Join, Target
 from hpcio.planning.options import Sources
 from hpcio.recording import Blocks, Recording, Trials
@@ -32,6 +33,7 @@ class Plan:
     target: Target
     axes: tuple[Axis, ...]
     payload: bytes = field(repr=False)
+    given: Fingerprint = field(repr=False)
     out: str
     writer: str
     sources: Sources
@@ -44,6 +46,8 @@ class Plan:
     live: Callable[..., Any] | None = field(default=None, repr=False)
     chunks: tuple[int, ...] | None = None
     compression: str | None = None
+    same_versions: bool = False
+    access: Access = "result"
 
     def __len__(self) -> int:
         """Number of blocks."""
@@ -74,6 +78,11 @@ class Plan:
         """The names of all that lies in the run directory."""
         return RunDirectory.of(self.out)
 
+    @property
+    def modes(self) -> Modes:
+        """The modes of the result and of what the run keeps."""
+        return ACCESS[self.access]
+
     def input_sizes(self) -> np.ndarray:
         """Bytes that each block hands to the function, shape (B,)."""
         each = [int(np.prod(kind.inshape, dtype=np.int64)) for kind in self.blocks.input_kinds]
@@ -95,15 +104,34 @@ class Plan:
             * self.target.nbytes
         )
 
+    def load_function(self) -> Callable[..., Any]:
+        """The function itself; it is in place only if it is the very one that was planned.
+
+        Raises
+        ------
+        FunctionError
+            If it cannot be imported or unpickled here.
+        PlanError
+            If anything that it reaches has changed since.
+        """
+        return self.function.load(live=self.live, same_versions=self.same_versions)
+
     def arguments(self) -> Arguments:
         """The arguments of the function; values of :func:`hpcio.per_trial` are still whole.
 
         Raises
         ------
         PlanError
-            If they cannot be unpickled here.
+            If they cannot be unpickled here, or lead to code that has changed.
         """
-        return Arguments.load(self.payload)
+        given = Arguments.load(self.payload)
+        changes = self.given.reaches_code and fingerprint(given).changes(self.given)
+        if changes:
+            raise PlanError(
+                f"An argument of the plan leads to code that has changed since ({changes[0]}), and "
+                "old and new results would be mixed. Start over (in the shell: --fresh)."
+            )
+        return given
 
     def trl_dat(self, i: int) -> dict[str, Any]:
         """The dict of block `i` for a function decorated with `unwrap_io`.

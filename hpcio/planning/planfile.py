@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from hpcio.errors import PlanError, as_output_error
-from hpcio.files import RunDirectory, in_memory_file, open_file, write_image
-from hpcio.function import Function
+from hpcio.files import FileState, RunDirectory, in_memory_file, open_file, write_image
+from hpcio.function import Fingerprint, Function
 from hpcio.layout import Average, Axis, Target
 from hpcio.planning.plan import Plan
 from hpcio.recording import Blocks, InputKind, Recording, Trials
 
 __all__ = ["FORMAT", "load_plan", "plain_average", "plain_input_kind", "write_plan"]
 
-FORMAT = 3
+FORMAT = 4
 # Fields of a plan that JSON holds as they are.
-_PLAIN = ("writer", "sources", "join", "casting", "described")
+_PLAIN = ("writer", "sources", "join", "casting", "described", "same_versions", "access")
 
 
 def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
@@ -33,6 +33,7 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
     spec = {
         "folder": os.path.dirname(plan.out),
         "function": function,
+        "given": asdict(plan.given),
         "source": source,
         "axis": plan.blocks.axis,
         "channel_axis": plan.blocks.channel_axis,
@@ -57,7 +58,7 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
                 if axis.values is not None:
                     f[f"axes/{k}"] = axis.values
             # A plan may hold pickles, and others have no need to read it.
-            write_image(f, part, mode=0o600)
+            write_image(f, part, mode=plan.modes.record)
         os.rename(part, final)
     except OSError as error:
         part.unlink(missing_ok=True)
@@ -107,6 +108,7 @@ def _fields(out: str) -> dict[str, Any]:
         "target": target,
         "axes": tuple(Axis(name, values.get(str(k))) for k, name in enumerate(spec["axes"])),
         "payload": payload,
+        "given": _fingerprint(spec["given"]),
         "average": _average(spec["average"]),
         "out": out,
         "run_id": run_id,
@@ -139,11 +141,24 @@ def _found_again(spec: dict[str, Any], pickled: bytes, folder: str) -> dict[str,
         "path": _now(source["path"], spec["folder"], folder),
         "shape": tuple(source["shape"]),
         "dtype": np.dtype(source["dtype"]),
+        "behind": tuple(
+            FileState(**{**file, "path": _now(file["path"], spec["folder"], folder)})
+            for file in source["behind"]
+        ),
+        "filters": tuple(source["filters"]),
     }
     return {
-        "function": Function(**{**function, "path": path}, pickled=pickled),
+        "function": Function(
+            **{**function, "path": path, "fingerprint": _fingerprint(function["fingerprint"])},
+            pickled=pickled,
+        ),
         "source": Recording(**{**source, **known}),
     }
+
+
+def _fingerprint(plain: dict[str, Any]) -> Fingerprint:
+    seen = {name: tuple(plain[name]) for name in ("unseen", "generators")}
+    return Fingerprint(plain["parts"], plain["packages"], **seen)
 
 
 def _now(path: str, before: str, after: str) -> str:

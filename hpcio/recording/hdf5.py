@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +10,17 @@ import h5py
 import numpy as np
 
 from hpcio.errors import SourceError, TrialError
-from hpcio.files import check_parts, find_dataset, open_file, plain_offset, split_spec
+from hpcio.files import (
+    FileState,
+    check_links,
+    find_dataset,
+    follow,
+    load_filter,
+    open_file,
+    plain_offset,
+    sample_of,
+    split_spec,
+)
 from hpcio.recording.recording import OpenRecording, Recording
 from hpcio.recording.selections import take
 
@@ -30,12 +39,17 @@ class _Hdf5:
         file, dataset = split_spec(spec)
         path = str(Path(file).expanduser().absolute())
         with open_file(path) as f:
+            check_links(f, dataset)
             array = find_dataset(f, dataset)
             _check_numbers(array, f"Dataset '{dataset}' of '{path}'")
-            check_parts(array)
-            shape, dtype = array.shape, array.dtype
-        stat = os.stat(path)
-        return Recording(path, dataset, shape, dtype, stat.st_size, stat.st_mtime_ns)
+            followed = follow(f, dataset)
+            # Without names of an enumerated type, which a plan does not keep.
+            shape, dtype = array.shape, np.dtype(array.dtype.str)
+        main, *behind = map(FileState.of, followed.files)
+        return Recording(
+            path, dataset, shape, dtype, main.size, main.mtime_ns, behind=tuple(behind),
+            filters=followed.filters, sample=sample_of((main, *behind)),
+        )  # fmt: skip
 
     def open(self, recording: Recording) -> OpenRecording:
         return _OpenHdf5(recording)
@@ -43,9 +57,30 @@ class _Hdf5:
 
 HDF5 = _Hdf5()
 
+# What h5py raises for scales that are gone, or whose type it has no word for.
+_NO_SCALE = (OSError, KeyError, RuntimeError, TypeError, ValueError)
+
+
+def _is_phony(scale: h5py.Dataset) -> bool:
+    """Whether netCDF says that a scale stands for a dimension without values."""
+    return b"not a netCDF variable" in bytes(np.bytes_(scale.attrs.get("NAME", b"")))
+
+
+def _name_of_scale(scale: h5py.Dataset) -> str:
+    said = scale.attrs.get("NAME", b"")
+    name = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+    return str(scale.name).rpartition("/")[2] if _is_phony(scale) or not name else name
+
 
 def _check_numbers(array: h5py.Dataset, name: str) -> None:
     """Raise SourceError unless a dataset is an array of numbers that trials can be cut from."""
+    try:
+        array.dtype  # noqa: B018
+    except TypeError as error:
+        raise SourceError(
+            f"{name} has a type of HDF5 that numpy has no word for ({error}). Convert it to "
+            "integers of 8, 16, 32 or 64 bits, or to floats."
+        ) from error
     if array.dtype.kind not in "biufc":
         raise SourceError(
             f"{name} has the type {array.dtype}, which is no plain number. Choose a dataset of "
@@ -69,12 +104,13 @@ class _OpenHdf5:
         self._file = open_file(recording.path)
         try:
             self._dataset = find_dataset(self._file, recording.dataset)
-            check_parts(self._dataset)
+            for code in recording.filters:
+                load_filter(code, str(recording))
             offset = plain_offset(self._dataset, recording.path)
         except BaseException:
             self._file.close()
             raise
-        self.shape, self.dtype = self._dataset.shape, self._dataset.dtype
+        self.shape, self.dtype = self._dataset.shape, np.dtype(self._dataset.dtype.str)
         self.name: str = self._file.filename
         self.plain = None if offset is None else (recording.path, offset)
 
@@ -82,13 +118,26 @@ class _OpenHdf5:
         return _values(self._dataset, region)
 
     def axis_name(self, axis: int) -> str:
-        dim = self._dataset.dims[axis]
-        name = dim.label or (dim.keys()[0] if len(dim) else "")
+        dim, scale = self._dataset.dims[axis], self._scale(axis)
+        name = dim.label or ("" if scale is None else _name_of_scale(scale))
         return name if isinstance(name, str) else ""
 
     def coordinates(self, axis: int) -> np.ndarray | None:
+        scale = self._scale(axis)
+        if scale is None or scale.shape != (self.shape[axis],) or _is_phony(scale):
+            return None
+        try:
+            return np.asarray(scale[()])
+        except _NO_SCALE:
+            return None
+
+    def _scale(self, axis: int) -> h5py.Dataset | None:
+        """The first scale of an axis, if there is a sound one: scales are decoration."""
         dim = self._dataset.dims[axis]
-        return np.asarray(dim[0][()]) if len(dim) else None
+        try:
+            return dim[0] if len(dim) else None
+        except _NO_SCALE:  # it was deleted
+            return None
 
     def close(self) -> None:
         self._file.close()

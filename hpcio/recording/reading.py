@@ -89,7 +89,7 @@ class Reader:
     def _in_one_piece(self, kind: InputKind, base: int) -> np.ndarray:
         array = self._empty(kind.inshape)
         self._fill(array, base + kind.grid[0].start)
-        return array
+        return array.view()  # the function may change its type or flags
 
     def _from_rows(self, kind: InputKind, base: int) -> np.ndarray:
         """Read whole rows, some at a time, and pick from them: HDF5 picks single values slowly."""

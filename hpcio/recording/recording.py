@@ -9,6 +9,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from hpcio.errors import SourceError
+from hpcio.files import FileState, sample_of
 from hpcio.machine import Registry
 
 __all__ = ["RECORDINGS", "OpenRecording", "Recording", "RecordingKind"]
@@ -32,6 +33,13 @@ class Recording:
         Its modification time in nanoseconds since 1970.
     kind : str
         Name of the kind that reads it, one of `RECORDINGS`.
+    behind : tuple of FileState
+        Further files in which its values lie.
+    filters : tuple of int
+        The filters that its chunks have passed, by HDF5's numbers.
+    sample : str
+        A digest of some of the content of all files: other files may have the same sizes and
+        times.
     """
 
     path: str
@@ -41,6 +49,9 @@ class Recording:
     size: int
     mtime_ns: int
     kind: str = "hdf5"
+    behind: tuple[FileState, ...] = ()
+    filters: tuple[int, ...] = ()
+    sample: str = ""
 
     @classmethod
     def read(cls, spec: str | os.PathLike[str]) -> Recording:
@@ -74,19 +85,37 @@ class Recording:
         return opened
 
     def check_unchanged(self) -> None:
-        """Raise SourceError unless size and modification time are those of the plan."""
-        try:
-            stat = os.stat(self.path)
-        except OSError as error:
+        """Raise SourceError unless sizes and modification times are those of the plan."""
+        for file in self._files():
+            try:
+                now = FileState.of(file.path)
+            except OSError as error:
+                raise SourceError(
+                    f"{self._named(file, ' of the plan')} cannot be found ({error.strerror}). "
+                    "Put it back, or make a new plan."
+                ) from error
+            if now != file:
+                raise SourceError(
+                    f"{self._named(file, '')} has changed since the plan was made. "
+                    "Make a new plan (in the shell: --fresh)."
+                )
+
+    def check_content(self) -> None:
+        """Raise SourceError unless the files are those of the plan, as a look into them shows."""
+        self.check_unchanged()
+        if self.sample and sample_of(self._files()) != self.sample:
             raise SourceError(
-                f"The source '{self.path}' of the plan cannot be found ({error.strerror}). "
-                "Put it back, or make a new plan."
-            ) from error
-        if (stat.st_size, stat.st_mtime_ns) != (self.size, self.mtime_ns):
-            raise SourceError(
-                f"The source '{self.path}' has changed since the plan was made. "
-                "Make a new plan (in the shell: --fresh)."
+                f"The source '{self.path}' has been replaced by another of the same size and time "
+                "since the plan was made. Make a new plan (in the shell: --fresh)."
             )
+
+    def _files(self) -> tuple[FileState, ...]:
+        return FileState(self.path, self.size, self.mtime_ns), *self.behind
+
+    def _named(self, file: FileState, whose: str) -> str:
+        if file.path == self.path:
+            return f"The source '{self.path}'{whose}"
+        return f"'{file.path}', in which values of the source '{self.path}'{whose} lie,"
 
     def __str__(self) -> str:
         return f"{self.path}::{self.dataset}"

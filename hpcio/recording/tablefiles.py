@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hpcio.errors import SourceError, TrialError
 from hpcio.files import find_dataset, open_file, split_spec
-from hpcio.recording.tables import COLUMNS, TrialTable, check_table
+from hpcio.recording.tables import TrialTable, check_table, named_columns, plain_table
 
 __all__ = ["CSV", "HDF5"]
 
@@ -32,12 +32,15 @@ class _Hdf5:
         with open_file(file) as f:
             found = find_dataset(f, dataset)
             # Check before reading: the user may have named the recording itself.
-            check_table(found.shape, found.dtype, f"Dataset {where}")
+            if found.dtype.names is None:
+                check_table(found.shape, found.dtype, f"Dataset {where}")
             try:
                 values = np.asarray(found[()])
             except OSError as error:
                 raise SourceError(f"HDF5 cannot read {where}: {error}. Restore it.") from error
-        return TrialTable(values, lambda k: f"Trial {k} of {where}")
+        return TrialTable(
+            plain_table(values, f"Dataset {where}"), lambda k: f"Trial {k} of {where}"
+        )
 
 
 class _Csv:
@@ -64,8 +67,9 @@ def _read_csv(name: str) -> tuple[npt.NDArray[np.int64], array[int]]:
     for line, cells in _csv_lines(name):
         if not width:
             width = len(cells)
-            header = not any(map(_is_number, cells))
-            columns = _csv_columns(cells if header else [""] * width, f"'{name}', line {line}")
+            header = width > 1 and not any(map(_is_number, cells))
+            where = f"'{name}', line {line}"
+            columns = named_columns(cells, where) if header else _by_position(width, where)
             if header:
                 continue
         if len(cells) != width:
@@ -113,25 +117,14 @@ def _csv_lines(name: str) -> Iterator[tuple[int, list[str]]]:
         ) from error
 
 
-def _csv_columns(names: list[str], where: str) -> list[int]:
-    """Where start, stop and offset are, by the names in the header or else by position."""
-    names = [name.lower() for name in names]
-    if "start" in names and "stop" in names:
-        wanted = [name for name in COLUMNS if name in names]
-        twice = [name for name in wanted if names.count(name) > 1]
-        if twice:
-            raise TrialError(f"{where} has two columns '{twice[0]}'. Rename one of them.")
-        return [names.index(name) for name in wanted]
-    if len(names) not in (2, 3):
+def _by_position(width: int, where: str) -> list[int]:
+    """Where start, stop and offset are in a table without a header."""
+    if width not in (2, 3):
         raise TrialError(
-            f"{where} has {len(names)} columns. Separate start, stop and (if wanted) offset by "
+            f"{where} has {width} columns. Separate start, stop and (if wanted) offset by "
             "commas or tabs, or name these columns in a header."
         )
-    for position, name in enumerate(names):
-        if name in COLUMNS and name != COLUMNS[position]:
-            # By position, this column would be taken for another than its name says.
-            raise TrialError(f"{where} names the column '{name}', but not start and stop. Do so.")
-    return list(range(len(names)))
+    return list(range(width))
 
 
 def _is_number(cell: str) -> bool:

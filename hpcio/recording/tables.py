@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,8 @@ __all__ = [
     "array_table",
     "check_rows",
     "check_table",
+    "named_columns",
+    "plain_table",
     "read_table",
     "whole_numbers",
 ]
@@ -84,8 +86,48 @@ def read_table(spec: str) -> TrialTable:
 
 
 def array_table(table: npt.ArrayLike) -> TrialTable:
-    """A table of trials from whatever numpy takes for an array."""
-    return _checked(table, lambda k: f"Trial {k} of the table", "The trial table")
+    """A table of trials from whatever numpy takes for an array, or whose columns have names."""
+    where = "The trial table"
+    return _checked(plain_table(table, where), lambda k: f"Trial {k} of the table", where)
+
+
+def plain_table(table: Any, where: str) -> Any:
+    """The columns start, stop and offset of a table whose columns have names; others as they are.
+
+    Parameters
+    ----------
+    table : array_like, structured array, or data frame
+    where : str
+        What the table is called in messages.
+    """
+    dtype = getattr(table, "dtype", None)
+    found = dtype.names if isinstance(dtype, np.dtype) else getattr(table, "columns", None)
+    names = [] if found is None else list(found)
+    if not any(isinstance(name, str) for name in names):
+        return table
+    picked = [table[names[k]] for k in named_columns([str(name) for name in names], where)]
+    return np.stack([np.asarray(column) for column in picked], axis=-1)
+
+
+def named_columns(names: Sequence[str], where: str) -> list[int]:
+    """Where start, stop and offset are among the names of columns.
+
+    Raises
+    ------
+    TrialError
+        If start or stop is not there, or a name is there twice.
+    """
+    lower = [name.strip().lower() for name in names]
+    if not {"start", "stop"} <= set(lower):
+        raise TrialError(
+            f"{where} has the columns {', '.join(names)}. Name those that hold the first row of a "
+            "trial and the row after its last, in samples, 'start' and 'stop'."
+        )
+    wanted = [name for name in COLUMNS if name in lower]
+    twice = [name for name in wanted if lower.count(name) > 1]
+    if twice:
+        raise TrialError(f"{where} has two columns '{twice[0]}'. Rename one of them.")
+    return [lower.index(name) for name in wanted]
 
 
 def _checked(table: npt.ArrayLike, name: Callable[[int], str], where: str) -> TrialTable:

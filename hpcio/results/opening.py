@@ -5,20 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import posixpath
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
 
 from hpcio.errors import ResultError
-from hpcio.files import load_filters, locking, open_file, room_for
+from hpcio.files import free_files, load_filters, locking, open_file, room_for, where_hdf5_looks
 from hpcio.layout import Target
 from hpcio.writers import check_sources
 
-__all__ = ["PagedDataset", "ResultFile", "open"]
+__all__ = ["PagedDataset", "ResultDataset", "ResultFile", "Sources", "open"]
 
 SOURCES_PER_PAGE = 256
 
@@ -35,12 +37,17 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
     ``f["data"]`` is a :class:`PagedDataset`, which reads some sources at a time.
     """
 
-    def __init__(self, path: Path, *, sources: int) -> None:
+    def __init__(self, path: Path, *, sources: Sources | None) -> None:
         super().__init__(path, "r", locking=locking(path))
         _results[:] = [r for r in _results if (f := r()) is not None and f.id.valid]
-        others = sum(f._sources for r in _results if (f := r()) is not None)
-        self._paged = sources > 0 and not room_for(sources + others)
-        self._sources: int = 0 if self._paged else sources
+        others = sum(f._count for r in _results if (f := r()) is not None)
+        count = 0 if sources is None else len(sources)
+        self._count: int = count if room_for(count + others) else 0
+        self._data: ResultDataset | PagedDataset | None = None
+        if sources is not None and self._count:
+            self._data = ResultDataset(self.virtual, sources)
+        elif sources is not None:
+            self._data = PagedDataset(sources)
         _results.append(weakref.ref(self))
 
     @property
@@ -49,9 +56,18 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
         return super().__getitem__("data")
 
     def __getitem__(self, name: Any) -> Any:
-        if self._paged and isinstance(name, str) and name.strip("/") == "data":
-            return PagedDataset(self.filename)
-        return super().__getitem__(name)
+        return self._data if self._is_guarded(name) else super().__getitem__(name)
+
+    def get(self, name: Any, default: Any = None, **options: Any) -> Any:
+        """An object of the file, as `h5py.Group.get` gives it."""
+        if self._is_guarded(name) and not any(options.values()):
+            return self._data
+        return super().get(name, default, **options)
+
+    def _is_guarded(self, name: Any) -> bool:
+        if self._data is None or not isinstance(name, str):
+            return False
+        return posixpath.normpath(f"/{name}").lstrip("/") == "data"
 
 
 def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as hpcio.open
@@ -99,12 +115,161 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
     with open_file(name) as f:
         if "hpcio" not in f or "data" not in f:
             raise ResultError(f"'{name}' is no result of hpcio. Open it with h5py.")
-        sources = f["hpcio/sources"][()] if "hpcio/sources" in f else None
+        sources = Sources.of(f) if "hpcio/sources" in f else None
         load_filters(bytes(f["hpcio"].attrs.get("compression", b"")).decode(), name)
-    if sources is None:
-        return ResultFile(name, sources=0)
-    check_sources(name.parent, sources)
-    return ResultFile(name, sources=len(sources))
+    if sources is not None:
+        check_sources(name.parent, sources.table)
+        sources.look()
+    return ResultFile(name, sources=sources)
+
+
+class Sources:
+    """The sources of a result as they were when it was opened.
+
+    HDF5 opens a source by its name when it is first read, and shows fill values if it cannot. So
+    the names are looked at again after each read.
+
+    Parameters
+    ----------
+    path : str
+        The result.
+    table : numpy.ndarray
+        The dataset ``hpcio/sources``.
+    target : Target
+        Where the result of each block lies.
+    of_block : numpy.ndarray of int, shape (B,)
+        The source of each block; negative for a gap.
+    """
+
+    def __init__(self, path: str, table: np.ndarray, target: Target, of_block: np.ndarray) -> None:
+        self.path, self.table, self.target, self.of_block = path, table, target, of_block
+        self._result = os.stat(path)
+        folder = os.path.dirname(path)
+        self._paths = [os.path.join(folder, os.fsdecode(p)) for p in table["path"].tolist()]
+        self._states: list[tuple[int, ...]] = []
+
+    @classmethod
+    def of(cls, f: h5py.File) -> Self:
+        """The sources of an open result."""
+        target = Target.load(f["hpcio/target"])
+        return cls(f.filename, f["hpcio/sources"][()], target, f["hpcio/source_of_block"][()])
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def look(self) -> None:
+        """Remember the state of each source, which has just been checked.
+
+        Raises
+        ------
+        ResultError
+            If HDF5 would read other files of the same names, by ``HDF5_VDS_PREFIX``.
+        """
+        self._states = [_state(path) for path in self._paths]
+        if not os.environ.get("HDF5_VDS_PREFIX"):
+            return
+        for path, state in zip(self._paths, self._states, strict=True):
+            name = os.path.relpath(path, os.path.dirname(self.path))
+            looked = where_hdf5_looks(self.path, name, "HDF5_VDS_PREFIX")
+            first = next((p for p in looked if os.path.exists(p)), path)
+            if _state(first) != state:
+                raise ResultError(
+                    f"HDF5_VDS_PREFIX makes HDF5 read '{first}' instead of the source '{path}'. "
+                    "Unset that variable, and start Python again."
+                )
+
+    def at(self, rows: range | np.ndarray) -> np.ndarray:
+        """The numbers of the sources that some rows along the axis of joining need."""
+        if not len(rows):
+            return np.zeros(0, np.int64)
+        starts = self.target.start
+        begins = starts[max(0, int(np.searchsorted(starts, rows[0], side="right")) - 1)]
+        first, last = np.searchsorted(starts, [begins, rows[-1] + 1])
+        numbers = np.unique(self.of_block[first:last])
+        return numbers[numbers >= 0]
+
+    def check(self, numbers: Iterable[int] | None = None) -> None:
+        """Raise ResultError unless sources are what they were; by default all of them."""
+        for k in range(len(self._paths)) if numbers is None else numbers:
+            try:
+                same = _state(self._paths[k]) == self._states[k]
+            except OSError as error:
+                raise ResultError(
+                    error.errno,
+                    f"The source '{self._paths[k]}' cannot be read ({error.strerror}) since "
+                    f"'{self.path}' was opened. Open the result again.",
+                ) from error
+            if not same:
+                raise ResultError(
+                    f"The source '{self._paths[k]}' has changed since '{self.path}' was opened. "
+                    "Open the result again."
+                )
+
+    @contextmanager
+    def reopened(self) -> Iterator[h5py.Dataset]:
+        """The virtual dataset by a handle of its own, which holds its sources open no longer."""
+        with open_file(self.path) as f:
+            now = os.fstat(f.id.get_vfd_handle())
+            if (now.st_dev, now.st_ino) != (self._result.st_dev, self._result.st_ino):
+                raise ResultError(
+                    f"'{self.path}' has been replaced since it was opened. Open it again."
+                )
+            yield f["data"]
+
+
+def _state(path: str) -> tuple[int, ...]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class ResultDataset(h5py.Dataset):  # type: ignore[misc]  # h5py is untyped
+    """The virtual dataset of a result: an `h5py.Dataset` that reads its sources, or raises.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    sources : Sources
+    """
+
+    def __init__(self, dataset: h5py.Dataset, sources: Sources) -> None:
+        super().__init__(dataset.id)
+        self._sources = sources
+        # HDF5 holds sources open that were read once, as long as this object lives.
+        self._opened: set[int] = set()
+
+    def __getitem__(self, args: Any, new_dtype: Any = None) -> Any:
+        numbers = self._needed(args)
+        self._check_room_for(numbers)
+        found = super().__getitem__(args, new_dtype=new_dtype)
+        self._sources.check(numbers)
+        self._opened |= numbers
+        return found
+
+    def read_direct(self, dest: Any, source_sel: Any = None, dest_sel: Any = None) -> None:
+        """Read into an array; see `h5py.Dataset.read_direct`."""
+        numbers = set(range(len(self._sources)))
+        self._check_room_for(numbers)
+        super().read_direct(dest, source_sel, dest_sel)
+        self._sources.check()
+        self._opened |= numbers
+
+    def _check_room_for(self, numbers: set[int]) -> None:
+        """Raise ResultError if HDF5 could not open all sources, and would show fill values."""
+        new = len(numbers - self._opened)
+        if new and not room_for(new):
+            raise ResultError(
+                f"Too many files are open to read {new} sources of '{self._sources.path}'. Close "
+                "some, or open the result again: it will be read by pages."
+            )
+
+    def _needed(self, args: Any) -> set[int]:
+        """The numbers of the sources that an index needs; all of them if in doubt."""
+        try:
+            axis = self._sources.target.axis
+            rows = _rows(_expand(args, self.ndim)[axis], self.shape[axis])
+        except (TypeError, ValueError, IndexError):
+            return set(range(len(self._sources)))
+        return set(self._sources.at(range(rows, rows + 1) if isinstance(rows, int) else rows))
 
 
 class PagedDataset:
@@ -115,32 +280,48 @@ class PagedDataset:
 
     Parameters
     ----------
-    path : str
-        The result.
+    sources : Sources
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        with open_file(path) as f:
-            target = Target.load(f["hpcio/target"])
-            source = f["hpcio/source_of_block"][()]
-            self.attrs = dict(f["data"].attrs)
+    def __init__(self, sources: Sources) -> None:
+        target = sources.target
+        self._sources = sources
+        with sources.reopened() as data:
+            self.attrs = dict(data.attrs)
         self.shape = target.shape
         self.dtype = target.dtype
         self.ndim = len(self.shape)
         self.size = int(np.prod(self.shape, dtype=np.int64))
         self._join_axis = target.axis
-        # A page is a region that needs no more sources than `SOURCES_PER_PAGE`.
+        self._per_page = SOURCES_PER_PAGE
+        self._edges = self._edges_of_pages(self._per_page)
+
+    def _edges_of_pages(self, most: int) -> dict[int, np.ndarray]:
+        """Where pages begin along the axes; a page needs no more sources than `most`."""
+        target, source = self._sources.target, self._sources.of_block
         channels = np.unique(target.channel)
-        if channels.size <= SOURCES_PER_PAGE // 4:
+        if channels.size <= most // 4:
             changed = np.flatnonzero(np.diff(source, prepend=source[:1] - 1))
-            first = target.start[changed[:: SOURCES_PER_PAGE // 2]]
-            self._edges = {target.axis: np.unique(first)[1:]}
-        else:  # one trial alone may have too many
-            side = math.isqrt(SOURCES_PER_PAGE)
-            self._edges = {target.axis: np.unique(target.start[:: side * channels.size])[1:]}
-            assert target.channel_axis is not None  # there are blocks of channels
-            self._edges[target.channel_axis] = channels[::side][1:]
+            first = target.start[changed[:: max(1, most // 2)]]
+            return {target.axis: np.unique(first)[1:]}
+        # One trial alone may have too many.
+        side = math.isqrt(most)
+        assert target.channel_axis is not None  # there are blocks of channels
+        return {
+            target.axis: np.unique(target.start[:: side * channels.size])[1:],
+            target.channel_axis: channels[::side][1:],
+        }
+
+    def _fit_into_room(self) -> None:
+        """Make pages smaller if too many files are open for pages of the usual size."""
+        most = SOURCES_PER_PAGE if room_for(SOURCES_PER_PAGE) else free_files() // 2
+        if most < 4:
+            raise ResultError(
+                f"Too many files are open to read '{self._sources.path}', which has "
+                f"{len(self._sources)} sources. Close some."
+            )
+        if most < self._per_page:
+            self._per_page, self._edges = most, self._edges_of_pages(most)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -162,13 +343,15 @@ class PagedDataset:
         rows_of = [range(w, w + 1) if isinstance(w, int) else w for w in wanted]
         whole = np.empty(tuple(len(rows) for rows in rows_of), self.dtype)
         if whole.size:
+            self._fit_into_room()
             pages = (self._pages(axis, rows) for axis, rows in enumerate(rows_of))
             for page in itertools.product(*pages):
                 # The file is closed again each time, since that closes its sources.
-                with open_file(self._path) as f:
-                    whole[tuple(place for place, _ in page)] = f["data"][
+                with self._sources.reopened() as data:
+                    whole[tuple(place for place, _ in page)] = data[
                         tuple(_compact(rows) for _, rows in page)
                     ]
+                    self._sources.check(self._sources.at(page[self._join_axis][1]))
         return whole[tuple(0 if isinstance(w, int) else slice(None) for w in wanted)]
 
     def _masked(self, mask: np.ndarray) -> np.ndarray:

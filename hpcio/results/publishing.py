@@ -136,7 +136,7 @@ def provenance(plan: Plan) -> dict[str, str | int]:
         "host": socket.gethostname(),
         "user": getpass.getuser(),
         "created": _iso(time.time()),
-        "versions": json.dumps(versions),
+        "versions": json.dumps({**plan.function.fingerprint.packages, **versions}),
     }
 
 

@@ -7,6 +7,7 @@ import fcntl
 import glob
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -109,6 +110,7 @@ def repack(
                 raise
             if into is not None and os.path.lexists(final):
                 raise OutputError(f"The output '{final}' has appeared meanwhile. Move it away.")
+            part.chmod(stat.S_IMODE(source.stat().st_mode) & 0o666)
             os.rename(part, final)
         sync(final.parent)
         if into is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hpcio.machine import lazily
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
-from hpcio.running.deaths import FRUITLESS, Deaths, blame, how_it_ended
+from hpcio.running.deaths import FRUITLESS, Deaths, blame
 
 if TYPE_CHECKING:
     from hpcio.running.local import EXECUTORS, ExecutorMaker, choose
@@ -36,7 +36,6 @@ __all__ = [
     "divide",
     "execute",
     "from_runs",
-    "how_it_ended",
     "record",
     "run_batch",
     "runs",

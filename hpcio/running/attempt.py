@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
-from hpcio.errors import as_output_error
-from hpcio.function import takes
+from hpcio.errors import SourceError, as_output_error
+from hpcio.function import FreshArguments, takes
 from hpcio.journals import LOST, SYNC, attempt_name, open_journal
 from hpcio.planning import Plan
 from hpcio.recording import Reader
@@ -70,9 +70,11 @@ class Attempt:
         self.limit = len(plan)
         # Whether the compute function is running: only then may `Stop` be raised.
         self.computing = False
-        self.func = plan.live or plan.function.load()
+        # What was raised inside the function to leave it; it may have caught that.
+        self.left: type[BaseException] | None = None
+        self.func = plan.load_function()
         # The plan drives the function itself; its dict branch is made of the same pieces.
-        self.arguments = plan.arguments()
+        self.arguments = FreshArguments(plan.arguments())
         self.extra = {}
         if takes(self.func, "chunkShape"):
             self.extra["chunkShape"] = plan.target.largest_shape()
@@ -100,8 +102,17 @@ class Attempt:
             from a handler of signals.
         """
         self.stopping = True
-        if at_once and self.computing:
-            raise Stop
+        if at_once:
+            self.leave(Stop)
+
+    def leave(self, by: type[BaseException]) -> None:
+        """Raise an exception inside the function, if it is computing, to leave its block.
+
+        The function may catch it. What it returns, or raises instead, does not count then.
+        """
+        if self.computing:
+            self.left = by
+            raise by
 
     def limit_to(self, block: int) -> None:
         """Leave blocks from this number on to somebody else."""
@@ -139,6 +150,12 @@ class Attempt:
             # still read it back from memory. So these blocks must be computed again.
             self.journal.append(LOST)
             raise as_output_error(error, self.plan.run_directory) from error
+        try:
+            self.plan.source.check_unchanged()
+        except SourceError:
+            # Nobody knows which blocks since the last time were read before that.
+            self.journal.append(LOST)
+            raise
         self.journal.append(SYNC, offset=count)
 
     def sync(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcio.errors import HpcioError, as_output_error
+from hpcio.errors import HpcioError, SourceError, as_output_error
 from hpcio.files import checksum
 from hpcio.function import compute, pack_details
 from hpcio.journals import DETAILS, DONE, FAILED, HELD
@@ -88,8 +88,9 @@ class _Batch:
         self._attempt, self._blocks = attempt, blocks
         self._journal, self._writer = attempt.journal, attempt.writer
         self._func, self._arguments = attempt.func, attempt.arguments
-        self._args = attempt.arguments.args
-        self._kwargs = {**attempt.arguments.kwargs, **attempt.extra}
+        self._shared = attempt.arguments.shared
+        self._args, kwargs = attempt.arguments.of(0)
+        self._kwargs = {**kwargs, **attempt.extra}
         self._shapes, self._dtype, self._casting = plan.target.shapes, plan.dtype, plan.casting
         kinds, bases = plan.blocks.input_kind[blocks].tolist(), plan.blocks.base[blocks].tolist()
         ahead = ReadAhead(
@@ -106,7 +107,6 @@ class _Batch:
     def run(self) -> None:
         """Try each block, in order."""
         attempt, plan, blocks = self._attempt, self._attempt.plan, self._blocks
-        vary = self._arguments.vary
         shape_index, trial = plan.target.shape_index[blocks], plan.blocks.trial[blocks]
         ticked = perf_counter()
         self._writer.begin(blocks, self._journal)
@@ -116,10 +116,7 @@ class _Batch:
             ):
                 if block >= attempt.limit:
                     break
-                if vary:
-                    self._args, own = self._arguments.of(number)
-                    self._kwargs = {**own, **attempt.extra}
-                self._try(k, block, self._shapes[index])
+                self._try(k, block, number, self._shapes[index])
                 self._tried = k + 1
                 now = perf_counter()
                 if now - ticked > TICK_EVERY:
@@ -140,31 +137,50 @@ class _Batch:
 
     # ---- one block
 
-    def _try(self, k: int, block: int, shape: tuple[int, ...]) -> None:
+    def _try(self, k: int, block: int, number: int, shape: tuple[int, ...]) -> None:
         """Read and compute a block, as often as it may be tried, and keep what comes of it."""
         attempt, tries = self._attempt, 0
         while True:
-            started = perf_counter()
-            trial = self._again(k) if tries else self._take(k)
-            read = perf_counter()
+            started, read = perf_counter(), 0.0
             try:
+                trial = self._again(k) if tries else self._take(k)
+                read = perf_counter()
+                if not self._shared:
+                    self._args, own = self._arguments.of(number)
+                    self._kwargs = {**own, **attempt.extra}
                 attempt.computing = True
                 result, details = compute(
                     self._func, trial, self._args, self._kwargs, shape, self._dtype,
                     casting=self._casting,
                 )  # fmt: skip
                 attempt.computing = False
-            except (Exception, SystemExit) as error:  # noqa: BLE001  (it is journalled)
+            except (Exception, SystemExit) as error:
                 attempt.computing = False
+                if attempt.left is not None:
+                    raise attempt.left from error
+                if not read and not self._is_of_block(error):
+                    raise
                 tries += 1
                 if tries > attempt.retries:
                     self._fail(block, error)
                     return
             else:
+                if attempt.left is not None:
+                    raise attempt.left
                 # The trial is let go of only now: its memory may be that of the result. When
                 # this function returns, the reader may use it for the next trial.
                 self._store(block, result, details, started, read)
                 return
+
+    def _is_of_block(self, error: BaseException) -> bool:
+        """Whether a trial cannot be read for itself: its chunk is damaged, or has no filter.
+
+        Trouble of the disk, and another recording than was planned, end the batch.
+        """
+        if not isinstance(error, SourceError) or error.errno is not None:
+            return False
+        self._attempt.plan.source.check_unchanged()
+        return True
 
     def _fail(self, block: int, error: BaseException) -> None:
         self._journal.note(FAILED, block, _why(error, block).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 
 import numpy as np
@@ -11,7 +10,7 @@ from hpcio.errors import WorkerError
 from hpcio.journals import FAILED, Tried, attempt_name, open_journal
 from hpcio.planning import Plan
 
-__all__ = ["FRUITLESS", "Deaths", "blame", "how_it_ended"]
+__all__ = ["FRUITLESS", "Deaths", "blame"]
 
 # If this many workers in a row die before they finish a block, single blocks are not the cause.
 FRUITLESS = 16
@@ -76,18 +75,6 @@ class Deaths:
                 self.blamed += 1
                 left = np.delete(left, at_hand)
         return left
-
-
-def how_it_ended(status: int) -> str:
-    """An exit status as `subprocess` gives it, in words.
-
-    Examples
-    --------
-    >>> how_it_ended(-9), how_it_ended(7)
-    ('signal 9 (often the system, out of memory)', 'exit status 7')
-    """
-    hint = " (often the system, out of memory)" if status == -signal.SIGKILL else ""
-    return f"signal {-status}{hint}" if status < 0 else f"exit status {status}"
 
 
 def blame(plan: Plan, block: int, why: str) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Protocol
 
 from hpcio.errors import WorkerError
@@ -75,6 +80,27 @@ class ThisProcess:
     def execute(self, work: Work) -> None:
         """Try every block of the work; see `hpcio.running.Executor`."""
         attempt = Attempt(work.plan, "here", retries=work.retries, max_failed=work.max_failed)
-        with attempt:
+        with attempt, _interruptible(attempt):
             run_batch(attempt, work.blocks)
             attempt.sync()
+
+
+@contextmanager
+def _interruptible(attempt: Attempt) -> Iterator[None]:
+    """Let Ctrl-C end the block at hand even if the function catches all exceptions."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        attempt.leave(KeyboardInterrupt)
+        signal.default_int_handler(number, frame)
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +26,9 @@ import numpy as np
 from hpcio import errors
 from hpcio.errors import WorkerError, as_output_error
 from hpcio.journals import tried_by
-from hpcio.machine import package_folder
+from hpcio.machine import how_it_ended, package_folder
 from hpcio.planning import Plan, check_memory
-from hpcio.running.deaths import Deaths, how_it_ended
+from hpcio.running.deaths import Deaths
 from hpcio.running.partition import batches_of, runs
 from hpcio.running.run import Work
 
@@ -35,6 +36,12 @@ __all__ = ["Processes"]
 
 # Several batches for each worker even out trials of unequal cost; each batch is a file.
 BATCHES_PER_WORKER = 8
+# How often, in seconds, the session looks whether workers live, and whether one that has hung up
+# has ended.
+_LOOK_EVERY = 0.2
+_LEAVING = 0.005
+# How long, in seconds, workers may take to leave what they are at after Ctrl-C.
+_PATIENCE = 30.0
 
 # What a worker runs. It takes hpcio from where this is; what else lies there must not come
 # before the user's modules.
@@ -67,6 +74,7 @@ class _Process:
     ready: bool = False
     attempt: str = ""
     batch: np.ndarray | None = None
+    hung_up: bool = False
     received: bytearray = field(default_factory=bytearray)
 
     def send(self, message: dict[str, Any]) -> None:
@@ -183,26 +191,44 @@ class _Pool:
 
     def _forget(self, worker: _Process) -> None:
         self.workers.remove(worker)
-        self.selector.unregister(worker.socket)
+        if not worker.hung_up:
+            self.selector.unregister(worker.socket)
         worker.socket.close()
 
     # -- events
 
     def _wait(self) -> None:
-        for key, _ in self.selector.select(timeout=1.0):
-            worker: _Process = key.data
-            try:
-                data = worker.socket.recv(1 << 16)
-            except ConnectionResetError:
-                data = b""
-            if not data:
+        """Take what workers say, and notice which have ended.
+
+        A worker has ended when its process has, whatever children of it hold its socket open.
+        """
+        leaving = any(worker.hung_up for worker in self.workers)
+        for key, _ in self.selector.select(timeout=_LEAVING if leaving else _LOOK_EVERY):
+            self._read(key.data)
+        for worker in list(self.workers):
+            if worker.process.poll() is not None:
+                while not worker.hung_up and self._read(worker):
+                    pass
                 self._died(worker)
-                continue
-            worker.received += data
-            *lines, rest = worker.received.split(b"\n")
-            worker.received = bytearray(rest)
-            for line in lines:
-                self._heard(worker, json.loads(line))
+
+    def _read(self, worker: _Process) -> bool:
+        """Take what a worker has said; whether there was anything."""
+        try:
+            data = worker.socket.recv(1 << 16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            worker.hung_up = True
+            self.selector.unregister(worker.socket)
+            return False
+        worker.received += data
+        *lines, rest = worker.received.split(b"\n")
+        worker.received = bytearray(rest)
+        for line in lines:
+            self._heard(worker, json.loads(line))
+        return True
 
     def _heard(self, worker: _Process, message: dict[str, Any]) -> None:
         if "error" in message:
@@ -248,19 +274,24 @@ class _Pool:
             self._wait()
 
     def _end(self, *, gently: bool) -> None:
-        """End all workers: `gently` lets them sync what is done, otherwise they are killed."""
+        """End all workers: `gently` lets them sync what is done, otherwise they are killed.
+
+        A function may hold up the end, so that it is waited for only so long.
+        """
         try:
             for worker in self.workers:
                 if worker.batch is not None:
                     worker.process.send_signal(signal.SIGTERM if gently else signal.SIGKILL)
                 worker.socket.close()  # an idle worker ends by itself then
+            until = time.monotonic() + _PATIENCE
             for worker in self.workers:
-                worker.process.wait()
-        except BaseException:  # a second Ctrl-C
+                worker.process.wait(max(0.0, until - time.monotonic()))
+        except BaseException as error:  # a second Ctrl-C, or no end
             for worker in self.workers:
                 worker.process.kill()
                 worker.process.wait()
-            raise
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
         finally:
             self.workers.clear()
             self.selector.close()

@@ -114,7 +114,9 @@ def execute(
         discard(plan.out)
     if _is_there(plan):
         return _finished(plan)
-    plan.source.check_unchanged()
+    plan.source.check_content()
+    if plan.live is None:  # it was not made in this process
+        plan.function.check_versions(same=plan.same_versions)
     executor.check(plan, memory)
     plan = prepare(plan)
     with held(plan):
@@ -157,6 +159,7 @@ def _publish(plan: Plan, policy: RunPolicy, *, known: set[Path]) -> Done:
     # Only a block that was tried may become a gap.
     if not ledger.done.all() and not (policy.gaps and ledger.state.all()):
         raise BlocksFailed(_failed_message(ledger, policy.most_failed(len(plan))), done)
+    plan.source.check_unchanged()
     publish(ledger)
     return done
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from typing import Any
 
 from hpcio.errors import HpcioError
@@ -20,7 +21,23 @@ __all__ = ["serve"]
 
 
 def serve() -> None:
-    """Take batches until the session hangs up; the main function of a worker process."""
+    """Take batches until the session hangs up, and end; the main function of a worker process.
+
+    The process ends at once then, whatever threads or children the function has left.
+    """
+    status = 1
+    try:
+        _serve()
+        status = 0
+    except BaseException:  # noqa: BLE001  (the process ends below)
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _serve() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     task = json.loads(sys.argv[2])
     # Ctrl-C reaches the whole group of processes; the session decides what it means.

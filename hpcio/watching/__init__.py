@@ -5,7 +5,7 @@ This room uses `hpcio.running` and those below, and only reads. The face and the
 """
 
 from hpcio.watching.following import follow_status
-from hpcio.watching.progress import watch
+from hpcio.watching.progress import watch, watch_probes
 from hpcio.watching.state import Queue, Status, WorkerStatus, as_json, working
 from hpcio.watching.tables import print_status
 from hpcio.watching.watcher import Watcher, queues, status
@@ -21,5 +21,6 @@ __all__ = [
     "queues",
     "status",
     "watch",
+    "watch_probes",
     "working",
 ]

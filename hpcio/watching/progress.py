@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from hpcio.watching.state import Status
 from hpcio.watching.tables import speed_words
 from hpcio.watching.watcher import Watcher
 
-__all__ = ["watch"]
+__all__ = ["watch", "watch_probes"]
 
 # How often the journals are looked at, in seconds, and how often a log gets a line.
 _LOOK_EVERY = 0.5
@@ -56,6 +56,38 @@ def watch(plan: Plan, about: str = "", *, force: bool = False) -> Iterator[None]
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def watch_probes() -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal how many shapes of trials have been tried, while a plan is made.
+
+    Yields
+    ------
+    callable
+        To be called with how many have been tried, and of how many.
+    """
+    with contextlib.ExitStack() as stack:
+        shown: dict[str, Callable[[int, int], None]] = {}
+
+        def show(done: int, total: int) -> None:
+            if total > 1 and sys.stderr.isatty():
+                if not shown:  # few plans have anything to show
+                    shown["bar"] = stack.enter_context(_probe_bar())
+                shown["bar"](done, total)
+
+        yield show
+
+
+@contextmanager
+def _probe_bar() -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("planning", BarColumn(), MofNCompleteColumn(), "shapes", TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("planning")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _is_log() -> bool:

@@ -97,7 +97,7 @@ class OneFile:
                 for first, last in reversed([*between(plan, offsets, size)]):
                     write_at(fd, os.pread(image, last - first, first), first)
                     os.fsync(fd)
-        path.chmod(0o666 & ~_umask())
+        path.chmod(plan.modes.result & ~_umask())
         os.rename(path, final)
 
 

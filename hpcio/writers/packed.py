@@ -26,6 +26,7 @@ import numpy as np
 
 from hpcio.errors import HpcioError, ResultError, SourceError, as_output_error
 from hpcio.files import (
+    READABLE,
     Chunking,
     Compression,
     Packer,
@@ -91,7 +92,7 @@ class PackedTrialFiles(TrialFiles):
         with in_memory_file() as f:
             dataset = _new_dataset(f, self._plan, data.shape, chunking_of(self._plan, data.shape))
             dataset[...] = data
-            write_image(f, path, mode=0o600, sync=self._each)
+            write_image(f, path, mode=READABLE, sync=self._each)
 
 
 class PackedTaskFiles:
@@ -241,7 +242,6 @@ def _make_file(plan: Plan, path: Path, final: Path, nbytes: int) -> None:
                 dataset.id.write_direct_chunk(first, packed, filter_mask=entry.mask)
             f.flush()
             os.fsync(f.id.get_vfd_handle())
-        part.chmod(0o600)
         os.rename(part, final)
         sync(final.parent)
     finally:

@@ -6,6 +6,7 @@ zeros in it may be results, or places that nobody has written yet.
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import numpy as np
 
 from hpcio.errors import OutputError, as_output_error
 from hpcio.files import allocate, sparse_file, sync, write_at
+from hpcio.machine import write_whole
 from hpcio.planning import Plan
 
 __all__ = [
@@ -72,7 +74,9 @@ def reserve(plan: Plan) -> None:
                 for first, last in between(plan, offsets, size):
                     write_at(fd, os.pread(image, last - first, first), first)
                 os.fsync(fd)
-        np.save(plan.rundir.offsets, offsets)
+        packed = io.BytesIO()
+        np.save(packed, offsets)
+        write_whole(plan.rundir.offsets, packed.getvalue(), mode=plan.modes.record)
         os.rename(part, plan.rundir.data)
         sync(folder)
     except OSError as error:

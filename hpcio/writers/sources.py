@@ -21,7 +21,7 @@ from typing import Self
 import numpy as np
 
 from hpcio.errors import ResultError, as_output_error
-from hpcio.files import Layout, Slab, checksum, layout, read_at, write_file
+from hpcio.files import READABLE_FOLDER, Layout, Slab, checksum, layout, read_at, write_file
 from hpcio.journals import DONE, FILE, Journal, JournalRecords, Ledger
 from hpcio.machine import is_local
 from hpcio.planning import Plan
@@ -131,7 +131,7 @@ class TrialFiles(Unbuffered):
         for shard in np.unique(blocks // FILES_PER_FOLDER).tolist():
             folder = Path(self._root, trial_path("", shard * FILES_PER_FOLDER)).parent
             try:
-                folder.mkdir(mode=0o700, exist_ok=True)
+                folder.mkdir(mode=READABLE_FOLDER, exist_ok=True)
             except OSError as error:
                 raise as_output_error(error, folder) from error
 

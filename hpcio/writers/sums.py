@@ -206,7 +206,8 @@ class _Sums:
         return _SumsReader(plan, records)
 
     def publish(self, ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
-        write_under_name(fill, final, tag=ledger.plan.run_id)
+        plan = ledger.plan
+        write_under_name(fill, final, tag=plan.run_id, mode=plan.modes.result)
 
     def add_data(self, ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
         """Add up the groups in their order, and store the average.

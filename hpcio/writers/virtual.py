@@ -53,7 +53,8 @@ class _Virtual:
         return (TrialReader if plan.sources == "trial" else TaskReader)(plan, records)
 
     def publish(self, ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
-        write_under_name(fill, final, tag=ledger.plan.run_id)
+        plan = ledger.plan
+        write_under_name(fill, final, tag=plan.run_id, mode=plan.modes.result)
 
     def add_data(self, ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
         """Make the virtual dataset ``data`` in `file`, and the table of its sources.

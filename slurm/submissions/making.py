@@ -112,8 +112,9 @@ def _write_scripts(plan: Plan, scripts: dict[str, str]) -> None:
     try:
         ClaimFolder(run.claims).make()
         for folder in (run.heartbeats, run.logs, run.usage):
-            folder.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(mode=plan.modes.record_folder, exist_ok=True)
         for name, text in scripts.items():
-            write_whole(run.path / name, text.encode(), mode=0o700)
+            # They are run by their owner, who may run what he may read.
+            write_whole(run.path / name, text.encode(), mode=plan.modes.record_folder)
     except OSError as error:
         raise as_output_error(error, run.path) from error

@@ -134,7 +134,7 @@ def write(plan: Plan, submission: Submission, work: TaskPlan) -> None:
     """
     where = plan.rundir.submissions
     try:
-        where.mkdir(mode=0o700, exist_ok=True)
+        where.mkdir(mode=plan.modes.record_folder, exist_ok=True)
         edges = np.cumsum([0, *(batch.size for batch in work.batches)])
         with open(where / f"{submission.number}.npz", "xb") as f:
             np.savez(f, blocks=np.concatenate(work.batches), edges=edges, task=work.task)
@@ -142,7 +142,7 @@ def write(plan: Plan, submission: Submission, work: TaskPlan) -> None:
             os.fsync(f.fileno())
         said = {**dataclasses.asdict(submission), "options": submission.options.said()}
         text = json.dumps(said, indent=1)
-        write_whole(where / f"{submission.number}.json", text.encode())
+        write_whole(where / f"{submission.number}.json", text.encode(), mode=plan.modes.record)
     except OSError as error:
         raise as_output_error(error, where) from error
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from hpcio.errors import HpcioError
 from hpcio.journals import Tried, tried_by, tried_since
+from hpcio.machine import how_it_ended
 from hpcio.planning import Plan
-from hpcio.running import Deaths, how_it_ended
+from hpcio.running import Deaths
 from slurm.site import environment
 from slurm.tasks.assignment import Assignment, Whereabouts
 from slurm.tasks.ending import AGAIN, DONE, ENDED, TROUBLE, restart

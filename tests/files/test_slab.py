@@ -102,7 +102,6 @@ def test_a_slab_is_filled_in_any_order(tmp_path, order):
     slab.close()
     with h5py.File(tmp_path / "slab.h5") as f:
         np.testing.assert_array_equal(f["data"], data)
-    assert (tmp_path / "slab.h5").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_slab_has_its_full_size_at_once(tmp_path):

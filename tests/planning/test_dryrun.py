@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
+import hpcio
 from hpcio import Plan, per_trial
+from hpcio.errors import BlocksFailed, FunctionError, HpcioWarning
 from tests.rigs.plans import LFP
 
 
@@ -71,18 +76,131 @@ def test_a_million_equal_trials_are_asked_once(tmp_path):
     assert made.trl_dat(999_999)["outgrid"] == (slice(3_999_996, 4_000_000), slice(0, 2))
 
 
-def test_a_function_without_dry_run_is_called_with_a_trial_of_each_shape(plan):
-    seen: list[Any] = []
-
+def test_a_function_without_dry_run_is_called_with_a_trial_of_each_shape(plan, tmp_path):
     def total(trial, gain):
-        seen.append(trial * gain)
+        with open(tmp_path / f"{len(trial)}-{gain}-{os.getpid()}.npy", "xb") as f:
+            np.save(f, trial)
         return trial.sum(axis=0, keepdims=True)
 
     made = plan(total, args=[per_trial([1, 2, 3, 4, 5])])
     assert made.target.shape == (5, 4)
-    seen.sort(key=len)
-    for found, expected in zip(seen, (5 * LFP[26:], LFP[:6], 3 * LFP[12:20]), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    seen = {path.name.rpartition("-")[0]: np.load(path) for path in tmp_path.glob("*.npy")}
+    assert not list(tmp_path.glob(f"*-{os.getpid()}.npy"))  # not in this process
+    np.testing.assert_equal(seen, {"4-5": LFP[26:], "6-1": LFP[:6], "8-3": LFP[12:20]})
+
+
+LENGTHS = np.array([*range(20, 60)])
+STARTS = np.arange(len(LENGTHS)) * 60
+
+
+@pytest.fixture
+def unequal(tmp_path):
+    """Plans a function over forty trials of forty lengths; how many were called is counted."""
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = np.repeat(np.arange(40.0), 60)[:, None] * np.ones(2)
+    table = np.c_[STARTS, STARTS + LENGTHS]
+
+    def make(func: Callable[..., Any], **options: Any) -> Plan:
+        source, out = f"{tmp_path}/rec.h5::lfp", tmp_path / f"{func.__name__}.h5"
+        return Plan.create(func, source, trials=table, out=out, **options)
+
+    return make
+
+
+def counted(folder: Path) -> int:
+    return len(list(folder.glob("called-*")))
+
+
+@pytest.mark.parametrize(
+    ("result", "length"),
+    [
+        (lambda n: n, lambda n: n),
+        (lambda n: 7, lambda n: 7),
+        (lambda n: n - 3, lambda n: n - 3),
+        (lambda n: n // 2 + 1, lambda n: n // 2 + 1),
+        (lambda n: -(-n // 5), lambda n: -(-n // 5)),
+        (lambda n: 3 * n, lambda n: 3 * n),
+    ],
+)
+def test_shapes_that_follow_a_rule_are_tried_a_few_times(unequal, tmp_path, result, length):
+    def func(trial):
+        (tmp_path / f"called-{len(trial)}").touch()
+        return np.ones((result(len(trial)), 2))
+
+    made = unequal(func)
+    assert [shape[0] for shape in map(made.target.shape_of, range(40))] == [
+        length(n) for n in LENGTHS
+    ]
+    assert counted(tmp_path) <= 8
+
+
+def test_shapes_without_a_rule_are_all_tried(unequal, tmp_path):
+    def func(trial):
+        (tmp_path / f"called-{len(trial)}").touch()
+        return np.ones((len(trial) ** 2 % 7 + 1, 2))
+
+    made = unequal(func)
+    assert [made.target.shape_of(k)[0] for k in range(40)] == [n**2 % 7 + 1 for n in LENGTHS]
+    assert counted(tmp_path) == 40
+
+
+def test_a_shape_that_a_rule_got_wrong_fails_that_trial_alone(unequal):
+    def func(trial):
+        return np.ones((3 if len(trial) == 33 else 2, 2))
+
+    made = unequal(func, join="stack")
+    with pytest.raises(BlocksFailed) as info:
+        made.run(workers=1, progress=False)
+    (failure,) = info.value.done.failed
+    assert failure.trial == 13
+    assert "returned shape (3, 2), but (2, 2) was planned" in failure.reason
+
+
+HARM = {
+    "raises": "raise ValueError('artefact')",
+    "exits": "os._exit(0)",
+    "crashes": "os.kill(os.getpid(), 11)",
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_bad_trial_does_not_end_the_planning(plan, harm, bad):
+    space: dict[str, Any] = {"os": os}
+    exec(
+        f"def func(trial):\n    if trial[0, 0] == {LFP[(0, 6, 12)[bad], 0]}:\n"
+        f"        {HARM[harm]}\n    return trial.sum(axis=0)",
+        space,
+    )
+    trials = [[0, 6], [6, 12], [12, 20]]
+    if bad == 0:  # another trial of that shape is tried
+        made = plan(space["func"], trials=trials, join="stack")
+    else:
+        with contextlib.ExitStack() as stack:
+            if bad == 2:  # the only one of its shape
+                stack.enter_context(pytest.warns(HpcioWarning, match="failed in the dry run, tri"))
+            made = plan(space["func"], trials=trials, join="stack")
+    made.run(workers=1, gaps=True, progress=False)
+    with hpcio.open(made.out) as f:
+        want = np.stack([LFP[a:b].sum(axis=0) for a, b in trials])
+        want[bad] = np.nan
+        np.testing.assert_array_equal(f["data"], want)
+
+
+def test_a_function_that_fails_for_all_trials_cannot_be_planned(plan):
+    def func(trial):
+        raise ValueError(f"no fit for {len(trial)}")
+
+    with pytest.raises(FunctionError, match=r"raised ValueError in the dry run, trial . \(shape"):
+        plan(func)
+
+
+def test_a_process_that_crashes_is_told_of(plan):
+    def func(trial):
+        os.kill(os.getpid(), 11)
+
+    with pytest.raises(FunctionError, match=r"WorkerError in the dry run.*ended with signal 11"):
+        plan(func)
 
 
 def test_with_shape_and_type_given_nothing_is_called(plan):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import hpcio
 from hpcio.results import opening as result
-from hpcio.results.opening import PagedDataset
+from hpcio.results.opening import PagedDataset, Sources
 from tests.rigs.bench import Bench
 from tests.rigs.opened import sources_of
 from tests.rigs.support import run
@@ -64,7 +64,7 @@ def many(request, tmp_path_factory) -> tuple[Path, int]:
 def test_more_sources_than_open_files_give_the_right_numbers(many, hard):
     folder, count = many
     kind, verified = run(READ_MANY, folder, "1024", str(hard)).split()
-    assert kind == ("Dataset" if count + 200 < hard and count < 2048 else "PagedDataset")
+    assert kind == ("ResultDataset" if count + 200 < hard and count < 2048 else "PagedDataset")
     assert int(verified) == count
 
 
@@ -130,7 +130,7 @@ def test_several_results_open_at_once_share_the_open_files(tmp_path):
         hpcio.Plan.create(
             np.negative, tmp_path / "rec.h5::lfp", trials=1, out=tmp_path / out, sources="trial"
         ).run(workers=0, progress=False)
-    assert run(READ_SEVERAL, tmp_path) == "Dataset\n"
+    assert run(READ_SEVERAL, tmp_path) == "ResultDataset\n"
 
 
 def test_the_limit_is_raised_no_further_than_needed(tmp_path):
@@ -167,7 +167,10 @@ def pair(request, tmp_path_factory) -> Iterator[tuple[PagedDataset, h5py.Dataset
     plan.run(workers=0, progress=False)
     patch = pytest.MonkeyPatch()
     patch.setattr(result, "SOURCES_PER_PAGE", 4)
-    paged = PagedDataset(str(folder / "out.h5"))
+    with h5py.File(folder / "out.h5") as f:
+        sources = Sources.of(f)
+    sources.look()
+    paged = PagedDataset(sources)
     patch.undo()
     with h5py.File(folder / "out.h5") as f:
         values = f["data"][...]

@@ -1,0 +1,355 @@
+"""The files behind a dataset: where its bytes lie, and whether all of them are there.
+
+HDF5 shows fill values, and says nothing, where a file behind a virtual dataset is missing, has no
+such dataset, or is too short. So a dataset is followed to the innermost files before it is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import h5py
+import numpy as np
+
+from hpcio.errors import SourceError
+from hpcio.files.compression import load_filters_of
+from hpcio.files.opening import open_file, room_for
+
+__all__ = [
+    "FileState",
+    "Followed",
+    "check_links",
+    "check_whole",
+    "follow",
+    "sample_of",
+    "where_hdf5_looks",
+]
+
+# Of a large file, so many bytes at both ends and so many pages between them are looked at.
+_ENDS, _PAGES, _PAGE = 64 << 10, 62, 4096
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file as it was: content that changes changes one of these.
+
+    Attributes
+    ----------
+    path : str
+    size : int
+        In bytes.
+    mtime_ns : int
+        Time of modification in nanoseconds since 1970.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: str) -> Self:
+        """The state of a file now."""
+        stat = os.stat(path)
+        return cls(path, stat.st_size, stat.st_mtime_ns)
+
+    def sample(self) -> str:
+        """A digest of some of the content: all of a small file, and parts of a large one.
+
+        Copies may bring another file of the same size and time.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        with open(self.path, "rb") as f:
+            if self.size <= 2 * _ENDS + _PAGES * _PAGE:
+                digest.update(f.read())
+            else:
+                places = np.linspace(_ENDS, self.size - _ENDS - _PAGE, _PAGES).astype(np.int64)
+                for place, length in [
+                    (0, _ENDS), *((p, _PAGE) for p in places.tolist()), (self.size - _ENDS, _ENDS)
+                ]:  # fmt: skip
+                    f.seek(place)
+                    digest.update(f.read(length))
+        return digest.hexdigest()
+
+
+def sample_of(files: Iterable[FileState]) -> str:
+    """A digest of some of the content of several files."""
+    return hashlib.sha256(" ".join(file.sample() for file in files).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A dataset that was followed to all files behind it.
+
+    Attributes
+    ----------
+    files : tuple of str
+        Real paths, in the order in which they are met.
+    filters : tuple of int
+        The filters that their chunks have passed, by HDF5's numbers.
+    """
+
+    files: tuple[str, ...]
+    filters: tuple[int, ...]
+
+
+# What was followed before, and the state of its files then.
+_known: dict[tuple[str, str], tuple[FileState, ...]] = {}
+
+
+def check_whole(file: h5py.File, name: str) -> None:
+    """Raise SourceError unless all that is behind a dataset is there; see `follow`.
+
+    It is followed again only if one of its files has changed.
+    """
+    key = os.path.realpath(file.filename), name
+    with contextlib.suppress(OSError):
+        states = _known.get(key, ())
+        if states and all(FileState.of(state.path) == state for state in states):
+            return
+    followed = follow(file, name)
+    _known[key] = tuple(map(FileState.of, followed.files))
+
+
+def check_links(file: h5py.File, name: str) -> None:
+    """Raise SourceError if a name leads to another file, where it leads to nothing.
+
+    HDF5 says of such a name no more than that it is not there.
+    """
+    with contextlib.suppress(KeyError):
+        _Walk(links_alone=True).linked(file, name)
+
+
+def follow(file: h5py.File, name: str) -> Followed:
+    """Follow a dataset of an open file through links, mappings and raw files to its bytes.
+
+    Filters that any of the files needs are loaded.
+
+    Parameters
+    ----------
+    file : h5py.File
+    name : str
+        Of a dataset that is there.
+
+    Returns
+    -------
+    Followed
+
+    Raises
+    ------
+    SourceError
+        If anything is missing or too short; it names the innermost file.
+    """
+    walk = _Walk()
+    walk.linked(file, name)
+    check_room_for(len(walk.files), f"'{name}' of '{file.filename}'")
+    return Followed(tuple(walk.files), tuple(sorted(walk.filters)))
+
+
+def check_room_for(files: int, where: str) -> None:
+    """Raise SourceError if HDF5 cannot hold so many files open."""
+    if not room_for(files):
+        raise SourceError(
+            f"{where} is made of {files} files, more than HDF5 can hold open here. Make one file "
+            "of it first: hpcio repack, or h5repack."
+        )
+
+
+class _Walk:
+    def __init__(self, *, links_alone: bool = False) -> None:
+        self._links_alone = links_alone
+        self.files: dict[str, None] = {}
+        self.filters: set[int] = set()
+        self._seen: set[tuple[str, str]] = set()
+
+    def linked(self, file: h5py.File, name: str) -> None:
+        """Follow a name, which may lead to another file."""
+        self.files[os.path.realpath(file.filename)] = None
+        group, rest = file["/"], [part for part in name.split("/") if part]
+        for k, part in enumerate(rest):
+            link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
+            if isinstance(link, h5py.ExternalLink):
+                inner = "/".join([link.path.rstrip("/"), *rest[k + 1 :]])
+                where = f"'{name}' of '{file.filename}' is a link to '{link.path}' in another file"
+                path = _found(file.filename, link.filename, "HDF5_EXT_PREFIX", where)
+                with _opened(path, where) as other:
+                    self._inside(other, inner, where)
+                return
+            if isinstance(link, h5py.SoftLink):
+                base = "" if link.path.startswith("/") else f"{group.name}/"
+                self.linked(file, "/".join([f"{base}{link.path}", *rest[k + 1 :]]))
+                return
+            group = group[part]
+        if not isinstance(group, h5py.Dataset):
+            raise KeyError(name)
+        self._bytes_of(group)
+
+    def _inside(self, other: h5py.File, name: str, where: str) -> None:
+        try:
+            self.linked(other, name)
+        except KeyError:
+            raise SourceError(
+                f"{where}, but '{other.filename}' has no dataset '{name}'. Put it back."
+            ) from None
+
+    def _bytes_of(self, dataset: h5py.Dataset) -> None:
+        """Follow a dataset to where its bytes lie."""
+        if self._links_alone:
+            return
+        key = (os.path.realpath(dataset.file.filename), str(dataset.name))
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        if dataset.is_virtual:
+            self._mappings(dataset)
+            return
+        self.filters |= set(load_filters_of(dataset))
+        if dataset.external is not None:
+            self._raw(dataset)
+
+    def _raw(self, dataset: h5py.Dataset) -> None:
+        """Raw files, which hold the bytes of a dataset one after the other."""
+        left = math.prod(dataset.shape) * dataset.id.get_type().get_size()
+        where = f"The values of '{dataset.name}' of '{dataset.file.filename}' lie in raw files"
+        for name, offset, size in dataset.external:
+            if not left:
+                return
+            path = _found(dataset.file.filename, name, "HDF5_EXTFILE_PREFIX", where, beside=False)
+            try:
+                there = os.stat(path).st_size - offset
+                with open(path, "rb"):
+                    pass
+            except OSError as error:
+                raise SourceError(
+                    f"{where}, and '{path}' cannot be read ({error.strerror}). Put it back where "
+                    "it was."
+                ) from error
+            needed = left if size == h5py.h5f.UNLIMITED else min(left, size)
+            if there < needed:
+                raise SourceError(
+                    f"{where}, and '{path}' is too short: it holds {max(0, there):,} of "
+                    f"{needed:,} bytes. Restore it."
+                )
+            self.files[os.path.realpath(path)] = None
+            left -= needed
+        if left:
+            raise SourceError(f"{where}, which are {left:,} bytes too short. Restore them.")
+
+    def _mappings(self, dataset: h5py.Dataset) -> None:
+        """The datasets that a virtual one is made of."""
+        main, where = dataset.file.filename, f"'{dataset.name}' of '{dataset.file.filename}'"
+        needed = list(_sources(dataset))
+        check_room_for(len({file for file, *_ in needed}), where)
+        for file, name, shape in needed:
+            said = f"{where} is a virtual dataset, and its source '{name}' of '{file}'"
+            if file == ".":
+                self._source(dataset.file, name, shape, said)
+                continue
+            path = _found(main, file, "HDF5_VDS_PREFIX", said)
+            with _opened(path, said) as other:
+                self._source(other, name, shape, said)
+
+    def _source(self, file: h5py.File, name: str, shape: tuple[int, ...], said: str) -> None:
+        try:
+            found = file[name]
+        except KeyError:
+            found = None
+        if not isinstance(found, h5py.Dataset):
+            raise SourceError(f"{said} is not there. Put it back, or rename it as it was.")
+        # Of a selection of everything only the number of values is known.
+        has = found.shape if len(shape) == len(found.shape) else (math.prod(found.shape),)
+        if len(has) != len(shape) or any(n < k for n, k in zip(has, shape, strict=True)):
+            need = f"{shape} is" if len(shape) == len(found.shape) else f"{shape[0]} values are"
+            raise SourceError(f"{said} has the shape {found.shape}, and {need} needed. Restore it.")
+        self.linked(file, name)
+
+
+def _sources(dataset: h5py.Dataset) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """File, dataset and the shape that it must have at least, for each source once."""
+    dcpl = dataset.id.get_create_plist()
+    needed: dict[tuple[str, str], tuple[int, ...]] = {}
+    for k in range(dcpl.get_virtual_count()):
+        file, name = dcpl.get_virtual_filename(k), dcpl.get_virtual_dsetname(k)
+        onto = dcpl.get_virtual_vspace(k)
+        shape = _bounds(dcpl.get_virtual_srcspace(k), onto)
+        pattern = _has_pattern(file, name)
+        for number in _blocks(onto, dataset.shape) if pattern else range(1):
+            key = _numbered(file, number), _numbered(name, number)
+            before = needed.get(key, shape)
+            needed[key] = tuple(map(max, before, shape)) if len(before) == len(shape) else shape
+    for (file, name), shape in needed.items():
+        yield file, name, shape
+
+
+def _bounds(space: h5py.h5s.SpaceID, onto: h5py.h5s.SpaceID) -> tuple[int, ...]:
+    """The extent that a selection of a source reaches to; of all of it, the number of values."""
+    try:
+        if space.get_select_type() == h5py.h5s.SEL_ALL:
+            return (int(onto.get_select_npoints()),)
+        return tuple(int(n) + 1 for n in space.get_select_bounds()[1])
+    except (RuntimeError, ValueError, TypeError):  # it may grow: nothing is known
+        return (0,)
+
+
+def _has_pattern(*names: str) -> bool:
+    return any("%b" in name.replace("%%", "") for name in names)
+
+
+def _numbered(name: str, number: int) -> str:
+    """A name of HDF5's with the number of a block in place of ``%b``."""
+    return re.sub("%[%b]", lambda m: "%" if m[0] == "%%" else str(number), name)
+
+
+def _blocks(space: h5py.h5s.SpaceID, shape: tuple[int, ...]) -> range:
+    """The numbers of blocks that a pattern for any number of files stands for."""
+    start, stride, count, _ = space.get_regular_hyperslab()
+    for axis, n in enumerate(count):
+        if n == h5py.h5s.UNLIMITED:
+            return range(-(-(shape[axis] - start[axis]) // stride[axis]))
+    return range(1)
+
+
+def where_hdf5_looks(main: str, name: str, variable: str, *, beside: bool = True) -> list[str]:
+    """The paths at which HDF5 looks for a file that another one names, in its order.
+
+    Parameters
+    ----------
+    main : str
+        The file that names it.
+    name : str
+    variable : str
+        The environment variable with folders to look in first.
+    beside : bool
+        Whether it looks beside the file that names it, too.
+    """
+    prefixes = [p for p in os.environ.get(variable, "").split(":") if p]
+    real = os.path.realpath(main)
+    origin = [p.replace("${ORIGIN}", os.path.dirname(os.path.abspath(main))) for p in prefixes]
+    folders = [*origin, *([os.path.dirname(os.path.abspath(main))] if beside else []), os.getcwd()]
+    folders += [os.path.dirname(real)] if beside else []
+    names = [name, os.path.basename(name)] if os.path.isabs(name) else [name]
+    return list(dict.fromkeys(os.path.join(folder, n) for n in names for folder in folders))
+
+
+def _found(main: str, name: str, variable: str, where: str, *, beside: bool = True) -> str:
+    looked = where_hdf5_looks(main, name, variable, beside=beside)
+    found = next((path for path in looked if os.path.exists(path)), None)
+    if found is None:
+        raise SourceError(f"{where}, and there is no file '{looked[0]}'. Put it back where it was.")
+    return found
+
+
+@contextlib.contextmanager
+def _opened(path: str, where: str) -> Iterator[h5py.File]:
+    try:
+        file = open_file(path)
+    except SourceError as error:
+        raise SourceError(f"{where}, which cannot be read: {error}") from error
+    with file:
+        yield file

@@ -1,0 +1,511 @@
+"""A fingerprint of what a function is: everything loaded that decides what it computes.
+
+Not the text of files is looked at, but what is loaded and will run: code objects, the values of
+the globals that they read, closures, defaults, classes, instances. What belongs to an installed
+package is taken by the version of the package, the user's own compiled code by its file.
+"""
+
+from __future__ import annotations
+
+import builtins
+import copyreg
+import functools
+import hashlib
+import itertools
+import marshal
+import random
+import sys
+import types
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import resolve_name
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hpcio.function.codes import fields_of, reads_of
+from hpcio.function.origins import (
+    check_bytecode,
+    module_of,
+    origin_of,
+    package_to_import,
+    version_of,
+)
+
+__all__ = ["Fingerprint", "fingerprint"]
+
+# Values of these types are what they look like, and nothing else.
+_PLAIN = {type(None), bool, int, float, complex, str, bytes, type(...)}
+# What a class has besides what decides: where it was typed, what others keep there, and what it
+# inherits from `type`.
+_BESIDE = {
+    "__module__", "__qualname__", "__dict__", "__weakref__", "__doc__", "__annotations__",
+    "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__",
+    "__annotations_cache__", "_abc_impl",
+}  # fmt: skip
+# Built-in functions that reach things by names which are made while they run.
+_BY_NAME = {"eval", "exec", "__import__"}
+_RANDOM = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
+# Those behind `numpy.random.normal` and `random.gauss`: a function may seed them itself.
+_COMMON_RANDOM = (np.random.mtrand._rand, random._inst)
+_MEMBERS = (
+    types.MemberDescriptorType,
+    types.GetSetDescriptorType,
+    types.WrapperDescriptorType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.MethodWrapperType,
+)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What decides what a function computes.
+
+    Attributes
+    ----------
+    parts : mapping of str to str
+        A digest for each function, class and global value that is reached, by its name.
+    packages : mapping of str to str
+        The version of each installed package that is reached.
+    unseen : tuple of str
+        What is reached and could not be looked into, in words.
+    generators : tuple of str
+        Where generators of random numbers are reached.
+    """
+
+    parts: Mapping[str, str]
+    packages: Mapping[str, str]
+    unseen: tuple[str, ...] = ()
+    generators: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal; equal if all parts are."""
+        return hashlib.sha256(repr(sorted(self.parts.items())).encode()).hexdigest()
+
+    @property
+    def reaches_code(self) -> bool:
+        """Whether anything but a plain value is reached, which may change by itself."""
+        return len(self.parts) > 1
+
+    def changes(self, other: Fingerprint) -> list[str]:
+        """The names of parts that another one has not, or has otherwise."""
+        names = dict.fromkeys((*self.parts, *other.parts))
+        return [n for n in names if self.parts.get(n) != other.parts.get(n)]
+
+
+def fingerprint(value: object) -> Fingerprint:
+    """The fingerprint of a function, or of any value.
+
+    It is the same in every process that has loaded the same thing, whether by import, by
+    unpickling or by typing it.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    Fingerprint
+
+    Raises
+    ------
+    FunctionError
+        If a module on the way was loaded from bytecode that is older than its text.
+
+    Examples
+    --------
+    >>> fingerprint({"gain": 1}).digest == fingerprint({"gain": 1}).digest
+    True
+    >>> fingerprint({"gain": 1}).digest == fingerprint({"gain": 1.0}).digest
+    False
+    """
+    walk = _Walk()
+    walk.part("", lambda: walk.value(value))
+    walk.finish()
+    walk.packages["python"] = version_of("python")
+    return Fingerprint(walk.parts, walk.packages, tuple(walk.unseen), tuple(walk.generators))
+
+
+class _Walk:
+    """Goes through everything that a value reaches, one named part after the other."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, str] = {}
+        self.packages: dict[str, str] = {}
+        self.unseen: dict[str, None] = {}
+        self.generators: dict[str, None] = {}
+        self._hash = hashlib.sha256()
+        self._part = ""
+        # Whether what cannot be looked into is passed over: inside of installed packages.
+        self._lenient = False
+        self._waiting: deque[tuple[str, bool, Callable[[], None]]] = deque()
+        self._names: dict[object, str] = {}
+        self._used: Counter[str] = Counter()
+        # Ids are unique only as long as things live.
+        self._kept: list[object] = []
+        # Containers that are being looked into; one may hold itself.
+        self._open: dict[int, int] = {}
+        self._checked: set[str] = set()
+
+    # ---- parts
+
+    def part(self, name: str, write: Callable[[], None]) -> None:
+        """Digest one part under its name."""
+        self._hash, self._part, self._open = hashlib.sha256(), name, {}
+        write()
+        self.parts[name] = self._hash.hexdigest()[:32]
+
+    def finish(self) -> None:
+        """Digest the parts that others have named."""
+        while self._waiting:
+            name, self._lenient, write = self._waiting.popleft()
+            self.part(name, write)
+
+    def _named(
+        self, key: object, name: str, write: Callable[[], None], *, lenient: bool = False
+    ) -> None:
+        """Mention a part by its name, and look into it later."""
+        if key not in self._names:
+            self._used[name] += 1
+            number = self._used[name]
+            self._names[key] = name if number == 1 else f"{name}#{number}"
+            self._waiting.append((self._names[key], lenient, write))
+        self._put("part", self._names[key].encode())
+
+    def _put(self, tag: str, content: bytes = b"") -> None:
+        self._hash.update(b"%s %d:" % (tag.encode(), len(content)))
+        self._hash.update(content)
+
+    def _cannot(self, what: str) -> None:
+        if not self._lenient:
+            self.unseen[f"{self._part or 'an argument'}: {what}"] = None
+        self._put("unseen")
+
+    # ---- values
+
+    def value(self, obj: Any) -> None:
+        """Digest a value, whatever it is."""
+        kind = type(obj)
+        if kind in _PLAIN:
+            self._put("plain", marshal.dumps(obj, 2))
+        elif kind in (list, tuple):
+            self._sequence(obj, kind.__name__)
+        elif kind is dict:
+            self._dict(obj)
+        elif kind in (set, frozenset):
+            self._put(kind.__name__, b"".join(sorted(map(self._apart, obj))))
+        elif kind is np.ndarray or isinstance(obj, np.generic):
+            self._array(obj)
+        elif isinstance(obj, type):
+            self._class(obj)
+        elif (write := _KINDS.get(kind)) is not None:
+            write(self, obj)
+        elif kind in _MEMBERS:
+            self._put("member", obj.__qualname__.encode())
+        else:
+            self._instance(obj)
+
+    def _apart(self, obj: Any) -> bytes:
+        """The digest of a value by itself."""
+        around, self._hash = self._hash, hashlib.sha256()
+        self.value(obj)
+        inside, self._hash = self._hash, around
+        return inside.digest()
+
+    def _sequence(self, items: Any, tag: str) -> None:
+        if _PLAIN.issuperset(map(type, items)):
+            self._put(tag, marshal.dumps(items, 2))
+        else:
+            self._within(items, tag, lambda: self._all(items))
+
+    def _all(self, items: Any) -> None:
+        for item in items:
+            self.value(item)
+
+    def _dict(self, items: dict[Any, Any]) -> None:
+        self._sequence_of_pairs(items, "dict")
+
+    def _sequence_of_pairs(self, items: Mapping[Any, Any], tag: str) -> None:
+        if _PLAIN.issuperset(map(type, items)) and _PLAIN.issuperset(map(type, items.values())):
+            self._put(tag, marshal.dumps((tuple(items), tuple(items.values())), 2))
+        else:
+            self._within(
+                items, tag, lambda: self._all(itertools.chain.from_iterable(items.items()))
+            )
+
+    def _within(self, obj: Any, tag: str, write: Callable[[], None]) -> None:
+        """Look into something that may hold itself."""
+        if id(obj) in self._open:
+            self._put("around", b"%d" % (len(self._open) - self._open[id(obj)]))
+            return
+        self._open[id(obj)] = len(self._open)
+        self._put(f"({tag}")
+        write()
+        self._put(")")
+        del self._open[id(obj)]
+
+    def _array(self, array: Any) -> None:
+        self._put(type(array).__name__, repr((array.dtype, array.shape)).encode())
+        if array.dtype.hasobject or array.dtype.kind not in "biufcmMSUV":
+            self._within(array, "items", lambda: self.value(array.tolist()))
+        else:
+            order: Literal["F", "C"] = "F" if array.flags.fnc else "C"
+            self._put(order, array.tobytes(order))
+
+    # ---- code
+
+    def _function(self, func: types.FunctionType) -> None:
+        space = func.__globals__
+        module = space.get("__name__") or ""
+        package = self._package(module)
+        name = f"{func.__module__ or module}.{func.__qualname__}"
+        if package and not _holds(func):
+            self._put("installed", f"{module}.{func.__qualname__}".encode())
+            return
+        self._kept.append(func)
+        # A decorator of a package may hold a function of the user.
+        self._named(id(func), name, lambda: self._of_function(func, package), lenient=bool(package))
+
+    def _of_function(self, func: types.FunctionType, package: str) -> None:
+        if package:
+            self._put("installed", func.__code__.co_qualname.encode())
+        else:
+            module = sys.modules.get(func.__globals__.get("__name__", ""))
+            if module is not None and vars(module) is func.__globals__:
+                self._opaque(module)
+            self._code(func.__code__)
+            self._globals(func)
+        for part in (func.__defaults__, func.__kwdefaults__, func.__dict__):
+            self.value(part)
+        for cell in func.__closure__ or ():
+            self._cell(cell)
+
+    def _cell(self, cell: types.CellType) -> None:
+        try:
+            self.value(cell.cell_contents)
+        except ValueError:  # nothing has been assigned to it yet
+            self._put("empty")
+
+    def _code(self, code: types.CodeType) -> None:
+        self._put("code")
+        for field in fields_of(code):
+            self.value(field)
+
+    def _globals(self, func: types.FunctionType) -> None:
+        space, reads = func.__globals__, reads_of(func.__code__)
+        for chain in reads.globals:
+            self._global(func, space, chain)
+        for one in reads.imports:
+            package = space.get("__package__") or space.get("__name__", "").rpartition(".")[0]
+            try:
+                name = resolve_name("." * one.level + one.module, package)
+            except ImportError:
+                self._put("missing", one.module.encode())
+                continue
+            self._imported(name, one.names)
+
+    def _global(
+        self, func: types.FunctionType, space: dict[str, Any], chain: tuple[str, ...]
+    ) -> None:
+        name, *attributes = chain
+        if name in space:
+            self._attribute(space, name, attributes)
+        elif not hasattr(builtins, name):
+            self._put("missing", name.encode())
+        elif name in _BY_NAME:
+            self._cannot(f"it calls {name}(), and what that reaches is not seen")
+        elif name in ("globals", "vars", "locals"):
+            self._space(func, space)
+
+    def _space(self, func: types.FunctionType, space: dict[str, Any]) -> None:
+        """All globals of a module."""
+        if sys.modules.get(space.get("__name__", "")) is None or space["__name__"] == "__main__":
+            self._cannot("it calls globals(), and only a module keeps all of its globals")
+            return
+        for name in sorted(n for n in space if not n.startswith("__")):
+            if space[name] is not func:
+                self._attribute(space, name, [])
+
+    def _attribute(self, space: dict[str, Any], name: str, attributes: list[str]) -> None:
+        """What stands under a name in a module, or behind it in other modules."""
+        obj, module = space[name], space.get("__name__", "")
+        while isinstance(obj, types.ModuleType) and attributes:
+            if self._opaque(obj):
+                return
+            module, space, name = obj.__name__, vars(obj), attributes.pop(0)
+            try:
+                obj = getattr(obj, name)
+            except AttributeError:
+                self._put("missing", f"{module}.{name}".encode())
+                return
+        self._label(space, f"{module}.{name}", obj)
+
+    def _label(self, space: dict[str, Any], label: str, obj: Any) -> None:
+        """A value that has a name in a module."""
+        self._put("name", label.encode())
+        if isinstance(obj, types.FunctionType | type | types.ModuleType):
+            self.value(obj)  # they are parts of their own
+        else:
+            self._kept.append(space)
+            self._named((id(space), label), label, lambda: self.value(obj))
+
+    def _imported(self, name: str, names: tuple[str, ...]) -> None:
+        self._put("import", repr((name, names)).encode())
+        package = package_to_import(name)
+        if package:  # whether it has been imported yet makes no difference
+            self.packages[package] = version_of(package)
+            return
+        module = module_of(name)
+        if module is None:
+            self._put("missing")
+        elif not names:
+            self.value(module)
+        elif not self._opaque(module):
+            for one in names:
+                if hasattr(module, one):
+                    self._label(vars(module), f"{name}.{one}", getattr(module, one))
+                else:
+                    self._imported(f"{name}.{one}", ())
+
+    # ---- modules and classes
+
+    def _package(self, module: str) -> str:
+        """The installed package that a module belongs to, which is noted; ``""`` if to none."""
+        package = origin_of(module).package
+        if package and package not in self.packages:
+            self.packages[package] = version_of(package)
+        return package
+
+    def _opaque(self, module: types.ModuleType) -> bool:
+        """Whether a module is taken as a whole: an installed one, or compiled code."""
+        if self._package(module.__name__):
+            self._put("installed", module.__name__.encode())
+            return True
+        file = origin_of(module.__name__).compiled
+        if file:
+            self._named(("file", file), file, lambda: self._put("file", _of_file(file)))
+            return True
+        if module.__name__ not in self._checked:
+            self._checked.add(module.__name__)
+            check_bytecode(module)
+        return False
+
+    def _module(self, module: types.ModuleType) -> None:
+        """A module that is handed around, so that anything of it may be used."""
+        if self._opaque(module):
+            return
+        space = vars(module)
+        names = sorted(n for n in space if not n.startswith("__"))
+
+        def write() -> None:
+            for name in names:
+                self._attribute(space, name, [])
+
+        self._named(("module", module.__name__), module.__name__, write)
+
+    def _class(self, cls: type) -> None:
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        if self._package(cls.__module__):
+            self._put("installed", name.encode())
+            return
+        origin = sys.modules.get(cls.__module__)
+        if origin is not None and cls.__module__ != "__main__" and self._opaque(origin):
+            return
+        self._kept.append(cls)
+        self._named(id(cls), name, lambda: self._of_class(cls))
+
+    def _of_class(self, cls: type) -> None:
+        self.value(type(cls))
+        self.value(cls.__bases__)
+        for name, item in sorted(vars(cls).items()):
+            if name not in _BESIDE:
+                self._put("name", name.encode())
+                self.value(item)
+
+    def _builtin(self, func: Any) -> None:
+        owner = func.__self__
+        module = func.__module__ or ""
+        if module and not self._package(module):
+            self._opaque(sys.modules.get(module, builtins))
+        self._put("builtin", f"{module}.{func.__qualname__}".encode())
+        if owner is not None and not isinstance(owner, types.ModuleType):
+            self.value(owner)
+
+    def _generator(self, obj: Any) -> None:
+        if obj in _COMMON_RANDOM:
+            self.unseen[f"{self._part}: it draws from a generator that all of Python shares"] = None
+        else:
+            self.generators[self._part] = None
+
+    # ---- anything else
+
+    def _instance(self, obj: Any) -> None:
+        """An object by what it is made of, as for a copy of it."""
+        kind = type(obj)
+        if isinstance(obj, _RANDOM):
+            self._generator(obj)
+        if self._package(kind.__module__) and callable(getattr(obj, "__wrapped__", None)):
+            # Compiled or cached functions of packages: what they have gathered does not decide.
+            self._put("wrapped", kind.__qualname__.encode())
+            self.value(obj.__wrapped__)
+            return
+        if self._lenient and self._package(kind.__module__):
+            self._put("installed", kind.__qualname__.encode())
+            return
+        try:
+            reduce = copyreg.dispatch_table.get(kind)
+            made = reduce(obj) if reduce is not None else obj.__reduce_ex__(4)
+        except Exception:  # noqa: BLE001  (whatever it raises)
+            self._cannot(f"a {kind.__module__}.{kind.__qualname__} cannot be looked into")
+            return
+        if isinstance(made, str):
+            self._put("global", f"{getattr(obj, '__module__', '')}.{made}".encode())
+            module = sys.modules.get(getattr(obj, "__module__", None) or "")
+            if module is not None:
+                self._opaque(module)
+            return
+        self._kept.append(made)
+
+        def write() -> None:
+            for k, part in enumerate(made):
+                # The items of a list or dict come as iterators.
+                self.value(list(part) if k in (3, 4) and part is not None else part)
+
+        self._within(obj, kind.__qualname__, write)
+
+
+def _holds(func: types.FunctionType) -> bool:
+    """Whether a function of a package holds things of others, as one made by a decorator does."""
+    return func.__closure__ is not None or bool(func.__dict__)
+
+
+@functools.cache
+def _of_file(path: str) -> bytes:
+    return hashlib.sha256(Path(path).read_bytes()).digest()
+
+
+_KINDS: dict[type, Callable[[_Walk, Any], None]] = {
+    types.FunctionType: _Walk._function,
+    types.BuiltinFunctionType: _Walk._builtin,
+    types.CodeType: _Walk._code,
+    types.ModuleType: _Walk._module,
+    types.CellType: _Walk._cell,
+    types.MappingProxyType: lambda w, p: w._sequence_of_pairs(p, "proxy"),
+    types.MethodType: lambda w, m: w._all((m.__func__, m.__self__)),
+    staticmethod: lambda w, m: w._all(("static", m.__func__)),
+    classmethod: lambda w, m: w._all(("class", m.__func__)),
+    property: lambda w, p: w._all(("property", p.fget, p.fset, p.fdel)),
+    functools.cached_property: lambda w, p: w._all(("property", p.func)),
+    functools._lru_cache_wrapper: lambda w, f: w._all(("cache", f.__wrapped__)),
+    functools.partial: lambda w, p: w._all(("partial", p.func, p.args, p.keywords, vars(p))),
+    np.ufunc: lambda w, f: w._put("ufunc", f.__name__.encode()),
+    slice: lambda w, s: w._all(("slice", s.start, s.stop, s.step)),
+    weakref.ref: lambda w, _: w._put("weak"),
+    weakref.WeakKeyDictionary: lambda w, _: w._put("weak"),
+    weakref.WeakValueDictionary: lambda w, _: w._put("weak"),
+}

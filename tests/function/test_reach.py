@@ -1,0 +1,339 @@
+"""A function is another one if anything that it reaches has changed, and only then."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import itertools
+import pickle
+import random
+import re
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+import pytest
+
+from hpcio.errors import FunctionError
+from hpcio.function.reach import fingerprint
+
+HELPER = """
+import numpy as np
+
+SCALE = 2.0
+TABLE = {"gain": 1, "taps": [1.0, 2.0]}
+UNUSED = 1
+
+def helper(x):
+    return x * SCALE
+
+def unrelated():
+    return UNUSED
+
+class Filter:
+    order = 4
+
+    def __init__(self, taps):
+        self.taps = taps
+
+    def __call__(self, x):
+        return helper(x) + self.taps[0] + self.order
+"""
+MODULE = """
+import numpy as np
+import {helper} as lib
+from {helper} import helper, Filter
+
+make = Filter(lib.TABLE["taps"])
+
+def power(trial, gain=1, *, offset=0.0):
+    # a comment
+    def inner(x):
+        return np.abs(helper(x)) * gain
+    return inner(trial) + offset + make(trial) + lib.SCALE
+"""
+
+
+class Modules:
+    """Modules `main_K` and `helper_K`, imported anew for each text."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._numbers = folder, itertools.count()
+
+    def power(self, main: str = MODULE, helper: str = HELPER):
+        """The function `power` of new modules."""
+        number = next(self._numbers)
+        folder = self._folder / str(number)
+        folder.mkdir()
+        (folder / "helper_.py").write_text(helper)
+        (folder / "main_.py").write_text(main.format(helper="helper_"))
+        sys.path.insert(0, str(folder))
+        try:
+            for name in ("main_", "helper_"):
+                sys.modules.pop(name, None)
+            return __import__("main_").power
+        finally:
+            sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def modules(tmp_path):
+    yield Modules(tmp_path)
+    for name in ("main_", "helper_"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("* gain", "+ gain", "main_.power"),
+        ("gain=1,", "gain=2,", "main_.power"),
+        ("offset=0.0", "offset=1.0", "main_.power"),
+        ("lib.SCALE", "lib.UNUSED", "main_.power"),
+        ("trial, gain=1, *,", "trial, *gain,", "main_.power"),
+        ("Filter(lib", "Filter(2 * lib", "main_.make"),
+    ],
+)
+def test_a_change_of_the_module_counts(modules, old, new, name):
+    before = fingerprint(modules.power())
+    assert name in fingerprint(modules.power(MODULE.replace(old, new))).changes(before)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("x * SCALE", "x + SCALE", "helper_.helper"),
+        ("SCALE = 2.0", "SCALE = 3.0", "helper_.SCALE"),
+        ("[1.0, 2.0]", "[1.0, 2.5]", "main_.make"),
+        ("order = 4", "order = 5", "helper_.Filter"),
+        ("self.order\n", "self.order + 1\n", "helper_.Filter.__call__"),
+        ("class Filter:", "class Filter(dict):", "helper_.Filter"),
+        ("def unrelated", "def helper(x):\n    pass\ndef unrelated", "helper_.helper"),
+        ("UNUSED = 1\n", "UNUSED = 1\ndef late():\n    global SCALE\n    SCALE = 7\n", None),
+        ("class Filter:", "def late():\n    global SCALE\n    SCALE = 7\nlate()\nclass Filter:",
+         "helper_.SCALE"),
+        ("UNUSED = 1\n", "globals()['SCALE'] = 9\n", "helper_.SCALE"),
+        ("def helper(x):", "def helper(x=1):", "helper_.helper"),
+    ],
+)  # fmt: skip
+def test_a_change_of_another_module_counts(modules, old, new, name):
+    assert old in HELPER
+    before = fingerprint(modules.power())
+    changes = fingerprint(modules.power(helper=HELPER.replace(old, new))).changes(before)
+    assert (name in changes) if name else not changes
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("UNUSED = 1", "UNUSED = 2"),
+        ("return UNUSED", "return -UNUSED"),
+        ("SCALE = 2.0", "# two\nSCALE    =   2.0"),
+        ('"gain": 1', '"gain": 3'),
+    ],
+)
+def test_what_it_does_not_reach_does_not_count(modules, old, new):
+    before = fingerprint(modules.power())
+    after = fingerprint(modules.power(helper=HELPER.replace(old, new)))
+    assert not after.changes(before)
+    assert after.digest == before.digest
+
+
+def test_values_that_are_set_later_count(modules):
+    power = modules.power()
+    before = fingerprint(power)
+    sys.modules["helper_"].SCALE = 5.0
+    assert fingerprint(power).changes(before) == ["helper_.SCALE"]
+    sys.modules["helper_"].SCALE = 2.0
+    assert fingerprint(power).digest == before.digest
+    sys.modules["main_"].make.taps.append(3)
+    assert fingerprint(power).changes(before) == ["main_.make"]
+
+
+def typed(text: str):
+    space: dict[str, object] = {"__name__": "__main__", "np": np}
+    exec(text, space)
+    return space["func"]
+
+
+TRY = """
+def rest(x):
+    raise ValueError
+def func(x):
+    try:
+        try:
+            y = abs(x)
+{}        except ValueError:
+            y = 1
+{}    except ValueError:
+        y = 2
+    return y
+"""
+LINE = "            y = rest(x)\n"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (TRY.format("", "        else:\n" + LINE), TRY.format(LINE, "")),
+        ("def func(x, gain): return gain", "def func(x, *gain): return gain"),
+        ("def func(x): return x", "async def func(x): return x"),
+        ("def func(x, y): return y", "def func(x, *, y): return y"),
+        ("def func(x, y): return y", "def func(x, /, y): return y"),
+        ("def func(x): return x * 1", "def func(x): return x * 1.0"),
+        ("def func(x): return x * 0.0", "def func(x): return x * -0.0"),
+        ("def func(x): return x * True", "def func(x): return x * 1"),
+        ("def func(x): return x in {1, 2}", "def func(x): return x in {1, 3}"),
+        ("func = lambda x: [y for y in x]", "func = lambda x: [-y for y in x]"),
+        ("func = (lambda k: lambda x: x * k)(1)", "func = (lambda k: lambda x: x * k)(2)"),
+        ("def func(x): return x\nfunc.k = 1", "def func(x): return x\nfunc.k = 2"),
+        ("def func(x): return np.sin(x)", "def func(x): return np.cos(x)"),
+        ("import math\ndef func(x): return math.sin(x)", "import math\ndef func(x): return abs(x)"),
+        ("def func(x):\n import json\n return json.dumps(x)",
+         "def func(x):\n import pickle as json\n return json.dumps(x)"),
+        ("class K: a = 1\ndef func(x): return K.a", "class K: a = 2\ndef func(x): return K.a"),
+        ("P = []\nP.append(1)\ndef func(x): return P",
+         "P = []\nP.append(2)\ndef func(x): return P"),
+    ],
+)  # fmt: skip
+def test_functions_that_do_different_things_differ(one, other):
+    assert fingerprint(typed(one)).digest != fingerprint(typed(other)).digest
+    assert fingerprint(typed(one)).digest == fingerprint(typed("\n# moved\n\n" + one)).digest
+
+
+@dataclasses.dataclass
+class Settings:
+    low: float = 1.0
+    names: list[str] = dataclasses.field(default_factory=lambda: ["a"])
+
+
+class Kind(enum.Enum):
+    LEFT = 1
+    RIGHT = 2
+
+
+Pair = namedtuple("Pair", "a b")
+around: list[object] = [1]
+around.append(around)
+
+
+def closing(over):
+    return lambda x: over(x) + 1
+
+
+VALUES = [
+    {"a": [1, 2.5], "b": {"x", "y", "zz"}},
+    frozenset({("a", 1), ("b", 2)}),
+    np.arange(6.0).reshape(2, 3).T,
+    np.array([1, "a", None], object),
+    np.array([(1, 2.0)], [("n", "i4"), ("x", "f8")]),
+    np.array(["a", "bc"]),
+    np.random.default_rng(3),
+    random.Random(3),
+    re.compile("x+"),
+    Settings(2.0, ["b"]),
+    Kind.LEFT,
+    Pair(1, [2]),
+    functools.partial(np.sum, axis=1),
+    np.sum,
+    np.add,
+    "ä" * 3,
+    slice(1, 2),
+    range(4),
+    around,
+    Settings,
+    np.float32(1),
+    np.dtype("f4"),
+    closing(np.tanh),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_it_survives_pickling(value):
+    once = pickle.loads(cloudpickle.dumps(value))
+    twice = pickle.loads(cloudpickle.dumps(once))
+    assert not fingerprint(once).changes(fingerprint(value))
+    assert fingerprint(twice).digest == fingerprint(once).digest
+    assert not fingerprint(value).unseen
+
+
+def test_no_two_of_many_values_are_one():
+    digests = [fingerprint(value).digest for value in VALUES]
+    assert len(set(digests)) == len(VALUES)
+
+
+FROM_ANOTHER = """
+import sys
+from hpcio.function.reach import fingerprint
+import power_module
+print(fingerprint(power_module.power).digest)
+"""
+
+
+def test_it_is_the_same_in_every_process(tmp_path):
+    (tmp_path / "helper_.py").write_text(HELPER + "\nNAMES = {'a', 'b', 'c', 'd'}\n")
+    text = MODULE.format(helper="helper_") + "\ndef other(x):\n    return x in lib.NAMES\n"
+    (tmp_path / "power_module.py").write_text(text.replace("+ lib.SCALE", "+ other(lib.SCALE)"))
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", FROM_ANOTHER], cwd=tmp_path, check=True, capture_output=True,
+            env={"PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in range(3)
+    }  # fmt: skip
+    assert len(said) == 1
+
+
+lock = threading.Lock()
+rng = np.random.default_rng(1)
+
+
+def locks(x):
+    with lock:
+        return x
+
+
+def draws(x):
+    return x + rng.normal()
+
+
+def evaluates(x):
+    return eval("x + 1")  # noqa: S307
+
+
+def test_what_it_cannot_see_is_said():
+    (said,) = fingerprint(locks).unseen
+    assert said == f"{__name__}.lock: a _thread.lock cannot be looked into"
+    (said,) = fingerprint(evaluates).unseen
+    assert said == f"{__name__}.evaluates: it calls eval(), and what that reaches is not seen"
+    assert fingerprint(draws).generators == (f"{__name__}.rng",)
+
+
+def test_packages_are_taken_by_their_version():
+    found = fingerprint(draws)
+    assert found.packages["numpy"] == np.__version__
+    assert set(found.parts) == {"", f"{__name__}.draws", f"{__name__}.rng"}
+
+
+def test_bytecode_of_another_text_is_refused(tmp_path, monkeypatch):
+    import importlib
+    import os
+    import py_compile
+
+    path = tmp_path / "stale_.py"
+    path.write_text("def func(x):\n    return x * 2\n")
+    os.utime(path, (1e9, 1e9))
+    py_compile.compile(str(path))
+    path.write_text("def func(x):\n    return x * 3\n")
+    os.utime(path, (1e9, 1e9))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    func = importlib.import_module("stale_").func
+    assert func(1) == 2  # Python itself does not notice
+    with pytest.raises(FunctionError, match=r"bytecode of .*stale_.py' is that of another text"):
+        fingerprint(func)
+    del sys.modules["stale_"]

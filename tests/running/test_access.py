@@ -1,0 +1,92 @@
+"""Who may read what a run has written: the result with all that it needs, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import hpcio
+
+OPTIONS = [
+    {"sources": "trial"},
+    {"sources": "task"},
+    {"sources": "trial", "compression": "gzip"},
+    {"sources": "task", "compression": "gzip"},
+    {"writer": "direct"},
+    {"writer": "mutex"},
+]
+
+
+@pytest.fixture
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def modes_of(folder: Path) -> dict[str, int]:
+    """The modes of what a run has left, by its name, as far as others can get there."""
+    modes = {}
+    for path in sorted(folder.iterdir()):
+        mode = modes[path.name] = stat.S_IMODE(path.stat().st_mode)
+        if path.is_dir() and mode & 0o011:
+            modes |= {f"{path.name}/{name}": m for name, m in modes_of(path).items()}
+    return modes
+
+
+def run(folder: Path, **options: object) -> Path:
+    with h5py.File(folder / "rec.h5", "w") as f:
+        f["lfp"] = np.arange(80.0).reshape(40, 2)
+    out = folder / "out.h5"
+    plan = hpcio.Plan.create(np.negative, f"{folder}/rec.h5::lfp", trials=10, out=out, **options)
+    plan.run(workers=1, progress=False)
+    return out
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0o027], indirect=True, ids=oct)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_result_is_as_readable_as_any_new_file(tmp_path, umask, options):
+    out = run(tmp_path, **options)
+    readable = 0o444 & ~umask
+    assert stat.S_IMODE(out.stat().st_mode) == 0o666 & ~umask
+    with h5py.File(out) as f:
+        parts = (
+            [tmp_path / part.file_name for part in f["data"].virtual_sources()]
+            if f["data"].is_virtual
+            else []
+        )
+    for part in parts:
+        assert stat.S_IMODE(part.stat().st_mode) & 0o444 == readable
+        for folder in part.relative_to(tmp_path).parents[:-1]:
+            mode = stat.S_IMODE((tmp_path / folder).stat().st_mode)
+            assert mode & 0o555 == readable | readable >> 2
+            assert not mode & 0o022  # nobody else puts files there
+    for name, mode in modes_of(tmp_path / "out.h5.run").items():
+        if not name.startswith("sources"):
+            assert not mode & 0o077, name
+
+
+def test_private_keeps_all_to_oneself(tmp_path):
+    out = run(tmp_path, access="private")
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "out.h5.run").stat().st_mode) == 0o700
+    hpcio.repack(out)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("umask", [0o022], indirect=True)
+def test_shared_lets_others_read_all(tmp_path, umask):
+    run(tmp_path, access="shared")
+    modes = modes_of(tmp_path / "out.h5.run")
+    assert {name for name, mode in modes.items() if not mode & 0o044} <= {"lock"}
+    assert not any(mode & 0o022 for mode in modes.values())
+
+
+def test_another_word_is_refused(tmp_path):
+    with pytest.raises(hpcio.errors.OptionError, match="access='all' is unknown"):
+        run(tmp_path, access="all")
