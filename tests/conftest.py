@@ -29,11 +29,6 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Tests that wait for SLURM come first, so that others have the cores meanwhile.
-    items.sort(key=lambda item: "/slurm/" not in str(item.path))
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs to be root")
