@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -32,8 +32,8 @@ __all__ = [
     "where_hdf5_looks",
 ]
 
-# Of a large file, so many bytes at both ends and so many pages between them are looked at.
-_ENDS, _PAGES, _PAGE = 64 << 10, 62, 4096
+# So many pages are looked at, of all files together, but some of each file.
+_PAGES, _OF_EACH, _PAGE = 96, 3, 4096
 
 
 @dataclass(frozen=True)
@@ -59,28 +59,27 @@ class FileState:
         stat = os.stat(path)
         return cls(path, stat.st_size, stat.st_mtime_ns)
 
-    def sample(self) -> str:
-        """A digest of some of the content: all of a small file, and parts of a large one.
+    def sample(self, pages: int) -> str:
+        """A digest of so many pages of the content, from the first to the last.
 
         Copies may bring another file of the same size and time.
         """
         digest = hashlib.blake2b(digest_size=16)
         with open(self.path, "rb") as f:
-            if self.size <= 2 * _ENDS + _PAGES * _PAGE:
+            if self.size <= pages * _PAGE:
                 digest.update(f.read())
-            else:
-                places = np.linspace(_ENDS, self.size - _ENDS - _PAGE, _PAGES).astype(np.int64)
-                for place, length in [
-                    (0, _ENDS), *((p, _PAGE) for p in places.tolist()), (self.size - _ENDS, _ENDS)
-                ]:  # fmt: skip
-                    f.seek(place)
-                    digest.update(f.read(length))
+                return digest.hexdigest()
+            for place in np.linspace(0, self.size - _PAGE, pages).astype(np.int64).tolist():
+                f.seek(place)
+                digest.update(f.read(_PAGE))
         return digest.hexdigest()
 
 
-def sample_of(files: Iterable[FileState]) -> str:
+def sample_of(files: Sequence[FileState]) -> str:
     """A digest of some of the content of several files."""
-    return hashlib.sha256(" ".join(file.sample() for file in files).encode()).hexdigest()[:32]
+    pages = max(_OF_EACH, _PAGES // len(files))
+    samples = " ".join(file.sample(pages) for file in files)
+    return hashlib.sha256(samples.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

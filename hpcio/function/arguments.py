@@ -203,6 +203,8 @@ class FreshArguments:
     ----------
     shared : bool
         Whether all calls get the same, since they do not differ and no call can change them.
+    varies : bool
+        Whether values were given for each trial; generators of random numbers are none.
     """
 
     def __init__(self, arguments: Arguments) -> None:
@@ -214,6 +216,12 @@ class FreshArguments:
         self._copied = [k for k in fixed if not _is_shared(self._values[k])]
         self._pickled = pickled([self._values[k] for k in self._copied]) if self._copied else b""
         self.shared = not self._varying and not self._copied
+        self._told = [v for v in self._values if isinstance(v, PerTrial)]
+        self.varies = bool(self._told)
+
+    def told(self, trial: int) -> tuple[Any, ...]:
+        """The values that were given for a trial alone; they are not to be changed."""
+        return tuple(value.values[trial] for value in self._told)
 
     def of(self, trial: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a call for a trial, given its number among the selected ones."""

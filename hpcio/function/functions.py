@@ -15,7 +15,7 @@ from typing import Any
 
 from hpcio.errors import FunctionError, HpcioWarning, PlanError
 from hpcio.function.arguments import pickled
-from hpcio.function.origins import version_of
+from hpcio.function.origins import version_in_metadata, version_of
 from hpcio.function.reach import Fingerprint, fingerprint
 
 __all__ = ["Function", "check_versions", "takes"]
@@ -198,18 +198,8 @@ class Function:
                 f"{_listed(changes)}), and old and new results would be mixed. Start over (in the "
                 "shell: --fresh), or import its modules anew."
             )
-        self.check_versions(same=same_versions)
+        check_versions(self.fingerprint.packages, same=same_versions)
         return func
-
-    def check_versions(self, *, same: bool = False) -> None:
-        """Say which packages have other versions here than when the plan was made.
-
-        Parameters
-        ----------
-        same : bool
-            Raise PlanError if any has, instead of warning.
-        """
-        check_versions(self.fingerprint.packages, same=same)
 
     def _check_python(self) -> None:
         planned, here = self.fingerprint.packages["python"], version_of("python")
@@ -248,7 +238,7 @@ def check_versions(planned: Mapping[str, str], *, same: bool) -> None:
     others = [
         f"{name} {version} (now {version_of(name) or 'not installed'})"
         for name, version in planned.items()
-        if version_of(name) != version
+        if version != version_of(name) and version != version_in_metadata(name)
     ]
     if not others:
         return

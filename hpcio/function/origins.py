@@ -9,6 +9,7 @@ import os
 import sys
 import sysconfig
 import types
+import weakref
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = [
     "module_of",
     "origin_of",
     "package_to_import",
+    "version_in_metadata",
     "version_of",
 ]
 
@@ -89,6 +91,12 @@ def version_of(package: str) -> str:
     version = getattr(sys.modules.get(package), "__version__", None)
     if isinstance(version, str):
         return version
+    return version_in_metadata(package)
+
+
+@functools.cache
+def version_in_metadata(package: str) -> str:
+    """The version that was installed; a package that is imported may call it otherwise."""
     from importlib import metadata  # takes a moment, and few packages need it
 
     names = metadata.packages_distributions().get(package, [])
@@ -122,6 +130,10 @@ def module_of(name: str) -> types.ModuleType | None:
         return None
 
 
+# Modules whose bytecode was found to be that of their text when they were loaded.
+_checked: weakref.WeakSet[types.ModuleType] = weakref.WeakSet()
+
+
 def check_bytecode(module: types.ModuleType) -> None:
     """Raise FunctionError if a module was loaded from bytecode that is not that of its text.
 
@@ -133,6 +145,12 @@ def check_bytecode(module: types.ModuleType) -> None:
     module : module
         One of the user's own.
     """
+    if module not in _checked:
+        _compare_bytecode(module)
+        _checked.add(module)
+
+
+def _compare_bytecode(module: types.ModuleType) -> None:
     cached, file = getattr(module, "__cached__", None), getattr(module, "__file__", None)
     if not cached or not file or not (os.path.exists(cached) and os.path.exists(file)):
         return

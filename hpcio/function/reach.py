@@ -150,7 +150,6 @@ class _Walk:
         self._kept: list[object] = []
         # Containers that are being looked into; one may hold itself.
         self._open: dict[int, int] = {}
-        self._checked: set[str] = set()
 
     # ---- parts
 
@@ -196,7 +195,7 @@ class _Walk:
         elif kind in (list, tuple):
             self._sequence(obj, kind.__name__)
         elif kind is dict:
-            self._dict(obj)
+            self._pairs(obj, "dict")
         elif kind in (set, frozenset):
             self._put(kind.__name__, b"".join(sorted(map(self._apart, obj))))
         elif kind is np.ndarray or isinstance(obj, np.generic):
@@ -227,10 +226,7 @@ class _Walk:
         for item in items:
             self.value(item)
 
-    def _dict(self, items: dict[Any, Any]) -> None:
-        self._sequence_of_pairs(items, "dict")
-
-    def _sequence_of_pairs(self, items: Mapping[Any, Any], tag: str) -> None:
+    def _pairs(self, items: Mapping[Any, Any], tag: str) -> None:
         if _PLAIN.issuperset(map(type, items)) and _PLAIN.issuperset(map(type, items.values())):
             self._put(tag, marshal.dumps((tuple(items), tuple(items.values())), 2))
         else:
@@ -390,9 +386,7 @@ class _Walk:
         if file:
             self._named(("file", file), file, lambda: self._put("file", _of_file(file)))
             return True
-        if module.__name__ not in self._checked:
-            self._checked.add(module.__name__)
-            check_bytecode(module)
+        check_bytecode(module)
         return False
 
     def _module(self, module: types.ModuleType) -> None:
@@ -437,7 +431,7 @@ class _Walk:
             self.value(owner)
 
     def _generator(self, obj: Any) -> None:
-        if obj in _COMMON_RANDOM:
+        if any(obj is common for common in _COMMON_RANDOM):
             self.unseen[f"{self._part}: it draws from a generator that all of Python shares"] = None
         else:
             self.generators[self._part] = None
@@ -495,7 +489,7 @@ _KINDS: dict[type, Callable[[_Walk, Any], None]] = {
     types.CodeType: _Walk._code,
     types.ModuleType: _Walk._module,
     types.CellType: _Walk._cell,
-    types.MappingProxyType: lambda w, p: w._sequence_of_pairs(p, "proxy"),
+    types.MappingProxyType: lambda w, p: w._pairs(p, "proxy"),
     types.MethodType: lambda w, m: w._all((m.__func__, m.__self__)),
     staticmethod: lambda w, m: w._all(("static", m.__func__)),
     classmethod: lambda w, m: w._all(("class", m.__func__)),

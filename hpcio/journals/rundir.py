@@ -60,7 +60,8 @@ def prepare(plan: Plan) -> Plan:
             f"'{folder}' belongs to another plan (function, trials, source or options differ). "
             "Start over with fresh=True (in the shell: --fresh), or choose another output."
         )
-    check_versions(there.function.fingerprint.packages, same=plan.same_versions)
+    same = plan.same_versions or there.same_versions
+    check_versions(there.function.fingerprint.packages, same=same)
     return replace(plan, run_id=there.run_id)
 
 

@@ -142,6 +142,8 @@ class _Calls:
         finally:
             os.close(theirs)
         self._at_work.add(process)
+        if self._over:  # meanwhile
+            process.kill()
         done, over = 0, False
         try:
             assert process.stdin is not None

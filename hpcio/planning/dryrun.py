@@ -36,6 +36,8 @@ OutShape = Sequence[int] | Callable[[Shape], Sequence[int]]
 
 # So many shapes are tried before a rule is looked for that says the others.
 FEW_SHAPES = 8
+# So many of them must be known, since any rule fits one or two.
+ENOUGH = 4
 # So many trials of a shape are tried before it is given up.
 MOST_TRIES = 3
 
@@ -194,7 +196,8 @@ class _DryRun:
         answers = self._tried(some)
         rule = self._rule(answers)
         rest = [case for case in cases if case not in answers]
-        if rest and rule is None:
+        known = sum(answer.is_known for answer in answers.values())
+        if rest and (rule is None or known < ENOUGH):
             answers |= self._tried(rest)
             rule = self._rule(answers)
         return [self._settled(case, answers, rule) for case in cases]
@@ -348,11 +351,11 @@ def _cases(blocks: Blocks, fresh: FreshArguments | None) -> np.ndarray:
     shapes = [kind.inshape for kind in blocks.input_kinds]
     distinct = {shape: k for k, shape in enumerate(dict.fromkeys(shapes))}
     case = np.asarray([distinct[shape] for shape in shapes], np.int64)[blocks.input_kind]
-    if fresh is not None and not fresh.shared:
+    if fresh is not None and fresh.varies:
         values: dict[str, int] = {}
         of_trial = np.empty(int(blocks.trial[-1]) + 1, np.int64)
         for trial in range(of_trial.size):
-            key = _key(fresh.of(trial))
+            key = _key(fresh.told(trial))
             of_trial[trial] = values.setdefault(key, len(values))
         case = case + len(distinct) * of_trial[blocks.trial]
     return cast(np.ndarray, np.unique(case, return_inverse=True)[1].reshape(-1))
@@ -366,13 +369,11 @@ def _check_type(found: np.dtype, dtype: np.dtype, call: CallOptions, gives: str)
         )
 
 
-def _key(value: Any) -> str:
-    """A key that is equal for equal arguments, and quick to make for plain numbers."""
-    args, kwargs = value
-    parts = (*args, *kwargs.values())
-    if all(isinstance(p, str | int | float | bool | None | np.generic) for p in parts):
-        return repr(value)
-    return fingerprint(value).digest
+def _key(values: tuple[Any, ...]) -> str:
+    """A key that is equal for equal values, and quick to make for plain numbers."""
+    if all(isinstance(v, str | int | float | bool | None | np.generic) for v in values):
+        return repr(values)
+    return fingerprint(values).digest
 
 
 def _told(out_shape: OutShape, inshape: Shape) -> Shape:

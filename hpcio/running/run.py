@@ -115,8 +115,6 @@ def execute(
     if _is_there(plan):
         return _finished(plan)
     plan.source.check_content()
-    if plan.live is None:  # it was not made in this process
-        plan.function.check_versions(same=plan.same_versions)
     executor.check(plan, memory)
     plan = prepare(plan)
     with held(plan):

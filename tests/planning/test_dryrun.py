@@ -215,3 +215,30 @@ def test_with_shape_and_type_given_nothing_is_called(plan):
 
 def test_a_type_alone_is_what_results_are_cast_to(plan):
     assert plan(np.negative, out_dtype="f4").target.dtype == np.float32
+
+
+def test_arguments_that_do_not_vary_are_asked_for_once(tmp_path):
+    """Neither a dict that a call could change, nor a generator for each trial, makes more cases."""
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f.create_dataset("lfp", (400_000, 2), "i2")
+    calls: list[Any] = []
+    made = Plan.create(
+        asked(calls), f"{tmp_path}/rec.h5::lfp", trials=4, out=tmp_path / "out.h5",
+        args=[{"taper": "hann"}], kwargs={"rng": np.random.default_rng(1)},
+    )  # fmt: skip
+    assert len(calls) == 1
+    assert len(made) == 100_000
+
+
+def test_a_rule_needs_more_than_a_trial_or_two(unequal, tmp_path):
+    """Most of the shapes that are tried first fail: then all others are tried, too."""
+
+    def func(trial):
+        (tmp_path / f"called-{len(trial)}").touch()
+        if len(trial) in (20, 22, 27, 35, 43, 51):
+            raise ValueError("no fit")
+        return np.ones((len(trial) % 7 + 1, 2))
+
+    with pytest.raises(FunctionError, match="raised ValueError in the dry run"):
+        unequal(func)
+    assert counted(tmp_path) == 40
