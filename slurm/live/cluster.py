@@ -183,7 +183,7 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
         where = os.path.abspath(os.path.expanduser(os.path.expandvars(shared or ".")))
         self.folder = Path(tempfile.mkdtemp(prefix=".hpcio-cluster-", dir=where))
         # It goes even if nobody closes the cluster, or if making it fails.
-        self._tidy = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._tidy = weakref.finalize(self, remove_folder, self.folder)
 
     def _start_with(self, tasks: int) -> None:
         """Ask for the first tasks; say so at once if SLURM refuses them."""
@@ -346,3 +346,13 @@ class SLURMArrayCluster(JobQueueCluster):  # type: ignore[misc]  # dask-jobqueue
 def _without_restart(name: str) -> str:
     """The name that a worker had before SLURM started it again."""
     return re.sub(r"-r\d+$", "", name)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove the folder of a session, though tasks that are just starting make their logs in it."""
+    # Under another name nobody finds it. Otherwise a log that appears meanwhile would keep it.
+    gone = folder.with_name(f"{folder.name}.old")
+    with contextlib.suppress(OSError):
+        folder.rename(gone)
+        for _ in range(3):  # a log that was on its way then may come in between
+            shutil.rmtree(gone, ignore_errors=True)

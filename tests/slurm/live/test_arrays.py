@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +23,7 @@ from distributed import Client
 import hpcio
 from hpcio.errors import BlocksFailed, ClusterError, MemoryLimitError, TimeLimitError
 from slurm import SLURMArrayCluster, submit
+from slurm.live.cluster import remove_folder
 from tests.rigs.slurm import until
 from tests.rigs.waiting import PATIENCE
 
@@ -137,6 +141,26 @@ def test_nothing_stays_when_a_cluster_is_closed(slurm, folder):
         1 / 0  # noqa: B018
     until(lambda: not slurm.call("squeue", "-h").strip())
     assert sorted(p.name for p in folder.iterdir()) == ["rec.h5"]
+
+
+def test_a_folder_goes_though_logs_appear_in_it_meanwhile(tmp_path):
+    folder = tmp_path / ".hpcio-cluster-x"
+    folder.mkdir()
+    begun = threading.Event()
+
+    def tasks_that_start() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            for number in itertools.count():
+                (folder / f"worker-1_{number}.log").touch()
+                if number == 100:
+                    begun.set()
+
+    thread = threading.Thread(target=tasks_that_start)
+    thread.start()
+    assert begun.wait(PATIENCE)
+    remove_folder(folder)
+    thread.join(PATIENCE)
+    assert list(tmp_path.iterdir()) == []
 
 
 SLOW_SBATCH = """#!/bin/sh
