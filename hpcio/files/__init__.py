@@ -5,6 +5,7 @@ HDF5 files through it, and have it lay out, fill and lock them. The names in a r
 from its `RunDirectory`.
 """
 
+from hpcio.files.access import ACCESS, READABLE, READABLE_FOLDER, Access, Modes
 from hpcio.files.behind import (
     FileState,
     check_links,
@@ -33,7 +34,7 @@ from hpcio.files.opening import (
     room_for,
     split_spec,
 )
-from hpcio.files.rundir import ACCESS, READABLE, READABLE_FOLDER, Access, Modes, RunDirectory
+from hpcio.files.rundir import RunDirectory
 from hpcio.files.slab import Layout, Slab, layout, write_file
 
 __all__ = [

@@ -18,9 +18,9 @@ import h5py
 import numpy as np
 
 from hpcio.errors import FunctionError, OutputError, as_output_error
+from hpcio.files.access import READABLE
 from hpcio.files.bytes import Raw, allocate, write_at
 from hpcio.files.images import sparse_file
-from hpcio.files.rundir import READABLE
 
 __all__ = ["Layout", "Slab", "layout", "write_file"]
 

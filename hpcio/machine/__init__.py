@@ -1,7 +1,8 @@
 """What this computer is: file systems, cores, memory, launchers, installed packages.
 
 This room uses `hpcio.errors` alone. Others ask it what is safe on a file system, whether there is
-room, and whether this process is a rank of MPI. They keep their kinds of things in its `Registry`.
+room, and whether this process is a rank of MPI, and have it start new Pythons or call functions in
+them. They keep their kinds of things in its `Registry`.
 """
 
 from hpcio.machine.apart import Death, call_apart, how_it_ended
@@ -17,7 +18,15 @@ from hpcio.machine.filesystems import (
 from hpcio.machine.launch import Launch, communicator, launched
 from hpcio.machine.lazy import lazily
 from hpcio.machine.plugins import Registry
-from hpcio.machine.resources import available, check_room, cores, package_folder, parse_bytes
+from hpcio.machine.resources import (
+    available,
+    check_room,
+    cores,
+    new_python,
+    package_folder,
+    parse_bytes,
+    with_threads,
+)
 
 __all__ = [
     "Death",
@@ -36,8 +45,10 @@ __all__ = [
     "launched",
     "lazily",
     "look_again",
+    "new_python",
     "options_of",
     "package_folder",
     "parse_bytes",
+    "with_threads",
     "write_whole",
 ]

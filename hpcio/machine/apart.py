@@ -19,18 +19,9 @@ from typing import Any
 
 from hpcio import errors
 from hpcio.errors import HpcioError, WorkerError
-from hpcio.machine.resources import cores, package_folder
+from hpcio.machine.resources import cores, new_python, with_threads
 
 __all__ = ["Death", "call_apart", "how_it_ended"]
-
-# Takes hpcio from where this is; what else lies there must not come before the user's modules.
-_SERVE = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from hpcio.machine.apart import serve
-sys.path.append(sys.path.pop(0))
-serve()
-"""
 
 
 def how_it_ended(status: int) -> str:
@@ -132,9 +123,9 @@ class _Calls:
         ours, theirs = os.pipe()
         try:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _SERVE, str(theirs), package_folder()],
+                new_python("hpcio.machine.apart:serve", str(theirs)),
                 stdin=subprocess.PIPE, stdout=sys.__stderr__ and sys.__stderr__.fileno(),
-                pass_fds=[theirs],
+                pass_fds=[theirs], env=with_threads(1),
             )  # fmt: skip
         except OSError as error:
             os.close(ours)
@@ -189,10 +180,10 @@ def _lines(process: subprocess.Popen[bytes], fd: int) -> Iterator[bytes]:
             return
 
 
-def serve() -> None:
-    """Do jobs and end; the main function of such a process."""
+def serve(fd: str) -> None:
+    """Do jobs, say what came of them to an open file, and end; the main function there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session decides what Ctrl-C means
-    out = open(int(sys.argv[1]), "wb", buffering=0)  # noqa: SIM115  (until the end)
+    out = open(int(fd), "wb", buffering=0)  # noqa: SIM115  (until the end)
 
     def say(message: dict[str, Any]) -> None:
         out.write(json.dumps(message).encode() + b"\n")

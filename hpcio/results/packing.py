@@ -24,7 +24,7 @@ import numpy as np
 from hpcio.errors import HpcioError, ResultError, WorkerError
 from hpcio.files import Chunking, Compression, Packer
 from hpcio.layout import Target
-from hpcio.machine import check_room, package_folder
+from hpcio.machine import check_room, new_python
 from hpcio.results import opening as result
 from hpcio.results.extents import SPAN, Extents, OpenSource, in_threads
 from hpcio.results.opening import ResultFile
@@ -40,13 +40,6 @@ WORTH = 64 << 20
 
 _CHUNK, _END, _ERROR = b"C", b"E", b"X"
 _SIZE = struct.Struct("<QI")
-
-_SERVE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from hpcio.results.packing import serve
-serve(sys.argv[2])
-"""
 
 Region = tuple[slice, ...]
 Packed = tuple[tuple[int, ...], int, bytes]
@@ -189,14 +182,13 @@ class _Worker:
     """A plain new Python that packs parts of a result."""
 
     def __init__(self, path: str, chunking: Chunking) -> None:
-        root = package_folder()
         compression = chunking.compression and str(chunking.compression)
         task = json.dumps({"path": path, "chunk": chunking.chunk, "compression": compression})
         self._rank = len(chunking.chunk)
         try:
             # It has a session of its own, since Ctrl-C is for the process that writes.
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _SERVE, root, task], stdin=subprocess.PIPE,
+                new_python("hpcio.results.packing:serve", task), stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
         except OSError as error:

@@ -14,7 +14,6 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ import numpy as np
 from hpcio import errors
 from hpcio.errors import WorkerError, as_output_error
 from hpcio.journals import tried_by
-from hpcio.machine import how_it_ended, package_folder
+from hpcio.machine import how_it_ended, new_python, with_threads
 from hpcio.planning import Plan, check_memory
 from hpcio.running.deaths import Deaths
 from hpcio.running.partition import batches_of, runs
@@ -42,26 +41,6 @@ _LOOK_EVERY = 0.2
 _LEAVING = 0.005
 # How long, in seconds, workers may take to leave what they are at after Ctrl-C.
 _PATIENCE = 30.0
-
-# What a worker runs. It takes hpcio from where this is; what else lies there must not come
-# before the user's modules.
-_SERVE = """
-import sys
-sys.path.insert(0, sys.argv[3])
-from hpcio.running.worker import serve
-sys.path.append(sys.path.pop(0))
-serve()
-"""
-
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
 
 
 @dataclass(eq=False)
@@ -153,7 +132,6 @@ class _Pool:
         self.started += 1
         ours, theirs = socket.socketpair()
         log = self.plan.rundir.logs / f"{self.plan.run_id}-{os.getpid()}-{label}.log"
-        threads = {name: str(self.threads) for name in _THREAD_VARIABLES}
         task = {
             "out": self.plan.out, "label": label, "retries": self.retries,
             "max_failed": self.max_failed, "parent": os.getpid(),
@@ -167,12 +145,12 @@ class _Pool:
         try:
             with output:
                 process = subprocess.Popen(
-                    # -P: the folder at hand must not hide modules of the standard library.
-                    [sys.executable, "-P", "-c", _SERVE, str(theirs.fileno()), json.dumps(task),
-                     package_folder()],
+                    new_python(
+                        "hpcio.running.worker:serve", str(theirs.fileno()), json.dumps(task)
+                    ),
                     stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                     pass_fds=[theirs.fileno()],
-                    env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
+                    env={**with_threads(self.threads), "PYTHONUNBUFFERED": "1"},
                 )  # fmt: skip
         except OSError as error:
             ours.close()

@@ -20,14 +20,21 @@ from hpcio.running.partition import from_runs
 __all__ = ["serve"]
 
 
-def serve() -> None:
+def serve(fd: str, task: str) -> None:
     """Take batches until the session hangs up, and end; the main function of a worker process.
 
     The process ends at once then, whatever threads or children the function has left.
+
+    Parameters
+    ----------
+    fd : str
+        Number of the open socket to the session.
+    task : str
+        JSON: what to load, and how often to try.
     """
     status = 1
     try:
-        _serve()
+        _serve(int(fd), json.loads(task))
         status = 0
     except BaseException:  # noqa: BLE001  (the process ends below)
         traceback.print_exc()
@@ -37,9 +44,8 @@ def serve() -> None:
         os._exit(status)
 
 
-def _serve() -> None:
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    task = json.loads(sys.argv[2])
+def _serve(fd: int, task: dict[str, Any]) -> None:
+    connection = socket.socket(fileno=fd)
     # Ctrl-C reaches the whole group of processes; the session decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
