@@ -11,8 +11,10 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,11 @@ from hpcio.errors import HpcioError, WorkerError
 from hpcio.machine.resources import cores, new_python, with_threads
 
 __all__ = ["Death", "call_apart", "how_it_ended"]
+
+
+# A second process begins only if the first is at work for so many seconds, since most jobs are
+# done sooner than a process begins.
+_ALONE = 1.0
 
 
 def how_it_ended(status: int) -> str:
@@ -63,7 +70,7 @@ def call_apart(
     jobs : sequence
         Likewise.
     processes : int, optional
-        By default one for each core, and no more than there are jobs.
+        At most so many, by default one for each core; all but one begin a moment later.
     on_done : callable, optional
         Called with the number of jobs that are done, after each.
 
@@ -79,14 +86,14 @@ def call_apart(
     WorkerError
         If a process cannot be started.
     """
-    if not jobs:
-        return []
     calls = _Calls(make, given, jobs, on_done)
     count = min(len(jobs), processes or cores())
+    if not count:
+        return []
     pool = ThreadPoolExecutor(count, thread_name_prefix="hpcio")
     try:
-        shares = [range(k, len(jobs), count) for k in range(count)]
-        for future in [pool.submit(calls.do, share) for share in shares]:
+        helpers = [pool.submit(calls.do, after=_ALONE) for _ in range(count - 1)]
+        for future in [pool.submit(calls.do), *helpers]:
             future.result()
     finally:
         calls.end()
@@ -95,93 +102,114 @@ def call_apart(
 
 
 class _Calls:
-    """Jobs at work in some processes, each of which is replaced if it ends."""
+    """Jobs that some threads have done, each by a process of its own."""
 
     def __init__(
         self, make: str, given: object, jobs: Sequence[Any], on_done: Callable[[int], None] | None
     ) -> None:
         self._make, self._given, self._jobs, self._on_done = make, given, jobs, on_done
         self.results: list[Any] = [None] * len(jobs)
-        self._at_work: set[subprocess.Popen[bytes]] = set()
-        self._done = 0
-        self._over = False
+        self._left = deque(range(len(jobs)))
+        self._at_work: set[_Child] = set()
+        self._over = threading.Event()
 
-    def do(self, share: range) -> None:
-        """Have a share of the jobs done, by one process after the other."""
-        left = list(share)
-        while left and not self._over:
-            left = left[self._run(left) :]
+    def do(self, *, after: float = 0.0) -> None:
+        """Have jobs done until none is left; if `after` some seconds any is."""
+        if self._over.wait(after):
+            return
+        child: _Child | None = None
+        try:
+            with contextlib.suppress(IndexError):  # none is left
+                while not self._over.is_set():
+                    number = self._left.popleft()
+                    child = child or self._start()
+                    self.results[number] = result = child.do(self._jobs[number])
+                    if isinstance(result, Death):
+                        self._end(child)
+                        child = None
+                    if self._on_done is not None:
+                        self._on_done(sum(r is not None for r in self.results))
+            if not self._left:
+                self._over.set()  # others need not begin
+        finally:
+            if child is not None:
+                self._end(child)
 
     def end(self) -> None:
         """End all processes, as after Ctrl-C."""
-        self._over = True
-        for process in list(self._at_work):
-            process.kill()
+        self._over.set()
+        for child in list(self._at_work):
+            child.process.kill()
 
-    def _run(self, numbers: list[int]) -> int:
-        """Let a new process do jobs until it ends; how many are done."""
-        ours, theirs = os.pipe()
+    def _start(self) -> _Child:
+        child = _Child(self._make, self._given)
+        self._at_work.add(child)
+        return child
+
+    def _end(self, child: _Child) -> None:
+        child.close()
+        self._at_work.discard(child)
+
+
+class _Child:
+    """A process that does one job after the other."""
+
+    def __init__(self, make: str, given: object) -> None:
+        self._answers, theirs = os.pipe()
         try:
-            process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 new_python("hpcio.machine.apart:serve", str(theirs)),
                 stdin=subprocess.PIPE, stdout=sys.__stderr__ and sys.__stderr__.fileno(),
                 pass_fds=[theirs], env=with_threads(1),
             )  # fmt: skip
         except OSError as error:
-            os.close(ours)
+            os.close(self._answers)
             raise WorkerError(f"A process could not be started: {error}.") from error
         finally:
             os.close(theirs)
-        self._at_work.add(process)
-        if self._over:  # meanwhile
-            process.kill()
-        done, over = 0, False
-        try:
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError), process.stdin as task:
-                pickle.dump((self._make, self._given, [self._jobs[k] for k in numbers]), task)
-            for line in _lines(process, ours):
-                message = json.loads(line)
-                if "error" in message:
-                    raise getattr(errors, message["kind"], WorkerError)(message["error"])
-                over = "over" in message
-                if over:
-                    break
-                self._set(numbers[done], message["result"])
-                done += 1
-            if not over and done < len(numbers):
-                why = f"its process ended with {how_it_ended(process.wait())}"
-                self._set(numbers[done], Death(why))
-                done += 1
-        finally:
-            os.close(ours)
-            process.kill()
-            process.wait()
-            self._at_work.discard(process)
-        return done
+        self._send((make, given))
 
-    def _set(self, number: int, result: Any) -> None:
-        self.results[number] = result
-        self._done += 1
-        if self._on_done is not None:
-            self._on_done(self._done)
+    def do(self, job: Any) -> Any:
+        """The result of a job, or how the process ended."""
+        self._send(job)
+        line = self._line()
+        if line is None:
+            return Death(f"its process ended with {how_it_ended(self.process.wait())}")
+        message = json.loads(line)
+        if "error" in message:
+            raise getattr(errors, message["kind"], WorkerError)(message["error"])
+        return message["result"]
 
+    def _send(self, obj: object) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # no answer will come
+            pickle.dump(obj, self.process.stdin)
+            self.process.stdin.flush()
 
-def _lines(process: subprocess.Popen[bytes], fd: int) -> Iterator[bytes]:
-    """What a process says, until it has ended, whatever children of it hold the pipe open."""
-    rest = b""
-    while True:
-        ended = process.poll() is not None
-        ready = select.select([fd], [], [], 0.0 if ended else 0.1)[0]
-        data = os.read(fd, 1 << 16) if ready else b""
-        *lines, rest = (rest + data).split(b"\n")
-        yield from lines
-        if not data and (ended or ready):
-            return
+    def _line(self) -> bytes | None:
+        """What the process says next; None if it has ended, whoever holds the pipe open."""
+        said = b""
+        while not said.endswith(b"\n"):
+            ended = self.process.poll() is not None
+            ready = select.select([self._answers], [], [], 0.0 if ended else 0.1)[0]
+            data = os.read(self._answers, 1 << 16) if ready else b""
+            if not data and (ended or ready):
+                return None
+            said += data
+        return said
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._answers)
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
 
 
 def serve(fd: str) -> None:
-    """Do jobs, say what came of them to an open file, and end; the main function there."""
+    """Do jobs, and say what came of each to an open file; the main function there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session decides what Ctrl-C means
     out = open(int(fd), "wb", buffering=0)  # noqa: SIM115  (until the end)
 
@@ -189,12 +217,13 @@ def serve(fd: str) -> None:
         out.write(json.dumps(message).encode() + b"\n")
 
     try:
-        make, given, jobs = pickle.load(sys.stdin.buffer)
+        make, given = pickle.load(sys.stdin.buffer)
         module, _, name = make.partition(":")
         call = getattr(importlib.import_module(module), name)(given)
-        for job in jobs:
-            say({"result": call(job)})
-        say({"over": True})
+        while True:
+            say({"result": call(pickle.load(sys.stdin.buffer))})
+    except EOFError:  # there is no more to do
+        pass
     except HpcioError as error:
         say({"error": str(error), "kind": type(error).__name__})
     except BaseException:  # noqa: BLE001  (the process ends here)
