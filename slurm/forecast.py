@@ -124,8 +124,9 @@ def measured_speed(plan: Plan, *, probes: int = 3) -> float:
     work = plan.work_sizes()
     order = np.argsort(work, kind="stable")
     picked = np.unique(order[((np.arange(probes) + 0.5) / probes * order.size).astype(int)])
-    seconds = sum(probe(plan, int(block))[0] for block in picked)
-    return float(work[picked].sum()) / max(seconds, 1e-9)
+    timed = probe(plan, picked.tolist())
+    done = sum(int(work[t.block]) for t in timed)
+    return done / max(sum(t.seconds for t in timed), 1e-9)
 
 
 @dataclass(frozen=True)

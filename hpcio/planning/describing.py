@@ -5,14 +5,17 @@ from __future__ import annotations
 import resource
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from hpcio.errors import FunctionError, HpcioError
+from hpcio.errors import FunctionError
 from hpcio.function import FreshArguments, compute, takes
-from hpcio.machine import available, cores
+from hpcio.machine import Death, available, call_apart, cores
+from hpcio.planning.dryrun import MOST_TRIES, may_harm
 from hpcio.planning.limits import BASE, block_memory
 from hpcio.planning.plan import Plan
 from hpcio.recording import Reader
@@ -117,8 +120,9 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
     count = cores() if workers is None else max(1, workers)
     count = min(count, len(plan))
     read, written = plan.input_sizes(), plan.stored_bytes(np.arange(len(plan)))
-    longest = int(read.argmax())
-    seconds, grown = probe(plan, longest)
+    by_length = np.argsort(-read, kind="stable")[:MOST_TRIES]
+    (timed,) = probe(plan, by_length.tolist(), enough=1)
+    longest, seconds, grown = timed.block, timed.seconds, timed.memory
     share = float(read.sum()) / max(1, int(read[longest]))
     return Description(
         function=plan.function.name + (" (pickled)" if plan.function.pickled else ""),
@@ -151,35 +155,98 @@ def _files(plan: Plan) -> str:
     return "one file a block" if plan.sources == "trial" else "one file a batch"
 
 
-def probe(plan: Plan, block: int) -> tuple[float, int]:
-    """Seconds and bytes of memory that it takes to read and compute one block."""
-    func, arguments = plan.load_function(), FreshArguments(plan.arguments())
-    trial_number = int(plan.blocks.trial[block])
-    extra = {"chunkShape": plan.target.largest_shape()} if takes(func, "chunkShape") else {}
-    kind = plan.blocks.kind_of(block)
-    shape = plan.target.shape_of(block)
-    best = np.inf
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    try:
-        with Reader(plan.source, axis=plan.blocks.axis) as reader:
-            read = reader.of_kind(kind)
-            for _ in range(3):  # the first call also imports and warms up
-                args, kwargs = arguments.of(trial_number)
-                kwargs |= extra
-                started = time.perf_counter()
-                trial = read(int(plan.blocks.base[block]))
-                compute(func, trial, args, kwargs, shape, plan.dtype, casting=plan.casting)
-                best = min(best, time.perf_counter() - started)
-                if best > 1.0:
-                    break
-    except HpcioError:
-        raise
-    except Exception as error:
+@dataclass(frozen=True)
+class Timed:
+    """What it takes to read and compute a block.
+
+    Attributes
+    ----------
+    block : int
+    seconds : float
+    memory : int
+        By how many bytes a process grows at least.
+    """
+
+    block: int
+    seconds: float
+    memory: int
+
+
+def probe(plan: Plan, blocks: Sequence[int], *, enough: int | None = None) -> list[Timed]:
+    """Read and compute some blocks, in another process if the function is the user's own.
+
+    Parameters
+    ----------
+    plan : Plan
+    blocks : sequence of int
+        Those for which the function fails are left out.
+    enough : int, optional
+        The others are not tried after so many.
+
+    Returns
+    -------
+    list of Timed
+
+    Raises
+    ------
+    FunctionError
+        If the function fails for all of them.
+    """
+    value = Plan(**{**vars(plan), "live": None})
+    time_one = timer(plan) if not may_harm(plan.function, plan.given) else None
+    found: list[Timed] = []
+    why = ""
+    for block in map(int, blocks):
+        said: Any = (
+            time_one(block)
+            if time_one is not None
+            else call_apart("hpcio.planning.describing:timer", value, [block])[0]
+        )
+        if isinstance(said, Death):
+            why = why or f"WorkerError: {said.why}"
+        elif said["error"]:
+            why = why or said["error"]
+        else:
+            found.append(Timed(block, said["seconds"], said["memory"]))
+        if len(found) == enough:
+            break
+    if not found:
+        trial = plan.trials.index[plan.blocks.trial[int(blocks[0])]]
+        kind, _, message = why.partition(": ")
         raise FunctionError(
-            f"'{plan.function.name}' raised {type(error).__name__} for trial "
-            f"{plan.trials.index[trial_number]}, the longest: {error}. "
-            "Call it with that trial to find out why."
-        ) from error
-    # The growth of the process is a lower bound: memory that was free inside it does not count.
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    return float(best), grown
+            f"'{plan.function.name}' raised {kind} for trial {trial}: {message}. Call it with that "
+            "trial to find out why."
+        )
+    return found
+
+
+def timer(plan: Plan) -> Callable[[int], dict[str, Any]]:
+    """A function that reads and computes a block of a plan and says what it took."""
+    func, arguments = plan.load_function(), FreshArguments(plan.arguments())
+    extra = {"chunkShape": plan.target.largest_shape()} if takes(func, "chunkShape") else {}
+
+    def time_one(block: int) -> dict[str, Any]:
+        kind, shape = plan.blocks.kind_of(block), plan.target.shape_of(block)
+        best = np.inf
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            with Reader(plan.source, axis=plan.blocks.axis) as reader:
+                read = reader.of_kind(kind)
+                for _ in range(3):  # the first call also imports and warms up
+                    args, kwargs = arguments.of(int(plan.blocks.trial[block]))
+                    started = time.perf_counter()
+                    trial = read(int(plan.blocks.base[block]))
+                    compute(
+                        func, trial, args, {**kwargs, **extra}, shape, plan.dtype,
+                        casting=plan.casting,
+                    )  # fmt: skip
+                    best = min(best, time.perf_counter() - started)
+                    if best > 1.0:
+                        break
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it raises)
+            return {"error": f"{type(error).__name__}: {error}"}
+        # The growth of the process is a lower bound: memory that was free in it does not count.
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        return {"error": "", "seconds": float(best), "memory": grown}
+
+    return time_one

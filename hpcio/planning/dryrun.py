@@ -30,7 +30,7 @@ from hpcio.planning.options import CallOptions
 from hpcio.planning.rules import Rule, Shape
 from hpcio.recording import Blocks, InputKind, Recording, take
 
-__all__ = ["Called", "Outcome", "calls_for", "dry_run"]
+__all__ = ["MOST_TRIES", "Called", "Outcome", "calls_for", "dry_run", "may_harm"]
 
 OutShape = Sequence[int] | Callable[[Shape], Sequence[int]]
 
@@ -252,7 +252,7 @@ class _DryRun:
             for b in blocks
         ]
         given = (self._called.function, self._recording, self._called.payload)
-        if not self._needs_care():
+        if not may_harm(self._called.function, self._called.given):
             call = _caller(self._called.func, self._recording, self._fresh)
             return [_answer(call(job)) for job in jobs]
         on_done = None
@@ -260,12 +260,6 @@ class _DryRun:
             on_done = lambda done: on_probe(done, len(jobs))  # noqa: E731
         found = call_apart("hpcio.planning.dryrun:calls_for", given, jobs, on_done=on_done)
         return [_answer(result) for result in found]
-
-    def _needs_care(self) -> bool:
-        """Whether code of the user is called: it may crash. Under MPI, it stays where it is."""
-        called, launch = self._called, launched()
-        own = called.function.fingerprint.reaches_code or called.given.reaches_code
-        return own and (launch is None or launch.size == 1)
 
     def _announced(self, block: int) -> _Answer:
         args, kwargs = self._fresh.of(int(self._blocks.trial[block]))
@@ -307,6 +301,13 @@ class _DryRun:
             f"'{self._name}' raised {kind} in the dry run, {where}: {message}. Call it with one "
             "trial to find out why."
         )
+
+
+def may_harm(function: Function, given: Fingerprint) -> bool:
+    """Whether code of the user is called, which may crash. Ranks of MPI call it all the same."""
+    launch = launched()
+    own = function.fingerprint.reaches_code or given.reaches_code
+    return own and (launch is None or launch.size == 1)
 
 
 def _answer(result: Any) -> _Answer:

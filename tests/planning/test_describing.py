@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import h5py
 import numpy as np
 import pytest
@@ -22,16 +24,19 @@ TABLE = [[0, 10], [10, 500], [500, 520]]
 
 
 def test_says_what_is_read_and_written_and_probes_the_longest_trial(recording, tmp_path):
-    seen = []
+    notes = tmp_path / "notes"
 
     def twice(trial):
-        seen.append(len(trial))
+        with notes.open("a") as f:
+            f.write(f"{len(trial)} {os.getpid()}\n")
         return np.concatenate([trial, trial], axis=1)
 
     plan = hpcio.Plan.create(twice, recording, trials=TABLE, out=tmp_path / "out.h5")
-    seen.clear()
+    notes.unlink()
     said = plan.describe(workers=2)
-    assert set(seen) == {490}
+    lengths, processes = zip(*map(str.split, notes.read_text().splitlines()), strict=True)
+    assert set(lengths) == {"490"}
+    assert str(os.getpid()) not in processes
     assert (said.trials, said.blocks, said.workers, said.probe_trial) == (3, 3, 2, 1)
     assert (said.smallest, said.largest) == (10 * 32, 490 * 32)
     assert (said.nbytes_read, said.nbytes_written) == (520 * 32, 520 * 64)
@@ -51,8 +56,20 @@ def test_a_function_that_raises_for_the_longest_trial_says_which(recording, tmp_
         raise ValueError("too long")
 
     plan = hpcio.Plan.create(fragile, recording, trials=TABLE, out=tmp_path / "out.h5")
-    with pytest.raises(FunctionError, match="trial 1, the longest: too long"):
+    with pytest.raises(FunctionError, match="raised ValueError for trial 1: too long"):
         plan.describe()
+
+
+@pytest.mark.parametrize("harm", ["raise ValueError('too long')", "os.kill(os.getpid(), 11)"])
+def test_where_the_longest_trial_does_harm_the_next_is_timed(recording, tmp_path, harm):
+    space: dict[str, object] = {"os": os}
+    exec(
+        "def func(trial, noCompute=None):\n    if noCompute:\n        return trial.shape, 'f8'\n"
+        f"    if len(trial) == 490:\n        {harm}\n    return 2.0 * trial",
+        space,
+    )
+    plan = hpcio.Plan.create(space["func"], recording, trials=TABLE, out=tmp_path / "out.h5")
+    assert plan.describe().probe_trial != 1
 
 
 def test_sizes_and_times_for_people():
