@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "BlocksFailed",
@@ -32,7 +34,9 @@ __all__ = [
     "TimeLimitError",
     "TrialError",
     "WorkerError",
+    "as_message",
     "as_output_error",
+    "from_message",
 ]
 
 
@@ -223,3 +227,18 @@ def as_output_error(error: OSError | RuntimeError, path: str | os.PathLike[str])
     else:
         remedy = "Check the file system, then resume."
     return OutputError(number, f"Cannot write '{path}': {what}. {remedy}")
+
+
+def as_message(error: HpcioError) -> dict[str, Any]:
+    """An error as one process tells another, in JSON; `from_message` makes it one again."""
+    number = getattr(error, "errno", None)
+    text = str(error) if number is None else getattr(error, "strerror", str(error))
+    return {"kind": type(error).__name__, "error": text, "errno": number}
+
+
+def from_message(said: Mapping[str, Any]) -> HpcioError:
+    """The error that another process has told."""
+    kind = globals()[said["kind"]] if said["kind"] in __all__ else WorkerError
+    number = said.get("errno")
+    error: HpcioError = kind(said["error"]) if number is None else kind(number, said["error"])
+    return error

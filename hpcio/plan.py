@@ -231,7 +231,7 @@ class Plan(Value):
     def describe(self, *, workers: int | None = None) -> Description:
         """What a run will read and write, and what it will take; see `hpcio.planning.Description`.
 
-        The time comes from a probe: the function is called with the longest trial.
+        The time comes from a probe: the function is called with one of the longest trials.
         """
         return describe(self, workers=workers)
 

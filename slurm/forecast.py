@@ -124,7 +124,7 @@ def measured_speed(plan: Plan, *, probes: int = 3) -> float:
     work = plan.work_sizes()
     order = np.argsort(work, kind="stable")
     picked = np.unique(order[((np.arange(probes) + 0.5) / probes * order.size).astype(int)])
-    timed = probe(plan, picked.tolist())
+    timed = probe(plan, picked.tolist()).timed
     done = sum(int(work[t.block]) for t in timed)
     return done / max(sum(t.seconds for t in timed), 1e-9)
 

@@ -24,9 +24,11 @@ from tests.rigs.runs import record
 
 
 def pytest_configure() -> None:
-    # A suite that `nohup` or a script's `&` started ignores SIGINT, and so would all its children.
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A suite that `nohup` or a script's `&` started ignores these, and so would all its children.
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    for number, handler in usual.items():
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -7,20 +7,29 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
+from typing import Any
 
 __all__ = ["Import", "Reads", "fields_of", "reads_of"]
 
 _GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
+_STORE_LOCAL = {"STORE_FAST", "STORE_DEREF", "STORE_NAME"}
+# With their variants, such as LOAD_FAST_CHECK.
+_LOAD_LOCAL = ("LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF", "LOAD_NAME")
 _ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}
 
 
 @dataclass(frozen=True)
 class Import:
-    """An import statement: ``from module import names``, with dots as its level."""
+    """An import statement: ``from module import names``, with dots as its level.
+
+    With ``import module``, `names` is empty, and `is_bound` says that it stands in
+    `Reads.modules` what is taken of it.
+    """
 
     module: str
     level: int
     names: tuple[str, ...]
+    is_bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,13 @@ class Reads:
         The name of a global, and the attributes of it that are looked up, such as
         ``("np", "linalg", "norm")``.
     imports : tuple of Import
+    modules : tuple of tuple of str
+        Likewise of modules that the code itself imports, by their own names.
     """
 
     globals: tuple[tuple[str, ...], ...]
     imports: tuple[Import, ...]
+    modules: tuple[tuple[str, ...], ...]
 
 
 @functools.cache
@@ -44,17 +56,28 @@ def reads_of(code: CodeType) -> Reads:
     """What a code object reads."""
     globals_: dict[tuple[str, ...], None] = {}
     imports: dict[Import, None] = {}
-    for one in _with_nested(code):
-        instructions = [i for i in dis.get_instructions(one) if i.opname != "EXTENDED_ARG"]
-        for k, instruction in enumerate(instructions):
-            if instruction.opname in _GLOBALS:
-                chain = _chain(instructions, k)
+    modules: dict[tuple[str, ...], None] = {}
+    codes = [_instructions(one) for one in _with_nested(code)]
+    bound: set[str] = set()
+    for ops in codes:
+        for k, (name, value) in enumerate(ops):
+            if name in _GLOBALS:
+                chain = _chain(ops, k)
                 if chain is not None:
                     globals_[chain] = None
-            elif instruction.opname == "IMPORT_NAME":
-                level, names = (instructions[k - back].argval for back in (2, 1))
-                imports[Import(instruction.argval, level, tuple(names or ()))] = None
-    return Reads(tuple(globals_), tuple(imports))
+            elif name == "IMPORT_NAME":
+                level, names = ops[k - 2][1], ops[k - 1][1]
+                is_bound = ops[k + 1][0] in _STORE_LOCAL and not level
+                if is_bound:  # `import a.b` gives the name `a` to the package `a`
+                    bound.add(ops[k + 1][1])
+                imports[Import(value, level, tuple(names or ()), is_bound)] = None
+    for ops in codes:
+        for k, (name, value) in enumerate(ops):
+            if name.startswith(_LOAD_LOCAL) and value in bound:
+                chain = _chain(ops, k)
+                if chain is not None:
+                    modules[chain] = None
+    return Reads(tuple(globals_), tuple(imports), tuple(modules))
 
 
 def _with_nested(code: CodeType) -> Iterator[CodeType]:
@@ -64,13 +87,30 @@ def _with_nested(code: CodeType) -> Iterator[CodeType]:
             yield from _with_nested(constant)
 
 
-def _chain(instructions: list[dis.Instruction], at: int) -> tuple[str, ...] | None:
-    """The global that is loaded, with its attributes; None if it is loaded to set one."""
-    names = [instructions[at].argval]
-    for after in instructions[at + 1 :]:
-        if after.opname not in _ATTRIBUTES:
-            return None if after.opname in ("STORE_ATTR", "DELETE_ATTR") else tuple(names)
-        names.append(after.argval)
+def _instructions(code: CodeType) -> list[tuple[str, Any]]:
+    """Name and argument of each instruction; one that does two things is taken for two."""
+    found: list[tuple[str, Any]] = []
+    for one in dis.get_instructions(code):
+        if one.opname == "EXTENDED_ARG":
+            continue
+        if "_FAST_" in one.opname and isinstance(one.argval, tuple):
+            first = "STORE_FAST" if one.opname.startswith("STORE") else "LOAD_FAST"
+            second = "STORE_FAST" if "_STORE_" in one.opname else "LOAD_FAST"
+            found += [(first, one.argval[0]), (second, one.argval[1])]
+        else:
+            found.append((one.opname, one.argval))
+    # Newer Pythons hand cells on by the instruction that loads a plain local.
+    cells = {*code.co_cellvars, *code.co_freevars}
+    return [x for x in found if not (x[0].startswith("LOAD_FAST") and x[1] in cells)]
+
+
+def _chain(ops: list[tuple[str, Any]], at: int) -> tuple[str, ...] | None:
+    """The name that is loaded, with its attributes; None if it is loaded to set one."""
+    names = [ops[at][1]]
+    for name, value in ops[at + 1 :]:
+        if name not in _ATTRIBUTES:
+            return None if name in ("STORE_ATTR", "DELETE_ATTR") else tuple(names)
+        names.append(value)
     return tuple(names)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from hpcio.errors import FunctionError, HpcioWarning, PlanError
 from hpcio.function.arguments import pickled
-from hpcio.function.origins import version_in_metadata, version_of
+from hpcio.function.origins import has_version, version_of
 from hpcio.function.reach import Fingerprint, fingerprint
 
 __all__ = ["Function", "check_versions", "takes"]
@@ -196,7 +196,9 @@ class Function:
             raise PlanError(
                 f"The function '{self.name}' has changed since the plan was made (in "
                 f"{_listed(changes)}), and old and new results would be mixed. Start over (in the "
-                "shell: --fresh), or import its modules anew."
+                "shell: --fresh), or import its modules anew. If nothing was changed, that has "
+                "another value in each process, or fills while it computes: make it an argument, "
+                "or use functools.cache."
             )
         check_versions(self.fingerprint.packages, same=same_versions)
         return func
@@ -238,7 +240,7 @@ def check_versions(planned: Mapping[str, str], *, same: bool) -> None:
     others = [
         f"{name} {version} (now {version_of(name) or 'not installed'})"
         for name, version in planned.items()
-        if version != version_of(name) and version != version_in_metadata(name)
+        if not has_version(name, version)
     ]
     if not others:
         return

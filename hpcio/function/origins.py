@@ -19,10 +19,10 @@ from hpcio.errors import FunctionError
 __all__ = [
     "Origin",
     "check_bytecode",
+    "has_version",
     "module_of",
     "origin_of",
     "package_to_import",
-    "version_in_metadata",
     "version_of",
 ]
 
@@ -91,16 +91,25 @@ def version_of(package: str) -> str:
     version = getattr(sys.modules.get(package), "__version__", None)
     if isinstance(version, str):
         return version
-    return version_in_metadata(package)
+    return _version_in_metadata(package)
 
 
 @functools.cache
-def version_in_metadata(package: str) -> str:
-    """The version that was installed; a package that is imported may call it otherwise."""
+def _version_in_metadata(package: str) -> str:
     from importlib import metadata  # takes a moment, and few packages need it
 
     names = metadata.packages_distributions().get(package, [])
     return metadata.version(names[0]) if names else ""
+
+
+def has_version(package: str, version: str) -> bool:
+    """Whether an installed package calls itself by a version, or was installed by it."""
+    if version in (version_of(package), _version_in_metadata(package)):
+        return True
+    if package in sys.modules or module_of(package) is None:
+        return False
+    version_of.cache_clear()  # now that it is imported, it may say it otherwise
+    return version == version_of(package)
 
 
 def package_to_import(name: str) -> str:
@@ -120,7 +129,7 @@ def package_to_import(name: str) -> str:
 
 
 def module_of(name: str) -> types.ModuleType | None:
-    """A module of the user's own that a function imports when it is called.
+    """A module that a function imports when it is called.
 
     It is imported now, as the call would do. None if there is none of that name.
     """
@@ -130,8 +139,8 @@ def module_of(name: str) -> types.ModuleType | None:
         return None
 
 
-# Modules whose bytecode was found to be that of their text when they were loaded.
-_checked: weakref.WeakSet[types.ModuleType] = weakref.WeakSet()
+# Modules that were looked at, with the spec that they were loaded by: `reload` gives them another.
+_checked: weakref.WeakKeyDictionary[types.ModuleType, object] = weakref.WeakKeyDictionary()
 
 
 def check_bytecode(module: types.ModuleType) -> None:
@@ -145,9 +154,10 @@ def check_bytecode(module: types.ModuleType) -> None:
     module : module
         One of the user's own.
     """
-    if module not in _checked:
+    spec = getattr(module, "__spec__", None)
+    if _checked.get(module, _checked) is not spec:
         _compare_bytecode(module)
-        _checked.add(module)
+        _checked[module] = spec
 
 
 def _compare_bytecode(module: types.ModuleType) -> None:

@@ -8,17 +8,22 @@ package is taken by the version of the package, the user's own compiled code by 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import copyreg
+import ctypes
 import functools
 import hashlib
+import importlib
 import itertools
 import marshal
+import os
 import random
+import runpy
 import sys
 import types
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import resolve_name
 from pathlib import Path
@@ -26,6 +31,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hpcio.errors import FunctionError
 from hpcio.function.codes import fields_of, reads_of
 from hpcio.function.origins import (
     check_bytecode,
@@ -45,9 +51,18 @@ _BESIDE = {
     "__module__", "__qualname__", "__dict__", "__weakref__", "__doc__", "__annotations__",
     "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__",
     "__annotations_cache__", "_abc_impl",
+    # Made from other attributes, with addresses in them, or filled while it is used.
+    "__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__",
+    "_value2member_map_",
 }  # fmt: skip
-# Built-in functions that reach things by names which are made while they run.
-_BY_NAME = {"eval", "exec", "__import__"}
+# Functions that reach things by names which are made while they run.
+_BY_NAME: set[Callable[..., Any]] = {
+    eval, exec, __import__, importlib.import_module, runpy.run_path, runpy.run_module,
+}  # fmt: skip
+# Where universal functions are known by their names.
+_WITH_UFUNCS = ("numpy", "scipy.special")
+# What values may be nested to; pickle gives up earlier.
+_DEPTH = 20_000
 _RANDOM = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
 # Those behind `numpy.random.normal` and `random.gauss`: a function may seed them itself.
 _COMMON_RANDOM = (np.random.mtrand._rand, random._inst)
@@ -90,7 +105,7 @@ class Fingerprint:
     @property
     def reaches_code(self) -> bool:
         """Whether anything but a plain value is reached, which may change by itself."""
-        return len(self.parts) > 1
+        return len(self.parts) > 1 or bool(self.unseen)
 
     def changes(self, other: Fingerprint) -> list[str]:
         """The names of parts that another one has not, or has otherwise."""
@@ -125,16 +140,33 @@ def fingerprint(value: object) -> Fingerprint:
     False
     """
     walk = _Walk()
-    walk.part("", lambda: walk.value(value))
-    walk.finish()
+    with _deep():
+        walk.part("", lambda: walk.value(value))
+        walk.finish()
     walk.packages["python"] = version_of("python")
     return Fingerprint(walk.parts, walk.packages, tuple(walk.unseen), tuple(walk.generators))
+
+
+@contextlib.contextmanager
+def _deep() -> Iterator[None]:
+    """Let values be nested deeply."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _DEPTH))
+    try:
+        yield
+    except RecursionError:
+        raise FunctionError(
+            "What the function or an argument holds is nested too deeply to be looked into. Keep "
+            "it in arrays or flat lists."
+        ) from None
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 class _Walk:
     """Goes through everything that a value reaches, one named part after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, within_set: bool = False) -> None:
         self.parts: dict[str, str] = {}
         self.packages: dict[str, str] = {}
         self.unseen: dict[str, None] = {}
@@ -148,14 +180,17 @@ class _Walk:
         self._used: Counter[str] = Counter()
         # Ids are unique only as long as things live.
         self._kept: list[object] = []
-        # Containers that are being looked into; one may hold itself.
+        # Containers that are being looked into, which may hold themselves; and those that were,
+        # by their digests: one may be reached on many ways.
         self._open: dict[int, int] = {}
+        self._done: dict[int, bytes] = {}
+        self._within_set = within_set
 
     # ---- parts
 
     def part(self, name: str, write: Callable[[], None]) -> None:
         """Digest one part under its name."""
-        self._hash, self._part, self._open = hashlib.sha256(), name, {}
+        self._hash, self._part, self._open, self._done = hashlib.sha256(), name, {}, {}
         write()
         self.parts[name] = self._hash.hexdigest()[:32]
 
@@ -197,7 +232,7 @@ class _Walk:
         elif kind is dict:
             self._pairs(obj, "dict")
         elif kind in (set, frozenset):
-            self._put(kind.__name__, b"".join(sorted(map(self._apart, obj))))
+            self._set(obj, kind.__name__)
         elif kind is np.ndarray or isinstance(obj, np.generic):
             self._array(obj)
         elif isinstance(obj, type):
@@ -209,12 +244,15 @@ class _Walk:
         else:
             self._instance(obj)
 
-    def _apart(self, obj: Any) -> bytes:
-        """The digest of a value by itself."""
-        around, self._hash = self._hash, hashlib.sha256()
-        self.value(obj)
-        inside, self._hash = self._hash, around
-        return inside.digest()
+    def _set(self, items: Any, tag: str) -> None:
+        if all(map(_is_plain, items)):
+            self._put(tag, repr(sorted(marshal.dumps(item, 2) for item in items)).encode())
+        elif self._within_set:  # it may be the set that is being sorted
+            self._put(tag, b"%d" % len(items))
+        else:
+            # Parts are numbered as they are met: they are met in the order of what they are.
+            ordered = sorted(items, key=_digest_in_set)
+            self._within(items, tag, lambda: self._all(ordered))
 
     def _sequence(self, items: Any, tag: str) -> None:
         if _PLAIN.issuperset(map(type, items)):
@@ -235,15 +273,18 @@ class _Walk:
             )
 
     def _within(self, obj: Any, tag: str, write: Callable[[], None]) -> None:
-        """Look into something that may hold itself."""
+        """Look into something that may hold itself, once."""
         if id(obj) in self._open:
             self._put("around", b"%d" % (len(self._open) - self._open[id(obj)]))
             return
-        self._open[id(obj)] = len(self._open)
-        self._put(f"({tag}")
-        write()
-        self._put(")")
-        del self._open[id(obj)]
+        if id(obj) not in self._done:
+            around, self._hash = self._hash, hashlib.sha256()
+            self._open[id(obj)] = len(self._open)
+            write()
+            del self._open[id(obj)]
+            self._kept.append(obj)
+            self._done[id(obj)], self._hash = self._hash.digest(), around
+        self._put(tag, self._done[id(obj)])
 
     def _array(self, array: Any) -> None:
         self._put(type(array).__name__, repr((array.dtype, array.shape)).encode())
@@ -260,6 +301,8 @@ class _Walk:
         module = space.get("__name__") or ""
         package = self._package(module)
         name = f"{func.__module__ or module}.{func.__qualname__}"
+        if func in _BY_NAME:
+            self._by_name(func)
         if package and not _holds(func):
             self._put("installed", f"{module}.{func.__qualname__}".encode())
             return
@@ -278,8 +321,9 @@ class _Walk:
             self._globals(func)
         for part in (func.__defaults__, func.__kwdefaults__, func.__dict__):
             self.value(part)
-        for cell in func.__closure__ or ():
-            self._cell(cell)
+        for variable, cell in zip(func.__code__.co_freevars, func.__closure__ or (), strict=True):
+            if not (package == "python" and variable == "cache_token"):  # of `singledispatch`
+                self._cell(cell)
 
     def _cell(self, cell: types.CellType) -> None:
         try:
@@ -303,7 +347,19 @@ class _Walk:
             except ImportError:
                 self._put("missing", one.module.encode())
                 continue
-            self._imported(name, one.names)
+            if one.is_bound and not package_to_import(name):
+                self._imported_in_part(name)
+            else:
+                self._imported(name, one.names)
+        for top, *attributes in reads.modules:
+            if not package_to_import(top) and (module := module_of(top)) is not None:
+                self._attribute({top: module}, top, attributes)
+
+    def _imported_in_part(self, name: str) -> None:
+        """A module of the user's own, some attributes of which are looked up."""
+        self._put("import", name.encode())
+        if module_of(name) is None:
+            self._put("missing")
 
     def _global(
         self, func: types.FunctionType, space: dict[str, Any], chain: tuple[str, ...]
@@ -313,10 +369,13 @@ class _Walk:
             self._attribute(space, name, attributes)
         elif not hasattr(builtins, name):
             self._put("missing", name.encode())
-        elif name in _BY_NAME:
-            self._cannot(f"it calls {name}(), and what that reaches is not seen")
-        elif name in ("globals", "vars", "locals"):
+        elif (found := getattr(builtins, name)) in _BY_NAME:
+            self._by_name(found)
+        elif found is globals:
             self._space(func, space)
+
+    def _by_name(self, func: Callable[..., Any]) -> None:
+        self._cannot(f"it calls {func.__name__}(), and what that reaches is not seen")
 
     def _space(self, func: types.FunctionType, space: dict[str, Any]) -> None:
         """All globals of a module."""
@@ -332,6 +391,7 @@ class _Walk:
         obj, module = space[name], space.get("__name__", "")
         while isinstance(obj, types.ModuleType) and attributes:
             if self._opaque(obj):
+                self._installed(obj, attributes)
                 return
             module, space, name = obj.__name__, vars(obj), attributes.pop(0)
             try:
@@ -340,6 +400,15 @@ class _Walk:
                 self._put("missing", f"{module}.{name}".encode())
                 return
         self._label(space, f"{module}.{name}", obj)
+
+    def _installed(self, obj: Any, attributes: list[str]) -> None:
+        """What stands in an installed module: its own, unless somebody else has put it there."""
+        for name in attributes:
+            obj = vars(obj).get(name) if isinstance(obj, types.ModuleType | type) else None
+        if isinstance(obj, types.FunctionType) and (
+            obj in _BY_NAME or not self._package(obj.__globals__.get("__name__") or "")
+        ):
+            self.value(obj)
 
     def _label(self, space: dict[str, Any], label: str, obj: Any) -> None:
         """A value that has a name in a module."""
@@ -426,6 +495,8 @@ class _Walk:
         module = func.__module__ or ""
         if module and not self._package(module):
             self._opaque(sys.modules.get(module, builtins))
+        if func in _BY_NAME:
+            self._by_name(func)
         self._put("builtin", f"{module}.{func.__qualname__}".encode())
         if owner is not None and not isinstance(owner, types.ModuleType):
             self.value(owner)
@@ -443,10 +514,20 @@ class _Walk:
         kind = type(obj)
         if isinstance(obj, _RANDOM):
             self._generator(obj)
-        if self._package(kind.__module__) and callable(getattr(obj, "__wrapped__", None)):
-            # Compiled or cached functions of packages: what they have gathered does not decide.
-            self._put("wrapped", kind.__qualname__.encode())
-            self.value(obj.__wrapped__)
+            if any(obj is common for common in _COMMON_RANDOM):
+                return
+        top = kind.__module__.partition(".")[0]
+        if top == "numba" and hasattr(obj, "py_func"):
+            # What it has compiled so far does not decide.
+            self._put("numba", kind.__qualname__.encode())
+            self._all((obj.py_func, getattr(obj, "targetoptions", None)))
+            return
+        if isinstance(obj, ctypes.CDLL):  # it knows the address that it was loaded to
+            self._library(obj)
+            return
+        if any(c.__module__ == "torch" and c.__name__ == "Tensor" for c in kind.__mro__):
+            self._put("tensor", f"{obj.dtype} {obj.device.type} {obj.requires_grad}".encode())
+            self._tensor(obj)
             return
         if self._lenient and self._package(kind.__module__):
             self._put("installed", kind.__qualname__.encode())
@@ -467,10 +548,50 @@ class _Walk:
 
         def write() -> None:
             for k, part in enumerate(made):
+                if k == 2 and type(part) is dict:
+                    part = _without_cached(kind, part)  # noqa: PLW2901
                 # The items of a list or dict come as iterators.
                 self.value(list(part) if k in (3, 4) and part is not None else part)
 
         self._within(obj, kind.__qualname__, write)
+
+    def _ufunc(self, func: np.ufunc) -> None:
+        name = func.__name__
+        if not any(getattr(sys.modules.get(m), name, None) is func for m in _WITH_UFUNCS):
+            self._cannot(f"the universal function {name} cannot be looked into")
+        self._put("ufunc", name.encode())
+
+    def _library(self, library: ctypes.CDLL) -> None:
+        file = str(library._name)
+        if os.path.isfile(file):
+            self._named(("file", file), file, lambda: self._put("file", _of_file(file)))
+        else:
+            self._put("library", file.encode())
+
+    def _tensor(self, tensor: Any) -> None:
+        try:
+            values = tensor.detach().cpu().numpy()
+        except (RuntimeError, TypeError):  # sparse ones, and types that numpy has not
+            self._cannot("a torch.Tensor cannot be looked into")
+        else:
+            self._array(values)
+
+
+def _is_plain(item: Any) -> bool:
+    return type(item) in _PLAIN or (type(item) is tuple and _PLAIN.issuperset(map(type, item)))
+
+
+def _digest_in_set(item: Any) -> str:
+    walk = _Walk(within_set=True)
+    walk.part("", lambda: walk.value(item))
+    walk.finish()
+    return repr(sorted(walk.parts.items()))
+
+
+def _without_cached(kind: type, state: dict[Any, Any]) -> dict[Any, Any]:
+    """The state of an instance without the properties that it has computed from the rest."""
+    cached = functools.cached_property
+    return {k: v for k, v in state.items() if not isinstance(getattr(kind, str(k), None), cached)}
 
 
 def _holds(func: types.FunctionType) -> bool:
@@ -497,7 +618,11 @@ _KINDS: dict[type, Callable[[_Walk, Any], None]] = {
     functools.cached_property: lambda w, p: w._all(("property", p.func)),
     functools._lru_cache_wrapper: lambda w, f: w._all(("cache", f.__wrapped__)),
     functools.partial: lambda w, p: w._all(("partial", p.func, p.args, p.keywords, vars(p))),
-    np.ufunc: lambda w, f: w._put("ufunc", f.__name__.encode()),
+    np.ufunc: _Walk._ufunc,
+    # What it has gathered for its type does not decide.
+    np.vectorize: lambda w, v: w._all(
+        ("vectorize", *((k, x) for k, x in sorted(vars(v).items()) if k != "_ufunc"))
+    ),
     slice: lambda w, s: w._all(("slice", s.start, s.stop, s.step)),
     weakref.ref: lambda w, _: w._put("weak"),
     weakref.WeakKeyDictionary: lambda w, _: w._put("weak"),

@@ -18,15 +18,8 @@ from hpcio.machine.filesystems import (
 from hpcio.machine.launch import Launch, communicator, launched
 from hpcio.machine.lazy import lazily
 from hpcio.machine.plugins import Registry
-from hpcio.machine.resources import (
-    available,
-    check_room,
-    cores,
-    new_python,
-    package_folder,
-    parse_bytes,
-    with_threads,
-)
+from hpcio.machine.pythons import new_python, with_threads
+from hpcio.machine.resources import available, check_room, cores, parse_bytes
 
 __all__ = [
     "Death",
@@ -47,7 +40,6 @@ __all__ = [
     "look_again",
     "new_python",
     "options_of",
-    "package_folder",
     "parse_bytes",
     "with_threads",
     "write_whole",

@@ -19,15 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from hpcio import errors
-from hpcio.errors import HpcioError, WorkerError
-from hpcio.machine.resources import cores, new_python, with_threads
+from hpcio.errors import HpcioError, WorkerError, as_message, from_message
+from hpcio.machine.pythons import new_python, with_threads
+from hpcio.machine.resources import cores
 
 __all__ = ["Death", "call_apart", "how_it_ended"]
 
 
-# A second process begins only if the first is at work for so many seconds, since most jobs are
-# done sooner than a process begins.
+# Others begin only if the first is at work for so many seconds, since most jobs are done sooner
+# than a process begins.
 _ALONE = 1.0
 
 
@@ -107,11 +107,14 @@ class _Calls:
     def __init__(
         self, make: str, given: object, jobs: Sequence[Any], on_done: Callable[[int], None] | None
     ) -> None:
-        self._make, self._given, self._jobs, self._on_done = make, given, jobs, on_done
+        self._task = pickle.dumps((make, given))
+        self._jobs, self._on_done = jobs, on_done
         self.results: list[Any] = [None] * len(jobs)
         self._left = deque(range(len(jobs)))
+        self._done = 0
         self._at_work: set[_Child] = set()
         self._over = threading.Event()
+        self._lock = threading.Lock()
 
     def do(self, *, after: float = 0.0) -> None:
         """Have jobs done until none is left; if `after` some seconds any is."""
@@ -119,42 +122,59 @@ class _Calls:
             return
         child: _Child | None = None
         try:
-            with contextlib.suppress(IndexError):  # none is left
-                while not self._over.is_set():
+            while self._left and not self._over.is_set():
+                child = child or self._start()
+                try:
                     number = self._left.popleft()
-                    child = child or self._start()
-                    self.results[number] = result = child.do(self._jobs[number])
-                    if isinstance(result, Death):
-                        self._end(child)
-                        child = None
-                    if self._on_done is not None:
-                        self._on_done(sum(r is not None for r in self.results))
-            if not self._left:
-                self._over.set()  # others need not begin
+                except IndexError:  # another thread was quicker
+                    break
+                result = child.do(self._jobs[number])
+                if isinstance(result, Death):
+                    self._end(child)
+                    child = None
+                self._keep(number, result)
         finally:
+            self._over.set()  # others need not begin, or go on after an error
             if child is not None:
                 self._end(child)
+
+    def _keep(self, number: int, result: Any) -> None:
+        with self._lock:
+            self.results[number] = result
+            self._done += 1
+            if self._on_done is not None:
+                self._on_done(self._done)
 
     def end(self) -> None:
         """End all processes, as after Ctrl-C."""
         self._over.set()
-        for child in list(self._at_work):
-            child.process.kill()
+        with self._lock:
+            for child in self._at_work:
+                child.process.kill()
 
     def _start(self) -> _Child:
-        child = _Child(self._make, self._given)
-        self._at_work.add(child)
+        child = _Child()
+        with self._lock:
+            self._at_work.add(child)
+        try:
+            if self._over.is_set():  # `end` may not have seen it
+                child.process.kill()
+            child.send(self._task)
+        except BaseException:
+            self._end(child)
+            raise
         return child
 
     def _end(self, child: _Child) -> None:
         child.close()
-        self._at_work.discard(child)
+        with self._lock:
+            self._at_work.discard(child)
 
 
 class _Child:
     """A process that does one job after the other."""
 
-    def __init__(self, make: str, given: object) -> None:
+    def __init__(self) -> None:
         self._answers, theirs = os.pipe()
         try:
             self.process = subprocess.Popen(
@@ -167,31 +187,33 @@ class _Child:
             raise WorkerError(f"A process could not be started: {error}.") from error
         finally:
             os.close(theirs)
-        self._send((make, given))
 
     def do(self, job: Any) -> Any:
         """The result of a job, or how the process ended."""
-        self._send(job)
+        self.send(pickle.dumps(job))
         line = self._line()
         if line is None:
             return Death(f"its process ended with {how_it_ended(self.process.wait())}")
         message = json.loads(line)
         if "error" in message:
-            raise getattr(errors, message["kind"], WorkerError)(message["error"])
+            raise from_message(message)
         return message["result"]
 
-    def _send(self, obj: object) -> None:
+    def send(self, pickled: bytes) -> None:
+        """Hand it something."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # no answer will come
-            pickle.dump(obj, self.process.stdin)
+            self.process.stdin.write(pickled)
             self.process.stdin.flush()
 
     def _line(self) -> bytes | None:
         """What the process says next; None if it has ended, whoever holds the pipe open."""
         said = b""
+        poller = select.poll()
+        poller.register(self._answers, select.POLLIN)
         while not said.endswith(b"\n"):
             ended = self.process.poll() is not None
-            ready = select.select([self._answers], [], [], 0.0 if ended else 0.1)[0]
+            ready = poller.poll(0 if ended else 100)
             data = os.read(self._answers, 1 << 16) if ready else b""
             if not data and (ended or ready):
                 return None
@@ -212,22 +234,32 @@ def serve(fd: str) -> None:
     """Do jobs, and say what came of each to an open file; the main function there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session decides what Ctrl-C means
     out = open(int(fd), "wb", buffering=0)  # noqa: SIM115  (until the end)
+    os.set_inheritable(out.fileno(), False)  # noqa: FBT003
+    jobs = os.fdopen(os.dup(0), "rb")
+    # Whoever reads the standard input is told that there is none, and takes no job.
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
     def say(message: dict[str, Any]) -> None:
         out.write(json.dumps(message).encode() + b"\n")
 
+    status = 1
     try:
-        make, given = pickle.load(sys.stdin.buffer)
+        make, given = pickle.load(jobs)
         module, _, name = make.partition(":")
         call = getattr(importlib.import_module(module), name)(given)
         while True:
-            say({"result": call(pickle.load(sys.stdin.buffer))})
-    except EOFError:  # there is no more to do
-        pass
+            try:
+                job = pickle.load(jobs)
+            except EOFError:  # there is no more to do
+                status = 0
+                break
+            say({"result": call(job)})
     except HpcioError as error:
-        say({"error": str(error), "kind": type(error).__name__})
+        say(as_message(error))
     except BaseException:  # noqa: BLE001  (the process ends here)
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(status)

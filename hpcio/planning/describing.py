@@ -8,16 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hpcio.errors import FunctionError
+from hpcio.errors import FunctionError, HpcioError
 from hpcio.function import FreshArguments, compute, takes
-from hpcio.machine import Death, available, call_apart, cores
-from hpcio.planning.dryrun import MOST_TRIES, may_harm
+from hpcio.machine import available, cores
 from hpcio.planning.limits import BASE, block_memory
 from hpcio.planning.plan import Plan
+from hpcio.planning.trying import MOST_TRIES, Said, failure, is_tried_apart, tell, try_each
 from hpcio.recording import Reader
 from hpcio.words import duration, size
 
@@ -46,9 +45,11 @@ class Description:
     memory_available : int
         Bytes that are free now.
     probe_trial : int
-        The longest trial, which was computed as a probe.
+        One of the longest trials, which was computed as a probe.
     probe_seconds : float
         How long that took, reading included.
+    probe_failed : str
+        What the function has raised for a longer one, if it has.
     workers : int
     seconds : float
         Expected time of the run, in proportion to the bytes that it reads.
@@ -72,6 +73,7 @@ class Description:
     memory_available: int
     probe_trial: int
     probe_seconds: float
+    probe_failed: str
     workers: int
     seconds: float
     disk_free: int
@@ -80,6 +82,8 @@ class Description:
         """Names and values, for a table."""
         short = " -- too little!" if self.disk_free < self.nbytes_written else ""
         tight = " -- too little!" if self.memory_available < self.memory * self.workers else ""
+        which = "" if self.probe_failed else ", the longest"
+        instead = f"; {self.probe_failed}" if self.probe_failed else ""
         return [
             ("function", self.function),
             ("source", self.source),
@@ -90,7 +94,7 @@ class Description:
             ("into", f"{self.out} ({self.files})"),
             ("disk free", size(self.disk_free) + short),
             ("memory", f"{size(self.memory)} a worker, {size(self.memory_available)} free{tight}"),
-            ("probe", f"trial {self.probe_trial}, the longest: {duration(self.probe_seconds)}"),
+            ("probe", f"trial {self.probe_trial}{which}: {duration(self.probe_seconds)}{instead}"),
             ("expected", f"{duration(self.seconds)} with {self.workers} workers"),
         ]
 
@@ -100,7 +104,7 @@ class Description:
 
 
 def describe(plan: Plan, *, workers: int | None = None) -> Description:
-    """Say what a run will need; the longest trial is read and computed as a probe.
+    """Say what a run will need; one of the longest trials is read and computed as a probe.
 
     Parameters
     ----------
@@ -115,13 +119,14 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
     Raises
     ------
     FunctionError
-        If the function raises for the longest trial.
+        If the function raises for each of the longest trials.
     """
     count = cores() if workers is None else max(1, workers)
     count = min(count, len(plan))
     read, written = plan.input_sizes(), plan.stored_bytes(np.arange(len(plan)))
     by_length = np.argsort(-read, kind="stable")[:MOST_TRIES]
-    (timed,) = probe(plan, by_length.tolist(), enough=1)
+    probes = probe(plan, by_length.tolist(), enough=1)
+    (timed,) = probes.timed
     longest, seconds, grown = timed.block, timed.seconds, timed.memory
     share = float(read.sum()) / max(1, int(read[longest]))
     return Description(
@@ -141,6 +146,7 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
         memory_available=available(),
         probe_trial=int(plan.trials.index[plan.blocks.trial[longest]]),
         probe_seconds=seconds,
+        probe_failed=probes.failed,
         workers=count,
         seconds=seconds * share / count,
         disk_free=shutil.disk_usage(Path(plan.out).parent).free,
@@ -172,81 +178,88 @@ class Timed:
     memory: int
 
 
-def probe(plan: Plan, blocks: Sequence[int], *, enough: int | None = None) -> list[Timed]:
+@dataclass(frozen=True)
+class Probes:
+    """What came of computing some blocks.
+
+    Attributes
+    ----------
+    timed : tuple of Timed
+        At least one.
+    failed : str
+        Of which trial the function raised what, if it did for any.
+    """
+
+    timed: tuple[Timed, ...]
+    failed: str
+
+
+def probe(plan: Plan, blocks: Sequence[int], *, enough: int | None = None) -> Probes:
     """Read and compute some blocks, in another process if the function is the user's own.
 
     Parameters
     ----------
     plan : Plan
     blocks : sequence of int
-        Those for which the function fails are left out.
     enough : int, optional
         The others are not tried after so many.
 
     Returns
     -------
-    list of Timed
+    Probes
 
     Raises
     ------
     FunctionError
         If the function fails for all of them.
+    SourceError
+        If the recording has changed, or cannot be read.
     """
-    value = Plan(**{**vars(plan), "live": None})
-    time_one = timer(plan) if not may_harm(plan.function, plan.given) else None
-    found: list[Timed] = []
-    why = ""
+    apart = is_tried_apart(plan.function, plan.given)
+    value = Plan(**{**vars(plan), "live": None})  # what other processes have
+    timed: list[Timed] = []
+    failed: list[HpcioError] = []
     for block in map(int, blocks):
-        said: Any = (
-            time_one(block)
-            if time_one is not None
-            else call_apart("hpcio.planning.describing:timer", value, [block])[0]
-        )
-        if isinstance(said, Death):
-            why = why or f"WorkerError: {said.why}"
-        elif said["error"]:
-            why = why or said["error"]
+        # A process for each: the memory of one that computes several says nothing.
+        (said,) = try_each(timer, value, [block], apart=apart)
+        if "error" in said:
+            where = f"for trial {plan.trials.index[plan.blocks.trial[block]]}"
+            failed.append(failure(said, plan.function.name, where))
+            if not isinstance(failed[-1], FunctionError):
+                raise failed[-1]
         else:
-            found.append(Timed(block, said["seconds"], said["memory"]))
-        if len(found) == enough:
+            timed.append(Timed(block, said["seconds"], said["memory"]))
+        if len(timed) == enough:
             break
-    if not found:
-        trial = plan.trials.index[plan.blocks.trial[int(blocks[0])]]
-        kind, _, message = why.partition(": ")
-        raise FunctionError(
-            f"'{plan.function.name}' raised {kind} for trial {trial}: {message}. Call it with that "
-            "trial to find out why."
-        )
-    return found
+    if not timed:
+        raise failed[0]
+    return Probes(tuple(timed), str(failed[0]) if failed else "")
 
 
-def timer(plan: Plan) -> Callable[[int], dict[str, Any]]:
-    """A function that reads and computes a block of a plan and says what it took."""
+def timer(plan: Plan) -> Callable[[int], Said]:
+    """A function that reads and computes a block of a plan, and tells what it took."""
     func, arguments = plan.load_function(), FreshArguments(plan.arguments())
     extra = {"chunkShape": plan.target.largest_shape()} if takes(func, "chunkShape") else {}
 
-    def time_one(block: int) -> dict[str, Any]:
+    def time_one(block: int) -> Said:
         kind, shape = plan.blocks.kind_of(block), plan.target.shape_of(block)
         best = np.inf
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        try:
-            with Reader(plan.source, axis=plan.blocks.axis) as reader:
-                read = reader.of_kind(kind)
-                for _ in range(3):  # the first call also imports and warms up
-                    args, kwargs = arguments.of(int(plan.blocks.trial[block]))
-                    started = time.perf_counter()
-                    trial = read(int(plan.blocks.base[block]))
-                    compute(
-                        func, trial, args, {**kwargs, **extra}, shape, plan.dtype,
-                        casting=plan.casting,
-                    )  # fmt: skip
-                    best = min(best, time.perf_counter() - started)
-                    if best > 1.0:
-                        break
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it raises)
-            return {"error": f"{type(error).__name__}: {error}"}
+        with Reader(plan.source, axis=plan.blocks.axis) as reader:
+            read = reader.of_kind(kind)
+            for _ in range(3):  # the first call also imports and warms up
+                args, kwargs = arguments.of(int(plan.blocks.trial[block]))
+                started = time.perf_counter()
+                trial = read(int(plan.blocks.base[block]))
+                compute(
+                    func, trial, args, {**kwargs, **extra}, shape, plan.dtype,
+                    casting=plan.casting,
+                )  # fmt: skip
+                best = min(best, time.perf_counter() - started)
+                if best > 1.0:
+                    break
         # The growth of the process is a lower bound: memory that was free in it does not count.
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-        return {"error": "", "seconds": float(best), "memory": grown}
+        return {"seconds": float(best), "memory": grown}
 
-    return time_one
+    return lambda block: tell(lambda: time_one(block))

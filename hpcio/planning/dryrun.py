@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from hpcio import errors
 from hpcio.errors import FunctionError, HpcioError, HpcioWarning, OptionError
 from hpcio.function import (
     Arguments,
@@ -25,12 +25,21 @@ from hpcio.function import (
     split_details,
     takes,
 )
-from hpcio.machine import Death, call_apart, launched
+from hpcio.machine import available, cores
 from hpcio.planning.options import CallOptions
 from hpcio.planning.rules import Rule, Shape
+from hpcio.planning.trying import (
+    MOST_TRIES,
+    Said,
+    failure,
+    in_words,
+    is_tried_apart,
+    tell,
+    try_each,
+)
 from hpcio.recording import Blocks, InputKind, Recording, take
 
-__all__ = ["MOST_TRIES", "Called", "Outcome", "calls_for", "dry_run", "may_harm"]
+__all__ = ["Called", "Outcome", "calls_for", "dry_run"]
 
 OutShape = Sequence[int] | Callable[[Shape], Sequence[int]]
 
@@ -38,8 +47,8 @@ OutShape = Sequence[int] | Callable[[Shape], Sequence[int]]
 FEW_SHAPES = 8
 # So many of them must be known, since any rule fits one or two.
 ENOUGH = 4
-# So many trials of a shape are tried before it is given up.
-MOST_TRIES = 3
+# A trial that is tried is held together with its result, and with what the function makes of it.
+_COPIES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +112,15 @@ class _Answer:
 
     shape: Shape = ()
     dtype: str = ""
-    error: str = ""
-    kind: str = ""
+    failed: Said | None = None
 
     @property
     def is_known(self) -> bool:
         return bool(self.dtype)
+
+    @classmethod
+    def of(cls, said: Said) -> _Answer:
+        return cls(failed=said) if "error" in said else cls(tuple(said["shape"]), said["dtype"])
 
 
 class _DryRun:
@@ -218,11 +230,13 @@ class _DryRun:
         if answer.is_known:
             return answer
         good = [a for a in answers.values() if a.is_known]
-        if rule is None or not good:
-            raise self._error(answer, case)
-        if answer.error:
+        if answer.failed and (rule is None or not good):
+            raise self._error(answer.failed, self._examples[case][0])
+        assert rule is not None
+        if answer.failed:
             warnings.warn(
-                f"'{self._name}' has failed in the dry run, {self._where(case)}: {answer.error}. "
+                f"'{self._name}' has failed in the dry run, {self._where(case)}: "
+                f"{answer.failed['error']}. "
                 "Its result is planned as those of others, and the run will try it again.",
                 HpcioWarning,
                 stacklevel=7,
@@ -251,15 +265,20 @@ class _DryRun:
             (int(self._blocks.trial[b]), self._blocks.ingrid(b), self._blocks.kind_of(b))
             for b in blocks
         ]
-        given = (self._called.function, self._recording, self._called.payload)
-        if not may_harm(self._called.function, self._called.given):
-            call = _caller(self._called.func, self._recording, self._fresh)
-            return [_answer(call(job)) for job in jobs]
+        need = _COPIES * max(math.prod(kind.inshape) for *_, kind in jobs)
+        need *= self._recording.dtype.itemsize
         on_done = None
         if (on_probe := self._on_probe) is not None:
             on_done = lambda done: on_probe(done, len(jobs))  # noqa: E731
-        found = call_apart("hpcio.planning.dryrun:calls_for", given, jobs, on_done=on_done)
-        return [_answer(result) for result in found]
+        found = try_each(
+            calls_for,
+            (self._called.function, self._recording, self._called.payload),
+            jobs,
+            apart=is_tried_apart(self._called.function, self._called.given),
+            processes=max(1, min(cores(), available() // max(1, need))),
+            on_done=on_done,
+        )
+        return [_Answer.of(said) for said in found]
 
     def _announced(self, block: int) -> _Answer:
         args, kwargs = self._fresh.of(int(self._blocks.trial[block]))
@@ -268,14 +287,8 @@ class _DryRun:
         faux = FauxTrial(inshape, region, self._recording.dtype)
         try:
             shape, dtype = dry_outcome(self._called.func(faux, *args, noCompute=True, **kwargs))
-        except FunctionError as error:
-            raise self._error(
-                _Answer(error=str(error), kind="FunctionError"), block=block
-            ) from error
-        except HpcioError:
-            raise
         except (Exception, SystemExit) as error:
-            raise self._error(_Answer(error=_said(error)), block=block) from error
+            raise self._error(in_words(error), block) from error
         return _Answer(shape, dtype.str)
 
     # ---- words
@@ -286,63 +299,35 @@ class _DryRun:
     def _trial(self, block: int) -> str:
         return f"trial {self._blocks.trial[block]}"
 
-    def _where(self, case: int, block: int | None = None) -> str:
-        block = self._examples[case][0] if block is None else block
+    def _where(self, case: int) -> str:
+        return self._at(self._examples[case][0])
+
+    def _at(self, block: int) -> str:
         return f"{self._trial(block)} (shape {self._blocks.kind_of(block).inshape})"
 
-    def _error(self, answer: _Answer, case: int = 0, block: int | None = None) -> HpcioError:
-        where = self._where(case, block)
-        if answer.kind == "FunctionError":
-            return FunctionError(f"'{self._name}' cannot be planned, {where}: {answer.error}")
-        if answer.kind:
-            return cast(HpcioError, getattr(errors, answer.kind)(answer.error))
-        kind, _, message = answer.error.partition(": ")
-        return FunctionError(
-            f"'{self._name}' raised {kind} in the dry run, {where}: {message}. Call it with one "
-            "trial to find out why."
-        )
+    def _error(self, said: Said, block: int) -> HpcioError:
+        return failure(said, self._name, f"in the dry run, {self._at(block)}")
 
 
-def may_harm(function: Function, given: Fingerprint) -> bool:
-    """Whether code of the user is called, which may crash. Ranks of MPI call it all the same."""
-    launch = launched()
-    own = function.fingerprint.reaches_code or given.reaches_code
-    return own and (launch is None or launch.size == 1)
-
-
-def _answer(result: Any) -> _Answer:
-    if isinstance(result, Death):
-        return _Answer(error=f"WorkerError: {result.why}")
-    return _Answer(tuple(result["shape"]), result["dtype"], result["error"], result["kind"])
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def calls_for(given: tuple[Function, Recording, bytes]) -> Callable[[Any], dict[str, Any]]:
-    """A function that tries a trial, for `hpcio.machine.call_apart`."""
+def calls_for(
+    given: tuple[Function, Recording, bytes],
+) -> Callable[[tuple[int, tuple[slice, ...], InputKind]], Said]:
+    """A function that tries a trial, for `try_each`."""
     function, recording, payload = given
-    return _caller(function.load(), recording, FreshArguments(Arguments.load(payload)))
+    func, arguments = function.load(), FreshArguments(Arguments.load(payload))
 
-
-def _caller(
-    func: Callable[..., Any], recording: Recording, arguments: FreshArguments
-) -> Callable[[Any], dict[str, Any]]:
-    def call(job: tuple[int, tuple[slice, ...], InputKind]) -> dict[str, Any]:
+    def call(job: tuple[int, tuple[slice, ...], InputKind]) -> Said:
         number, region, kind = job
-        said = {"shape": (), "dtype": "", "error": "", "kind": ""}
-        try:
+
+        def answer() -> Said:
             with recording.open() as opened:
                 trial = take(opened.read(region), kind.sigrid)
             args, kwargs = arguments.of(number)
             result, _ = split_details(func(trial, *args, **kwargs))
             array = as_array(result)
-        except HpcioError as error:
-            return {**said, "error": str(error), "kind": type(error).__name__}
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it raises)
-            return {**said, "error": _said(error)}
-        return {**said, "shape": array.shape, "dtype": array.dtype.str}
+            return {"shape": array.shape, "dtype": array.dtype.str}
+
+        return tell(answer)
 
     return call
 
@@ -380,12 +365,15 @@ def _key(values: tuple[Any, ...]) -> str:
 def _told(out_shape: OutShape, inshape: Shape) -> Shape:
     told = out_shape(inshape) if callable(out_shape) else out_shape
     try:
-        return tuple(operator.index(n) for n in told)
+        shape = tuple(operator.index(n) for n in told)
     except TypeError:
+        shape = (-1,)
+    if any(n < 0 for n in shape):
         raise OptionError(
-            f"out_shape={told!r:.100} is no shape. Give a tuple of int, or a function of the "
-            "trial's shape that returns one."
-        ) from None
+            f"out_shape={told!r:.100} is no shape for trials of shape {inshape}. Give a tuple of "
+            "int from 0, or a function of the trial's shape that returns one."
+        )
+    return shape
 
 
 def _dtype(out_dtype: Any) -> np.dtype:

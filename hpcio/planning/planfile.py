@@ -19,7 +19,7 @@ from hpcio.recording import Blocks, InputKind, Recording, Trials
 
 __all__ = ["FORMAT", "load_plan", "plain_average", "plain_input_kind", "write_plan"]
 
-FORMAT = 4
+FORMAT = 5
 # Fields of a plan that JSON holds as they are.
 _PLAIN = ("writer", "sources", "join", "casting", "described", "same_versions", "access")
 

@@ -80,4 +80,4 @@ def _constant(trial: Shape, *, n: int) -> int:
 def _scaled(
     trial: Shape, *, axis: int, up: int = 1, down: int = 1, more: int = 0, plus: int = 0
 ) -> int:
-    return (trial[axis] * up + more) // down + plus
+    return max(0, (trial[axis] * up + more) // down + plus)

@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcio import errors
-from hpcio.errors import WorkerError, as_output_error
+from hpcio.errors import WorkerError, as_output_error, from_message
 from hpcio.journals import tried_by
 from hpcio.machine import how_it_ended, new_python, with_threads
 from hpcio.planning import Plan, check_memory
@@ -210,7 +209,7 @@ class _Pool:
 
     def _heard(self, worker: _Process, message: dict[str, Any]) -> None:
         if "error" in message:
-            raise getattr(errors, message["kind"], WorkerError)(message["error"])
+            raise from_message(message)
         worker.attempt = message["attempt"]
         self.failed += message["failed"]
         if message["leaving"]:

@@ -11,7 +11,7 @@ import sys
 import traceback
 from typing import Any
 
-from hpcio.errors import HpcioError
+from hpcio.errors import HpcioError, as_message
 from hpcio.planning import load_plan
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
@@ -63,7 +63,7 @@ def _serve(fd: int, task: dict[str, Any]) -> None:
             on_tick=end_as_orphan,
         )  # fmt: skip
     except HpcioError as error:
-        tell({"error": str(error), "kind": type(error).__name__})
+        tell(as_message(error))
         return
 
     def stop(*_: object) -> None:
@@ -84,4 +84,4 @@ def _serve(fd: int, task: dict[str, Any]) -> None:
             attempt.sync()
         except HpcioError as error:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                tell({"error": str(error), "kind": type(error).__name__})
+                tell(as_message(error))

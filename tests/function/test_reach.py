@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import enum
 import functools
+import importlib
 import itertools
 import pickle
 import random
@@ -155,6 +157,32 @@ def test_values_that_are_set_later_count(modules):
     assert fingerprint(power).changes(before) == ["main_.make"]
 
 
+def test_what_an_import_inside_gives_counts(tmp_path, monkeypatch):
+    (tmp_path / "library_").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "def func(x):\n import library_.parts\n return library_.parts.half(x) * library_.GAIN\n"
+    found = []
+    for gain, factor, unused in ((1, 0.5, 0), (2, 0.5, 0), (1, 0.4, 0), (1, 0.5, 3)):
+        (tmp_path / "library_" / "__init__.py").write_text(f"GAIN = {gain}\nUNUSED = {unused}\n")
+        (tmp_path / "library_" / "parts.py").write_text(f"def half(x): return x * {factor}\n")
+        importlib.invalidate_caches()
+        for name in ("library_", "library_.parts"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        found.append(fingerprint(typed(text)))
+    before, *after = found
+    assert [one.changes(before) for one in after] == [
+        ["library_.GAIN"], ["library_.parts.half"], [],
+    ]  # fmt: skip
+
+
+def test_what_was_put_into_a_package_counts(monkeypatch):
+    func = typed("def func(x): return np.linalg.norm(x)")
+    before = fingerprint(func)
+    monkeypatch.setattr(np.linalg, "norm", lambda x: 0.0)
+    assert fingerprint(func).digest != before.digest
+
+
 def typed(text: str):
     space: dict[str, object] = {"__name__": "__main__", "np": np}
     exec(text, space)
@@ -199,6 +227,9 @@ LINE = "            y = rest(x)\n"
         ("class K: a = 1\ndef func(x): return K.a", "class K: a = 2\ndef func(x): return K.a"),
         ("P = []\nP.append(1)\ndef func(x): return P",
          "P = []\nP.append(2)\ndef func(x): return P"),
+        ("from toolz import compose\nfunc = compose(lambda x: x * 2, abs)",
+         "from toolz import compose\nfunc = compose(lambda x: x * 3, abs)"),
+        ("def func(x): return np.linalg.norm(x)", "def func(x): return np.linalg.cond(x)"),
     ],
 )  # fmt: skip
 def test_functions_that_do_different_things_differ(one, other):
@@ -226,6 +257,28 @@ def closing(over):
     return lambda x: over(x) + 1
 
 
+class Electrode:
+    def __init__(self, place):
+        self.place, self.neighbours = place, []
+
+
+def grid(n):
+    """Each knows its neighbours, so that there are very many ways through them."""
+    found = {(x, y): Electrode((x, y)) for x in range(n) for y in range(n)}
+    for (x, y), one in found.items():
+        for dx, dy in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+            if (x + dx, y + dy) in found:
+                one.neighbours.append(found[x + dx, y + dy])
+    return found[0, 0]
+
+
+def twice(levels):
+    found: object = [np.float32(1)]
+    for _ in range(levels):
+        found = [found, found]
+    return found
+
+
 VALUES = [
     {"a": [1, 2.5], "b": {"x", "y", "zz"}},
     frozenset({("a", 1), ("b", 2)}),
@@ -250,6 +303,10 @@ VALUES = [
     np.float32(1),
     np.dtype("f4"),
     closing(np.tanh),
+    grid(8),
+    twice(60),
+    {(1, 2), (3, 4)},
+    {closing(np.cos), closing(np.sin)},
 ]
 
 
@@ -267,6 +324,14 @@ def test_no_two_of_many_values_are_one():
     assert len(set(digests)) == len(VALUES)
 
 
+MORE_NAMES = """
+import ctypes
+
+def notch(at):
+    return lambda x: x - at
+
+NAMES = {'a', 'b', 'c', 'd', *(notch(at) for at in range(20)), ctypes.CDLL(None)}
+"""
 FROM_ANOTHER = """
 import sys
 from hpcio.function.reach import fingerprint
@@ -276,7 +341,7 @@ print(fingerprint(power_module.power).digest)
 
 
 def test_it_is_the_same_in_every_process(tmp_path):
-    (tmp_path / "helper_.py").write_text(HELPER + "\nNAMES = {'a', 'b', 'c', 'd'}\n")
+    (tmp_path / "helper_.py").write_text(HELPER + MORE_NAMES)
     text = MODULE.format(helper="helper_") + "\ndef other(x):\n    return x in lib.NAMES\n"
     (tmp_path / "power_module.py").write_text(text.replace("+ lib.SCALE", "+ other(lib.SCALE)"))
     said = {
@@ -314,6 +379,77 @@ def test_what_it_cannot_see_is_said():
     assert fingerprint(draws).generators == (f"{__name__}.rng",)
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("import importlib\ndef func(x): return importlib.import_module(x)", "import_module()"),
+        ("import runpy\ndef func(x): return runpy.run_path(x)", "run_path()"),
+        ("do = exec\ndef func(x): return do(x)", "exec()"),
+        ("func = np.frompyfunc(lambda x: x, 1, 1)", "the universal function"),
+        ("from numpy.random import normal\ndef func(x): return normal()", "that all of Python"),
+    ],
+)
+def test_what_it_cannot_see_behind_a_name_is_said(text, what):
+    (said,) = fingerprint(typed(text)).unseen
+    assert what in said
+
+
+def test_draws_from_a_common_generator_make_no_other_function():
+    func = typed("from numpy.random import normal\ndef func(x): return normal()")
+    before = fingerprint(func).digest
+    np.random.normal()  # noqa: NPY002
+    assert fingerprint(func).digest == before
+
+
+class Steps(enum.Flag):
+    ONE = 1
+    TWO = 2
+
+
+class Spectrum:
+    def __init__(self):
+        self.n = 4
+
+    @functools.cached_property
+    def window(self):
+        return np.hanning(self.n)
+
+
+@functools.singledispatch
+def kind_of(x):
+    return "any"
+
+
+@kind_of.register
+def _(x: collections.abc.Sized):
+    return "sized"
+
+
+@pytest.mark.parametrize(
+    ("value", "use"),
+    [
+        (Steps, lambda steps: steps(3)),
+        (Spectrum(), lambda spectrum: spectrum.window),
+        (np.vectorize(abs, otypes=["f8"]), lambda func: func([1.0, 2.0])),
+        (functools.cache(abs), lambda func: func(1)),
+        (kind_of, lambda _: collections.abc.Sized.register(Spectrum)),
+        (kind_of, lambda func: func([])),
+    ],
+)
+def test_what_is_kept_for_the_next_call_does_not_count(value, use):
+    before = fingerprint(value)
+    use(value)
+    assert not fingerprint(value).changes(before)
+
+
+def test_what_is_nested_too_deeply_is_refused():
+    found: list[object] = [None]
+    for _ in range(30_000):
+        found = [found]
+    with pytest.raises(FunctionError, match="nested too deeply"):
+        fingerprint(found)
+
+
 def test_packages_are_taken_by_their_version():
     found = fingerprint(draws)
     assert found.packages["numpy"] == np.__version__
@@ -321,7 +457,6 @@ def test_packages_are_taken_by_their_version():
 
 
 def test_bytecode_of_another_text_is_refused(tmp_path, monkeypatch):
-    import importlib
     import os
     import py_compile
 

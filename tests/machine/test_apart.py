@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from hpcio.errors import FunctionError, WorkerError
+from hpcio.errors import (
+    FunctionError,
+    OutputError,
+    WorkerError,
+    as_message,
+    as_output_error,
+    from_message,
+)
 from hpcio.machine import Death, call_apart
 from tests.rigs.waiting import PATIENCE, until
 
@@ -104,13 +115,35 @@ def test_a_child_that_lives_on_does_not_hold_it_up(tmp_path):
     assert found == Death("its process ended with exit status 7")
 
 
+def reading(given: object):
+    return lambda _: [
+        sys.stdin.read(),
+        subprocess.check_output(["cat"], text=True),
+    ]
+
+
+def test_whoever_reads_the_standard_input_takes_no_job():
+    assert call_apart(f"{HERE}:reading", None, [1, 2]) == [["", ""]] * 2
+
+
+def test_what_cannot_be_pickled_starts_nothing():
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        call_apart(f"{HERE}:adding", lambda: 1, [1])
+
+
+def test_an_error_of_the_system_keeps_its_number():
+    error = as_output_error(OSError(28, "No space left on device"), "/x")
+    told = from_message(json.loads(json.dumps(as_message(error))))
+    assert (type(told), told.errno, str(told)) == (OutputError, 28, str(error))
+
+
 def test_nothing_to_do_starts_nothing():
     assert call_apart("no.such:module", None, []) == []
 
 
 def test_a_process_that_cannot_begin_is_a_death():
     (found,) = call_apart("no.such:module", None, [1])
-    assert isinstance(found, Death)
+    assert found == Death("its process ended with exit status 1")
 
 
 def test_a_python_that_is_not_there(monkeypatch):

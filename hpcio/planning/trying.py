@@ -1,0 +1,80 @@
+"""Trying a function with trials before the run: whatever it does, it is told in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hpcio.errors import FunctionError, HpcioError, as_message, from_message
+from hpcio.function import Fingerprint, Function
+from hpcio.machine import Death, call_apart, launched
+
+__all__ = ["MOST_TRIES", "failure", "in_words", "is_tried_apart", "tell", "try_each"]
+
+# So many trials are tried before it is taken that the function fails for all.
+MOST_TRIES = 3
+
+# What came of a try: whatever was asked for; or an error, and its kind if it is one of hpcio's.
+Said = dict[str, Any]
+
+
+def is_tried_apart(function: Function, given: Fingerprint) -> bool:
+    """Whether code of the user is called, which may crash. Ranks of MPI call it in place."""
+    launch = launched()
+    own = function.fingerprint.reaches_code or given.reaches_code
+    return own and (launch is None or launch.size == 1)
+
+
+def try_each(
+    make: Callable[[Any], Callable[[Any], Said]],
+    given: object,
+    jobs: Sequence[Any],
+    *,
+    apart: bool,
+    processes: int | None = None,
+    on_done: Callable[[int], None] | None = None,
+) -> list[Said]:
+    """What comes of each job, in place or in other processes; see `hpcio.machine.call_apart`."""
+    if not apart:
+        call = make(given)
+        return [call(job) for job in jobs]
+    name = f"{make.__module__}:{make.__qualname__}"
+    found = call_apart(name, given, jobs, processes=processes, on_done=on_done)
+    return [{"error": f"WorkerError: {r.why}"} if isinstance(r, Death) else r for r in found]
+
+
+def tell(call: Callable[[], Said]) -> Said:
+    """What a call returns, or the error that it raises."""
+    try:
+        return call()
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it raises)
+        return in_words(error)
+
+
+def in_words(error: BaseException) -> Said:
+    """An error as `tell` tells it."""
+    if isinstance(error, HpcioError):
+        return as_message(error)
+    return {"error": f"{type(error).__name__}: {error}"}
+
+
+def failure(said: Said, name: str, where: str) -> HpcioError:
+    """The error to raise for one that has been told.
+
+    Parameters
+    ----------
+    said : dict
+        As of `tell`.
+    name : str
+        Of the function.
+    where : str
+        What it was tried with.
+    """
+    if said.get("kind") == "FunctionError":
+        return FunctionError(f"'{name}' cannot be planned, {where}: {said['error']}")
+    if "kind" in said:
+        return from_message(said)
+    kind, _, message = said["error"].partition(": ")
+    return FunctionError(
+        f"'{name}' raised {kind} {where}: {message}. Call it with one trial to find out why."
+    )
