@@ -11,11 +11,12 @@ JOBS ?= 3
 
 # A half-made environment must not pass as one.
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint house bench torture slurm-up slurm-down oldstack-env mpi-env clean distclean
+.PHONY: help demo test coverage lint house bench torture slurm-up slurm-down oldstack-env mpi-env clean distclean
 
 help:
 	@echo "make demo       see it work: a recording, a run, a result, pictures"
-	@echo "make test       lint, and all tests but the torture, with coverage"
+	@echo "make test       lint, and all tests but the torture"
+	@echo "make coverage   likewise, and which lines they reach: twice as long"
 	@echo "make lint       ruff, mypy --strict, import-linter"
 	@echo "make house      draw the rooms of the packages: docs/images/house.svg"
 	@echo "make bench      which writer is fastest here"
@@ -43,7 +44,10 @@ test: lint
 	mpi=$$($(MPI_ENV)) || echo "Tests marked mpi will be skipped: on Open MPI." >&2; \
 	mpich=$$($(MPI_ENV) mpich) || echo "Tests marked mpi will be skipped: on MPICH." >&2; \
 	set -x; HPCIO_OLDSTACK_PYTHON="$$old" HPCIO_MPI_PYTHON="$$mpi" HPCIO_MPICH_PYTHON="$$mpich" \
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not torture" -n $(JOBS) --dist loadfile --cov --cov-report=term $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not torture" -n $(JOBS) --dist loadfile $(ARGS)
+
+coverage: ARGS += --cov --cov-report=term
+coverage: test
 
 torture: $(VENV)/.has-dev+test+slurm+plot
 	@.ci/system-packages torture
