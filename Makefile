@@ -44,9 +44,9 @@ test: lint
 	mpi=$$($(MPI_ENV)) || echo "Tests marked mpi will be skipped: on Open MPI." >&2; \
 	mpich=$$($(MPI_ENV) mpich) || echo "Tests marked mpi will be skipped: on MPICH." >&2; \
 	set -x; HPCIO_OLDSTACK_PYTHON="$$old" HPCIO_MPI_PYTHON="$$mpi" HPCIO_MPICH_PYTHON="$$mpich" \
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not torture" -n $(JOBS) --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not torture" -n $(JOBS) --dist loadfile $(COVER) $(ARGS)
 
-coverage: ARGS += --cov --cov-report=term
+coverage: COVER = --cov --cov-report=term
 coverage: test
 
 torture: $(VENV)/.has-dev+test+slurm+plot
