@@ -6,8 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 comma := ,
 # Processes that run tests side by side. Most tests wait for starts and ends of others, so that two
-# cores are busy with three of them.
-JOBS ?= 3
+# cores are busy with four of them.
+JOBS ?= 4
 
 # A half-made environment must not pass as one.
 .DELETE_ON_ERROR:

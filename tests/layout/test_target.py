@@ -63,12 +63,14 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "channels_per_block": draw(st.none() | st.integers(1, 4)),
     }  # fmt: skip
     if join == "stack":
-        options["func"] = lambda x: x[:1]
+        options |= {"func": lambda x: x[:1], "out_shape": lambda shape: (1, shape[1])}
     elif draw(st.booleans()):
-        options |= {"func": lambda x: x.T, "join_axis": 1, "out_channel_axis": 0}
+        options |= {"func": lambda x: x.T, "out_shape": lambda shape: shape[::-1],
+                    "join_axis": 1, "out_channel_axis": 0}  # fmt: skip
     else:
-        options["func"] = lambda x: np.concatenate([x, x])
-    return options
+        options |= {"func": lambda x: np.concatenate([x, x]),
+                    "out_shape": lambda shape: (2 * shape[0], shape[1])}  # fmt: skip
+    return {**options, "out_dtype": LFP.dtype}
 
 
 @given(cases())

@@ -100,17 +100,18 @@ main()
 """
 
 
-@pytest.mark.parametrize("writer", ["mpi", "mpi-collective"])
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("what", "said", "writer"),
     [
-        ("plan", "bad path on one rank"),
-        ("source", "hpcio: rank 1: the source has gone on one rank"),
-        ("open", "Cannot write '/nowhere/data.h5': No such file"),
-        ("write", "No space left on device"),
-        ("close", "RuntimeError: no close"),
-        ("work of rank 0", "RuntimeError: rank 0 fails"),
-        ("before", "RuntimeError: nothing was sent"),
+        ("plan", "bad path on one rank", "mpi"),
+        ("source", "hpcio: rank 1: the source has gone on one rank", "mpi"),
+        ("open", "Cannot write '/nowhere/data.h5': No such file", "mpi"),
+        ("open", "Cannot write '/nowhere/data.h5': No such file", "mpi-collective"),
+        ("write", "No space left on device", "mpi"),
+        ("write", "No space left on device", "mpi-collective"),
+        ("close", "RuntimeError: no close", "mpi-collective"),
+        ("work of rank 0", "RuntimeError: rank 0 fails", "mpi-collective"),
+        ("before", "RuntimeError: nothing was sent", "mpi"),
     ],
 )
 def test_trouble_on_one_rank_ends_all(mpi_python, place, writer, what, said):

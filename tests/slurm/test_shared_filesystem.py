@@ -278,7 +278,7 @@ from pathlib import Path
 from tests.rigs.slurm import Slurm
 from tests.rigs.cluster_bench import HPCIO, ClusterBench
 from tests.slurm.submissions import test_submit as submit
-from tests.slurm.submissions import test_task as task
+from tests.slurm.tasks import test_task as task
 
 version = sys.argv[1]
 here = Path.cwd()

@@ -54,18 +54,29 @@ def test_every_way_to_join(mpi_python, place, writer, options):
         assert f["data"][...].tobytes() == g["data"][...].tobytes()
 
 
-@pytest.mark.parametrize("dtype", ["<f8", ">f4", "<f2", "<c16", ">i4", "i1", "<u2", "?"])
+DTYPES = ["<f8", ">f4", "<f2", "<c16", ">i4", "i1", "<u2", "?"]
+RUN_EACH = """
+import sys
+from hpcio.cli import cli
+writer, count = sys.argv[1:]
+for k in range(int(count)):
+    cli.main(["run", "work.py:identity", f"rec.h5::/{k}", "--trials", "10", "--out", f"{k}.h5",
+              "--writer", writer, "--quiet"], standalone_mode=False)
+"""
+
+
 @pytest.mark.parametrize("writer", ["mpi", "mpi-collective"])
-def test_every_type(mpi_python, place, dtype, writer):
-    data = (100 * np.random.default_rng(1).random((200, 5))).astype(dtype)
+def test_every_type(mpi_python, place, writer):
+    values = 100 * np.random.default_rng(1).random((200, 5))
     with h5py.File(place / "rec.h5", "w") as f:
-        f["lfp"] = data
-    run = [*RUN[:3], "work.py:identity", *RUN[4:], "--writer", writer, "--quiet"]
-    done = mpirun(mpi_python, 2, *run, folder=place)
+        for k, dtype in enumerate(DTYPES):
+            f[str(k)] = values.astype(dtype)
+    done = mpirun(mpi_python, 2, "-c", RUN_EACH, writer, str(len(DTYPES)), folder=place)
     assert done.returncode == 0, done.stderr
-    with h5py.File(place / "out.h5") as f:
-        assert f["data"].dtype == dtype
-        assert f["data"][...].tobytes() == data.tobytes()
+    for k, dtype in enumerate(DTYPES):
+        with h5py.File(place / f"{k}.h5") as f:
+            assert f["data"].dtype == dtype
+            assert f["data"][...].tobytes() == values.astype(dtype).tobytes()
 
 
 @pytest.mark.parametrize("writer", ["mpi", "mpi-collective"])

@@ -73,7 +73,7 @@ def local(folder: Path) -> Iterator[bytes]:
     return bytes_of("local.h5")
 
 
-@pytest.mark.parametrize("tasks", [1, 6, 40])
+@pytest.mark.parametrize("tasks", [1, 12, pytest.param(40, marks=pytest.mark.torture)])
 def test_the_result_is_that_of_a_local_run(slurm, local, tasks):
     with cluster(tasks) as there:
         done = make("out.h5").run(there, progress=False)
