@@ -233,7 +233,7 @@ class _Walk:
             self._pairs(obj, "dict")
         elif kind in (set, frozenset):
             self._set(obj, kind.__name__)
-        elif kind is np.ndarray or isinstance(obj, np.generic):
+        elif kind in (np.ndarray, np.ma.MaskedArray) or isinstance(obj, np.generic):
             self._array(obj)
         elif isinstance(obj, type):
             self._class(obj)
@@ -287,6 +287,10 @@ class _Walk:
         self._put(tag, self._done[id(obj)])
 
     def _array(self, array: Any) -> None:
+        if isinstance(array, np.ma.MaskedArray):  # its mask and fill value may be made later
+            self._put("masked", type(array).__qualname__.encode())
+            self._all((array.data, np.ma.getmaskarray(array), array.fill_value))
+            return
         self._put(type(array).__name__, repr((array.dtype, array.shape)).encode())
         if array.dtype.hasobject or array.dtype.kind not in "biufcmMSUV":
             self._within(array, "items", lambda: self.value(array.tolist()))
@@ -548,10 +552,10 @@ class _Walk:
 
         def write() -> None:
             for k, part in enumerate(made):
-                if k == 2 and type(part) is dict:
-                    part = _without_cached(kind, part)  # noqa: PLW2901
-                # The items of a list or dict come as iterators.
-                self.value(list(part) if k in (3, 4) and part is not None else part)
+                if k == 2:
+                    self.value(_without_gathered(kind, part))
+                else:  # the items of a list or dict come as iterators
+                    self.value(list(part) if k in (3, 4) and part is not None else part)
 
         self._within(obj, kind.__qualname__, write)
 
@@ -588,10 +592,20 @@ def _digest_in_set(item: Any) -> str:
     return repr(sorted(walk.parts.items()))
 
 
-def _without_cached(kind: type, state: dict[Any, Any]) -> dict[Any, Any]:
-    """The state of an instance without the properties that it has computed from the rest."""
+def _without_gathered(kind: type, state: Any) -> Any:
+    """The state of an instance without what it has gathered from the rest while it was used."""
+    if type(state) is tuple:  # attributes, and slots
+        return tuple(_without_gathered(kind, part) for part in state)
+    if type(state) is not dict:
+        return state
     cached = functools.cached_property
-    return {k: v for k, v in state.items() if not isinstance(getattr(kind, str(k), None), cached)}
+    state = {k: v for k, v in state.items() if not isinstance(getattr(kind, str(k), None), cached)}
+    library = kind.__module__.partition(".")[0]
+    if library == "scipy":  # sparse arrays remember how they are sorted
+        state = {k: v for k, v in state.items() if not str(k).startswith("_has_")}
+    if library == "xarray":  # attributes become an empty dict when they are asked for
+        state = {k: v for k, v in state.items() if k not in ("_attrs", "_encoding") or v}
+    return state
 
 
 def _holds(func: types.FunctionType) -> bool:

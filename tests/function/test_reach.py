@@ -19,7 +19,10 @@ from pathlib import Path
 
 import cloudpickle
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
+import xarray
 
 from hpcio.errors import FunctionError
 from hpcio.function.reach import fingerprint
@@ -434,6 +437,10 @@ def _(x: collections.abc.Sized):
         (functools.cache(abs), lambda func: func(1)),
         (kind_of, lambda _: collections.abc.Sized.register(Spectrum)),
         (kind_of, lambda func: func([])),
+        (np.ma.array([1, 2], mask=[0, 1]), lambda array: array.sum()),
+        (scipy.sparse.csr_matrix([[0, 1]]), lambda array: array @ array.T),
+        (xarray.Dataset({"v": ("t", [1, 3])}), repr),
+        (pd.DataFrame({"a": [1, 2]}), lambda frame: frame.describe()),
     ],
 )
 def test_what_is_kept_for_the_next_call_does_not_count(value, use):
