@@ -112,7 +112,7 @@ class Plan(Value):
         func : callable or str
             The compute function, or its name as ``MODULE:FUNC`` or ``FILE.py:FUNC``. If it
             takes ``noCompute``, it is asked for shape and type; any other function is
-            called with one real trial of each shape.
+            called with real trials, one of each shape, or of some if the others follow a rule.
         source : str or path
             The recording, ``FILE::DATASET``.
         trials : Trials, array (N, 2) or (N, 3), int, ``FILE::DATASET``, or a CSV or TSV file

@@ -14,7 +14,16 @@ from hpcio.files.behind import (
     sample_of,
     where_hdf5_looks,
 )
-from hpcio.files.bytes import StreamedChecksum, allocate, checksum, fill_of, read_at, sync, write_at
+from hpcio.files.bytes import (
+    StreamedChecksum,
+    allocate,
+    checksum,
+    fill_of,
+    read_at,
+    sync,
+    sync_file_system,
+    write_at,
+)
 from hpcio.files.compression import (
     CHUNK,
     Chunking,
@@ -76,6 +85,7 @@ __all__ = [
     "sparse_file",
     "split_spec",
     "sync",
+    "sync_file_system",
     "where_hdf5_looks",
     "write_at",
     "write_file",

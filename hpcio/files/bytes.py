@@ -21,6 +21,7 @@ __all__ = [
     "fill_of",
     "read_at",
     "sync",
+    "sync_file_system",
     "write_at",
 ]
 
@@ -46,6 +47,12 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_file_system(fd: int, path: str | os.PathLike[str]) -> None:
+    """Make all files of a file system outlive a crash of the machine; `fd` is of one of them."""
+    if _libc.syncfs(fd):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fspath(path))
 
 
 def write_at(fd: int, data: Raw, offset: int) -> None:

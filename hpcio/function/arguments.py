@@ -106,9 +106,10 @@ def per_trial(values: Sequence[Any] | np.ndarray) -> PerTrial:
 
     Parameters
     ----------
-    values : sequence, numpy.ndarray or pandas.Series, length N
-        Value `i` goes to the call for trial `i`, in the order of the selected trials. A series
-        is taken by position, whatever its index.
+    values : sequence, numpy.ndarray, pandas.Series or pandas.DataFrame, length N
+        Value `i` goes to the call for trial `i`, in the order of the selected trials. What is of
+        pandas is taken by position, whatever its index. Of a frame, or an array with fields, each
+        call gets a record, with its columns by name: ``row["gain"]``.
 
     Returns
     -------
@@ -123,9 +124,11 @@ def per_trial(values: Sequence[Any] | np.ndarray) -> PerTrial:
     """
     if isinstance(values, PerTrial):
         return values
-    to_numpy = getattr(values, "to_numpy", None)
-    if to_numpy is not None:  # of pandas, whose index says nothing of positions
-        values = to_numpy()
+    # Of pandas, whose index says nothing of positions.
+    if hasattr(values, "to_records"):
+        values = values.to_records(index=False)
+    elif hasattr(values, "to_numpy"):
+        values = values.to_numpy()
     unordered = isinstance(values, Mapping | Set)
     if unordered or not hasattr(values, "__len__") or not hasattr(values, "__getitem__"):
         raise OptionError(f"per_trial needs a sequence, not {type(values).__name__}. Pass a list.")

@@ -195,10 +195,10 @@ class Function:
         if changes:
             raise PlanError(
                 f"The function '{self.name}' has changed since the plan was made (in "
-                f"{_listed(changes)}), and old and new results would be mixed. Start over (in the "
-                "shell: --fresh), or import its modules anew. If nothing was changed, that has "
-                "another value in each process, or fills while it computes: make it an argument, "
-                "or use functools.cache."
+                f"{_listed(changes)}), and old and new results would be mixed. Undo the change to "
+                "keep what is done, or start over (in the shell: --fresh); in a session that still "
+                "has the old code, import it anew. What differs from process to process, or fills "
+                "while it computes, should be an argument, or be kept by functools.cache."
             )
         check_versions(self.fingerprint.packages, same=same_versions)
         return func

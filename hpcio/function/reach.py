@@ -185,6 +185,9 @@ class _Walk:
         self._open: dict[int, int] = {}
         self._done: dict[int, bytes] = {}
         self._within_set = within_set
+        # Generators that all of Python shares: who draws from them, and which are seeded.
+        self._drawn: list[tuple[int, str]] = []
+        self._seeded: set[int] = set()
 
     # ---- parts
 
@@ -199,6 +202,11 @@ class _Walk:
         while self._waiting:
             name, self._lenient, write = self._waiting.popleft()
             self.part(name, write)
+        for owner, part in self._drawn:
+            if owner not in self._seeded:
+                self.unseen[
+                    f"{part or 'an argument'}: it draws from a generator that all of Python shares"
+                ] = None
 
     def _named(
         self, key: object, name: str, write: Callable[[], None], *, lenient: bool = False
@@ -409,6 +417,8 @@ class _Walk:
         """What stands in an installed module: its own, unless somebody else has put it there."""
         for name in attributes:
             obj = vars(obj).get(name) if isinstance(obj, types.ModuleType | type) else None
+        if obj is np.random.seed or _is_common(getattr(obj, "__self__", None)):
+            self._draw(obj)
         if isinstance(obj, types.FunctionType) and (
             obj in _BY_NAME or not self._package(obj.__globals__.get("__name__") or "")
         ):
@@ -417,6 +427,8 @@ class _Walk:
     def _label(self, space: dict[str, Any], label: str, obj: Any) -> None:
         """A value that has a name in a module."""
         self._put("name", label.encode())
+        if obj is np.random.seed:
+            self._draw(obj)
         if isinstance(obj, types.FunctionType | type | types.ModuleType):
             self.value(obj)  # they are parts of their own
         else:
@@ -506,10 +518,25 @@ class _Walk:
             self.value(owner)
 
     def _generator(self, obj: Any) -> None:
-        if any(obj is common for common in _COMMON_RANDOM):
-            self.unseen[f"{self._part}: it draws from a generator that all of Python shares"] = None
+        if _is_common(obj):
+            self._drawn.append((id(obj), self._part))
         else:
             self.generators[self._part] = None
+
+    def _method(self, method: types.MethodType) -> None:
+        if _is_common(method.__self__):
+            self._put("method", method.__name__.encode())
+            self._draw(method)
+        else:
+            self._all((method.__func__, method.__self__))
+
+    def _draw(self, func: Any) -> None:
+        """A function of a generator that all of Python shares: whoever seeds it may draw."""
+        owner = getattr(func, "__self__", None) or _COMMON_RANDOM[0]
+        if func.__name__ == "seed":
+            self._seeded.add(id(owner))
+        else:
+            self._drawn.append((id(owner), self._part))
 
     # ---- anything else
 
@@ -518,7 +545,7 @@ class _Walk:
         kind = type(obj)
         if isinstance(obj, _RANDOM):
             self._generator(obj)
-            if any(obj is common for common in _COMMON_RANDOM):
+            if _is_common(obj):
                 return
         top = kind.__module__.partition(".")[0]
         if top == "numba" and hasattr(obj, "py_func"):
@@ -581,6 +608,10 @@ class _Walk:
             self._array(values)
 
 
+def _is_common(obj: object) -> bool:
+    return any(obj is common for common in _COMMON_RANDOM)
+
+
 def _is_plain(item: Any) -> bool:
     return type(item) in _PLAIN or (type(item) is tuple and _PLAIN.issuperset(map(type, item)))
 
@@ -625,7 +656,7 @@ _KINDS: dict[type, Callable[[_Walk, Any], None]] = {
     types.ModuleType: _Walk._module,
     types.CellType: _Walk._cell,
     types.MappingProxyType: lambda w, p: w._pairs(p, "proxy"),
-    types.MethodType: lambda w, m: w._all((m.__func__, m.__self__)),
+    types.MethodType: _Walk._method,
     staticmethod: lambda w, m: w._all(("static", m.__func__)),
     classmethod: lambda w, m: w._all(("class", m.__func__)),
     property: lambda w, p: w._all(("property", p.fget, p.fset, p.fdel)),

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcio.errors import OutputError, PlanError, SourceError, as_output_error
-from hpcio.files import READABLE_FOLDER, RunDirectory, open_file
+from hpcio.files import READABLE_FOLDER, RunDirectory, open_file, sync
 from hpcio.function import check_versions
 from hpcio.planning import Plan, load_plan, write_plan
 
@@ -38,17 +38,21 @@ def prepare(plan: Plan) -> Plan:
     folder = plan.run_directory
     try:
         folder.mkdir(mode=plan.modes.run_folder, exist_ok=True)
-        if not plan.rundir.plan.exists():
-            foreign = _foreign(plan.rundir)
-            if foreign:
-                raise PlanError(
-                    f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). "
-                    "Choose another output."
-                )
-            plan.rundir.sources.mkdir(mode=READABLE_FOLDER, exist_ok=True)
-            for inside in plan.rundir.records():
-                inside.mkdir(mode=plan.modes.record_folder, exist_ok=True)
+        is_new = not plan.rundir.plan.exists()
+        if is_new and (foreign := _foreign(plan.rundir)):
+            raise PlanError(
+                f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). "
+                "Choose another output."
+            )
+        # A failure of power may have left the plan alone.
+        plan.rundir.sources.mkdir(mode=READABLE_FOLDER, exist_ok=True)
+        for inside in plan.rundir.records():
+            inside.mkdir(mode=plan.modes.record_folder, exist_ok=True)
+        if is_new:
             write_plan(plan, folder)
+            # All that follows is nothing without the plan.
+            for names in (folder, folder.parent):
+                sync(names)
             return plan
     except OSError as error:
         if isinstance(error, OutputError):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sysconfig
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hpcio.errors import FunctionError, HpcioError, as_message, from_message
@@ -13,6 +17,9 @@ __all__ = ["MOST_TRIES", "failure", "in_words", "is_tried_apart", "tell", "try_e
 
 # So many trials are tried before it is taken that the function fails for all.
 MOST_TRIES = 3
+
+_PRODUCT = str(Path(__file__).parents[1])
+_INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
 
 # What came of a try: whatever was asked for; or an error, and its kind if it is one of hpcio's.
 Said = dict[str, Any]
@@ -55,7 +62,14 @@ def in_words(error: BaseException) -> Said:
     """An error as `tell` tells it."""
     if isinstance(error, HpcioError):
         return as_message(error)
-    return {"error": f"{type(error).__name__}: {error}"}
+    return {"error": f"{type(error).__name__}: {error}{_where(error)}"}
+
+
+def _where(error: BaseException) -> str:
+    """The line of the user's own code that raised an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((_PRODUCT, *_INSTALLED))]
+    return f" ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else ""
 
 
 def failure(said: Said, name: str, where: str) -> HpcioError:

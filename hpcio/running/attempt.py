@@ -146,9 +146,7 @@ class Attempt:
         try:
             future.result()
         except OSError as error:
-            # After a failed fsync the system has forgotten what it could not write, though it may
-            # still read it back from memory. So these blocks must be computed again.
-            self.journal.append(LOST)
+            self._lost()
             raise as_output_error(error, self.plan.run_directory) from error
         try:
             self.plan.source.check_unchanged()
@@ -157,6 +155,11 @@ class Attempt:
             self.journal.append(LOST)
             raise
         self.journal.append(SYNC, offset=count)
+
+    def _lost(self) -> None:
+        # After a failed fsync the system has forgotten what it could not write, though it may
+        # still read it back from memory. So these blocks must be computed again.
+        self.journal.append(LOST)
 
     def sync(self) -> None:
         """Make all blocks so far safe against a crash: data first, then the journal."""
@@ -171,6 +174,10 @@ class Attempt:
         """Let go of all files; what was journalled stays."""
         self.pool.shutdown(cancel_futures=True)
         try:
+            if self._syncing is not None:
+                future, _ = self._syncing
+                if not future.cancelled() and future.exception() is not None:
+                    self._lost()
             self.journal.close()
         finally:
             self.writer.close()

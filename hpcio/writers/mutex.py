@@ -25,7 +25,7 @@ from hpcio.journals import Journal, Ledger
 from hpcio.planning import Plan
 from hpcio.writers.backend import Unbuffered, Writer
 from hpcio.writers.onefile import OneFile
-from hpcio.writers.preallocated import load_offsets, restore
+from hpcio.writers.preallocated import is_reserved, load_offsets, restore
 
 __all__ = ["MUTEX"]
 
@@ -85,7 +85,7 @@ class _Mutex(OneFile):
 
     def reserve(self, plan: Plan) -> None:
         """Make the file, or restore what an earlier run has left of it."""
-        if not plan.rundir.data.exists():
+        if not is_reserved(plan):
             super().reserve(plan)
             return
         # A crash of the machine may have damaged the file, or the lock beside it. Other processes

@@ -32,6 +32,7 @@ from hpcio.files import (
     Packer,
     checksum,
     in_memory_file,
+    load_filters,
     open_file,
     sync,
     write_at,
@@ -240,8 +241,7 @@ def _make_file(plan: Plan, path: Path, final: Path, nbytes: int) -> None:
                 packed = os.pread(fd, entry.size, entry.offset)
                 first = (number * chunking.chunk[0],)
                 dataset.id.write_direct_chunk(first, packed, filter_mask=entry.mask)
-            f.flush()
-            os.fsync(f.id.get_vfd_handle())
+        sync(part)
         os.rename(part, final)
         sync(final.parent)
     finally:
@@ -286,6 +286,7 @@ class PackedReader:
 
     def __init__(self, plan: Plan, records: JournalRecords) -> None:
         self._plan, self._attempt = plan, records.attempt
+        load_filters(plan.compression or "", plan.run_directory)
         files = records.records[records.records["kind"] == FILE]
         self._sizes = {int(r["file"]): int(r["nbytes"]) for r in files}
         self._path: Path | None = None

@@ -54,6 +54,11 @@ def load_offsets(plan: Plan) -> np.ndarray:
     return offsets
 
 
+def is_reserved(plan: Plan) -> bool:
+    """Whether the file is there, and where each block begins in it."""
+    return plan.rundir.data.exists() and plan.rundir.offsets.exists()
+
+
 def reserve(plan: Plan) -> None:
     """Make the file, with room for all results; one process does so before others start.
 
@@ -63,7 +68,7 @@ def reserve(plan: Plan) -> None:
         If the disk has too little room, or HDF5 lays out the file in an unknown way.
     """
     folder = plan.run_directory
-    if plan.rundir.data.exists() or Path(plan.out).exists():
+    if is_reserved(plan) or Path(plan.out).exists():
         return
     part = folder / f"data.{secrets.token_hex(4)}.part"
     try:
@@ -77,6 +82,7 @@ def reserve(plan: Plan) -> None:
         packed = io.BytesIO()
         np.save(packed, offsets)
         write_whole(plan.rundir.offsets, packed.getvalue(), mode=plan.modes.record)
+        sync(folder)  # the file is worth nothing without them
         os.rename(part, plan.rundir.data)
         sync(folder)
     except OSError as error:

@@ -11,7 +11,6 @@ Every attempt writes under its own name, so that two attempts at a block never m
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,16 @@ from typing import Self
 import numpy as np
 
 from hpcio.errors import ResultError, as_output_error
-from hpcio.files import READABLE_FOLDER, Layout, Slab, checksum, layout, read_at, write_file
+from hpcio.files import (
+    READABLE_FOLDER,
+    Layout,
+    Slab,
+    checksum,
+    layout,
+    read_at,
+    sync_file_system,
+    write_file,
+)
 from hpcio.journals import DONE, FILE, Journal, JournalRecords, Ledger
 from hpcio.machine import is_local
 from hpcio.planning import Plan
@@ -121,7 +129,6 @@ class TrialFiles(Unbuffered):
             layout(shape, plan.target.dtype, digest=plan.digest) for shape in plan.target.shapes
         ]
         self._shape_index = plan.target.shape_index
-        self._syncfs = ctypes.CDLL(None, use_errno=True).syncfs
         # A sync of the whole file system reaches no server; there each file is synced by itself.
         self._each = not is_local(self._root)
         # Open all the time: so it reports every error since, even if others were told of it.
@@ -148,8 +155,8 @@ class TrialFiles(Unbuffered):
     def _sync(self) -> None:
         # One call syncs all files since the last one. An `fsync` of each would cost a hundred
         # times as much as writing a small file.
-        if not self._each and self._syncfs(self._fd):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), self._root)
+        if not self._each:
+            sync_file_system(self._fd, self._root)
 
     def close(self) -> None:
         os.close(self._fd)

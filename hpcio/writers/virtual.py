@@ -10,8 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hpcio.files import Layout, checksum, write_under_name
-from hpcio.journals import JournalRecords, Ledger, StoredReader
+from hpcio.files import Layout, checksum, sync, sync_file_system, write_under_name
+from hpcio.journals import DONE, JournalRecords, Ledger, StoredReader
+from hpcio.machine import is_local
 from hpcio.planning import Plan, WriterAbilities
 from hpcio.writers import packed
 from hpcio.writers.backend import Stored, Writer
@@ -67,6 +68,7 @@ class _Virtual:
         for piece in _pieces(ledger):
             made.add(piece)
         made.create(file)
+        _bring_to_disk(ledger, made.paths)
         table = _table(plan, prefix, made.paths, made.layouts)
         check_sources(folder, table)
         group = file["hpcio"]
@@ -96,6 +98,26 @@ def _pieces(ledger: Ledger) -> list[Piece]:
         replace(piece, path=os.path.relpath(files[piece.path], plan.run_directory))
         for piece in pieces
     ]
+
+
+def _bring_to_disk(ledger: Ledger, paths: list[str]) -> None:
+    """Make sources outlive a crash of the machine before anything refers to them.
+
+    Those of attempts that were killed after their last SYNC were read back, perhaps from memory.
+    """
+    root = ledger.plan.run_directory
+    late = any((log.records["kind"][log.safe :] == DONE).any() for log in ledger.logs)
+    if late and is_local(root):
+        fd = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            sync_file_system(fd, root)
+        finally:
+            os.close(fd)
+    elif late:
+        for path in paths:
+            sync(root / path)
+    for folder in sorted({root, *((root / path).parent for path in paths)}):
+        sync(folder)
 
 
 class _Mapped:

@@ -131,6 +131,22 @@ def test_a_series_is_taken_by_position(lfp, tmp_path, kind):
         np.testing.assert_array_equal(f["data"], want)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_row_of_a_frame_has_its_columns_by_name(lfp, tmp_path, workers):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(
+        {"gain": [1.0, 2, 3, 4, 5], "kind": list("abcab")}, index=[5, 4, 3, 2, 1]
+    )
+    plan = Plan.create(
+        lambda trial, row: trial.mean(axis=0) * row["gain"] * (row["kind"] == "a"), lfp, trials=6,
+        out=tmp_path / "out.h5", join="stack", args=[per_trial(table)],
+    )  # fmt: skip
+    plan.run(workers=workers, progress=False)
+    want = [LFP[6 * k : 6 * k + 6].mean(axis=0) * gain for k, gain in enumerate([1, 0, 0, 4, 0])]
+    with hpcio.open(tmp_path / "out.h5") as f:
+        np.testing.assert_array_equal(f["data"], want)
+
+
 def test_columns_are_taken_by_their_names():
     pandas = pytest.importorskip("pandas")
     table = {"label": ["a", "b"], "offset": [5, -5], "stop": [10, 30], "start": [0, 10]}

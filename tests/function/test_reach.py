@@ -390,11 +390,26 @@ def test_what_it_cannot_see_is_said():
         ("do = exec\ndef func(x): return do(x)", "exec()"),
         ("func = np.frompyfunc(lambda x: x, 1, 1)", "the universal function"),
         ("from numpy.random import normal\ndef func(x): return normal()", "that all of Python"),
+        ("def func(x): return np.random.normal()", "that all of Python"),
+        ("import random\ndef func(x): return random.gauss(0, 1)", "that all of Python"),
     ],
 )
 def test_what_it_cannot_see_behind_a_name_is_said(text, what):
     (said,) = fingerprint(typed(text)).unseen
     assert what in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def func(x):\n np.random.seed(1)\n return np.random.normal()",
+        "import random\ndef func(x):\n random.seed(1)\n return random.gauss(0, 1)",
+        "from numpy.random import seed, normal\ndef func(x):\n seed(1)\n return normal()",
+        "def func(x): return np.random.default_rng(1).normal()",
+    ],
+)
+def test_whoever_seeds_a_common_generator_may_draw(text):
+    assert not fingerprint(typed(text)).unseen
 
 
 def test_draws_from_a_common_generator_make_no_other_function():
