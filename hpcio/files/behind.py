@@ -7,6 +7,7 @@ such dataset, or is too short. So a dataset is followed to the innermost files b
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
@@ -20,12 +21,15 @@ import numpy as np
 
 from hpcio.errors import SourceError
 from hpcio.files.compression import load_filters_of
-from hpcio.files.opening import open_file, room_for
+from hpcio.files.opening import free_files, open_file, room_for
 
 __all__ = [
     "FileState",
     "Followed",
+    "Place",
     "check_links",
+    "check_place",
+    "check_room_to_open",
     "check_whole",
     "follow",
     "sample_of",
@@ -34,6 +38,8 @@ __all__ = [
 
 # So many pages are looked at, of all files together, but some of each file.
 _PAGES, _OF_EACH, _PAGE = 96, 3, 4096
+# Descriptors that HDF5 may want besides.
+_SPARE = 8
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,47 @@ def sample_of(files: Sequence[FileState]) -> str:
     return hashlib.sha256(samples.encode()).hexdigest()[:32]
 
 
+Place = tuple[tuple[str, str], ...]
+
+
+def _here(name: str) -> str:
+    """The folder at hand (``""``), or a variable of the environment."""
+    return os.environ.get(name, "") if name else os.getcwd()
+
+
+def check_place(place: Place, what: str) -> None:
+    """Raise SourceError if HDF5 would look for files elsewhere than it did."""
+    for name, value in place:
+        if (now := _here(name)) != value:
+            where = f"the variable {name}" if name else "the folder at hand"
+            raise SourceError(
+                f"Values of '{what}' lie in files that HDF5 finds by {where}: it was '{value}', "
+                f"and is '{now}' now. Make it what it was, or put the files beside the recording."
+            )
+
+
+def check_room_to_open(files: Sequence[str], where: str) -> None:
+    """Raise SourceError if HDF5 could not open those of some files that are not open yet.
+
+    It would show fill values for them.
+    """
+    if free_files() > len(files) + _SPARE:
+        return
+    there = "/proc/self/fd"
+    with contextlib.suppress(OSError):
+        now_open = set()
+        for fd in os.listdir(there):
+            with contextlib.suppress(OSError):  # the one of the list itself
+                now_open.add(os.readlink(f"{there}/{fd}"))
+        missing = sum(file not in now_open for file in files)
+        if missing and free_files() <= missing + _SPARE and not room_for(missing):
+            raise SourceError(
+                errno.EMFILE,
+                f"Too many files are open to read '{where}', whose values lie in {len(files)} "
+                "files. Close files in the function, or raise the limit (ulimit -n).",
+            )
+
+
 @dataclass(frozen=True)
 class Followed:
     """A dataset that was followed to all files behind it.
@@ -92,10 +139,14 @@ class Followed:
         Real paths, in the order in which they are met.
     filters : tuple of int
         The filters that their chunks have passed, by HDF5's numbers.
+    place : tuple of (str, str)
+        What HDF5 finds some of them by, and that may differ from process to process: the folder at
+        hand (``""``) or variables of the environment, with their values.
     """
 
     files: tuple[str, ...]
     filters: tuple[int, ...]
+    place: Place = ()
 
 
 # What was followed before, and the state of its files then.
@@ -148,7 +199,8 @@ def follow(file: h5py.File, name: str) -> Followed:
     walk = _Walk()
     walk.linked(file, name)
     check_room_for(len(walk.files), f"'{name}' of '{file.filename}'")
-    return Followed(tuple(walk.files), tuple(sorted(walk.filters)))
+    place = tuple((name, _here(name)) for name in sorted(walk.found_by))
+    return Followed(tuple(walk.files), tuple(sorted(walk.filters)), place)
 
 
 def check_room_for(files: int, where: str) -> None:
@@ -165,6 +217,7 @@ class _Walk:
         self._links_alone = links_alone
         self.files: dict[str, None] = {}
         self.filters: set[int] = set()
+        self.found_by: set[str] = set()
         self._seen: set[tuple[str, str]] = set()
 
     def linked(self, file: h5py.File, name: str) -> None:
@@ -176,7 +229,7 @@ class _Walk:
             if isinstance(link, h5py.ExternalLink):
                 inner = "/".join([link.path.rstrip("/"), *rest[k + 1 :]])
                 where = f"'{name}' of '{file.filename}' is a link to '{link.path}' in another file"
-                path = _found(file.filename, link.filename, "HDF5_EXT_PREFIX", where)
+                path = self._found(file.filename, link.filename, "HDF5_EXT_PREFIX", where)
                 with _opened(path, where) as other:
                     self._inside(other, inner, where)
                 return
@@ -219,7 +272,9 @@ class _Walk:
         for name, offset, size in dataset.external:
             if not left:
                 return
-            path = _found(dataset.file.filename, name, "HDF5_EXTFILE_PREFIX", where, beside=False)
+            path = self._found(
+                dataset.file.filename, name, "HDF5_EXTFILE_PREFIX", where, beside=False
+            )
             try:
                 there = os.stat(path).st_size - offset
                 with open(path, "rb"):
@@ -250,9 +305,23 @@ class _Walk:
             if file == ".":
                 self._source(dataset.file, name, shape, said)
                 continue
-            path = _found(main, file, "HDF5_VDS_PREFIX", said)
+            path = self._found(main, file, "HDF5_VDS_PREFIX", said)
             with _opened(path, said) as other:
                 self._source(other, name, shape, said)
+
+    def _found(
+        self, main: str, name: str, variable: str, where: str, *, beside: bool = True
+    ) -> str:
+        routes = list(_routes(main, name, variable, beside=beside))
+        found = next(((by, path) for by, path in routes if os.path.exists(path)), None)
+        if found is None:
+            raise SourceError(
+                f"{where}, and there is no file '{routes[0][1]}'. Put it back where it was."
+            )
+        by, path = found
+        if by != "file":
+            self.found_by.add(by)
+        return path
 
     def _source(self, file: h5py.File, name: str, shape: tuple[int, ...], said: str) -> None:
         try:
@@ -327,21 +396,22 @@ def where_hdf5_looks(main: str, name: str, variable: str, *, beside: bool = True
     beside : bool
         Whether it looks beside the file that names it, too.
     """
+    return list(dict.fromkeys(path for _, path in _routes(main, name, variable, beside=beside)))
+
+
+def _routes(main: str, name: str, variable: str, *, beside: bool) -> Iterator[tuple[str, str]]:
+    """What leads to each path: the variable, ``""`` for the folder at hand, or ``"file"``."""
     prefixes = [p for p in os.environ.get(variable, "").split(":") if p]
-    real = os.path.realpath(main)
-    origin = [p.replace("${ORIGIN}", os.path.dirname(os.path.abspath(main))) for p in prefixes]
-    folders = [*origin, *([os.path.dirname(os.path.abspath(main))] if beside else []), os.getcwd()]
-    folders += [os.path.dirname(real)] if beside else []
-    names = [name, os.path.basename(name)] if os.path.isabs(name) else [name]
-    return list(dict.fromkeys(os.path.join(folder, n) for n in names for folder in folders))
-
-
-def _found(main: str, name: str, variable: str, where: str, *, beside: bool = True) -> str:
-    looked = where_hdf5_looks(main, name, variable, beside=beside)
-    found = next((path for path in looked if os.path.exists(path)), None)
-    if found is None:
-        raise SourceError(f"{where}, and there is no file '{looked[0]}'. Put it back where it was.")
-    return found
+    own = os.path.dirname(os.path.abspath(main))
+    folders = [(variable, p.replace("${ORIGIN}", own)) for p in prefixes]
+    folders += [("file", own)] if beside else []
+    folders.append(("", os.getcwd()))
+    folders += [("file", os.path.dirname(os.path.realpath(main)))] if beside else []
+    if os.path.isabs(name):
+        yield "file", name
+        name = os.path.basename(name)
+    for by, folder in folders:
+        yield by, os.path.join(folder, name)
 
 
 @contextlib.contextmanager

@@ -16,16 +16,20 @@ __all__ = ["Arguments", "FreshArguments", "per_trial", "pickled"]
 
 
 # What no call can change, and so all calls may share.
-_SHARED = (
-    type(None), bool, int, float, complex, str, bytes, range, type(...), type, np.generic, np.dtype,
-    np.ufunc, types.FunctionType, types.BuiltinFunctionType, types.ModuleType,
-)  # fmt: skip
+_SHARED = {
+    type(None), bool, int, float, complex, str, bytes, range, type(...), type, np.ufunc,
+    types.BuiltinFunctionType, types.ModuleType,
+}  # fmt: skip
 
 
 def _is_shared(value: object) -> bool:
     if type(value) in (tuple, frozenset):
         return all(map(_is_shared, value))  # type: ignore[call-overload]
-    return isinstance(value, _SHARED) and not isinstance(value, np.void)
+    if isinstance(value, types.FunctionType):  # one that holds things may change them
+        return not (value.__closure__ or value.__defaults__ or value.__kwdefaults__ or vars(value))
+    if isinstance(value, np.generic | np.dtype):
+        return type(value).__module__ == np.dtype.__module__ and not isinstance(value, np.void)
+    return type(value) in _SHARED
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +102,11 @@ def _for_each_trial(value: object) -> object:
     """An argument as a plan keeps it: generators of random numbers become one for each trial."""
     if isinstance(value, np.random.Generator):
         return PerTrialGenerator.spawned_from(value)
+    if isinstance(value, np.random.SeedSequence):
+        raise OptionError(
+            "A SeedSequence counts the children that were spawned of it, which each process would "
+            "do for itself. Give numpy.random.default_rng(seed): each trial gets a child of it."
+        )
     return value
 
 
@@ -125,10 +134,13 @@ def per_trial(values: Sequence[Any] | np.ndarray) -> PerTrial:
     if isinstance(values, PerTrial):
         return values
     # Of pandas, whose index says nothing of positions.
-    if hasattr(values, "to_records"):
-        values = values.to_records(index=False)
-    elif hasattr(values, "to_numpy"):
-        values = values.to_numpy()
+    table: Any = values
+    if hasattr(table, "to_records"):
+        values = table.to_records(index=False)
+    elif hasattr(table, "to_numpy"):
+        # numpy has no word for some of its values, such as missing integers.
+        plain = isinstance(table.dtype, np.dtype) and table.dtype.kind not in "mM"
+        values = table.to_numpy() if plain else table.astype(object).to_numpy()
     unordered = isinstance(values, Mapping | Set)
     if unordered or not hasattr(values, "__len__") or not hasattr(values, "__getitem__"):
         raise OptionError(f"per_trial needs a sequence, not {type(values).__name__}. Pass a list.")
@@ -157,6 +169,10 @@ class Arguments:
             raise OptionError(f"kwargs={kwargs!r:.100} is no dict. Write kwargs={{'name': value}}.")
         named = {name: _for_each_trial(value) for name, value in kwargs.items()}
         return cls(tuple(map(_for_each_trial, args)), named)
+
+    def values(self) -> list[Any]:
+        """All of them, those without a name first."""
+        return [*self.args, *self.kwargs.values()]
 
     def dump(self) -> bytes:
         """The arguments as bytes; PlanError names what cannot be pickled."""
@@ -212,7 +228,7 @@ class FreshArguments:
 
     def __init__(self, arguments: Arguments) -> None:
         self._count, self._names = len(arguments.args), tuple(arguments.kwargs)
-        self._values = [*arguments.args, *arguments.kwargs.values()]
+        self._values = arguments.values()
         kinds = PerTrial | PerTrialGenerator
         self._varying = [k for k, v in enumerate(self._values) if isinstance(v, kinds)]
         fixed = [k for k in range(len(self._values)) if k not in self._varying]

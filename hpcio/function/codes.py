@@ -58,7 +58,7 @@ def reads_of(code: CodeType) -> Reads:
     imports: dict[Import, None] = {}
     modules: dict[tuple[str, ...], None] = {}
     codes = [_instructions(one) for one in _with_nested(code)]
-    bound: set[str] = set()
+    bound: dict[str, set[str]] = {}
     for ops in codes:
         for k, (name, value) in enumerate(ops):
             if name in _GLOBALS:
@@ -69,14 +69,14 @@ def reads_of(code: CodeType) -> Reads:
                 level, names = ops[k - 2][1], ops[k - 1][1]
                 is_bound = ops[k + 1][0] in _STORE_LOCAL and not level
                 if is_bound:  # `import a.b` gives the name `a` to the package `a`
-                    bound.add(ops[k + 1][1])
+                    bound.setdefault(ops[k + 1][1], set()).add(value.partition(".")[0])
                 imports[Import(value, level, tuple(names or ()), is_bound)] = None
     for ops in codes:
         for k, (name, value) in enumerate(ops):
             if name.startswith(_LOAD_LOCAL) and value in bound:
                 chain = _chain(ops, k)
                 if chain is not None:
-                    modules[chain] = None
+                    modules |= {(module, *chain[1:]): None for module in bound[value]}
     return Reads(tuple(globals_), tuple(imports), tuple(modules))
 
 

@@ -225,6 +225,11 @@ def _write_shared(
     try:
         with locked(path), open_to_write(path) as f:
             target = find_dataset(f, trl_dat["outdset"])
+            if not np.can_cast(result.dtype, target.dtype, "same_kind"):
+                raise TrialError(
+                    f"'{target.name}' in '{path}' has the type {target.dtype}, which cannot hold "
+                    f"results of type {result.dtype}. Create it so that it can."
+                )
             if trl_dat.get("keeptrials", True):
                 region = tuple(trl_dat["outgrid"])
                 target[region] = result.reshape(_region_shape(target, region, result))

@@ -11,12 +11,15 @@ import builtins
 import contextlib
 import copyreg
 import ctypes
+import enum
 import functools
 import hashlib
 import importlib
+import inspect
 import itertools
 import marshal
 import os
+import pkgutil
 import random
 import runpy
 import sys
@@ -56,14 +59,24 @@ _BESIDE = {
     "_value2member_map_",
 }  # fmt: skip
 # Functions that reach things by names which are made while they run.
-_BY_NAME: set[Callable[..., Any]] = {
+_BY_NAME: set[Any] = {
     eval, exec, __import__, importlib.import_module, runpy.run_path, runpy.run_module,
+    pkgutil.resolve_name, inspect.getmodule, sys._getframe,
 }  # fmt: skip
+# Attributes that lead to things which no code names.
+_AROUND = {"__globals__", "f_globals", "f_locals", "f_back", "__subclasses__", "gi_frame"}
 # Where universal functions are known by their names.
 _WITH_UFUNCS = ("numpy", "scipy.special")
+# What is said of a class or function, which counts only if somebody asks for it.
+_SAID = {"__annotations__", "__doc__"}
+# What each member of an enumeration has.
+_OF_ENUM = {"_value_", "_name_", "__objclass__", "_sort_order_"}
 # What values may be nested to; pickle gives up earlier.
 _DEPTH = 20_000
-_RANDOM = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
+_RANDOM = (
+    np.random.Generator, np.random.RandomState, np.random.BitGenerator, np.random.SeedSequence,
+    random.Random,
+)  # fmt: skip
 # Those behind `numpy.random.normal` and `random.gauss`: a function may seed them itself.
 _COMMON_RANDOM = (np.random.mtrand._rand, random._inst)
 _MEMBERS = (
@@ -243,6 +256,9 @@ class _Walk:
             self._set(obj, kind.__name__)
         elif kind in (np.ndarray, np.ma.MaskedArray) or isinstance(obj, np.generic):
             self._array(obj)
+        elif isinstance(obj, np.ndarray) and getattr(obj, "__dict__", None):
+            self._put("array")
+            self._all((kind, obj.view(np.ndarray), vars(obj)))
         elif isinstance(obj, type):
             self._class(obj)
         elif (write := _KINDS.get(kind)) is not None:
@@ -300,6 +316,9 @@ class _Walk:
             self._all((array.data, np.ma.getmaskarray(array), array.fill_value))
             return
         self._put(type(array).__name__, repr((array.dtype, array.shape)).encode())
+        if array.dtype.names:  # there may be anything between the fields
+            self._all(array[name] for name in array.dtype.names)
+            return
         if array.dtype.hasobject or array.dtype.kind not in "biufcmMSUV":
             self._within(array, "items", lambda: self.value(array.tolist()))
         else:
@@ -345,6 +364,8 @@ class _Walk:
 
     def _code(self, code: types.CodeType) -> None:
         self._put("code")
+        for name in sorted(_AROUND.intersection(code.co_names)):
+            self._cannot(f"it asks for {name}, and what that reaches is not seen")
         for field in fields_of(code):
             self.value(field)
 
@@ -381,6 +402,8 @@ class _Walk:
             self._attribute(space, name, attributes)
         elif not hasattr(builtins, name):
             self._put("missing", name.encode())
+        elif self._is_foreign(getattr(builtins, name)):
+            self.value(getattr(builtins, name))
         elif (found := getattr(builtins, name)) in _BY_NAME:
             self._by_name(found)
         elif found is globals:
@@ -412,6 +435,8 @@ class _Walk:
                 self._put("missing", f"{module}.{name}".encode())
                 return
         self._label(space, f"{module}.{name}", obj)
+        for asked in _SAID.intersection(attributes):
+            self.value(getattr(obj, asked, None))
 
     def _installed(self, obj: Any, attributes: list[str]) -> None:
         """What stands in an installed module: its own, unless somebody else has put it there."""
@@ -419,10 +444,23 @@ class _Walk:
             obj = vars(obj).get(name) if isinstance(obj, types.ModuleType | type) else None
         if obj is np.random.seed or _is_common(getattr(obj, "__self__", None)):
             self._draw(obj)
-        if isinstance(obj, types.FunctionType) and (
-            obj in _BY_NAME or not self._package(obj.__globals__.get("__name__") or "")
-        ):
+        if obj is sys.modules:
+            self._cannot("it looks into sys.modules, and what that reaches is not seen")
+        elif isinstance(obj, types.FunctionType | types.BuiltinFunctionType) and obj in _BY_NAME:
+            self._by_name(obj)
+        elif type(obj) in _PLAIN or self._is_foreign(obj):
             self.value(obj)
+        elif isinstance(called := getattr(obj, "__name__", None), str):
+            self._put("called", called.encode())
+
+    def _is_foreign(self, obj: Any) -> bool:
+        """Whether something in an installed module was made by the user."""
+        if isinstance(obj, types.FunctionType):
+            return not self._package(obj.__globals__.get("__name__") or "")
+        if isinstance(obj, functools.partial):
+            return True
+        kind = obj if isinstance(obj, type) else type(obj)
+        return not self._package(kind.__module__)
 
     def _label(self, space: dict[str, Any], label: str, obj: Any) -> None:
         """A value that has a name in a module."""
@@ -448,10 +486,12 @@ class _Walk:
             self.value(module)
         elif not self._opaque(module):
             for one in names:
+                if not hasattr(module, one):  # as the statement does
+                    module_of(f"{name}.{one}")
                 if hasattr(module, one):
                     self._label(vars(module), f"{name}.{one}", getattr(module, one))
                 else:
-                    self._imported(f"{name}.{one}", ())
+                    self._put("missing", one.encode())
 
     # ---- modules and classes
 
@@ -479,7 +519,7 @@ class _Walk:
         if self._opaque(module):
             return
         space = vars(module)
-        names = sorted(n for n in space if not n.startswith("__"))
+        names = sorted(n for n in space if not n.startswith("__") or n == "__getattr__")
 
         def write() -> None:
             for name in names:
@@ -562,6 +602,8 @@ class _Walk:
             return
         if self._lenient and self._package(kind.__module__):
             self._put("installed", kind.__qualname__.encode())
+            if (inside := getattr(obj, "__dict__", None)) is not None:
+                self._within(obj, "state", lambda: self.value(dict(inside)))
             return
         try:
             reduce = copyreg.dispatch_table.get(kind)
@@ -569,7 +611,12 @@ class _Walk:
         except Exception:  # noqa: BLE001  (whatever it raises)
             self._cannot(f"a {kind.__module__}.{kind.__qualname__} cannot be looked into")
             return
+        if isinstance(obj, enum.Enum) and not self._package(kind.__module__):
+            own = {k: v for k, v in vars(obj).items() if k not in _OF_ENUM}
+            made = (*made, own) if own else made
         if isinstance(made, str):
+            if not self._package(kind.__module__):
+                self.value(getattr(obj, "__dict__", None))
             self._put("global", f"{getattr(obj, '__module__', '')}.{made}".encode())
             module = sys.modules.get(getattr(obj, "__module__", None) or "")
             if module is not None:
@@ -580,7 +627,7 @@ class _Walk:
         def write() -> None:
             for k, part in enumerate(made):
                 if k == 2:
-                    self.value(_without_gathered(kind, part))
+                    self.value(_without_gathered(kind, part) or None)
                 else:  # the items of a list or dict come as iterators
                     self.value(list(part) if k in (3, 4) and part is not None else part)
 
@@ -629,11 +676,13 @@ def _without_gathered(kind: type, state: Any) -> Any:
         return tuple(_without_gathered(kind, part) for part in state)
     if type(state) is not dict:
         return state
-    cached = functools.cached_property
-    state = {k: v for k, v in state.items() if not isinstance(getattr(kind, str(k), None), cached)}
     library = kind.__module__.partition(".")[0]
     if library == "scipy":  # sparse arrays remember how they are sorted
-        state = {k: v for k, v in state.items() if not str(k).startswith("_has_")}
+        state = {k: v for k, v in state.items() if not str(k).startswith(("_has_", "has_"))}
+        if "_eval_args" in state:  # a spline; its work space is not initialized
+            state.pop("_data", None)
+    if library == "pandas":
+        state = {k: v for k, v in state.items() if k not in ("_cache", "_item_cache")}
     if library == "xarray":  # attributes become an empty dict when they are asked for
         state = {k: v for k, v in state.items() if k not in ("_attrs", "_encoding") or v}
     return state
@@ -669,7 +718,7 @@ _KINDS: dict[type, Callable[[_Walk, Any], None]] = {
         ("vectorize", *((k, x) for k, x in sorted(vars(v).items()) if k != "_ufunc"))
     ),
     slice: lambda w, s: w._all(("slice", s.start, s.stop, s.step)),
-    weakref.ref: lambda w, _: w._put("weak"),
-    weakref.WeakKeyDictionary: lambda w, _: w._put("weak"),
-    weakref.WeakValueDictionary: lambda w, _: w._put("weak"),
+    weakref.ref: lambda w, r: w.value(r()),
+    weakref.WeakValueDictionary: lambda w, d: w._pairs(dict(d), "weak"),
+    weakref.WeakKeyDictionary: lambda w, _: w._put("weak"),  # caches are such
 }

@@ -46,6 +46,11 @@ def name_axes(
     if axes is None:
         named = _from_recording(recording, blocks, target)
     else:
+        if not isinstance(axes, Mapping) or not all(isinstance(name, str) for name in axes):
+            raise OptionError(
+                f"axes={axes!r:.100} is no dict of names. Write axes={{'trial': None, ...}}, with "
+                "None for unknown coordinates."
+            )
         if len(axes) != rank:
             raise OptionError(
                 f"The result has {rank} axes (shape {target.shape}), but axes= names "
@@ -61,7 +66,7 @@ def name_axes(
 
 
 def _checked(axis: int, name: str, values: object, length: int) -> Axis:
-    if name in _RESERVED or "/" in name:
+    if name in _RESERVED or "/" in name or "\0" in name:
         raise OptionError(
             f"'{name}' cannot be the name of an axis. Use a word such as 'frequency'."
         )

@@ -232,7 +232,8 @@ class _Child:
 
 def serve(fd: str) -> None:
     """Do jobs, and say what came of each to an open file; the main function there."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session decides what Ctrl-C means
+    # Not ignored, which the programs that a function starts would inherit.
+    signal.signal(signal.SIGINT, lambda *_: None)  # the session decides what Ctrl-C means
     out = open(int(fd), "wb", buffering=0)  # noqa: SIM115  (until the end)
     os.set_inheritable(out.fileno(), False)  # noqa: FBT003
     jobs = os.fdopen(os.dup(0), "rb")

@@ -6,7 +6,7 @@ import itertools
 import math
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -47,6 +47,8 @@ OutShape = Sequence[int] | Callable[[Shape], Sequence[int]]
 FEW_SHAPES = 8
 # So many of them must be known, since any rule fits one or two.
 ENOUGH = 4
+# HDF5 counts no further.
+_LONGEST = 2**63 - 1
 # A trial that is tried is held together with its result, and with what the function makes of it.
 _COPIES = 4
 
@@ -142,7 +144,7 @@ class _DryRun:
         order = np.argsort(self._case, kind="stable")
         first = np.searchsorted(self._case[order], np.arange(self._case.max() + 1))
         self._examples = [
-            order[a : min(b, a + MOST_TRIES)].tolist()
+            order[np.unique(np.linspace(a, b - 1, MOST_TRIES).astype(int))].tolist()
             for a, b in itertools.pairwise([*first.tolist(), order.size])
         ]
 
@@ -363,12 +365,18 @@ def _key(values: tuple[Any, ...]) -> str:
 
 
 def _told(out_shape: OutShape, inshape: Shape) -> Shape:
-    told = out_shape(inshape) if callable(out_shape) else out_shape
+    try:
+        told = out_shape(inshape) if callable(out_shape) else out_shape
+    except Exception as error:
+        raise OptionError(
+            f"out_shape raised {type(error).__name__} for trials of shape {inshape}: {error}. "
+            "Correct it, or leave it out."
+        ) from error
     try:
         shape = tuple(operator.index(n) for n in told)
     except TypeError:
         shape = (-1,)
-    if any(n < 0 for n in shape):
+    if isinstance(told, Mapping) or not all(0 <= n <= _LONGEST for n in shape):
         raise OptionError(
             f"out_shape={told!r:.100} is no shape for trials of shape {inshape}. Give a tuple of "
             "int from 0, or a function of the trial's shape that returns one."

@@ -186,7 +186,18 @@ def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, *, trials
     arguments = Arguments.given(call.args, call.kwargs)
     arguments.check(trials)
     payload = arguments.dump()
-    given = fingerprint(Arguments.load(payload))
+    unpickled = Arguments.load(payload)
+    given = fingerprint(unpickled)
+    if fingerprint(arguments).parts[""] != given.parts[""]:
+        names = (*range(len(arguments.args)), *arguments.kwargs)
+        pairs = zip(names, arguments.values(), unpickled.values(), strict=True)
+        changed = [n for n, a, b in pairs if fingerprint(a).parts[""] != fingerprint(b).parts[""]]
+        if changed:
+            raise OptionError(
+                f"The argument {changed[0]!r} is another one after it was pickled, as it reaches workers "
+                "(a subclass of numpy.ndarray may lose its attributes). Give plain values, or "
+                "teach its class __reduce__."
+            )
     return Called(loaded, function, arguments, payload, given)
 
 

@@ -146,6 +146,9 @@ def _found_again(spec: dict[str, Any], pickled: bytes, folder: str) -> dict[str,
             for file in source["behind"]
         ),
         "filters": tuple(source["filters"]),
+        "place": tuple(
+            (name, _now(value, spec["folder"], folder)) for name, value in source["place"]
+        ),
     }
     return {
         "function": Function(

@@ -13,6 +13,8 @@ from hpcio.errors import SourceError, TrialError
 from hpcio.files import (
     FileState,
     check_links,
+    check_place,
+    check_room_to_open,
     find_dataset,
     follow,
     load_filter,
@@ -48,7 +50,7 @@ class _Hdf5:
         main, *behind = map(FileState.of, followed.files)
         return Recording(
             path, dataset, shape, dtype, main.size, main.mtime_ns, behind=tuple(behind),
-            filters=followed.filters, sample=sample_of((main, *behind)),
+            filters=followed.filters, sample=sample_of((main, *behind)), place=followed.place,
         )  # fmt: skip
 
     def open(self, recording: Recording) -> OpenRecording:
@@ -101,6 +103,7 @@ class _OpenHdf5:
     """A dataset that is open; see `hpcio.recording.OpenRecording`."""
 
     def __init__(self, recording: Recording) -> None:
+        self._recording, self._behind = recording, [f.path for f in recording.behind]
         self._file = open_file(recording.path)
         try:
             self._dataset = find_dataset(self._file, recording.dataset)
@@ -115,6 +118,9 @@ class _OpenHdf5:
         self.plain = None if offset is None else (recording.path, offset)
 
     def read(self, region: tuple[slice, ...]) -> np.ndarray:
+        if self._behind:  # files that HDF5 opens when they are read, and says nothing if it cannot
+            check_place(self._recording.place, self._recording.path)
+            check_room_to_open(self._behind, self._recording.path)
         return _values(self._dataset, region)
 
     def axis_name(self, axis: int) -> str:

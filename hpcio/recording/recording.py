@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from hpcio.errors import SourceError
-from hpcio.files import FileState, sample_of
+from hpcio.files import FileState, Place, check_place, sample_of
 from hpcio.machine import Registry
 
 __all__ = ["RECORDINGS", "OpenRecording", "Recording", "RecordingKind"]
@@ -40,6 +40,9 @@ class Recording:
     sample : str
         A digest of some of the content of all files: other files may have the same sizes and
         times.
+    place : tuple of (str, str)
+        What HDF5 finds further files by, and that may differ from process to process; see
+        `hpcio.files.Followed`.
     """
 
     path: str
@@ -52,6 +55,7 @@ class Recording:
     behind: tuple[FileState, ...] = ()
     filters: tuple[int, ...] = ()
     sample: str = ""
+    place: Place = ()
 
     @classmethod
     def read(cls, spec: str | os.PathLike[str]) -> Recording:
@@ -86,6 +90,7 @@ class Recording:
 
     def check_unchanged(self) -> None:
         """Raise SourceError unless sizes and modification times are those of the plan."""
+        check_place(self.place, self.path)
         for file in self._files():
             try:
                 now = FileState.of(file.path)

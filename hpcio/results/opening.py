@@ -64,6 +64,16 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
             return self._data
         return super().get(name, default, **options)
 
+    def close(self) -> None:
+        """Close the file, and raise ResultError if sources have changed while it was open.
+
+        HDF5 says nothing when it reads fill values in their place, by whatever object of the file.
+        """
+        is_open, data = bool(self.id), self._data
+        super().close()
+        if is_open and isinstance(data, ResultDataset):
+            data.check()
+
     def _is_guarded(self, name: Any) -> bool:
         if self._data is None or not isinstance(name, str):
             return False
@@ -244,6 +254,10 @@ class ResultDataset(h5py.Dataset):  # type: ignore[misc]  # h5py is untyped
         self._sources.check(numbers)
         self._opened |= numbers
         return found
+
+    def check(self) -> None:
+        """Raise ResultError unless all sources are what they were."""
+        self._sources.check()
 
     def read_direct(self, dest: Any, source_sel: Any = None, dest_sel: Any = None) -> None:
         """Read into an array; see `h5py.Dataset.read_direct`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
+from os import _exit, getpid
 from time import perf_counter
 from typing import Any
 
@@ -103,6 +104,8 @@ class _Batch:
         self._held: list[tuple[int, dict[str, Any]]] = []
         self._written = self._failed = self._nbytes = self._tried = 0
         self._flushed = perf_counter()
+        # A copy that the function has forked must not go on as if it were this process.
+        self._pid = getpid()
 
     def run(self) -> None:
         """Try each block, in order."""
@@ -154,8 +157,12 @@ class _Batch:
                     casting=self._casting,
                 )  # fmt: skip
                 attempt.computing = False
+                if getpid() != self._pid:
+                    _exit(0)
             except (Exception, SystemExit) as error:
                 attempt.computing = False
+                if getpid() != self._pid:
+                    _exit(1)
                 if attempt.left is not None:
                     raise attempt.left from error
                 if not read and not self._is_of_block(error):

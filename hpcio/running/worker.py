@@ -47,7 +47,8 @@ def serve(fd: str, task: str) -> None:
 def _serve(fd: int, task: dict[str, Any]) -> None:
     connection = socket.socket(fileno=fd)
     # Ctrl-C reaches the whole group of processes; the session decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not ignored, which the programs that a function starts would inherit.
+    signal.signal(signal.SIGINT, lambda *_: None)
 
     def tell(message: dict[str, Any]) -> None:
         connection.sendall(json.dumps(message).encode() + b"\n")

@@ -160,10 +160,18 @@ def test_values_that_are_set_later_count(modules):
     assert fingerprint(power).changes(before) == ["main_.make"]
 
 
-def test_what_an_import_inside_gives_counts(tmp_path, monkeypatch):
+TEXTS = {
+    "whole": "import library_.parts\n return library_.parts.half(x) * library_.GAIN\n",
+    "renamed": "import library_ as m\n from library_.parts import half\n return half(x) * m.GAIN\n",
+    "part": "from library_ import GAIN, parts\n return parts.half(x) * GAIN\n",
+}
+
+
+@pytest.mark.parametrize("how", TEXTS)
+def test_what_an_import_inside_gives_counts(tmp_path, monkeypatch, how):
     (tmp_path / "library_").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    text = "def func(x):\n import library_.parts\n return library_.parts.half(x) * library_.GAIN\n"
+    text = f"def func(x):\n {TEXTS[how]}"
     found = []
     for gain, factor, unused in ((1, 0.5, 0), (2, 0.5, 0), (1, 0.4, 0), (1, 0.5, 3)):
         (tmp_path / "library_" / "__init__.py").write_text(f"GAIN = {gain}\nUNUSED = {unused}\n")
@@ -182,8 +190,9 @@ def test_what_an_import_inside_gives_counts(tmp_path, monkeypatch):
 def test_what_was_put_into_a_package_counts(monkeypatch):
     func = typed("def func(x): return np.linalg.norm(x)")
     before = fingerprint(func)
-    monkeypatch.setattr(np.linalg, "norm", lambda x: 0.0)
-    assert fingerprint(func).digest != before.digest
+    for other in (lambda x: 0.0, functools.partial(closing(abs), 1), np.linalg.cond, 3.0):
+        monkeypatch.setattr(np.linalg, "norm", other)
+        assert fingerprint(func).digest != before.digest
 
 
 def typed(text: str):
@@ -233,6 +242,18 @@ LINE = "            y = rest(x)\n"
         ("from toolz import compose\nfunc = compose(lambda x: x * 2, abs)",
          "from toolz import compose\nfunc = compose(lambda x: x * 3, abs)"),
         ("def func(x): return np.linalg.norm(x)", "def func(x): return np.linalg.cond(x)"),
+        ("import enum\nclass K(enum.Enum): A = 1\nK.A.gain = 1\ndef func(x): return K.A.gain",
+         "import enum\nclass K(enum.Enum): A = 1\nK.A.gain = 2\ndef func(x): return K.A.gain"),
+        ("class K: a: 1\ndef func(x): return K.__annotations__['a']",
+         "class K: a: 2\ndef func(x): return K.__annotations__['a']"),
+        ("def func(x):\n import math as m\n return m.sin(x)",
+         "def func(x):\n import cmath as m\n return m.sin(x)"),
+        ("import pandas as pd\n@pd.option_context('display.precision', 1)\ndef func(x): return x",
+         "import pandas as pd\n@pd.option_context('display.precision', 2)\ndef func(x): return x"),
+        ("import functools\nclass K:\n @functools.cached_property\n def gain(self): return 1\n"
+         "k = K()\nk.gain = 2\ndef func(x): return k.gain",
+         "import functools\nclass K:\n @functools.cached_property\n def gain(self): return 1\n"
+         "k = K()\nk.gain = 3\ndef func(x): return k.gain"),
     ],
 )  # fmt: skip
 def test_functions_that_do_different_things_differ(one, other):
@@ -388,6 +409,9 @@ def test_what_it_cannot_see_is_said():
         ("import importlib\ndef func(x): return importlib.import_module(x)", "import_module()"),
         ("import runpy\ndef func(x): return runpy.run_path(x)", "run_path()"),
         ("do = exec\ndef func(x): return do(x)", "exec()"),
+        ("import builtins\ndef func(x): return builtins.eval(x)", "eval()"),
+        ("import sys\ndef func(x): return sys.modules['x']", "sys.modules"),
+        ("def func(x): return int.__subclasses__()", "__subclasses__"),
         ("func = np.frompyfunc(lambda x: x, 1, 1)", "the universal function"),
         ("from numpy.random import normal\ndef func(x): return normal()", "that all of Python"),
         ("def func(x): return np.random.normal()", "that all of Python"),
@@ -425,12 +449,7 @@ class Steps(enum.Flag):
 
 
 class Spectrum:
-    def __init__(self):
-        self.n = 4
-
-    @functools.cached_property
-    def window(self):
-        return np.hanning(self.n)
+    pass
 
 
 @functools.singledispatch
@@ -447,7 +466,6 @@ def _(x: collections.abc.Sized):
     ("value", "use"),
     [
         (Steps, lambda steps: steps(3)),
-        (Spectrum(), lambda spectrum: spectrum.window),
         (np.vectorize(abs, otypes=["f8"]), lambda func: func([1.0, 2.0])),
         (functools.cache(abs), lambda func: func(1)),
         (kind_of, lambda _: collections.abc.Sized.register(Spectrum)),
