@@ -38,11 +38,11 @@ def resume_here(bench: Bench, out: Path, done: set[int]) -> None:
 
 
 def resume(bench: Bench, *, workers: int) -> None:
-    """Continue in a new process; exactly the blocks that were not done are computed."""
+    """Plan anew and continue; exactly the blocks that were not done are computed."""
     done = finished(bench.out)
     bench.hold()
     bench.forget_calls()
-    bench.run(workers=workers)
+    bench.plan().run(workers=workers, progress=False)
     assert sorted(bench.calls) == sorted(ALL - done)
     bench.check()
 
