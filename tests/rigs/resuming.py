@@ -18,7 +18,6 @@ from hpcio.writers.backend import trusted_ledger
 from tests.rigs.bench import TRIALS, Bench
 
 both_sources = pytest.mark.parametrize("sources", ["trial", "task"])
-any_workers = pytest.mark.parametrize("workers", [0, 1, 2])
 ALL = set(range(TRIALS))
 
 
