@@ -102,7 +102,8 @@ class Gain:
     ],
 )
 def test_any_callable_is_a_function(tmp_path, lfp, func):
-    run(func, lfp, tmp_path / "out.h5", workers=1)
+    told = {"out_shape": lambda shape: shape, "out_dtype": "f8"}
+    run(func, lfp, tmp_path / "out.h5", workers=1, **told)
     check(tmp_path / "out.h5", 3.0 * LFP)
 
 
