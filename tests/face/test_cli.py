@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 import hpcio
+from hpcio import cli
 
 WORK = """
 import numpy as np
@@ -45,6 +48,20 @@ def command(folder: Path, *words: str) -> tuple[int, str, str]:
         check=False, env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
+
+
+def command_here(folder: Path, *words: str) -> tuple[int, str]:
+    """Exit status and error output of the command, called in this process."""
+    said = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stderr(said),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["hpcio", *words])
+        patch.setenv("COLUMNS", "200")
+        status = cli._status()
+    return status, said.getvalue()
 
 
 RUN = ("work.py:demean", "rec.h5::/lfp", "--trials", "rec.h5::/trials", "--out", "out.h5")
@@ -114,7 +131,7 @@ def test_a_failed_run_ends_with_1_and_can_be_looked_into(folder):
     ],
 )
 def test_misuse_ends_with_2(folder, words, said):
-    status, _, error = command(folder, *words)
+    status, error = command_here(folder, *words)
     assert status == 2
     assert said in error
     assert not (folder / "out.h5").exists()

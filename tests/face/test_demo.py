@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import subprocess
 import sys
@@ -186,9 +187,17 @@ def test_run_starts_over_in_its_folder(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == names
 
 
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """A folder with a run of three trials, to be copied."""
+    folder = tmp_path_factory.mktemp("three")
+    demo.run(folder, workers=0, trials=3)
+    return folder
+
+
 @pytest.mark.parametrize("name", ["recording.h5", "power.h5", "power.png"])
-def test_run_refuses_a_folder_with_files_of_somebody_else(tmp_path, name):
-    demo.run(tmp_path, workers=0, trials=3)
+def test_run_refuses_a_folder_with_files_of_somebody_else(tmp_path, three, name):
+    shutil.copytree(three, tmp_path, dirs_exist_ok=True)
     kept = {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     foreign = tmp_path / name
     foreign.write_bytes(b"somebody's work")

@@ -222,7 +222,10 @@ def folder(tmp_path: Path) -> Path:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
-    (tmp_path / "mine.py").write_text("def double(trial):\n    return 2.0 * trial\n")
+    (tmp_path / "mine.py").write_text(
+        "def double(trial, noCompute=None):\n"
+        "    return (trial.shape, 'f8') if noCompute else 2.0 * trial\n"
+    )
     with h5py.File(tmp_path / "rec.h5", "w") as f:
         f["lfp"] = lfp()
     np.save(tmp_path / "rec.npy", lfp())

@@ -57,11 +57,10 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def check(folder: Path, *, pickled: bool) -> None:
-    out = folder / "out.h5"
-    with hpcio.open(out) as f:
+def check(folder: Path, *, pickled: bool, out: str = "out.h5") -> None:
+    with hpcio.open(folder / out) as f:
         np.testing.assert_array_equal(f["data"][...], 2.0 * source(folder))
-    state = status(str(out))
+    state = status(str(folder / out))
     assert (state.done, state.blocks, state.published) == (TRIALS, TRIALS, True)
     assert state.pickled == pickled
 
@@ -70,7 +69,7 @@ def source(folder: Path) -> np.ndarray:
     return record(folder / "again.h5")
 
 
-def python(folder: Path, *args: str, stdin: str | None = None) -> None:
+def python(folder: Path, *args: str, stdin: str | None = None, runs: int = 1) -> None:
     child = subprocess.Popen(
         [sys.executable, *args], cwd=folder, text=True, start_new_session=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -78,8 +77,9 @@ def python(folder: Path, *args: str, stdin: str | None = None) -> None:
     with ended(child):
         out, err = child.communicate(stdin, timeout=PATIENCE)
         assert child.returncode == 0, err
-    assert out.startswith(f"{TRIALS} trials in ")  # once: no worker has run the script again
-    assert out.count("\n") == 1
+    # Once for each run: no worker has run the script again.
+    assert out.startswith(f"{TRIALS} trials in ")
+    assert out.count(f"{TRIALS} trials in ") == out.count("\n") == runs
 
 
 def test_a_script_without_a_guard(folder):
@@ -179,10 +179,14 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize("made", MADE.values(), ids=MADE)
-def test_functions_of_the_script_however_they_are_made(folder, made):
-    python(folder, "-c", made + RUN)
-    check(folder, pickled=True)
+def test_functions_of_the_script_however_they_are_made(folder):
+    # One after the other by one script, which names each of them `function`.
+    outs = [f"{number}.h5" for number in range(len(MADE))]
+    runs = [RUN.replace("out.h5", out) for out in outs]
+    code = [f"{made}\n{run}" for made, run in zip(MADE.values(), runs, strict=True)]
+    python(folder, "-c", "\n".join(code), runs=len(code))
+    for out in outs:
+        check(folder, pickled=True, out=out)
 
 
 @pytest.mark.parametrize("name", ["lambda", "closure"])
@@ -210,11 +214,15 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_names_that_exist_elsewhere(folder, name):
-    (folder / f"{name}.py").write_text(MODULE)
-    python(folder, "-c", f"from {name} import function\n{RUN}")
-    check(folder, pickled=False)
+def test_names_that_exist_elsewhere(folder):
+    # One after the other by one script; each has a worker of its own.
+    code = ""
+    for name in NAMES:
+        (folder / f"{name}.py").write_text(MODULE)
+        code += f"from {name} import function\n{RUN.replace('out.h5', f'{name}.h5')}\n"
+    python(folder, "-c", code, runs=len(NAMES))
+    for name in NAMES:
+        check(folder, pickled=False, out=f"{name}.h5")
 
 
 def test_files_that_hide_a_standard_module_do_not_reach_the_workers(folder):

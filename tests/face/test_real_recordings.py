@@ -19,6 +19,7 @@ import pytest
 
 import hpcio
 from hpcio import Plan, Trials, per_trial
+from tests.rigs.everyday import combinations
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "japanese_vowels.py"
 Array = np.ndarray
@@ -90,8 +91,12 @@ def centred(trial: Array) -> Array:
     return trial - trial.mean(axis=0)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("dataset", ["contiguous", "compressed"])
+@pytest.mark.parametrize(
+    ("dataset", "workers"),
+    combinations(
+        ["contiguous", "compressed"], [0, 2], everyday=[("contiguous", 0), ("compressed", 2)]
+    ),
+)
 def test_utterances_of_all_lengths_are_joined(vowels, recording, dataset, workers):
     out = recording.with_name("out.h5")
     plan = Plan.create(
@@ -213,8 +218,9 @@ def windows(spikes: Array) -> Array:
     return np.column_stack([spikes - BEFORE, spikes + AFTER, np.full(len(spikes), BEFORE)])
 
 
-@pytest.mark.parametrize("receptor", [0, 1])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("receptor", "workers"), combinations([0, 1], [0, 2], everyday=[(0, 2), (1, 0)])
+)
 def test_the_sound_around_each_spike(receptors, tmp_path, receptor, workers):
     sound, spikes = receptors[receptor]
     table = windows(spikes)

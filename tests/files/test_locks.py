@@ -172,8 +172,8 @@ def test_what_is_opened_is_closed_and_only_what_is_written_is_written(tmp_path):
         assert f["data"][:30].tolist() == [1] * 10 + [2] * 10 + [0] * 10
 
 
-@pytest.fixture
-def client() -> Iterator[Client]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
     """Two workers, each a process of two threads; dask gives up a dead one soon."""
     leases = "distributed.scheduler.locks."
     soon = {f"{leases}lease-timeout": "1s", f"{leases}lease-validation-interval": "200ms"}
@@ -182,8 +182,14 @@ def client() -> Iterator[Client]:
         LocalCluster(
             host="127.0.0.1", n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0"
         ) as cluster,
-        Client(cluster) as client,
     ):
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster: LocalCluster) -> Iterator[Client]:
+    with Client(cluster) as client:
+        client.wait_for_workers(2, timeout=PATIENCE)  # one may have been killed
         yield client
 
 
@@ -222,7 +228,7 @@ def test_a_dask_worker_queues_at_the_scheduler(tmp_path, client):
 
     def leases(dask_scheduler: Any) -> dict[str, int]:
         held = dask_scheduler.extensions["semaphores"].leases
-        return {name: len(ids) for name, ids in held.items()}
+        return {name: len(ids) for name, ids in held.items() if str(tmp_path) in name}
 
     held = client.submit(hold_until, str(path), str(sign), str(end))
     until(sign.exists, "the lock")

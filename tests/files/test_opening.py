@@ -13,6 +13,7 @@ import pytest
 import hpcio
 from hpcio.files import opening as sources
 from tests.rigs.bench import CHANNELS, ROWS, TRIALS, Bench
+from tests.rigs.everyday import combinations
 from tests.rigs.support import run
 
 # Says of every lock what such a file system says.
@@ -22,7 +23,10 @@ int flock(int fd, int operation) { (void)fd; (void)operation; errno = NUMBER; re
 """
 
 
-@pytest.fixture(scope="module", params=["ENOLCK", "ENOSYS", "EOPNOTSUPP", "EINVAL"])
+ERRORS = ["ENOLCK", "ENOSYS", "EOPNOTSUPP", "EINVAL"]
+
+
+@pytest.fixture(scope="module", params=ERRORS)
 def no_locks(request, tmp_path_factory) -> dict[str, str]:
     """The environment of a child that sees no locks anywhere."""
     if not shutil.which("cc"):
@@ -58,7 +62,14 @@ print(hpcio.repack("out.h5").blocks)
 """
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("no_locks", "workers"),
+    combinations(
+        ERRORS, [0, 1],
+        everyday=[("ENOLCK", 0), ("ENOSYS", 1), ("EOPNOTSUPP", 0), ("EINVAL", 1)],
+    ),
+    indirect=["no_locks"],
+)  # fmt: skip
 def test_every_step_works_without_locks(bench, no_locks, workers):
     script = ALL_STEPS.format(module=bench.module, rows=ROWS, workers=workers)
     said = run(script, bench.folder, env=no_locks)

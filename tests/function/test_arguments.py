@@ -11,6 +11,7 @@ import hpcio
 from hpcio import Plan, per_trial
 from hpcio.errors import FunctionError, OptionError
 from hpcio.function import Arguments, FreshArguments
+from tests.rigs.everyday import combinations
 from tests.rigs.runs import LFP
 
 TRIALS = [[0, 6], [6, 12], [12, 18], [18, 24]]
@@ -33,8 +34,13 @@ def changes_all(trial, array, config, listed, row, *, named):
     return (trial * array).sum(axis=0) * factor + row.sum()
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("told", [{}, {"out_shape": (4,), "out_dtype": "f8"}])
+TOLD = {"out_shape": (4,), "out_dtype": "f8"}
+
+
+@pytest.mark.parametrize(
+    ("told", "workers"),
+    combinations([{}, TOLD], [0, 1, 2], everyday=[({}, 0), ({}, 1), (TOLD, 0), (TOLD, 2)]),
+)
 def test_what_a_call_does_to_its_arguments_no_other_sees(lfp, tmp_path, workers, told):
     rows = np.arange(8.0).reshape(4, 2)
     args = [np.arange(4.0), {"gain": 3.0}, [1], per_trial(rows)]
@@ -70,12 +76,18 @@ def noisy(trial, rng):
     return trial.sum(axis=0) + rng.normal(size=4)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.Philox])
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    combinations(
+        [np.random.PCG64, np.random.Philox], [0, 1, 3],
+        everyday=[(np.random.PCG64, 0), (np.random.Philox, 1), (np.random.PCG64, 3)],
+    ),
+)  # fmt: skip
 def test_each_trial_has_a_generator_of_its_own(lfp, tmp_path, workers, kind):
     given = np.random.Generator(kind(5))
     given.spawn(2)
-    found = compute(lfp, tmp_path / "out.h5", noisy, workers=workers, args=[given])
+    told = TOLD if workers else {}  # what a dry run draws, trials do not see
+    found = compute(lfp, tmp_path / "out.h5", noisy, workers=workers, args=[given], **told)
     children = given.spawn(4)
     want = [
         LFP[a:b].sum(axis=0) + r.normal(size=4) for (a, b), r in zip(TRIALS, children, strict=True)
@@ -123,9 +135,9 @@ def test_a_series_is_taken_by_position(lfp, tmp_path, kind):
     out = tmp_path / "out.h5"
     plan = Plan.create(
         lambda trial, gain: trial.mean(axis=0) * gain, lfp, trials=trials, out=out, join="stack",
-        args=[per_trial(table["gain"])],
+        args=[per_trial(table["gain"])], **TOLD,
     )  # fmt: skip
-    plan.run(workers=1, progress=False)
+    plan.run(workers=1 if kind == "reversed" else 0, progress=False)
     want = [LFP[a : a + 6].mean(axis=0) * gain for _, a, gain in table.itertuples()]
     with hpcio.open(out) as f:
         np.testing.assert_array_equal(f["data"], want)
@@ -213,8 +225,13 @@ def reshapes(trial):
     return trial[:4] * 1
 
 
-@pytest.mark.parametrize("func", [swaps, locks, reshapes])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("func", "workers"),
+    combinations(
+        [swaps, locks, reshapes], [0, 1],
+        everyday=[(swaps, 0), (locks, 0), (reshapes, 0), (swaps, 1)],
+    ),
+)  # fmt: skip
 def test_what_a_call_does_to_its_trial_no_other_sees(lfp, tmp_path, func, workers):
     want = [func(LFP[a:b].copy()) for a, b in TRIALS]
     found = compute(lfp, tmp_path / "out.h5", func, workers=workers, out_shape=(4,), out_dtype="f8")

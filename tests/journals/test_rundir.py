@@ -18,7 +18,6 @@ from hpcio.errors import (
 from tests.rigs.bench import ROWS, TRIALS
 from tests.rigs.resuming import (
     ALL,
-    any_workers,
     both_sources,
     finished,
     half_done,
@@ -122,7 +121,7 @@ def test_a_finished_run_has_nothing_left_to_do(bench):
     assert bench.out.stat().st_mtime_ns == stamp
 
 
-@any_workers
+@pytest.mark.parametrize("workers", [0, 2, pytest.param(1, marks=pytest.mark.torture)])
 def test_a_second_run_at_the_same_time_is_refused(bench, workers):
     bench.hold(5)
     with ended(bench.start(workers=workers)) as first:
@@ -149,7 +148,7 @@ def test_several_runs_started_at_once_do_the_work_once(bench, sources):
     bench.check()
 
 
-@any_workers
+@pytest.mark.parametrize("workers", [0, 1, pytest.param(2, marks=pytest.mark.torture)])
 def test_after_the_first_was_killed_a_second_run_is_welcome(bench, workers):
     bench.hold(5)
     with ended(bench.start(workers=workers)) as first:

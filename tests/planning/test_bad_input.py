@@ -36,6 +36,11 @@ def func(name: Any, *says: str, error: type[HpcioError] = FunctionError, **given
     return case(error, *says, func=name, **given)
 
 
+def tried(name: str, *says: str) -> Case:
+    # With one trial: if it fails, there is no other of its shape to be tried.
+    return func(name, *says, trials=[[0, 10]])
+
+
 def out(name: str, *says: str) -> Case:
     return case(OutputError, *says, out=name)
 
@@ -169,25 +174,26 @@ BAD = {
     "not picklable": case(PlanError, "cannot be pickled", "pass plain values",
                           func=closure_over(threading.Lock())),
     # ---- what they do in the dry run
-    "raises": func("raises", "'bad_functions:raises'", "ZeroDivisionError", "by nothing",
+    "raises": tried("raises", "'bad_functions:raises'", "ZeroDivisionError", "by nothing",
                    "Call it with one trial"),
-    "exits": func("exits", "'bad_functions:exits'", "SystemExit", "Call it with one trial"),
-    "lacks an argument": func("needs", "'bad_functions:needs'", "factor", "Call it with one trial"),
-    "returns nothing": func("none", "'bad_functions:none'", "nothing", "Return a numpy array"),
-    "returns a list": func("a_list", "a list", "Return a numpy array"),
-    "returns a dict": func("a_dict", "a dict", "Return a numpy array"),
-    "returns text": func("text", "a str", "Return a numpy array"),
-    "returns three": func("three", "tuple of 3", r"\(array, details\)"),
-    "returns a pair of arrays": func("pair", "tuple of 2", r"\(array, details\)"),
-    "returns objects": func("objects", "object", "Return integers"),
-    "returns masks": func("masked", "masked array", r"filled\(value\)"),
-    "returns dates": func("dates", r"datetime64\[ns\]", "Return integers"),
-    "returns time spans": func("spans", r"timedelta64\[s\]", "Return integers"),
-    "returns strings": func("strings", "<U1", "Return integers"),
-    "returns records": func("records", "'x'", "Return integers"),
-    "a detail of objects": func("bad_detail", "detail 'x'", "numbers or strings"),
-    "a detail with a slash": func("bad_name", "'a/b'", "without a slash"),
-    "a detail with a number": func("no_name", "key 3", "names"),
+    "exits": tried("exits", "'bad_functions:exits'", "SystemExit", "Call it with one trial"),
+    "lacks an argument": tried("needs", "'bad_functions:needs'", "factor",
+                               "Call it with one trial"),
+    "returns nothing": tried("none", "'bad_functions:none'", "nothing", "Return a numpy array"),
+    "returns a list": tried("a_list", "a list", "Return a numpy array"),
+    "returns a dict": tried("a_dict", "a dict", "Return a numpy array"),
+    "returns text": tried("text", "a str", "Return a numpy array"),
+    "returns three": tried("three", "tuple of 3", r"\(array, details\)"),
+    "returns a pair of arrays": tried("pair", "tuple of 2", r"\(array, details\)"),
+    "returns objects": tried("objects", "object", "Return integers"),
+    "returns masks": tried("masked", "masked array", r"filled\(value\)"),
+    "returns dates": tried("dates", r"datetime64\[ns\]", "Return integers"),
+    "returns time spans": tried("spans", r"timedelta64\[s\]", "Return integers"),
+    "returns strings": tried("strings", "<U1", "Return integers"),
+    "returns records": tried("records", "'x'", "Return integers"),
+    "a detail of objects": tried("bad_detail", "detail 'x'", "numbers or strings"),
+    "a detail with a slash": tried("bad_name", "'a/b'", "without a slash"),
+    "a detail with a number": tried("no_name", "key 3", "names"),
     "a changing rank": func("rank", r"\[1, 2\] axes", "Return the same number", trials=uneven),
     "a changing width": func("width", "different shapes", "Return equal shapes", trials=uneven),
     "a changing type": func("kind", "float64 for trial 1", "one type", trials=uneven),
@@ -204,9 +210,9 @@ BAD = {
     "asks for values": func("dry_values", "no values", "noCompute"),
     "raises in the dry run": func("dry_raises", "'bad_functions:dry_raises'", "ZeroDivisionError",
                                   "Call it with one trial"),
-    "out_shape contradicts": func("good", r"\(10, 3\)", "out_shape", "Correct out_shape",
+    "out_shape contradicts": func("silent", r"\(10, 3\)", "out_shape", "Correct out_shape",
                                   out_shape=(1, 3)),
-    "out_dtype narrows": func("good", "float64", "int32 is asked for", out_dtype="i4"),
+    "out_dtype narrows": func("silent", "float64", "int32 is asked for", out_dtype="i4"),
     "out_dtype of dates": func("good", "datetime64", "Return integers", out_shape=(1, 3),
                                out_dtype="M8[ns]"),
     "out_dtype unknown": func("good", "float33", error=PlanError, out_dtype="float33"),
@@ -250,17 +256,27 @@ def test_a_plan_that_cannot_be_made(folder, error, says, given):
     assert after == before
 
 
+TYPED = """
+def typed(trial, noCompute=None):
+    return (trial.shape, {dtype!r}) if noCompute else (100 * trial).astype({dtype!r})
+def silent(trial):
+    return typed(trial)
+"""
+
+
 @pytest.mark.parametrize(
-    "dtype", ["f2", "<f4", ">f8", "g", "<c8", ">c16", "G", "?", "i1", ">u2", "u8"]
+    ("dtype", "func"),
+    [
+        *((d, "typed") for d in ("f2", "<f4", ">f8", "g", "<c8", ">c16", "G", "?", "i1", ">u2")),
+        *((d, "silent") for d in ("u8", "G")),
+    ],
 )
-def test_a_type_is_stored_as_it_is_or_refused(folder, dtype):
-    (folder / "bad_types.py").write_text(
-        f"def typed(trial):\n    return (100 * trial).astype({dtype!r})\n"
-    )
+def test_a_type_is_stored_as_it_is_or_refused(folder, dtype, func):
+    (folder / "bad_types.py").write_text(TYPED.format(dtype=dtype))
     with h5py.File("rec.h5") as f:
         expected = (100 * f["lfp"][...]).astype(dtype)
     try:
-        plan = make({"func": "bad_types.py:typed"})
+        plan = make({"func": f"bad_types.py:{func}"})
     except FunctionError as error:
         assert dtype == "G"  # which h5py cannot hold everywhere
         check_error(error, "complex.*Return integers, floats")

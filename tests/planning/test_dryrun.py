@@ -15,6 +15,7 @@ import pytest
 import hpcio
 from hpcio import Plan, per_trial
 from hpcio.errors import BlocksFailed, FunctionError, HpcioWarning
+from tests.rigs.everyday import combinations
 from tests.rigs.plans import LFP
 
 
@@ -163,8 +164,13 @@ HARM = {
 }
 
 
-@pytest.mark.parametrize("harm", HARM)
-@pytest.mark.parametrize("bad", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("harm", "bad"),
+    combinations(
+        HARM, [0, 1, 2],
+        everyday=[("raises", 0), ("crashes", 0), ("exits", 1), ("raises", 2), ("exits", 2)],
+    ),
+)  # fmt: skip
 def test_a_bad_trial_does_not_end_the_planning(plan, harm, bad):
     space: dict[str, Any] = {"os": os}
     exec(

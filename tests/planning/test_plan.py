@@ -9,13 +9,16 @@ import pytest
 from hpcio import Plan, per_trial
 from hpcio.errors import FunctionError, OutputError, PlanError, SourceError, TrialError
 
+# If it fails, there is no other of its shape to be tried.
+ONE = {"trials": [[0, 6]]}
+
 
 @pytest.mark.parametrize(
     ("func", "options", "error", "message"),
     [
-        (lambda trial: None, {}, FunctionError, r"trial \d \(shape.*nothing \(None\)"),
-        (lambda trial: 1 / 0, {}, FunctionError, "ZeroDivisionError in the dry run"),
-        (lambda trial: trial.astype("U"), {}, FunctionError, "type <U"),
+        (lambda trial: None, ONE, FunctionError, r"trial \d \(shape.*nothing \(None\)"),
+        (lambda trial: 1 / 0, ONE, FunctionError, "ZeroDivisionError in the dry run"),
+        (lambda trial: trial.astype("U"), ONE, FunctionError, "type <U"),
         (lambda trial, noCompute=None: 5, {}, FunctionError, "Return .shape, dtype."),
         (lambda trial, noCompute=None: ((-1,), "f8"), {}, FunctionError, "announced the shape"),
         (lambda trial, noCompute=None: ((2, 4), "M8[s]"), {}, FunctionError, r"datetime64\[s\]"),
@@ -51,7 +54,7 @@ from hpcio.errors import FunctionError, OutputError, PlanError, SourceError, Tri
         (np.add, {"args": [per_trial([1, 2])]}, PlanError, "argument 0 has 2 values for 5 trials"),
         (np.add, {"kwargs": {"gain": per_trial([])}}, PlanError, "'gain' has 0 values"),
         (np.add, {"kwargs": {"noCompute": True}}, PlanError, "'noCompute' is set by the plan"),
-        (np.add, {"args": [lambda: (yield)]}, FunctionError, "TypeError in the dry run"),
+        (np.add, {"args": [lambda: (yield)], **ONE}, FunctionError, "TypeError in the dry run"),
         ("nothing", {}, FunctionError, "names no function"),
         ("no_such_module:f", {}, FunctionError, "Cannot import module 'no_such_module'"),
         ("none/such.py:f", {}, FunctionError, "no file 'none/such.py'"),

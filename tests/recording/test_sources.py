@@ -34,8 +34,8 @@ STORAGE: dict[str, dict[str, Any]] = {
 def test_any_axis_of_any_dataset_is_cut_into_trials(tmp_path, axis, storage):
     source = record(tmp_path / "rec.h5", CUBE, **STORAGE[storage])
     trials = Trials.from_array([[0, 3], [3, 8], [8, 12]], axis=axis)
-    run(lambda x: 2 * x, source, tmp_path / "out.h5", trials=trials, axis=axis)
-    check(tmp_path / "out.h5", 2 * CUBE)
+    run(np.negative, source, tmp_path / "out.h5", trials=trials, axis=axis)
+    check(tmp_path / "out.h5", -CUBE)
     run(np.sum, source, tmp_path / "sums.h5", trials=trials, axis=axis, join="stack")
     parts = np.split(CUBE, [3, 8], axis)
     check(tmp_path / "sums.h5", np.array([part.sum() for part in parts]))

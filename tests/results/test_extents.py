@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import h5py
@@ -11,6 +12,7 @@ import pytest
 import hpcio
 from hpcio.results.verifying import spans
 from tests.rigs.bench import CHANNELS, ROWS, TRIALS, Bench
+from tests.rigs.everyday import combinations
 from tests.rigs.repacking import contents
 
 
@@ -45,8 +47,16 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    combinations(
+        KINDS, HOW,
+        everyday=[
+            *((kind, how) for kind in KINDS for how in HOW if how != "processes"),
+            *((kind, "processes") for kind in ("direct columns", "channels stacked", "uneven")),
+        ],
+    ),
+)  # fmt: skip
 def test_every_kind_of_result(tmp_path, small_pieces, kind, how):
     options = HOW[how]
     recording = np.random.default_rng(0).normal(size=(3, 60) if "col" in kind else (60, 3))
@@ -77,9 +87,19 @@ def test_every_kind_of_result(tmp_path, small_pieces, kind, how):
         assert hpcio.verify(out).nbytes == expected.nbytes
 
 
-@pytest.mark.parametrize("how", ["contiguous", "gzip", "processes"])
-@pytest.mark.parametrize("dtype", ["i2", ">f4", "c16", "?"])
-@pytest.mark.parametrize("sources", ["trial", "task"])
+DTYPES = ["i2", ">f4", "c16", "?"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "dtype", "how"),
+    combinations(
+        ["trial", "task"], DTYPES, ["contiguous", "gzip", "processes"],
+        everyday=[
+            *itertools.product(["trial", "task"], DTYPES, ["contiguous", "gzip"]),
+            ("trial", ">f4", "processes"), ("task", "i2", "processes"),
+        ],
+    ),
+)  # fmt: skip
 def test_gaps_where_blocks_lie_across_pieces(tmp_path, small_pieces, sources, dtype, how):
     bench = Bench(tmp_path, sources=sources)
     path = tmp_path / f"{bench.module}.py"
@@ -102,7 +122,8 @@ def test_results_of_nothing(tmp_path, how):
     bench = Bench(tmp_path)
     path = tmp_path / f"{bench.module}.py"
     path.write_text(path.read_text() + "\n\ndef none(trial):\n    return trial[:0]\n")
-    bench.plan("none").run(workers=0, progress=False)
+    options = {"out_shape": (0, CHANNELS), "out_dtype": "f8"}
+    bench.plan("none", **options).run(workers=0, progress=False)
     assert hpcio.repack(bench.out, **HOW[how]).blocks == TRIALS
     with hpcio.open(bench.out) as f:
         assert f["data"].shape == (0, CHANNELS)

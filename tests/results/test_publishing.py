@@ -19,6 +19,7 @@ from hpcio.errors import (
     OutputError,
     ResultError,
 )
+from tests.rigs.everyday import combinations
 from tests.rigs.runs import LFP, WORK, check, pieces, record, run
 
 
@@ -95,8 +96,10 @@ def test_the_file_says_where_it_came_from(tmp_path, lfp):
     }
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("sources", ["trial", "task"])
+@pytest.mark.parametrize(
+    ("sources", "workers"),
+    combinations(["trial", "task"], [0, 2], everyday=[("trial", 0), ("task", 0), ("task", 2)]),
+)
 def test_details_are_kept_beside_the_result(tmp_path, lfp, workers, sources):
     def fitted(trial):
         details = {
@@ -108,7 +111,8 @@ def test_details_are_kept_beside_the_result(tmp_path, lfp, workers, sources):
         return trial - details["mean"], details if len(trial) != 4 else {}
 
     options = {"channels_per_block": 3, "workers": workers, "sources": sources}
-    run(fitted, lfp, tmp_path / "out.h5", **options)
+    told = {"out_shape": lambda shape: shape, "out_dtype": "f8"}
+    run(fitted, lfp, tmp_path / "out.h5", **options, **told)
     check(tmp_path / "out.h5", np.concatenate([x - x.mean(axis=0) for x in pieces()]))
     with hpcio.open(tmp_path / "out.h5") as f:
         attributes = dict(f["metadata"].attrs)
@@ -136,8 +140,20 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("sources", "workers"), [("trial", 0), ("task", 0), ("task", 2)])
-@pytest.mark.parametrize("name", NAMES)
+# Workers are told one name, with all of it.
+ALL_IN_ONE = " ".join(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "sources", "workers"),
+    combinations(
+        [*NAMES, ALL_IN_ONE], ["trial", "task"], [0, 2],
+        everyday=[
+            *((name, sources, 0) for name in NAMES for sources in ("trial", "task")),
+            (ALL_IN_ONE, "task", 2),
+        ],
+    ),
+)  # fmt: skip
 def test_files_and_folders_have_any_name(tmp_path, name, sources, workers):
     folder = tmp_path / name
     folder.mkdir()

@@ -30,7 +30,9 @@ import numpy as np
 FACTOR = 3
 lock = __import__("threading").Lock()
 
-def good(trial): return trial
+def good(trial, noCompute=None):
+    return (trial.shape, trial.dtype) if noCompute else trial
+def silent(trial): return trial
 def raises(trial): raise ZeroDivisionError("by nothing")
 def exits(trial): raise SystemExit(3)
 def needs(trial, factor): return trial

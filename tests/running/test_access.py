@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 import hpcio
+from tests.rigs.everyday import combinations
 
-OPTIONS = [
-    {"sources": "trial"},
-    {"sources": "task"},
-    {"sources": "trial", "compression": "gzip"},
-    {"sources": "task", "compression": "gzip"},
-    {"writer": "direct"},
-    {"writer": "mutex"},
-]
+OPTIONS = {
+    "trial": {"sources": "trial"},
+    "task": {"sources": "task"},
+    "trial, packed": {"sources": "trial", "compression": "gzip"},
+    "task, packed": {"sources": "task", "compression": "gzip"},
+    "direct": {"writer": "direct"},
+    "mutex": {"writer": "mutex"},
+}
+UMASKS = [0o022, 0o077, 0o002, 0o027]
 
 
 @pytest.fixture
@@ -39,19 +41,28 @@ def modes_of(folder: Path) -> dict[str, int]:
     return modes
 
 
-def run(folder: Path, **options: object) -> Path:
+def run(folder: Path, *, workers: int = 1, **options: object) -> Path:
     with h5py.File(folder / "rec.h5", "w") as f:
         f["lfp"] = np.arange(80.0).reshape(40, 2)
     out = folder / "out.h5"
     plan = hpcio.Plan.create(np.negative, f"{folder}/rec.h5::lfp", trials=10, out=out, **options)
-    plan.run(workers=1, progress=False)
+    plan.run(workers=workers, progress=False)
     return out
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0o027], indirect=True, ids=oct)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_result_is_as_readable_as_any_new_file(tmp_path, umask, options):
-    out = run(tmp_path, **options)
+@pytest.mark.parametrize(
+    ("how", "umask", "workers"),
+    combinations(
+        OPTIONS, UMASKS, [0, 1],
+        everyday=[
+            *((how, umask, 0) for how in OPTIONS for umask in UMASKS),
+            *((how, UMASKS[k % 4], 1) for k, how in enumerate(OPTIONS)),
+        ],
+    ),
+    indirect=["umask"],
+)  # fmt: skip
+def test_a_result_is_as_readable_as_any_new_file(tmp_path, umask, how, workers):
+    out = run(tmp_path, workers=workers, **OPTIONS[how])
     readable = 0o444 & ~umask
     assert stat.S_IMODE(out.stat().st_mode) == 0o666 & ~umask
     with h5py.File(out) as f:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hpcio
+from tests.rigs.everyday import combinations
 from tests.rigs.support import ended, run, start
 from tests.rigs.waiting import PATIENCE, until
 
@@ -71,8 +72,10 @@ LEFT = {
 }
 
 
-@pytest.mark.parametrize("left", LEFT)
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("left", "workers"),
+    combinations(LEFT, ["1", "2"], everyday=[*zip(LEFT, ["1", "2"] * 3, strict=True)]),
+)
 def test_a_run_ends_whatever_the_function_leaves_running(folder, left, workers):
     write(folder, f"if not done:\n    done.append(1)\n    {LEFT[left]}\nreturn trial.sum(axis=0)")
     run(SESSION, folder, workers)
@@ -119,8 +122,13 @@ return trial.sum(axis=0)
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "1", "2"])
-@pytest.mark.parametrize("ends", ["returns", "raises"])
+@pytest.mark.parametrize(
+    ("ends", "workers"),
+    combinations(
+        ["returns", "raises"], ["0", "1", "2"],
+        everyday=[("returns", "0"), ("raises", "0"), ("raises", "1"), ("returns", "2")],
+    ),
+)  # fmt: skip
 def test_a_function_that_catches_everything_is_stopped_all_the_same(folder, workers, ends):
     body = SWALLOWS
     if ends == "raises":

@@ -16,6 +16,7 @@ from hpcio.errors import (
     BlocksFailed,
     FunctionError,
 )
+from tests.rigs.everyday import combinations
 from tests.rigs.runs import LARGE, LFP, TABLE, Array, check, record, run
 
 
@@ -78,8 +79,10 @@ def test_a_large_block_is_read_anew_before_it_is_tried_again(tmp_path):
     assert seen.read_bytes() == np.repeat(LARGE[:: len(LARGE) // 3], 3, axis=0).tobytes()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("sources", ["trial", "task"])
+@pytest.mark.parametrize(
+    ("sources", "workers"),
+    combinations(["trial", "task"], [0, 2], everyday=[("trial", 0), ("trial", 2), ("task", 0)]),
+)
 def test_of_failed_blocks_nothing_is_published(tmp_path, lfp, counts, workers, sources):
     func = failing(counts, times=2)
     plan = Plan.create(func, lfp, out=tmp_path / "out.h5", sources=sources, **FAILING)
@@ -103,10 +106,20 @@ def test_of_failed_blocks_nothing_is_published(tmp_path, lfp, counts, workers, s
     assert calls(counts) == {"1": 3, "3": 3}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("sources", ["trial", "task"])
-@pytest.mark.parametrize(("dtype", "fill"), [("f4", np.nan), ("c8", np.nan), ("i2", 0)])
-def test_gaps_are_published_if_asked_for(tmp_path, counts, workers, sources, dtype, fill):
+FILLS = {"f4": np.nan, "c8": np.nan, "i2": 0}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sources", "workers"),
+    combinations(
+        FILLS, ["trial", "task"], [0, 2],
+        everyday=[
+            *((dtype, sources, 0) for dtype in FILLS for sources in ("trial", "task")),
+            ("f4", "task", 2), ("i2", "trial", 2),
+        ],
+    ),
+)  # fmt: skip
+def test_gaps_are_published_if_asked_for(tmp_path, counts, workers, sources, dtype):
     data = np.round(100 * LFP).astype(dtype)
     source = record(tmp_path / "rec.h5", data)
     plan = Plan.create(
@@ -115,7 +128,7 @@ def test_gaps_are_published_if_asked_for(tmp_path, counts, workers, sources, dty
     done = plan.run(workers=workers, gaps=True, progress=False)
     assert [f.trial for f in done.failed] == [1, 3]
     expected = -data
-    expected[6:12] = expected[20:26] = fill
+    expected[6:12] = expected[20:26] = FILLS[dtype]
     for opened in (h5py.File(tmp_path / "out.h5"), hpcio.open(tmp_path / "out.h5")):
         with opened as f:
             assert f["data"].dtype == dtype
@@ -126,8 +139,10 @@ def test_gaps_are_published_if_asked_for(tmp_path, counts, workers, sources, dty
     assert (verified.blocks, verified.gaps) == (3, 2)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize(
+    ("gaps", "workers"),
+    combinations([False, True], [0, 1, 2], everyday=[(False, 0), (True, 0), (True, 1), (False, 2)]),
+)
 def test_a_run_stops_when_too_many_blocks_have_failed(tmp_path, workers, gaps):
     data = np.arange(4000.0).reshape(-1, 1)
     plan = Plan.create(

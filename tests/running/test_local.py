@@ -22,13 +22,16 @@ from hpcio.errors import (
 from hpcio.journals.journal import DONE
 from hpcio.journals.ledger import read_logs
 from tests.rigs.bench import ROWS, TRIALS, Bench
-from tests.rigs.resuming import ALL, any_workers, both_sources, finished, resume, resume_here
+from tests.rigs.everyday import combinations
+from tests.rigs.resuming import ALL, finished, resume, resume_here
 from tests.rigs.support import ended, group, names
 from tests.rigs.waiting import PATIENCE, until
 
 
-@any_workers
-@both_sources
+@pytest.mark.parametrize(
+    ("sources", "workers"),
+    combinations(["trial", "task"], [0, 1, 2], everyday=[("trial", 0), ("trial", 1), ("task", 2)]),
+)
 def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(bench, workers, sources):
     bench.hold(6)
     with ended(bench.start(workers=workers)) as child:
@@ -76,8 +79,10 @@ def test_ctrl_c_in_a_session_is_an_error_that_can_be_caught(bench):
     resume_here(bench, bench.out, set(range(6)))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@both_sources
+@pytest.mark.parametrize(
+    ("sources", "workers"),
+    combinations(["trial", "task"], [1, 2], everyday=[("trial", 1), ("task", 2)]),
+)
 def test_a_worker_that_is_killed_is_replaced(bench, workers, sources):
     bench.hold(5)
     with ended(bench.start(workers=workers)) as child:
@@ -138,11 +143,17 @@ def test_a_trial_that_asks_python_to_exit_fails_as_any_other(bench):
     assert info.value.done.workers <= 2
 
 
-@pytest.mark.parametrize(("ends", "how"), DEADLY_FUNCTIONS.items(), ids=DEADLY_FUNCTIONS)
-def test_only_the_trial_that_ends_its_worker_fails(bench, ends, how):
-    deadly(bench, how, (4,))
+@pytest.mark.parametrize(
+    ("ends", "workers"),
+    combinations(
+        DEADLY_FUNCTIONS, [1, 2],
+        everyday=[("signal 9", 2), *((ends, 1) for ends in [*DEADLY_FUNCTIONS][1:])],
+    ),
+)  # fmt: skip
+def test_only_the_trial_that_ends_its_worker_fails(bench, ends, workers):
+    deadly(bench, DEADLY_FUNCTIONS[ends], (4,))
     with pytest.raises(BlocksFailed, match="1 of 12 trials failed; nothing was pub") as info:
-        bench.plan("deadly").run(workers=2, progress=False)
+        bench.plan("deadly").run(workers=workers, progress=False)
     (failure,) = info.value.done.failed
     assert (failure.block, failure.trial) == (4, 4)
     assert failure.reason.startswith(f"WorkerError: the worker ended with {ends}")
@@ -151,7 +162,7 @@ def test_only_the_trial_that_ends_its_worker_fails(bench, ends, how):
     assert finished(bench.out) == ALL - {4}
     assert not bench.out.exists()
     bench.forget_calls()
-    done = hpcio.Plan.load(bench.out).run(workers=2, progress=False, gaps=True)
+    done = hpcio.Plan.load(bench.out).run(workers=workers, progress=False, gaps=True)
     assert set(bench.calls) == {4}
     assert [f.block for f in done.failed] == [4]
     with hpcio.open(bench.out) as f:
@@ -183,8 +194,13 @@ def test_a_function_that_ends_every_worker_ends_the_run(tmp_path):
     bench.check()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    combinations(
+        [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], [1, 2],
+        everyday=[(signal.SIGKILL, 2), (signal.SIGTERM, 1), (signal.SIGHUP, 1)],
+    ),
+)  # fmt: skip
 def test_orphans_end_by_themselves(bench, workers, number):
     bench.hold(5)
     with ended(bench.start(workers=workers)) as child:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 
@@ -10,14 +11,24 @@ import pytest
 import hpcio
 from tests.rigs import support
 from tests.rigs.bench import TRIALS, Bench
+from tests.rigs.everyday import combinations
 from tests.rigs.resuming import ALL, both_sources, finished, resume
 from tests.rigs.support import ended, kill, names
 from tests.rigs.waiting import until
 
 
-@pytest.mark.parametrize(("workers", "trial"), [(0, 0), (0, 4), (0, TRIALS - 1), (1, 4), (2, 4)])
-@both_sources
-def test_killed_while_it_computes_a_trial(bench, workers, sources, trial):
+@pytest.mark.parametrize(
+    ("sources", "at"),
+    combinations(
+        ["trial", "task"], [(0, 0), (0, 4), (0, TRIALS - 1), (1, 4), (2, 4)],
+        everyday=[
+            ("trial", (0, 0)), ("task", (0, 4)), ("trial", (0, TRIALS - 1)), ("trial", (1, 4)),
+            ("task", (2, 4)),
+        ],
+    ),
+)  # fmt: skip
+def test_killed_while_it_computes_a_trial(bench, sources, at):
+    workers, trial = at
     bench.hold(trial)
     with ended(bench.start(workers=workers)) as child:
         until(lambda: trial in bench.calls, "the trial")
@@ -51,8 +62,13 @@ def check_and_resume(bench: Bench) -> None:
     assert names(bench.folder, ".out.h5*") == []
 
 
-@pytest.mark.parametrize("moment", range(2, 120, 13))
-@both_sources
+# Some of them: the torture has all.
+MOMENTS = range(2, 120, 13)
+
+
+@pytest.mark.parametrize(
+    ("moment", "sources"), [*zip(MOMENTS, itertools.cycle(["trial", "task"]), strict=False)]
+)
 def test_killed_at_a_call_to_the_system(bench, sources, moment):
     killed_at(bench, moment)
     check_and_resume(bench)
@@ -72,8 +88,10 @@ def test_killed_at_any_call_to_the_system(tmp_path, sources):
     assert moment > TRIALS
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@both_sources
+@pytest.mark.parametrize(
+    ("sources", "workers"),
+    combinations(["trial", "task"], [0, 2], everyday=[("trial", 0), ("task", 2)]),
+)
 def test_killed_again_and_again(bench, workers, sources):
     for trial in range(1, TRIALS, 3):
         if trial in finished(bench.out):

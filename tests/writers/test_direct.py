@@ -25,10 +25,12 @@ from hpcio.writers.direct import Direct
 from hpcio.writers.preallocated import PAGE, reserve
 from hpcio.writers.seams import read_seams
 from tests.rigs.bench import TRIALS, Bench
+from tests.rigs.everyday import combinations
 from tests.rigs.support import ended, kill
 from tests.rigs.waiting import PATIENCE, until
 
 Array = np.ndarray
+WRITERS = ["direct", "mutex"]
 DTYPES = ["<f8", ">f8", "<f4", ">f4", "<f2", "<c16", ">c8", "<i8", ">i4", "i1", "u1", "<u2", "?"]
 
 
@@ -38,7 +40,7 @@ def record(folder: Path, data: Array) -> str:
     return f"{folder}/rec.h5::lfp"
 
 
-@pytest.fixture(params=["direct", "mutex"])
+@pytest.fixture(params=WRITERS)
 def writer(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -50,7 +52,8 @@ def run(folder: Path, writer: str, data: Array, func: Any, **options: Any) -> Ar
     read = []
     for kind, out in ((writer, name), ("virtual", f"v{name}")):
         plan = hpcio.Plan.create(func, source, out=folder / out, writer=kind, **options)
-        plan.run(workers=workers, progress=False)
+        # What the writer is compared with needs no processes.
+        plan.run(workers=workers if kind == writer else 0, progress=False)
         with h5py.File(folder / out) as f:
             assert f["data"].is_virtual == (kind == "virtual")
             assert "incomplete" not in f.attrs
@@ -65,8 +68,14 @@ def run(folder: Path, writer: str, data: Array, func: Any, **options: Any) -> Ar
 
 
 @pytest.mark.parametrize(
-    ("dtype", "workers"), [*((dtype, 0) for dtype in DTYPES), (">f4", 2), ("?", 2)]
-)
+    ("writer", "dtype", "workers"),
+    [
+        *((writer, dtype, 0) for writer in WRITERS for dtype in DTYPES),
+        ("direct", ">f4", 2), ("mutex", "?", 2),
+        pytest.param("direct", "?", 2, marks=pytest.mark.torture),
+        pytest.param("mutex", ">f4", 2, marks=pytest.mark.torture),
+    ],
+)  # fmt: skip
 def test_every_type(tmp_path, writer, dtype, workers):
     data = (100 * np.random.default_rng(1).random((60, 3))).astype(dtype)
     found = run(tmp_path, writer, data, np.copy, trials=7 + np.arange(2)[:, None] * 10 + [[0, 10]],
@@ -78,7 +87,13 @@ def test_every_type(tmp_path, writer, dtype, workers):
 UNEQUAL = [[0, 6], [6, 12], [12, 20], [20, 26], [26, 30]]
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3, 5])
+@pytest.mark.parametrize(
+    ("writer", "workers"),
+    combinations(
+        WRITERS, [0, 1, 3, 5],
+        everyday=[("direct", 0), ("mutex", 0), ("mutex", 1), ("direct", 3), ("mutex", 5)],
+    ),
+)  # fmt: skip
 def test_unequal_trials_in_a_contiguous_dataset(tmp_path, writer, workers):
     data = np.random.default_rng(1).normal(size=(30, 4))
     found = run(tmp_path, writer, data, np.negative, trials=UNEQUAL, workers=workers)
@@ -87,21 +102,28 @@ def test_unequal_trials_in_a_contiguous_dataset(tmp_path, writer, workers):
         assert f["data"].chunks is None
 
 
+JOINS = {
+    "stacked": {"join": "stack"},
+    "along axis 1": {"join_axis": 1},
+    "channels": {"channels_per_block": 2},
+    "channels stacked": {"channels_per_block": 2, "join": "stack"},
+    "channels along axis 0": {"channels_per_block": 4, "join_axis": 0},
+}
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"join": "stack"},
-        {"join_axis": 1},
-        {"channels_per_block": 2},
-        {"channels_per_block": 2, "join": "stack"},
-        {"channels_per_block": 4, "join_axis": 0},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("workers", [0, 2])
-def test_every_way_to_join(tmp_path, writer, options, workers):
+    ("writer", "workers", "join"),
+    combinations(
+        WRITERS, [0, 2], JOINS,
+        everyday=[
+            *((writer, 0, join) for writer in WRITERS for join in JOINS),
+            *((WRITERS[k % 2], 2, join) for k, join in enumerate(JOINS)),
+        ],
+    ),
+)  # fmt: skip
+def test_every_way_to_join(tmp_path, writer, workers, join):
     data = np.random.default_rng(1).normal(size=(40, 4))
-    run(tmp_path, writer, data, np.negative, trials=8, workers=workers, **options)
+    run(tmp_path, writer, data, np.negative, trials=8, workers=workers, **JOINS[join])
 
 
 def test_sizes_that_fit_no_page(tmp_path, writer):
@@ -143,7 +165,10 @@ def fails_for_two(trial: Array) -> Array:
     return -trial
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("writer", "workers"),
+    combinations(WRITERS, [0, 2], everyday=[("direct", 0), ("mutex", 0), ("mutex", 2)]),
+)
 def test_what_is_not_complete_says_so_and_gaps_are_filled(tmp_path, writer, workers):
     data = np.repeat(np.arange(40.0), 3).reshape(40, 3)
     plan = hpcio.Plan.create(
@@ -171,7 +196,7 @@ def test_two_runs_into_two_files_at_once(tmp_path, writer):
         folder.mkdir()
         bench = Bench(folder, writer=writer)
         bench.hold(5 + k)
-        children.append((bench, bench.start(workers=2)))
+        children.append((bench, bench.start(workers=1)))
     with ended(children[0][1]), ended(children[1][1]):
         for k, (bench, _) in enumerate(children):  # both are at work
             until(lambda bench=bench, k=k: 5 + k in bench.calls, "the trial")
@@ -181,7 +206,10 @@ def test_two_runs_into_two_files_at_once(tmp_path, writer):
             bench.check()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("writer", "workers"),
+    combinations(WRITERS, [1, 2], everyday=[("direct", 2), ("mutex", 1)]),
+)
 def test_killed_and_resumed(tmp_path, writer, workers):
     bench = Bench(tmp_path, writer=writer)
     bench.hold(5)
@@ -370,6 +398,17 @@ def test_a_block_that_kills_its_worker_is_the_one_that_is_named(the_gluster, tmp
     assert hpcio.verify(plan.out).blocks == 299
 
 
+@pytest.mark.parametrize(
+    ("writer", "executor"),
+    combinations(
+        WRITERS, ["this process", "processes", "dask"],
+        everyday=[
+            *((writer, "this process") for writer in WRITERS),
+            ("direct", "processes"), ("mutex", "dask"),
+        ],
+    ),
+    indirect=["executor"],
+)  # fmt: skip
 def test_whoever_computes(tmp_path, writer, executor):
     """Several blocks at a time, by threads and processes."""
     bench = Bench(tmp_path, writer=writer)

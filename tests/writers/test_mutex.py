@@ -23,6 +23,7 @@ from hpcio.running.batch import run_batch
 from hpcio.writers.backend import trusted_ledger
 from hpcio.writers.preallocated import reserve
 from tests.rigs.bench import TRIALS, Bench
+from tests.rigs.everyday import combinations
 from tests.rigs.shared_sum import awaited, holding
 from tests.rigs.support import ended, group, kill, start
 from tests.rigs.waiting import PATIENCE, until
@@ -79,8 +80,12 @@ def kill_at(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "kill.so")
 
 
-@pytest.mark.parametrize("join", ["concatenate", "stack"])
-@pytest.mark.parametrize("channels", [None, 2])
+@pytest.mark.parametrize(
+    ("join", "channels"),
+    combinations(
+        ["concatenate", "stack"], [None, 2], everyday=[("concatenate", None), ("stack", 2)]
+    ),
+)
 def test_a_writer_that_is_killed_in_any_of_its_writes(tmp_path, kill_at, join, channels):
     """The first is killed in its first write, the second in its second, and so on."""
     lfp = np.random.default_rng(1).normal(size=(6, 4))
@@ -113,8 +118,11 @@ def test_a_writer_that_is_killed_in_any_of_its_writes(tmp_path, kill_at, join, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("channels", [None, 1])
-def test_a_run_that_is_killed_again_and_again(tmp_path, channels):
+@pytest.mark.parametrize(
+    ("channels", "times"),
+    [(None, 3), (1, 3), *(pytest.param(n, 10, marks=pytest.mark.torture) for n in (None, 1))],
+)
+def test_a_run_that_is_killed_again_and_again(tmp_path, channels, times):
     lfp = np.random.default_rng(1).normal(size=(400, 2))
     with h5py.File(tmp_path / "rec.h5", "w") as f:
         f["lfp"] = lfp
@@ -125,7 +133,7 @@ def test_a_run_that_is_killed_again_and_again(tmp_path, channels):
         "plan.run(workers=2, progress=False)\n"
     )
     journals = tmp_path / "out.h5.run" / "journal"
-    for _ in range(6):
+    for _ in range(times):
         before = len([*journals.glob("*.jnl")])
         with ended(start(script, tmp_path)) as child:
             until(

@@ -15,6 +15,7 @@ import hpcio
 from hpcio.errors import MissingPackageError, PlanError, ResultError
 from tests.rigs import support
 from tests.rigs.bench import CHANNELS, FILTERS, ROWS, TRIALS, Bench
+from tests.rigs.everyday import combinations
 from tests.rigs.support import damage, kill, names, run, start
 from tests.rigs.waiting import until
 
@@ -32,13 +33,28 @@ class Packed(Bench):
         return sorted(p for p in Path(f"{self.out}.run/sources").rglob(pattern) if p.is_file())
 
 
-@pytest.fixture(params=["trial", "task"])
+SOURCES = ["trial", "task"]
+
+
+@pytest.fixture(params=SOURCES)
 def bench(tmp_path, request) -> Packed:
     return Packed(tmp_path, sources=request.param)
 
 
-@pytest.mark.parametrize("compression", [None, *FILTERS])
-@pytest.mark.parametrize("workers", [0, 2])
+COMPRESSIONS = [None, *FILTERS]
+
+
+@pytest.mark.parametrize(
+    ("bench", "compression", "workers"),
+    combinations(
+        SOURCES, COMPRESSIONS, [0, 2],
+        everyday=[
+            *((sources, compression, 0) for sources in SOURCES for compression in COMPRESSIONS),
+            *((SOURCES[k % 2], compression, 2) for k, compression in enumerate(COMPRESSIONS)),
+        ],
+    ),
+    indirect=["bench"],
+)  # fmt: skip
 def test_the_result_is_the_same(bench, compression, workers):
     if compression and compression[:4] not in ("gzip", "lzf"):
         pytest.importorskip("hdf5plugin")
@@ -53,7 +69,8 @@ def test_the_result_is_the_same(bench, compression, workers):
             assert f["data"].attrs["plan"] == plan.digest.encode()
     loaded = hpcio.Plan.load(bench.out)
     assert (loaded.chunks, loaded.compression) == (plan.chunks, plan.compression)
-    for options in ({}, {"compression": "lzf", "workers": 2}):
+    # By as many processes as the run, or in this one.
+    for options in ({}, {"compression": "lzf", "workers": workers or 1}):
         one = bench.folder / f"one{len(options)}.h5"
         hpcio.repack(bench.out, one, **options)
         bench.check(one)
@@ -79,11 +96,15 @@ def test_types_channels_and_gaps(bench, dtype, options):
     assert hpcio.verify(bench.out).gaps == hpcio.verify(bench.folder / "plain.h5").gaps > 0
 
 
-@pytest.mark.parametrize("returned", ["trial[0, 0]", "trial[:0]", "trial[:3]"])
-def test_scalars_and_nothing(bench, returned):
+@pytest.mark.parametrize(
+    ("returned", "shape"),
+    [("trial[0, 0]", ()), ("trial[:0]", (0, CHANNELS)), ("trial[:3]", (3, CHANNELS))],
+)
+def test_scalars_and_nothing(bench, returned, shape):
     path = bench.folder / f"{bench.module}.py"
     path.write_text(path.read_text() + f"\n\ndef some(trial):\n    return {returned}\n")
-    bench.plan("some", join="stack", chunks=None).run(workers=0, progress=False)
+    options = {"join": "stack", "chunks": None, "out_shape": shape, "out_dtype": "f8"}
+    bench.plan("some", **options).run(workers=0, progress=False)
     trials = bench.lfp.reshape(TRIALS, ROWS, CHANNELS)
     expected = np.stack([eval(returned, {"trial": t}) for t in trials])  # noqa: S307
     with hpcio.open(bench.out) as f:
@@ -107,7 +128,11 @@ def test_it_becomes_smaller_and_chunks_are_large(tmp_path):
         assert 500_000 < f["data"].chunks[0] * 8 <= 1 << 20
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("bench", "workers"),
+    combinations(SOURCES, [0, 2], everyday=[("trial", 2), ("task", 0), ("task", 2)]),
+    indirect=["bench"],
+)
 def test_killed_and_resumed(bench, workers):
     bench.hold(7)
     child = bench.start(workers=workers)
@@ -115,7 +140,7 @@ def test_killed_and_resumed(bench, workers):
     kill(child)
     bench.hold()
     bench.forget_calls()
-    bench.run(workers=workers)
+    bench.plan().run(workers=workers, progress=False)
     assert 7 in bench.calls
     # What was in the log is not computed again: at the most what waited for its chunk.
     assert len(bench.calls) < TRIALS
@@ -146,7 +171,7 @@ def killed_at(bench: Packed, moment: int, calls: str) -> bool:
 def test_killed_while_a_log_becomes_a_file(tmp_path, moment):
     bench = Packed(tmp_path)
     killed_at(bench, moment, "rename unlink")
-    bench.run(workers=0)
+    bench.plan().run(workers=0, progress=False)
     bench.check()
 
 
@@ -159,7 +184,7 @@ def test_killed_at_any_call_to_the_system(tmp_path, sources):
         bench = Packed(tmp_path / str(moment), sources=sources)
         reached = killed_at(bench, moment, "pwrite fsync rename unlink open pread")
         if not bench.out.exists():
-            bench.run(workers=0)
+            bench.plan().run(workers=0, progress=False)
         bench.check()
         hpcio.repack(bench.out)
         bench.check()
@@ -189,7 +214,7 @@ def test_a_log_that_is_damaged_or_torn_counts_up_to_there(tmp_path, where):
             os.truncate(log, max(0, where % size))
         else:
             damage(log, where % size)
-    bench.run(workers=0)
+    bench.plan().run(workers=0, progress=False)
     bench.check()
     if where == 0:
         assert sorted(bench.calls) == list(range(TRIALS))
@@ -211,10 +236,10 @@ def test_a_file_that_was_finished_and_cannot_be_read_is_computed_again(bench):
 def test_a_log_that_was_left_is_kept_when_its_result_goes(tmp_path):
     bench = Packed(tmp_path)
     torn(bench)
-    bench.run(workers=0)
+    bench.plan().run(workers=0, progress=False)
     bench.out.unlink()
     bench.forget_calls()
-    bench.run(workers=0)
+    bench.plan().run(workers=0, progress=False)
     assert bench.calls == []
     bench.check()
 

@@ -29,10 +29,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def client(folder):
+@pytest.fixture(scope="module")
+def local_cluster():
+    """Two workers of dask, of two threads each, which start anew when one is killed."""
     options = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0"}
-    with LocalCluster(host="127.0.0.1", **options) as cluster, Client(cluster) as client:
+    with LocalCluster(host="127.0.0.1", **options) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(folder, local_cluster):
+    with Client(local_cluster) as client:
+        client.wait_for_workers(2, timeout=PATIENCE)
         yield client
 
 
@@ -118,7 +126,7 @@ def test_squeue_is_asked_rarely_whatever_the_number_of_tasks(slurm, folder, monk
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
     options = {"memory": "300MB", "walltime": "00:30:00", "nanny": False}
-    with SLURMArrayCluster(tasks=16, scheduler_options={"host": "127.0.0.1"}, **options) as there:
+    with SLURMArrayCluster(tasks=4, scheduler_options={"host": "127.0.0.1"}, **options) as there:
         make().run(there, progress=False)
         until(lambda: log.exists() and len(log.read_text().split()) >= 4, "four calls")
     check()

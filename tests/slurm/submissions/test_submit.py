@@ -25,7 +25,7 @@ from tests.rigs.waiting import PATIENCE
 pytestmark = pytest.mark.slurm
 
 
-@pytest.mark.parametrize("tasks", [1, 8])
+@pytest.mark.parametrize("tasks", [1, 4, pytest.param(8, marks=pytest.mark.torture)])
 def test_submit_and_come_back(slurm, place, tasks):
     run = place.submit(tasks)
     with run.result(timeout=PATIENCE) as f:
@@ -42,7 +42,7 @@ def test_begun_here_and_resumed_there(slurm, place, writer):
     place.mark("raise", *range(10, 20))
     plan = place.plan(writer=writer)
     with pytest.raises(BlocksFailed):
-        plan.run(workers=2, progress=False)
+        plan.run(workers=0, progress=False)
     place.clear("raise")
     run = slurm_side.submit(hpcio.Plan.load(place.out), tasks=2, **OPTIONS)
     place.finished(run)
@@ -50,12 +50,15 @@ def test_begun_here_and_resumed_there(slurm, place, writer):
 
 
 @pytest.mark.slow
-def test_two_hundred_tasks(slurm, place):
-    run = place.submit(200)
+# More than there are CPUs.
+@pytest.mark.parametrize("tasks", [20, pytest.param(200, marks=pytest.mark.torture)])
+def test_many_tasks(slurm, place, tasks):
+    run = place.submit(tasks)
     run.wait(timeout=2 * PATIENCE)
     place.check()
     plan = hpcio.Plan.load(place.out)
-    assert len(list((plan.run_directory / "usage").iterdir())) >= place.trials
+    used = list((plan.run_directory / "usage").iterdir())
+    assert len(used) >= min(tasks, place.trials)
 
 
 def test_the_scripts_work_as_they_stand(slurm, place):
