@@ -114,19 +114,23 @@ def check_room_to_open(files: Sequence[str], where: str) -> None:
     """
     if free_files() > len(files) + _SPARE:
         return
-    there = "/proc/self/fd"
-    with contextlib.suppress(OSError):
-        now_open = set()
-        for fd in os.listdir(there):
+    now_open = _open_files()
+    missing = sum(file not in now_open for file in files)
+    if missing and free_files() <= missing + _SPARE and not room_for(missing):
+        raise SourceError(
+            errno.EMFILE,
+            f"Too many files are open to read '{where}', whose values lie in {len(files)} files. "
+            "Close files in the function, or raise the limit (ulimit -n).",
+        )
+
+
+def _open_files() -> set[str]:
+    found = set()
+    with contextlib.suppress(OSError):  # there is no /proc
+        for fd in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):  # the one of the list itself
-                now_open.add(os.readlink(f"{there}/{fd}"))
-        missing = sum(file not in now_open for file in files)
-        if missing and free_files() <= missing + _SPARE and not room_for(missing):
-            raise SourceError(
-                errno.EMFILE,
-                f"Too many files are open to read '{where}', whose values lie in {len(files)} "
-                "files. Close files in the function, or raise the limit (ulimit -n).",
-            )
+                found.add(os.readlink(f"/proc/self/fd/{fd}"))
+    return found
 
 
 @dataclass(frozen=True)

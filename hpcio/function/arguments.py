@@ -27,9 +27,9 @@ def _is_shared(value: object) -> bool:
         return all(map(_is_shared, value))  # type: ignore[call-overload]
     if isinstance(value, types.FunctionType):  # one that holds things may change them
         return not (value.__closure__ or value.__defaults__ or value.__kwdefaults__ or vars(value))
-    if isinstance(value, np.generic | np.dtype):
-        return type(value).__module__ == np.dtype.__module__ and not isinstance(value, np.void)
-    return type(value) in _SHARED
+    if isinstance(value, np.generic):
+        return type(value).__module__ == "numpy" and not isinstance(value, np.void)
+    return type(value) in _SHARED or isinstance(value, np.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -194,7 +194,7 @@ def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, *, trials
         changed = [n for n, a, b in pairs if fingerprint(a).parts[""] != fingerprint(b).parts[""]]
         if changed:
             raise OptionError(
-                f"The argument {changed[0]!r} is another one after it was pickled, as it reaches workers "
+                f"The argument {changed[0]!r} is another one once it was pickled, as for workers "
                 "(a subclass of numpy.ndarray may lose its attributes). Give plain values, or "
                 "teach its class __reduce__."
             )

@@ -43,6 +43,7 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
         others = sum(f._count for r in _results if (f := r()) is not None)
         count = 0 if sources is None else len(sources)
         self._count: int = count if room_for(count + others) else 0
+        self._sources = sources
         self._data: ResultDataset | PagedDataset | None = None
         if sources is not None and self._count:
             self._data = ResultDataset(self.virtual, sources)
@@ -69,10 +70,10 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
 
         HDF5 says nothing when it reads fill values in their place, by whatever object of the file.
         """
-        is_open, data = bool(self.id), self._data
+        is_open, sources = bool(self.id), self._sources
         super().close()
-        if is_open and isinstance(data, ResultDataset):
-            data.check()
+        if is_open and sources is not None and not sources.said:
+            sources.check()
 
     def _is_guarded(self, name: Any) -> bool:
         if self._data is None or not isinstance(name, str):
@@ -157,6 +158,8 @@ class Sources:
         folder = os.path.dirname(path)
         self._paths = [os.path.join(folder, os.fsdecode(p)) for p in table["path"].tolist()]
         self._states: list[tuple[int, ...]] = []
+        # Whether somebody has been told that they are not what they were.
+        self.said = False
 
     @classmethod
     def of(cls, f: h5py.File) -> Self:
@@ -200,20 +203,27 @@ class Sources:
 
     def check(self, numbers: Iterable[int] | None = None) -> None:
         """Raise ResultError unless sources are what they were; by default all of them."""
-        for k in range(len(self._paths)) if numbers is None else numbers:
-            try:
-                same = _state(self._paths[k]) == self._states[k]
-            except OSError as error:
-                raise ResultError(
-                    error.errno,
-                    f"The source '{self._paths[k]}' cannot be read ({error.strerror}) since "
-                    f"'{self.path}' was opened. Open the result again.",
-                ) from error
-            if not same:
-                raise ResultError(
-                    f"The source '{self._paths[k]}' has changed since '{self.path}' was opened. "
-                    "Open the result again."
-                )
+        try:
+            for k in range(len(self._paths)) if numbers is None else numbers:
+                self._check(k)
+        except ResultError:
+            self.said = True
+            raise
+
+    def _check(self, k: int) -> None:
+        try:
+            same = _state(self._paths[k]) == self._states[k]
+        except OSError as error:
+            raise ResultError(
+                error.errno,
+                f"The source '{self._paths[k]}' cannot be read ({error.strerror}) since "
+                f"'{self.path}' was opened. Open the result again.",
+            ) from error
+        if not same:
+            raise ResultError(
+                f"The source '{self._paths[k]}' has changed since '{self.path}' was opened. "
+                "Open the result again."
+            )
 
     @contextmanager
     def reopened(self) -> Iterator[h5py.Dataset]:
@@ -221,6 +231,7 @@ class Sources:
         with open_file(self.path) as f:
             now = os.fstat(f.id.get_vfd_handle())
             if (now.st_dev, now.st_ino) != (self._result.st_dev, self._result.st_ino):
+                self.said = True
                 raise ResultError(
                     f"'{self.path}' has been replaced since it was opened. Open it again."
                 )
@@ -254,10 +265,6 @@ class ResultDataset(h5py.Dataset):  # type: ignore[misc]  # h5py is untyped
         self._sources.check(numbers)
         self._opened |= numbers
         return found
-
-    def check(self) -> None:
-        """Raise ResultError unless all sources are what they were."""
-        self._sources.check()
 
     def read_direct(self, dest: Any, source_sel: Any = None, dest_sel: Any = None) -> None:
         """Read into an array; see `h5py.Dataset.read_direct`."""

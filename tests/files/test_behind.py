@@ -13,6 +13,7 @@ import pytest
 import hpcio
 from hpcio.errors import SourceError
 from hpcio.files import FileState, check_whole, follow, sample_of, where_hdf5_looks
+from tests.rigs.support import run
 
 ONES = np.ones((20, 2))
 
@@ -191,3 +192,86 @@ def test_a_sample_tells_files_of_one_size_and_time_apart(tmp_path, size):
     samples.append(sample_of([FileState.of(str(tmp_path / "again"))]))
     assert (samples[0] == samples[1]) == (size == 0)
     assert samples[0] == samples[2]
+
+
+def found_by_the_folder(folder: Path) -> str:
+    """A recording whose parts HDF5 finds in the folder at hand, and others of their names."""
+    for place, value in (("here", 1.0), ("there", 7.0)):
+        (folder / place).mkdir()
+        for name in ("a.h5", "b.h5"):
+            part(folder / place / name, np.full((20, 2), value))
+    (folder / "rec").mkdir()
+    virtual(folder / "rec/rec.h5", "a.h5", "b.h5")
+    return f"{folder}/rec/rec.h5::lfp"
+
+
+def test_parts_that_are_looked_for_elsewhere_are_not_read(tmp_path, monkeypatch):
+    source = found_by_the_folder(tmp_path)
+    monkeypatch.chdir(tmp_path / "here")
+
+    def moves(trial):
+        os.chdir(tmp_path / "there")
+        return trial
+
+    plan = hpcio.Plan.create(
+        np.negative, source, trials=10, out=tmp_path / "out.h5", sources="task"
+    )
+    monkeypatch.chdir(tmp_path / "there")
+    with pytest.raises(SourceError, match="by the folder at hand"):
+        plan.run(workers=0, progress=False)
+    monkeypatch.chdir(tmp_path / "here")
+    other = hpcio.Plan.create(
+        moves, source, trials=10, out=tmp_path / "moved.h5", out_shape=(10, 2), out_dtype="f8"
+    )
+    with pytest.raises(hpcio.errors.HpcioError, match="by the folder at hand"):
+        other.run(workers=1, progress=False)
+    plan.run(workers=1, progress=False)
+    with hpcio.open(plan.out) as f:
+        assert (f["data"][...] == -1).all()
+
+
+def test_parts_that_a_variable_leads_to_are_read_while_it_leads_there(tmp_path, monkeypatch):
+    source = found_by_the_folder(tmp_path)
+    monkeypatch.setenv("HDF5_VDS_PREFIX", str(tmp_path / "here"))
+    recording = hpcio.Plan.create(np.copy, source, trials=10, out=tmp_path / "o.h5").source
+    recording.check_unchanged()
+    monkeypatch.setenv("HDF5_VDS_PREFIX", str(tmp_path / "there"))
+    with pytest.raises(SourceError, match="by the variable HDF5_VDS_PREFIX"):
+        recording.check_unchanged()
+
+
+LEAKS = """
+import resource
+import hpcio
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+plan = hpcio.Plan.create(
+    "leaking.py:leaks", "rec.h5::lfp", trials=20, out="out.h5", join="stack", writer="direct",
+    out_shape=(2,), out_dtype="f8",
+)
+try:
+    plan.run(workers=1, progress=False)
+except hpcio.errors.SourceError as error:
+    print(error)
+"""
+LEAKING = """
+kept = []
+
+def leaks(trial):
+    if not kept:
+        try:
+            while True:
+                kept.append(open("/dev/null"))
+        except OSError:
+            pass
+        for _ in range(6):
+            kept.pop().close()
+    return trial.sum(axis=0)
+"""
+
+
+def test_a_part_that_cannot_be_opened_any_more_is_not_read(tmp_path):
+    for k in range(12):
+        part(tmp_path / f"{k}.h5")
+    virtual(tmp_path / "rec.h5", *(f"{k}.h5" for k in range(12)))
+    (tmp_path / "leaking.py").write_text(LEAKING)
+    assert "Too many files are open" in run(LEAKS, tmp_path)

@@ -236,3 +236,54 @@ def test_what_a_call_does_to_its_trial_no_other_sees(lfp, tmp_path, func, worker
     want = [func(LFP[a:b].copy()) for a, b in TRIALS]
     found = compute(lfp, tmp_path / "out.h5", func, workers=workers, out_shape=(4,), out_dtype="f8")
     np.testing.assert_array_equal(found, want)
+
+
+def counting():
+    seen = []
+
+    def count():
+        seen.append(1)
+        return len(seen)
+
+    return count
+
+
+def counts(trial, count):
+    return trial.mean(axis=0) * count()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_function_that_holds_something_is_fresh_for_each_call(lfp, tmp_path, workers):
+    data = compute(
+        lfp, tmp_path / "out.h5", counts, args=[counting()], workers=workers, out_shape=(4,),
+        out_dtype="f8",
+    )  # fmt: skip
+    np.testing.assert_array_equal(data, [LFP[a:b].mean(axis=0) for a, b in TRIALS])
+
+
+class Tagged(np.ndarray):
+    """As numpy's manual shows: what it keeps beside its values is not pickled."""
+
+    def __array_finalize__(self, other):
+        self.rate = getattr(other, "rate", 1.0)
+
+
+def test_an_argument_that_pickling_changes_is_refused(lfp, tmp_path):
+    tagged = np.ones(4).view(Tagged)
+    tagged.rate = 1000.0
+    with pytest.raises(OptionError, match="The argument 0 is another one once it was pickled"):
+        Plan.create(np.multiply, lfp, trials=6, out=tmp_path / "out.h5", args=[tagged])
+
+
+def test_a_seed_sequence_is_refused(lfp, tmp_path):
+    with pytest.raises(OptionError, match="each trial gets a child"):
+        Plan.create(noisy, lfp, trials=6, out=tmp_path / "o.h5", args=[np.random.SeedSequence(1)])
+
+
+def test_missing_integers_and_times_stay_what_they_are():
+    pandas = pytest.importorskip("pandas")
+    whole = pandas.Series([9007199254740993, pandas.NA], dtype="Int64")
+    assert per_trial(whole).of(0) == 9007199254740993
+    assert per_trial(whole).of(1) is pandas.NA
+    times = pandas.Series(pandas.to_datetime(["2020-01-01"]))
+    assert per_trial(times).of(0) == pandas.Timestamp("2020-01-01")

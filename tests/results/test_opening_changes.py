@@ -86,6 +86,21 @@ def test_reading_into_an_array_is_guarded_too(tmp_path):
             np.asarray(f["data"])
 
 
+@pytest.mark.parametrize("pages", [False, True])
+def test_whatever_way_was_read_the_end_tells_of_it(tmp_path, monkeypatch, pages):
+    """HDF5 shows fill values by objects of h5py that nobody guards."""
+    if pages:
+        monkeypatch.setattr("hpcio.results.opening.room_for", lambda n: n < 20)
+    out = make(tmp_path)
+    with hpcio.open(out) as f:
+        assert f["/"]["data"][14].tolist() == (-LFP[14]).tolist()
+    f = hpcio.open(out)
+    sources_of(out)[7].unlink()
+    assert np.isnan(f["/"]["data"][14]).all()
+    with pytest.raises(ResultError, match="cannot be read"):
+        f.close()
+
+
 READ = """
 import resource, sys
 import numpy as np

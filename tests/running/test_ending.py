@@ -82,6 +82,15 @@ def test_a_run_ends_whatever_the_function_leaves_running(folder, left, workers):
     np.testing.assert_array_equal(data(folder), SUMS)
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_copy_that_a_function_forks_of_its_process_ends(folder, workers):
+    write(folder, "note(os.fork() or os.getpid())\nreturn trial.sum(axis=0)")
+    run(SESSION, folder, workers)
+    np.testing.assert_array_equal(data(folder), SUMS)
+    copies = {int(pid) for pid in (folder / "left").read_text().split()}
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in copies), "the ends of copies")
+
+
 @pytest.mark.parametrize("left", ["fork", "process", "daemon", "shell"])
 def test_a_worker_is_dead_when_its_process_is(folder, left):
     write(
