@@ -18,8 +18,8 @@ from hpcio.function.calls import (
 from hpcio.function.cfg import unwrap_cfg
 from hpcio.function.decorators import unwrap_io
 from hpcio.function.faux import FauxTrial
+from hpcio.function.fingerprints import Fingerprint, fingerprint
 from hpcio.function.functions import Function, check_versions, takes
-from hpcio.function.reach import Fingerprint, fingerprint
 
 __all__ = [
     "Arguments",

@@ -15,8 +15,8 @@ from typing import Any
 
 from hpcio.errors import FunctionError, HpcioWarning, PlanError
 from hpcio.function.arguments import pickled
+from hpcio.function.fingerprints import Fingerprint, fingerprint
 from hpcio.function.origins import has_version, version_of
-from hpcio.function.reach import Fingerprint, fingerprint
 
 __all__ = ["Function", "check_versions", "takes"]
 

@@ -1,4 +1,4 @@
-"""A fingerprint of what a function is: everything loaded that decides what it computes.
+"""Everything that a function reaches: what is loaded and decides what it computes.
 
 Not the text of files is looked at, but what is loaded and will run: code objects, the values of
 the globals that they read, closures, defaults, classes, instances. What belongs to an installed
@@ -8,17 +8,13 @@ package is taken by the version of the package, the user's own compiled code by 
 from __future__ import annotations
 
 import builtins
-import contextlib
 import copyreg
-import ctypes
-import enum
 import functools
 import hashlib
 import importlib
 import inspect
 import itertools
 import marshal
-import os
 import pkgutil
 import random
 import runpy
@@ -26,16 +22,14 @@ import sys
 import types
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib.util import resolve_name
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from hpcio.errors import FunctionError
 from hpcio.function.codes import fields_of, reads_of
+from hpcio.function.contents import content_of, digest_of_file, without_gathered
 from hpcio.function.origins import (
     check_bytecode,
     module_of,
@@ -44,7 +38,7 @@ from hpcio.function.origins import (
     version_of,
 )
 
-__all__ = ["Fingerprint", "fingerprint"]
+__all__ = ["Walk"]
 
 # Values of these types are what they look like, and nothing else.
 _PLAIN = {type(None), bool, int, float, complex, str, bytes, type(...)}
@@ -69,10 +63,6 @@ _AROUND = {"__globals__", "f_globals", "f_locals", "f_back", "__subclasses__", "
 _WITH_UFUNCS = ("numpy", "scipy.special")
 # What is said of a class or function, which counts only if somebody asks for it.
 _SAID = {"__annotations__", "__doc__"}
-# What each member of an enumeration has.
-_OF_ENUM = {"_value_", "_name_", "__objclass__", "_sort_order_"}
-# What values may be nested to; pickle gives up earlier.
-_DEPTH = 20_000
 _RANDOM = (
     np.random.Generator, np.random.RandomState, np.random.BitGenerator, np.random.SeedSequence,
     random.Random,
@@ -89,94 +79,7 @@ _MEMBERS = (
 )
 
 
-@dataclass(frozen=True)
-class Fingerprint:
-    """What decides what a function computes.
-
-    Attributes
-    ----------
-    parts : mapping of str to str
-        A digest for each function, class and global value that is reached, by its name.
-    packages : mapping of str to str
-        The version of each installed package that is reached.
-    unseen : tuple of str
-        What is reached and could not be looked into, in words.
-    generators : tuple of str
-        Where generators of random numbers are reached.
-    """
-
-    parts: Mapping[str, str]
-    packages: Mapping[str, str]
-    unseen: tuple[str, ...] = ()
-    generators: tuple[str, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """Hexadecimal; equal if all parts are."""
-        return hashlib.sha256(repr(sorted(self.parts.items())).encode()).hexdigest()
-
-    @property
-    def reaches_code(self) -> bool:
-        """Whether anything but a plain value is reached, which may change by itself."""
-        return len(self.parts) > 1 or bool(self.unseen)
-
-    def changes(self, other: Fingerprint) -> list[str]:
-        """The names of parts that another one has not, or has otherwise."""
-        names = dict.fromkeys((*self.parts, *other.parts))
-        return [n for n in names if self.parts.get(n) != other.parts.get(n)]
-
-
-def fingerprint(value: object) -> Fingerprint:
-    """The fingerprint of a function, or of any value.
-
-    It is the same in every process that has loaded the same thing, whether by import, by
-    unpickling or by typing it.
-
-    Parameters
-    ----------
-    value : object
-
-    Returns
-    -------
-    Fingerprint
-
-    Raises
-    ------
-    FunctionError
-        If a module on the way was loaded from bytecode that is older than its text.
-
-    Examples
-    --------
-    >>> fingerprint({"gain": 1}).digest == fingerprint({"gain": 1}).digest
-    True
-    >>> fingerprint({"gain": 1}).digest == fingerprint({"gain": 1.0}).digest
-    False
-    """
-    walk = _Walk()
-    with _deep():
-        walk.part("", lambda: walk.value(value))
-        walk.finish()
-    walk.packages["python"] = version_of("python")
-    return Fingerprint(walk.parts, walk.packages, tuple(walk.unseen), tuple(walk.generators))
-
-
-@contextlib.contextmanager
-def _deep() -> Iterator[None]:
-    """Let values be nested deeply."""
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(limit, _DEPTH))
-    try:
-        yield
-    except RecursionError:
-        raise FunctionError(
-            "What the function or an argument holds is nested too deeply to be looked into. Keep "
-            "it in arrays or flat lists."
-        ) from None
-    finally:
-        sys.setrecursionlimit(limit)
-
-
-class _Walk:
+class Walk:
     """Goes through everything that a value reaches, one named part after the other."""
 
     def __init__(self, *, within_set: bool = False) -> None:
@@ -254,11 +157,8 @@ class _Walk:
             self._pairs(obj, "dict")
         elif kind in (set, frozenset):
             self._set(obj, kind.__name__)
-        elif kind in (np.ndarray, np.ma.MaskedArray) or isinstance(obj, np.generic):
+        elif kind is np.ndarray or isinstance(obj, np.generic):
             self._array(obj)
-        elif isinstance(obj, np.ndarray) and getattr(obj, "__dict__", None):
-            self._put("array")
-            self._all((kind, obj.view(np.ndarray), vars(obj)))
         elif isinstance(obj, type):
             self._class(obj)
         elif (write := _KINDS.get(kind)) is not None:
@@ -311,10 +211,6 @@ class _Walk:
         self._put(tag, self._done[id(obj)])
 
     def _array(self, array: Any) -> None:
-        if isinstance(array, np.ma.MaskedArray):  # its mask and fill value may be made later
-            self._put("masked", type(array).__qualname__.encode())
-            self._all((array.data, np.ma.getmaskarray(array), array.fill_value))
-            return
         self._put(type(array).__name__, repr((array.dtype, array.shape)).encode())
         if array.dtype.names:  # there may be anything between the fields
             self._all(array[name] for name in array.dtype.names)
@@ -509,7 +405,7 @@ class _Walk:
             return True
         file = origin_of(module.__name__).compiled
         if file:
-            self._named(("file", file), file, lambda: self._put("file", _of_file(file)))
+            self._named(("file", file), file, lambda: self._put("file", digest_of_file(file)))
             return True
         check_bytecode(module)
         return False
@@ -587,18 +483,13 @@ class _Walk:
             self._generator(obj)
             if _is_common(obj):
                 return
-        top = kind.__module__.partition(".")[0]
-        if top == "numba" and hasattr(obj, "py_func"):
-            # What it has compiled so far does not decide.
-            self._put("numba", kind.__qualname__.encode())
-            self._all((obj.py_func, getattr(obj, "targetoptions", None)))
+        try:
+            content = content_of(obj)
+        except ValueError:
+            self._cannot(f"a {kind.__module__}.{kind.__qualname__} cannot be looked into")
             return
-        if isinstance(obj, ctypes.CDLL):  # it knows the address that it was loaded to
-            self._library(obj)
-            return
-        if any(c.__module__ == "torch" and c.__name__ == "Tensor" for c in kind.__mro__):
-            self._put("tensor", f"{obj.dtype} {obj.device.type} {obj.requires_grad}".encode())
-            self._tensor(obj)
+        if content is not None:
+            self._within(obj, kind.__qualname__, lambda: self._all(content))
             return
         if self._lenient and self._package(kind.__module__):
             self._put("installed", kind.__qualname__.encode())
@@ -611,9 +502,6 @@ class _Walk:
         except Exception:  # noqa: BLE001  (whatever it raises)
             self._cannot(f"a {kind.__module__}.{kind.__qualname__} cannot be looked into")
             return
-        if isinstance(obj, enum.Enum) and not self._package(kind.__module__):
-            own = {k: v for k, v in vars(obj).items() if k not in _OF_ENUM}
-            made = (*made, own) if own else made
         if isinstance(made, str):
             if not self._package(kind.__module__):
                 self.value(getattr(obj, "__dict__", None))
@@ -627,7 +515,7 @@ class _Walk:
         def write() -> None:
             for k, part in enumerate(made):
                 if k == 2:
-                    self.value(_without_gathered(kind, part) or None)
+                    self.value(without_gathered(kind, part) or None)
                 else:  # the items of a list or dict come as iterators
                     self.value(list(part) if k in (3, 4) and part is not None else part)
 
@@ -639,21 +527,6 @@ class _Walk:
             self._cannot(f"the universal function {name} cannot be looked into")
         self._put("ufunc", name.encode())
 
-    def _library(self, library: ctypes.CDLL) -> None:
-        file = str(library._name)
-        if os.path.isfile(file):
-            self._named(("file", file), file, lambda: self._put("file", _of_file(file)))
-        else:
-            self._put("library", file.encode())
-
-    def _tensor(self, tensor: Any) -> None:
-        try:
-            values = tensor.detach().cpu().numpy()
-        except (RuntimeError, TypeError):  # sparse ones, and types that numpy has not
-            self._cannot("a torch.Tensor cannot be looked into")
-        else:
-            self._array(values)
-
 
 def _is_common(obj: object) -> bool:
     return any(obj is common for common in _COMMON_RANDOM)
@@ -664,28 +537,10 @@ def _is_plain(item: Any) -> bool:
 
 
 def _digest_in_set(item: Any) -> str:
-    walk = _Walk(within_set=True)
+    walk = Walk(within_set=True)
     walk.part("", lambda: walk.value(item))
     walk.finish()
     return repr(sorted(walk.parts.items()))
-
-
-def _without_gathered(kind: type, state: Any) -> Any:
-    """The state of an instance without what it has gathered from the rest while it was used."""
-    if type(state) is tuple:  # attributes, and slots
-        return tuple(_without_gathered(kind, part) for part in state)
-    if type(state) is not dict:
-        return state
-    library = kind.__module__.partition(".")[0]
-    if library == "scipy":  # sparse arrays remember how they are sorted
-        state = {k: v for k, v in state.items() if not str(k).startswith(("_has_", "has_"))}
-        if "_eval_args" in state:  # a spline; its work space is not initialized
-            state.pop("_data", None)
-    if library == "pandas":
-        state = {k: v for k, v in state.items() if k not in ("_cache", "_item_cache")}
-    if library == "xarray":  # attributes become an empty dict when they are asked for
-        state = {k: v for k, v in state.items() if k not in ("_attrs", "_encoding") or v}
-    return state
 
 
 def _holds(func: types.FunctionType) -> bool:
@@ -693,30 +548,21 @@ def _holds(func: types.FunctionType) -> bool:
     return func.__closure__ is not None or bool(func.__dict__)
 
 
-@functools.cache
-def _of_file(path: str) -> bytes:
-    return hashlib.sha256(Path(path).read_bytes()).digest()
-
-
-_KINDS: dict[type, Callable[[_Walk, Any], None]] = {
-    types.FunctionType: _Walk._function,
-    types.BuiltinFunctionType: _Walk._builtin,
-    types.CodeType: _Walk._code,
-    types.ModuleType: _Walk._module,
-    types.CellType: _Walk._cell,
+_KINDS: dict[type, Callable[[Walk, Any], None]] = {
+    types.FunctionType: Walk._function,
+    types.BuiltinFunctionType: Walk._builtin,
+    types.CodeType: Walk._code,
+    types.ModuleType: Walk._module,
+    types.CellType: Walk._cell,
     types.MappingProxyType: lambda w, p: w._pairs(p, "proxy"),
-    types.MethodType: _Walk._method,
+    types.MethodType: Walk._method,
     staticmethod: lambda w, m: w._all(("static", m.__func__)),
     classmethod: lambda w, m: w._all(("class", m.__func__)),
     property: lambda w, p: w._all(("property", p.fget, p.fset, p.fdel)),
     functools.cached_property: lambda w, p: w._all(("property", p.func)),
     functools._lru_cache_wrapper: lambda w, f: w._all(("cache", f.__wrapped__)),
     functools.partial: lambda w, p: w._all(("partial", p.func, p.args, p.keywords, vars(p))),
-    np.ufunc: _Walk._ufunc,
-    # What it has gathered for its type does not decide.
-    np.vectorize: lambda w, v: w._all(
-        ("vectorize", *((k, x) for k, x in sorted(vars(v).items()) if k != "_ufunc"))
-    ),
+    np.ufunc: Walk._ufunc,
     slice: lambda w, s: w._all(("slice", s.start, s.stop, s.step)),
     weakref.ref: lambda w, r: w.value(r()),
     weakref.WeakValueDictionary: lambda w, d: w._pairs(dict(d), "weak"),

@@ -85,7 +85,7 @@ def failure(said: Said, name: str, where: str) -> HpcioError:
         What it was tried with.
     """
     if said.get("kind") == "FunctionError":
-        return FunctionError(f"'{name}' cannot be planned, {where}: {said['error']}")
+        return FunctionError(f"'{name}' fails {where}: {said['error']}")
     if "kind" in said:
         return from_message(said)
     kind, _, message = said["error"].partition(": ")
