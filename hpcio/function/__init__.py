@@ -1,4 +1,4 @@
-"""What is called: a function, its arguments, what decides its bytes, and the decorators.
+"""What is called: a function, its arguments, and the decorators.
 
 This room uses `hpcio.recording` and those below: the dict branch of `unwrap_io` reads a trial and
 writes a result by itself. Others take `Function` and `Arguments` from it, and call the function by
@@ -18,20 +18,17 @@ from hpcio.function.calls import (
 from hpcio.function.cfg import unwrap_cfg
 from hpcio.function.decorators import unwrap_io
 from hpcio.function.faux import FauxTrial
-from hpcio.function.fingerprints import Fingerprint, fingerprint
 from hpcio.function.functions import Function, check_versions, takes
 
 __all__ = [
     "Arguments",
     "FauxTrial",
-    "Fingerprint",
     "FreshArguments",
     "Function",
     "as_array",
     "check_versions",
     "compute",
     "dry_outcome",
-    "fingerprint",
     "pack_details",
     "per_trial",
     "split_details",

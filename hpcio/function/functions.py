@@ -14,9 +14,8 @@ from importlib.machinery import PathFinder
 from typing import Any
 
 from hpcio.errors import FunctionError, HpcioWarning, PlanError
+from hpcio.fingerprints import Fingerprint, fingerprint, has_version, version_of
 from hpcio.function.arguments import pickled
-from hpcio.function.fingerprints import Fingerprint, fingerprint
-from hpcio.function.origins import has_version, version_of
 
 __all__ = ["Function", "check_versions", "takes"]
 

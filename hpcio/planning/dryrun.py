@@ -13,15 +13,14 @@ from typing import Any, cast
 import numpy as np
 
 from hpcio.errors import FunctionError, HpcioError, HpcioWarning, OptionError
+from hpcio.fingerprints import Fingerprint, fingerprint
 from hpcio.function import (
     Arguments,
     FauxTrial,
-    Fingerprint,
     FreshArguments,
     Function,
     as_array,
     dry_outcome,
-    fingerprint,
     split_details,
     takes,
 )

@@ -13,7 +13,8 @@ from typing import Any
 
 from hpcio.errors import FunctionError, HpcioWarning, OptionError, OutputError
 from hpcio.files import CHUNK, Chunking, layout
-from hpcio.function import Arguments, Function, fingerprint
+from hpcio.fingerprints import fingerprint
+from hpcio.function import Arguments, Function
 from hpcio.layout import Average, Target, averaged, lay_out, name_axes
 from hpcio.planning.digest import digest_of
 from hpcio.planning.dryrun import Called, Outcome, dry_run

@@ -11,7 +11,8 @@ import numpy as np
 
 from hpcio.errors import PlanError
 from hpcio.files import ACCESS, Access, Modes, RunDirectory
-from hpcio.function import Arguments, Fingerprint, Function, fingerprint
+from hpcio.fingerprints import Fingerprint, fingerprint
+from hpcio.function import Arguments, Function
 from hpcio.layout import Average, Axis, Join, Target
 from hpcio.planning.options import Sources
 from hpcio.recording import Blocks, Recording, Trials

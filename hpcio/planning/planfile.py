@@ -12,7 +12,8 @@ import numpy as np
 
 from hpcio.errors import PlanError, as_output_error
 from hpcio.files import FileState, RunDirectory, in_memory_file, open_file, write_image
-from hpcio.function import Fingerprint, Function
+from hpcio.fingerprints import Fingerprint
+from hpcio.function import Function
 from hpcio.layout import Average, Axis, Target
 from hpcio.planning.plan import Plan
 from hpcio.recording import Blocks, InputKind, Recording, Trials

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcio.errors import FunctionError, HpcioError, as_message, from_message
-from hpcio.function import Fingerprint, Function
+from hpcio.fingerprints import Fingerprint
+from hpcio.function import Function
 from hpcio.machine import Death, call_apart, launched
 
 __all__ = ["MOST_TRIES", "failure", "in_words", "is_tried_apart", "tell", "try_each"]

@@ -144,10 +144,10 @@ WRITERS: Registry[Backend] = Registry(
     group="hpcio.writers",
     own={
         "virtual": "hpcio.writers.virtual:VIRTUAL",
-        "direct": "hpcio.writers.direct:DIRECT",
-        "mpi": "hpcio.writers.mpi:MPI",
-        "mpi-collective": "hpcio.writers.mpi:MPI",
-        "mutex": "hpcio.writers.mutex:MUTEX",
+        "direct": "hpcio.onefile.direct:DIRECT",
+        "mpi": "hpcio.onefile.mpi:MPI",
+        "mpi-collective": "hpcio.onefile.mpi:MPI",
+        "mutex": "hpcio.onefile.mutex:MUTEX",
     },
 )
 # Averages are stored in one way, whatever the writer is; users cannot choose this one.

@@ -14,7 +14,7 @@ import pytest
 import hpcio
 from hpcio import Plan
 from hpcio.errors import HpcioWarning, PlanError
-from hpcio.function.origins import version_of
+from hpcio.fingerprints.origins import version_of
 from hpcio.journals import prepare
 from tests.rigs.runs import LFP, check
 
@@ -131,7 +131,7 @@ def test_another_python_is_refused(lfp, tmp_path):
 
 def test_versions_are_found_without_importing():
     script = (
-        "from hpcio.function.origins import version_of; import sys\n"
+        "from hpcio.fingerprints.origins import version_of; import sys\n"
         "print(version_of('pytest'), version_of('no_such_package_'), 'pytest' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)

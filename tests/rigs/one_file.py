@@ -23,11 +23,11 @@ from hpcio.errors import HpcioError
 from hpcio.files.bytes import write_at
 from hpcio.journals.rundir import prepare
 from hpcio.machine.filesystems import is_local, look_again
+from hpcio.onefile.preallocated import load_offsets
 from hpcio.running.attempt import Attempt
 from hpcio.running.batch import run_batch
 from hpcio.running.run import Nobody
 from hpcio.writers.backend import backend_of, trusted_ledger
-from hpcio.writers.preallocated import load_offsets
 from tests.rigs.waiting import until
 
 # Bytes of a recording, at the most. Where ranks take turns on one CPU, each collective call takes

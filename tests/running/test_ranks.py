@@ -85,7 +85,7 @@ rank = MPI.COMM_WORLD.rank
 what = sys.argv.pop(1)
 from hpcio.running import attempt
 from hpcio.running import ranks
-from hpcio.writers import mpi
+from hpcio.onefile import mpi
 if rank == 1 and what == "plan":
     def load(*_): raise OSError("bad path on one rank")
     ranks.load_plan = load

@@ -28,9 +28,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpcio.function.codes import fields_of, reads_of
-from hpcio.function.contents import content_of, digest_of_file, without_gathered
-from hpcio.function.origins import (
+from hpcio.fingerprints.codes import fields_of, reads_of
+from hpcio.fingerprints.contents import content_of, digest_of_file, without_gathered
+from hpcio.fingerprints.origins import (
     check_bytecode,
     module_of,
     origin_of,

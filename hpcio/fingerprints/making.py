@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hpcio.errors import FunctionError
-from hpcio.function.origins import version_of
-from hpcio.function.reach import Walk
+from hpcio.fingerprints.origins import version_of
+from hpcio.fingerprints.reach import Walk
 
 __all__ = ["Fingerprint", "fingerprint"]
 

@@ -18,10 +18,10 @@ import pytest
 import hpcio
 from hpcio.errors import OutputError
 from hpcio.journals.rundir import prepare
+from hpcio.onefile.preallocated import reserve
 from hpcio.running.attempt import Attempt
 from hpcio.running.batch import run_batch
 from hpcio.writers.backend import trusted_ledger
-from hpcio.writers.preallocated import reserve
 from tests.rigs.bench import TRIALS, Bench
 from tests.rigs.everyday import combinations
 from tests.rigs.shared_sum import awaited, holding

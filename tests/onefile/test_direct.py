@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 import hpcio
 from hpcio.errors import BlocksFailed, PlanError, ResultError
 from hpcio.journals.rundir import prepare
+from hpcio.onefile.direct import Direct
+from hpcio.onefile.preallocated import PAGE, reserve
+from hpcio.onefile.seams import read_seams
 from hpcio.running.attempt import Attempt
 from hpcio.running.batch import run_batch
 from hpcio.writers.backend import trusted_ledger
-from hpcio.writers.direct import Direct
-from hpcio.writers.preallocated import PAGE, reserve
-from hpcio.writers.seams import read_seams
 from tests.rigs.bench import TRIALS, Bench
 from tests.rigs.everyday import combinations
 from tests.rigs.support import ended, kill

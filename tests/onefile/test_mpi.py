@@ -131,7 +131,7 @@ def test_uneven_counts_and_ranks_with_nothing(mpi_python, place, writer):
 def test_blocks_above_2_gb_are_written_in_pieces(mpi_python, place):
     """With a smaller limit of one call, so that it needs no 2 GB."""
     runs = {f"{writer}.h5": ["--writer", writer] for writer in ("mpi", "mpi-collective")}
-    before = "from hpcio.writers import mpi\nmpi.PIECE = 100"
+    before = "from hpcio.onefile import mpi\nmpi.PIECE = 100"
     run_each(mpi_python, place, 3, runs, before)
     for out in runs:
         with h5py.File(place / out) as f:

@@ -22,10 +22,10 @@ import numpy as np
 from hpcio.errors import OutputError, as_output_error
 from hpcio.files import check_locks, locked, open_to_write
 from hpcio.journals import Journal, Ledger
+from hpcio.onefile.common import OneFile
+from hpcio.onefile.preallocated import is_reserved, load_offsets, restore
 from hpcio.planning import Plan
-from hpcio.writers.backend import Unbuffered, Writer
-from hpcio.writers.onefile import OneFile
-from hpcio.writers.preallocated import is_reserved, load_offsets, restore
+from hpcio.writers import Unbuffered, Writer
 
 __all__ = ["MUTEX"]
 

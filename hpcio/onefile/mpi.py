@@ -21,10 +21,10 @@ import numpy as np
 from hpcio.errors import PlanError, WorkerError, as_output_error
 from hpcio.journals import Journal
 from hpcio.machine import communicator, kind_of, launched, options_of
+from hpcio.onefile.common import OneFile
+from hpcio.onefile.preallocated import load_offsets
 from hpcio.planning import Plan, WriterAbilities
-from hpcio.writers.backend import Unbuffered, Writer
-from hpcio.writers.onefile import OneFile
-from hpcio.writers.preallocated import load_offsets
+from hpcio.writers import Unbuffered, Writer
 
 __all__ = ["MPI", "Mpi"]
 

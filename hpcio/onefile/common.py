@@ -17,10 +17,8 @@ import numpy as np
 from hpcio.errors import PlanError, ResultError
 from hpcio.files import checksum, read_at, sparse_file, write_at
 from hpcio.journals import JournalRecords, Ledger, StoredReader
-from hpcio.planning import Plan, WriterAbilities
-from hpcio.writers import preallocated
-from hpcio.writers.backend import Stored
-from hpcio.writers.preallocated import (
+from hpcio.onefile import preallocated
+from hpcio.onefile.preallocated import (
     between,
     check_offsets,
     laid_out,
@@ -28,7 +26,9 @@ from hpcio.writers.preallocated import (
     offsets_of,
     opened,
 )
-from hpcio.writers.seams import read_seams, seams_file, seams_that_count
+from hpcio.onefile.seams import read_seams, seams_file, seams_that_count
+from hpcio.planning import Plan, WriterAbilities
+from hpcio.writers import Stored
 
 __all__ = ["OneFile"]
 

@@ -25,7 +25,7 @@ import scipy.sparse
 import xarray
 
 from hpcio.errors import FunctionError
-from hpcio.function.fingerprints import fingerprint
+from hpcio.fingerprints import fingerprint
 
 HELPER = """
 import numpy as np
@@ -358,7 +358,7 @@ NAMES = {'a', 'b', 'c', 'd', *(notch(at) for at in range(20)), ctypes.CDLL(None)
 """
 FROM_ANOTHER = """
 import sys
-from hpcio.function.fingerprints import fingerprint
+from hpcio.fingerprints import fingerprint
 import power_module
 print(fingerprint(power_module.power).digest)
 """

@@ -18,11 +18,11 @@ from hpcio.errors import as_output_error
 from hpcio.files import checksum, write_at
 from hpcio.journals import Journal
 from hpcio.machine import is_local
+from hpcio.onefile.common import OneFile
+from hpcio.onefile.preallocated import PAGE, load_offsets
+from hpcio.onefile.seams import SEAM, seams_file
 from hpcio.planning import Plan
-from hpcio.writers.backend import Writer
-from hpcio.writers.onefile import OneFile
-from hpcio.writers.preallocated import PAGE, load_offsets
-from hpcio.writers.seams import SEAM, seams_file
+from hpcio.writers import Writer
 
 __all__ = ["DIRECT", "Direct"]
 
