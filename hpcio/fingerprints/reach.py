@@ -337,7 +337,10 @@ class Walk:
     def _installed(self, obj: Any, attributes: list[str]) -> None:
         """What stands in an installed module: its own, unless somebody else has put it there."""
         for name in attributes:
-            obj = vars(obj).get(name) if isinstance(obj, types.ModuleType | type) else None
+            try:  # a module may be loaded only now, as the call would do
+                obj = getattr(obj, name) if isinstance(obj, types.ModuleType | type) else None
+            except Exception:  # noqa: BLE001  (whatever that raises)
+                obj = None
         if obj is np.random.seed or _is_common(getattr(obj, "__self__", None)):
             self._draw(obj)
         if obj is sys.modules:

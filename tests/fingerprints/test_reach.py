@@ -378,6 +378,23 @@ def test_it_is_the_same_in_every_process(tmp_path):
     assert len(said) == 1
 
 
+LAZY = """
+import sys
+import numpy as np
+from hpcio.fingerprints import fingerprint
+if sys.argv[1] == "loaded":
+    import numpy.ma, numpy.testing
+space = {"__name__": "__main__", "np": np}
+exec("def func(x): return np.ma.array(x), np.testing.measure", space)
+print(fingerprint(space["func"]).digest)
+"""
+
+
+def test_what_a_package_loads_late_is_the_same_before(tmp_path):
+    said = {subprocess.check_output([sys.executable, "-c", LAZY, how]) for how in ("", "loaded")}
+    assert len(said) == 1
+
+
 lock = threading.Lock()
 rng = np.random.default_rng(1)
 
