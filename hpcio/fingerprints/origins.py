@@ -98,13 +98,24 @@ def version_of(package: str) -> str:
 def _version_in_metadata(package: str) -> str:
     from importlib import metadata  # takes a moment, and few packages need it
 
+    try:  # most are installed under the name that they are imported by
+        installed = metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        pass
+    else:
+        if any(file.parts[0] in (package, f"{package}.py") for file in installed.files or ()):
+            return installed.version
+    # This reads the metadata of whatever is installed.
     names = metadata.packages_distributions().get(package, [])
     return metadata.version(names[0]) if names else ""
 
 
 def has_version(package: str, version: str) -> bool:
     """Whether an installed package calls itself by a version, or was installed by it."""
-    if version in (version_of(package), _version_in_metadata(package)):
+    known = version_of(package)
+    if version == known or package == "python":
+        return version == known
+    if version == _version_in_metadata(package):  # each worker asks, and this may be slow
         return True
     if package in sys.modules or module_of(package) is None:
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from os import _exit, getpid
+from os import _exit, register_at_fork
 from time import perf_counter
 from typing import Any
 
@@ -23,6 +23,17 @@ __all__ = ["BatchDone", "run_batch"]
 FLUSH_EVERY = 1.0
 # How often, in seconds, a worker looks whether it should go on.
 TICK_EVERY = 0.05
+# How many forks lie between the first process and this one: a copy that the function has forked
+# must not go on as if it were this process.
+_forks = 0
+
+
+def _is_a_copy() -> None:
+    global _forks  # noqa: PLW0603  (looked up with each block)
+    _forks += 1
+
+
+register_at_fork(after_in_child=_is_a_copy)
 
 
 @dataclass(frozen=True)
@@ -104,8 +115,7 @@ class _Batch:
         self._held: list[tuple[int, dict[str, Any]]] = []
         self._written = self._failed = self._nbytes = self._tried = 0
         self._flushed = perf_counter()
-        # A copy that the function has forked must not go on as if it were this process.
-        self._pid = getpid()
+        self._forks = _forks
 
     def run(self) -> None:
         """Try each block, in order."""
@@ -157,11 +167,11 @@ class _Batch:
                     casting=self._casting,
                 )  # fmt: skip
                 attempt.computing = False
-                if getpid() != self._pid:
+                if _forks != self._forks:
                     _exit(0)
             except (Exception, SystemExit) as error:
                 attempt.computing = False
-                if getpid() != self._pid:
+                if _forks != self._forks:
                     _exit(1)
                 if attempt.left is not None:
                     raise attempt.left from error

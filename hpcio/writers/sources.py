@@ -135,7 +135,7 @@ class TrialFiles(Unbuffered):
         self._fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
-        for shard in np.unique(blocks // FILES_PER_FOLDER).tolist():
+        for shard in sorted(set((blocks // FILES_PER_FOLDER).tolist())):
             folder = Path(self._root, trial_path("", shard * FILES_PER_FOLDER)).parent
             try:
                 folder.mkdir(mode=READABLE_FOLDER, exist_ok=True)

@@ -157,3 +157,18 @@ def test_the_stand_ins_of_others_are_handed_through():
         return ((1, trial.shape[1]), trial.dtype) if noCompute else trial.mean(axis=0)
 
     assert mean(Stand(), noCompute=True) == ((1, 2), np.dtype("f4"))
+
+
+def test_loading_reads_no_metadata_of_all_that_is_installed(lfp, tmp_path, module):
+    """Each array task loads the function, and a shared folder may hold hundreds of packages."""
+    (tmp_path / "numeric_.py").write_text(
+        "import numpy as np\n\ndef halved(trial):\n    return np.divide(trial, 2)\n"
+    )
+    prepare(plan_of(importlib.import_module("numeric_").halved, lfp, tmp_path))
+    script = (
+        "import sys\nfrom hpcio.planning import load_plan\nload_plan(sys.argv[1]).load_function()\n"
+        "print('importlib.metadata' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "out.h5")]
+    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert said.stdout == "False\n"
