@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import sysconfig
 import types
 import weakref
 from dataclasses import dataclass
@@ -27,7 +26,12 @@ __all__ = [
 ]
 
 _SITE = {"site-packages", "dist-packages"}
-_STANDARD = tuple(sysconfig.get_paths()[key] + os.sep for key in ("stdlib", "platstdlib"))
+# Where the standard library lies, compiled modules included; `sysconfig` takes long to say it.
+_VERSIONED = os.path.basename(os.path.dirname(os.__file__))
+_STANDARD = (
+    os.path.dirname(os.__file__) + os.sep,
+    os.path.join(sys.base_exec_prefix, sys.platlibdir, _VERSIONED) + os.sep,
+)
 # What comes with hpcio: an editable install does not lie where packages do.
 _ROOT = Path(__file__).parents[2]
 _PRODUCT = tuple(f"{_ROOT / name}{os.sep}" for name in ("hpcio", "slurm"))

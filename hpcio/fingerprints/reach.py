@@ -63,12 +63,6 @@ _AROUND = {"__globals__", "f_globals", "f_locals", "f_back", "__subclasses__", "
 _WITH_UFUNCS = ("numpy", "scipy.special")
 # What is said of a class or function, which counts only if somebody asks for it.
 _SAID = {"__annotations__", "__doc__"}
-_RANDOM = (
-    np.random.Generator, np.random.RandomState, np.random.BitGenerator, np.random.SeedSequence,
-    random.Random,
-)  # fmt: skip
-# Those behind `numpy.random.normal` and `random.gauss`: a function may seed them itself.
-_COMMON_RANDOM = (np.random.mtrand._rand, random._inst)
 _MEMBERS = (
     types.MemberDescriptorType,
     types.GetSetDescriptorType,
@@ -341,7 +335,7 @@ class Walk:
                 obj = getattr(obj, name) if isinstance(obj, types.ModuleType | type) else None
             except Exception:  # noqa: BLE001  (whatever that raises)
                 obj = None
-        if obj is np.random.seed or _is_common(getattr(obj, "__self__", None)):
+        if _is_seed(obj) or _is_common(getattr(obj, "__self__", None)):
             self._draw(obj)
         if obj is sys.modules:
             self._cannot("it looks into sys.modules, and what that reaches is not seen")
@@ -364,7 +358,7 @@ class Walk:
     def _label(self, space: dict[str, Any], label: str, obj: Any) -> None:
         """A value that has a name in a module."""
         self._put("name", label.encode())
-        if obj is np.random.seed:
+        if _is_seed(obj):
             self._draw(obj)
         if isinstance(obj, types.FunctionType | type | types.ModuleType):
             self.value(obj)  # they are parts of their own
@@ -471,7 +465,7 @@ class Walk:
 
     def _draw(self, func: Any) -> None:
         """A function of a generator that all of Python shares: whoever seeds it may draw."""
-        owner = getattr(func, "__self__", None) or _COMMON_RANDOM[0]
+        owner = getattr(func, "__self__", None) or np.random.mtrand._rand
         if func.__name__ == "seed":
             self._seeded.add(id(owner))
         else:
@@ -482,7 +476,7 @@ class Walk:
     def _instance(self, obj: Any) -> None:
         """An object by what it is made of, as for a copy of it."""
         kind = type(obj)
-        if isinstance(obj, _RANDOM):
+        if _draws(obj):
             self._generator(obj)
             if _is_common(obj):
                 return
@@ -531,8 +525,29 @@ class Walk:
         self._put("ufunc", name.encode())
 
 
+# Nothing is of `numpy.random` before somebody imports it, which takes a worker some time.
+
+
+def _is_seed(func: object) -> bool:
+    """Whether a function is `numpy.random.seed`, which is a method of nothing."""
+    return "numpy.random" in sys.modules and func is np.random.seed
+
+
 def _is_common(obj: object) -> bool:
-    return any(obj is common for common in _COMMON_RANDOM)
+    """Whether it is what draws for `numpy.random.normal`, or for `random.gauss`."""
+    common = np.random.mtrand._rand if "numpy.random" in sys.modules else None
+    return obj is random._inst or (common is not None and obj is common)
+
+
+def _draws(obj: object) -> bool:
+    """Whether it is a generator of random numbers, or what seeds one."""
+    if isinstance(obj, random.Random):
+        return True
+    if "numpy.random" not in sys.modules:
+        return False
+    made = np.random
+    kinds = (made.Generator, made.RandomState, made.BitGenerator, made.SeedSequence)
+    return isinstance(obj, kinds)
 
 
 def _is_plain(item: Any) -> bool:
