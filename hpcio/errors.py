@@ -158,14 +158,14 @@ class Done:
     """
 
     out: str
-    seconds: float
-    blocks: int
-    computed: int
-    repeated: int
-    nbytes: int
-    nbytes_read: int
-    failed: tuple[Failure, ...]
-    workers: int
+    seconds: float = 0.0
+    blocks: int = 0
+    computed: int = 0
+    repeated: int = 0
+    nbytes: int = 0
+    nbytes_read: int = 0
+    failed: tuple[Failure, ...] = ()
+    workers: int = 0
     counted: str = "block"
 
     @property
@@ -180,6 +180,8 @@ class Done:
 
     def __str__(self) -> str:
         earlier = self.blocks - self.computed
+        if not self.computed and not self.failed:
+            return f"done already, all {self.blocks} {self.counted}s; nothing was computed"
         return (
             f"{self.computed} {self.counted}s in {self.seconds:.2f} s "
             f"({self.blocks_per_second:.0f} {self.counted}s/s, {self.mb_per_second:.0f} MB/s)"

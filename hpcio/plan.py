@@ -271,7 +271,8 @@ class Plan(Value):
         gaps : bool
             Publish even if blocks failed, with NaN (or zero) in their place.
         fresh : bool
-            Throw away a run directory that is there, instead of continuing it.
+            Compute all blocks anew, instead of continuing what is there. An older result stays
+            until the new one replaces it.
         progress : bool, optional
             Show progress; by default if the error output is a terminal or a log.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from pathlib import Path
 from typing import Any
 
 import click
@@ -20,6 +19,7 @@ from hpcio.command import (
     with_options,
 )
 from hpcio.errors import ClusterError, PlanError
+from hpcio.journals import published, start_over
 from slurm import submissions
 from slurm.site import SubmitOptions, join_words, read_site, settings
 
@@ -89,6 +89,8 @@ def submit(
     if source is not None and source.startswith("-"):  # OUT alone, then -- and options
         words, source = (source, *words), None
     plan = Plan.load(function) if source is None else create_plan(function, source, options)
+    if options["fresh"]:
+        plan = Plan(**vars(start_over(plan)))
     given = _given({**options, "probe": probe}, words)
     if only_print:
         for text in submissions.scripts(plan, **given):
@@ -104,7 +106,7 @@ def submit(
 def _say(plan: Plan) -> None:
     """Tell what was submitted or written, and what to do with it."""
     out = shlex.quote(_short(plan.out))
-    if Path(plan.out).exists():
+    if published(plan):
         click.echo(f"{plan.out} is there: nothing is missing.")
         return
     last = submissions.newest(plan)

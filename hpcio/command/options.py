@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from hpcio.journals import discard
 from hpcio.plan import Plan
 from hpcio.recording import Recording, Trials
 from hpcio.writers import WRITERS
@@ -182,7 +181,11 @@ PLAN_OPTIONS = [
         is_flag=True,
         help="Refuse to continue with other versions of the packages that the function uses.",
     ),
-    click.option("--fresh", is_flag=True, help="Remove the result and its run directory first."),
+    click.option(
+        "--fresh",
+        is_flag=True,
+        help="Start over: compute all, and replace the result that is there.",
+    ),
 ]
 
 MEMORY_OPTION = click.option(
@@ -207,8 +210,6 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     for name in ("trials", "out"):
         if options[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
-    if options["fresh"]:
-        discard(options["out"])
     trials: Any = options["trials"]
     trials = int(trials) if trials.isdigit() else trials
     chosen = {

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hpcio.command.options import PLAN_OPTIONS, RUN_OPTIONS, create_plan, with_options
-from hpcio.journals import discard, prepare
+from hpcio.journals import prepare, start_over
 from hpcio.machine import launched
 from hpcio.plan import Plan
 from hpcio.running import Executor, call_on_ranks
@@ -35,7 +35,7 @@ def _run_plan(plan: Plan, options: dict[str, Any], executor: Executor | None = N
     done = plan.run(
         executor, workers=options["workers"], threads=options["threads"], memory=options["memory"],
         retries=options["retries"], max_failed=options["max_failed"], gaps=options["gaps"],
-        progress=False if options["quiet"] else None,
+        fresh=options.get("fresh", False), progress=False if options["quiet"] else None,
     )  # fmt: skip
     click.echo(f"{done.out}: {done}")
 
@@ -70,14 +70,7 @@ def run(function: str, source: str | None, **options: Any) -> None:
     given = [o for o in ("trials", "out") if options[o] is not None]
     if given:
         raise click.UsageError(f"Missing argument 'SOURCE' (with --{given[0]}).")
-    run_here(lambda: _load_plan(function, fresh=options["fresh"]), options)
-
-
-def _load_plan(out: str, *, fresh: bool) -> Plan:
-    plan = Plan.load(out)
-    if fresh:
-        discard(plan.out)
-    return plan
+    run_here(lambda: Plan.load(function), options)
 
 
 @click.command()
@@ -89,7 +82,7 @@ def plan(function: str, source: str, workers: int | None, **options: Any) -> Non
     """Make a plan and say what its run will take, before any work."""
     made = create_plan(function, source, options)
     _print_table(made.describe(workers=workers).rows())
-    prepare(made)
+    prepare(start_over(made) if options["fresh"] else made)
     click.echo(f"Run it with: hpcio run {options['out']}")
 
 

@@ -37,6 +37,7 @@ from hpcio.files.compression import (
 )
 from hpcio.files.images import in_memory_file, sparse_file, write_image, write_under_name
 from hpcio.files.locks import check_locks, locked, open_to_write
+from hpcio.files.marks import Mark, mark_of
 from hpcio.files.opening import (
     find_dataset,
     free_files,
@@ -59,6 +60,7 @@ __all__ = [
     "Compression",
     "FileState",
     "Layout",
+    "Mark",
     "Modes",
     "Packer",
     "Place",
@@ -82,6 +84,7 @@ __all__ = [
     "load_filters",
     "locked",
     "locking",
+    "mark_of",
     "open_file",
     "open_to_write",
     "plain_offset",

@@ -38,9 +38,9 @@ class RunDirectory:
     def is_ours(self, name: str) -> bool:
         """Whether a run that has only begun may have something of that name."""
         others = (self.claims, self.heartbeats, self.submissions, self.usage, self.lock)
-        return name.startswith("plan.") or name in {
-            p.name for p in (*self.records(), self.sources, *others)
-        }
+        if name.startswith("plan.") or name.endswith(".old"):
+            return True
+        return name in {p.name for p in (*self.records(), self.sources, *others)}
 
     # What every run has.
 

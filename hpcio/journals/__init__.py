@@ -30,7 +30,15 @@ from hpcio.journals.ledger import (
     tried_by,
     tried_since,
 )
-from hpcio.journals.rundir import discard, held, prepare, remove
+from hpcio.journals.rundir import (
+    discard,
+    held,
+    prepare,
+    published,
+    remove,
+    start_over,
+    sweep,
+)
 from hpcio.journals.usage import (
     Usage,
     measure_usage,
@@ -66,9 +74,12 @@ __all__ = [
     "memory_to_ask",
     "open_journal",
     "prepare",
+    "published",
     "read_logs",
     "read_usage",
     "remove",
+    "start_over",
+    "sweep",
     "tried_by",
     "tried_since",
     "walltime_to_ask",

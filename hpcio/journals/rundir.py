@@ -13,15 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcio.errors import OutputError, PlanError, SourceError, as_output_error
-from hpcio.files import READABLE_FOLDER, RunDirectory, open_file, sync
+from hpcio.files import READABLE_FOLDER, RunDirectory, mark_of, sync
 from hpcio.function import check_versions
+from hpcio.journals.ledger import Ledger
+from hpcio.machine import look_again
 from hpcio.planning import Plan, load_plan, write_plan
 
-__all__ = ["discard", "held", "prepare", "remove"]
+__all__ = ["discard", "held", "prepare", "published", "remove", "start_over", "sweep"]
 
 
 def prepare(plan: Plan) -> Plan:
     """Make the run directory of a plan, or adopt the one of an equal plan.
+
+    A plan that starts over (see `start_over`) sets aside what another run has left there.
 
     Returns
     -------
@@ -36,6 +40,8 @@ def prepare(plan: Plan) -> Plan:
         If it cannot be made.
     """
     folder = plan.run_directory
+    if plan.replaces is not None:
+        _make_room(plan)
     try:
         folder.mkdir(mode=plan.modes.run_folder, exist_ok=True)
         is_new = not plan.rundir.plan.exists()
@@ -53,6 +59,7 @@ def prepare(plan: Plan) -> Plan:
             # All that follows is nothing without the plan.
             for names in (folder, folder.parent):
                 sync(names)
+            _remove_old(folder)
             return plan
     except OSError as error:
         if isinstance(error, OutputError):
@@ -66,7 +73,103 @@ def prepare(plan: Plan) -> Plan:
         )
     same = plan.same_versions or there.same_versions
     check_versions(there.function.fingerprint.packages, same=same)
-    return replace(plan, run_id=there.run_id)
+    return replace(plan, run_id=there.run_id, replaces=there.replaces)
+
+
+def start_over(plan: Plan) -> Plan:
+    """A plan that computes all blocks anew, and then replaces the result that is there.
+
+    Nothing is touched yet: `prepare` makes room for it, and publishing replaces the result.
+
+    Raises
+    ------
+    OutputError
+        If what is there is not the result of a run, or is read by the plan itself.
+    """
+    mark = mark_of(plan.out)
+    if mark is None and os.path.lexists(plan.out):
+        raise OutputError(
+            f"'{plan.out}' was not made by hpcio and is not replaced. Choose another output."
+        )
+    if mark is not None:
+        for file in (plan.source.path, *(behind.path for behind in plan.source.behind)):
+            if os.path.exists(file) and os.path.samefile(file, plan.out):
+                raise OutputError(
+                    f"The result would replace '{plan.out}', which is its own source. "
+                    "Choose another output."
+                )
+    replaces = "" if mark is None else mark.run_id
+    return replace(plan, run_id=secrets.token_hex(8), replaces=replaces)
+
+
+def published(plan: Plan) -> bool:
+    """Whether the output is there, and is not an older result that this run is to replace."""
+    look_again(plan.out)
+    if not os.path.lexists(plan.out):
+        return False
+    replaces = _replaced_by_run(plan) if plan.replaces is None else plan.replaces
+    if not replaces:
+        return True
+    mark = mark_of(plan.out)
+    return mark is None or mark.run_id != replaces
+
+
+def _replaced_by_run(plan: Plan) -> str:
+    """The run whose result the run that is there replaces; "" if none."""
+    if not plan.rundir.plan.exists():
+        return ""
+    try:
+        return load_plan(plan.out).replaces or ""
+    except (PlanError, SourceError):  # of somebody else, or of another version
+        return ""
+
+
+def _make_room(plan: Plan) -> None:
+    """Set aside what the run before has kept, but for what its result needs to be read."""
+    rundir = plan.rundir
+    folder = rundir.path
+    if not folder.exists():
+        return
+    if rundir.plan.exists():
+        if load_plan(plan.out).run_id == plan.run_id:
+            return
+    elif foreign := _foreign(rundir):
+        raise PlanError(
+            f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). "
+            "Choose another output."
+        )
+    try:
+        with _held(rundir):
+            aside = folder / f"{secrets.token_hex(8)}.old"
+            aside.mkdir(mode=0o700)
+            kept = {rundir.lock.name, aside.name}
+            if plan.replaces:  # its result is read by plain HDF5, which finds parts by name
+                kept.add(rundir.sources.name)
+            # The plan last: without it, nobody takes what is left for a run.
+            names = [path.name for path in folder.iterdir() if path.name not in kept]
+            for name in sorted(names, key=lambda name: name == rundir.plan.name):
+                os.rename(folder / name, aside / name)
+            sync(folder)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise as_output_error(error, folder) from error
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove what was set aside."""
+    for old in folder.glob("????????????????.old"):
+        shutil.rmtree(old)
+
+
+def sweep(ledger: Ledger) -> None:
+    """Remove parts of a result that was replaced: files of attempts that are not of this run."""
+    ours = {log.attempt for log in ledger.logs}
+    for path in ledger.plan.rundir.sources.rglob("*"):
+        name = path.name.partition(".")[0]
+        # See `hpcio.writers.sources`: ATTEMPT-FILE, or BLOCK-ATTEMPT.
+        if path.is_file() and ours.isdisjoint((name.rpartition("-")[0], name.partition("-")[2])):
+            path.unlink(missing_ok=True)
 
 
 def _foreign(rundir: RunDirectory) -> list[str]:
@@ -133,16 +236,10 @@ def discard(out: str | os.PathLike[str]) -> None:
     path = Path(os.path.abspath(os.path.expanduser(os.fspath(out))))
     rundir = RunDirectory.of(str(path))
     folder = rundir.path
-    if path.exists():
-        try:
-            with open_file(path) as f:
-                ours = "hpcio" in f
-        except SourceError:
-            ours = False
-        if not ours:
-            raise OutputError(
-                f"'{path}' was not made by hpcio and is not removed. Choose another output."
-            )
+    if path.exists() and mark_of(path) is None:
+        raise OutputError(
+            f"'{path}' was not made by hpcio and is not removed. Choose another output."
+        )
     if folder.exists() and not rundir.plan.exists() and _foreign(rundir):
         raise OutputError(
             f"'{folder}' is no run directory and is not removed. Choose another output."
@@ -163,6 +260,8 @@ def discard(out: str | os.PathLike[str]) -> None:
 def remove(folder: Path) -> None:
     """Remove a run directory, and the rest of earlier ones whose removal was cut short."""
     # Rename it first: its name is free at once, and nobody ever sees a part of it.
-    folder.rename(folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old"))
+    gone = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
+    folder.rename(gone)
     for doomed in folder.parent.glob(f"{glob.escape(folder.name)}.????????.old"):
-        shutil.rmtree(doomed)
+        if RunDirectory(doomed).plan.exists() or doomed == gone:
+            shutil.rmtree(doomed)

@@ -16,7 +16,7 @@ import numpy as np
 
 from hpcio.errors import PlanError, ResultError
 from hpcio.files import checksum, read_at, sparse_file, write_at
-from hpcio.journals import JournalRecords, Ledger, StoredReader
+from hpcio.journals import JournalRecords, Ledger, StoredReader, published
 from hpcio.onefile import preallocated
 from hpcio.onefile.preallocated import (
     between,
@@ -133,7 +133,8 @@ class OneFileReader:
 
     def __init__(self, plan: Plan, records: JournalRecords) -> None:
         before = plan.rundir.data
-        self._path = before if before.exists() else Path(plan.out)
+        after = Path(plan.out) if published(plan) else before
+        self._path = before if before.exists() else after
         seams = sorted(read_seams(seams_file(plan, records.attempt)))
         self._at = np.asarray([offset for offset, _ in seams], np.int64)
         self._seams = [data for _, data in seams]

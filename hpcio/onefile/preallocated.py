@@ -19,6 +19,7 @@ import numpy as np
 
 from hpcio.errors import OutputError, as_output_error
 from hpcio.files import allocate, sparse_file, sync, write_at
+from hpcio.journals import published
 from hpcio.machine import write_whole
 from hpcio.planning import Plan
 
@@ -68,7 +69,7 @@ def reserve(plan: Plan) -> None:
         If the disk has too little room, or HDF5 lays out the file in an unknown way.
     """
     folder = plan.run_directory
-    if is_reserved(plan) or Path(plan.out).exists():
+    if is_reserved(plan) or published(plan):
         return
     part = folder / f"data.{secrets.token_hex(4)}.part"
     try:

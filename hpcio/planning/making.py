@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcio.errors import FunctionError, HpcioWarning, OptionError, OutputError
-from hpcio.files import CHUNK, Chunking, layout
+from hpcio.files import CHUNK, Chunking, layout, mark_of
 from hpcio.fingerprints import fingerprint
 from hpcio.function import Arguments, Function
 from hpcio.layout import Average, Target, averaged, lay_out, name_axes
@@ -29,7 +29,7 @@ from hpcio.planning.options import (
 from hpcio.planning.plan import Plan
 from hpcio.recording import Blocks, Recording, Trials
 
-__all__ = ["check_new_output", "make_plan"]
+__all__ = ["check_new_output", "check_output", "make_plan"]
 
 # Plain HDF5 cannot read more files than this as one dataset: it keeps every source open, and
 # the usual limit is 1,024 open files.
@@ -63,7 +63,7 @@ def make_plan(
     on_probe : callable, optional
         Called with how many shapes of trials have been tried, and of how many.
     """
-    final = check_new_output(out)
+    final = check_output(out)
     read = _what_is_read(source, reading)
     called = _what_is_called(func, call, trials=len(read.trials))
     _refuse_generators(called)
@@ -126,11 +126,24 @@ def _say_what_is_unseen(plan: Plan) -> None:
 
 def check_new_output(out: str | os.PathLike[str]) -> str:
     """The absolute path of an output that can be created, or an OutputError."""
-    path = Path(os.path.expanduser(os.fspath(out))).absolute()
+    path = Path(check_output(out))
     if os.path.lexists(path):
+        raise OutputError(f"The output '{path}' exists. Choose another name, or remove it first.")
+    return str(path)
+
+
+def check_output(out: str | os.PathLike[str]) -> str:
+    """The absolute path of an output that can be created, or is a result of hpcio already.
+
+    Raises
+    ------
+    OutputError
+        If something else is there, or nothing can be made there.
+    """
+    path = Path(os.path.expanduser(os.fspath(out))).absolute()
+    if os.path.lexists(path) and mark_of(path) is None:
         raise OutputError(
-            f"The output '{path}' exists. Choose another name, or remove it first "
-            "(in the shell: --fresh)."
+            f"The output '{path}' exists, and was not made by hpcio. Choose another name."
         )
     if not path.parent.is_dir():
         raise OutputError(f"There is no folder '{path.parent}' for the output. Make it first.")

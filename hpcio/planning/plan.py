@@ -49,6 +49,8 @@ class Plan:
     compression: str | None = None
     same_versions: bool = False
     access: Access = "result"
+    # The run whose result this one replaces, "" if there is none; None to go on with what is there.
+    replaces: str | None = None
 
     def __len__(self) -> int:
         """Number of blocks."""

@@ -20,9 +20,11 @@ from hpcio.recording import Blocks, InputKind, Recording, Trials
 
 __all__ = ["FORMAT", "load_plan", "plain_average", "plain_input_kind", "write_plan"]
 
-FORMAT = 5
+FORMAT = 6
 # Fields of a plan that JSON holds as they are.
-_PLAIN = ("writer", "sources", "join", "casting", "described", "same_versions", "access")
+_PLAIN = (
+    "writer", "sources", "join", "casting", "described", "same_versions", "access", "replaces",
+)  # fmt: skip
 
 
 def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import platform
 import socket
 import time
@@ -16,9 +15,8 @@ import numpy as np
 from hpcio.errors import HpcioError, OutputError, as_output_error
 from hpcio.files import sync
 from hpcio.function import unpack_details, write_details
-from hpcio.journals import Ledger
+from hpcio.journals import Ledger, published, sweep
 from hpcio.layout import attach
-from hpcio.machine import look_again
 from hpcio.planning import Plan
 from hpcio.writers import backend_of
 
@@ -61,8 +59,7 @@ def publish(ledger: Ledger) -> Path:
 
     def fill(f: h5py.File) -> None:
         _fill(ledger, f, final.parent)
-        look_again(final)
-        if os.path.lexists(final):
+        if published(plan):
             raise OutputError(
                 f"The output '{final}' has appeared during the run. Move it away, then resume."
             )
@@ -70,6 +67,8 @@ def publish(ledger: Ledger) -> Path:
     try:
         backend_of(plan).publish(ledger, fill, final)
         sync(final.parent)
+        if plan.replaces is not None:
+            sweep(ledger)
     except HpcioError:
         raise
     except OSError as error:
@@ -123,7 +122,7 @@ def provenance(plan: Plan) -> dict[str, str | int]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    return {
+    said: dict[str, str | int] = {
         "function": plan.function.name,
         "function_version": plan.function.version,
         "function_digest": plan.function.digest,
@@ -138,6 +137,12 @@ def provenance(plan: Plan) -> dict[str, str | int]:
         "created": _iso(time.time()),
         "versions": json.dumps({**plan.function.fingerprint.packages, **versions}),
     }
+    return {k: _storable(v) if isinstance(v, str) else v for k, v in said.items()}
+
+
+def _storable(text: str) -> str:
+    """Text as HDF5 can hold it: without NUL, and names of files that are no UTF-8 in escapes."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
 
 def _iso(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
-from hpcio.errors import BlocksFailed, Done, Interrupted, OutputError, SourceError
-from hpcio.files import open_file
-from hpcio.journals import DONE, Ledger, discard, held, prepare
-from hpcio.machine import look_again
+from hpcio.errors import BlocksFailed, Done, Interrupted, OutputError
+from hpcio.files import mark_of
+from hpcio.journals import DONE, Ledger, held, prepare, published, start_over
 from hpcio.planning import Plan, RunPolicy, check_disk
+from hpcio.results import open as open_result
 from hpcio.results import publish
 from hpcio.writers import backend_of, trusted_ledger
 
@@ -111,23 +110,21 @@ def execute(
         in which the work is shown.
     """
     if fresh:
-        discard(plan.out)
-    if _is_there(plan):
+        plan = start_over(plan)
+    elif published(plan):
         return _finished(plan)
+    # Whatever can be refused is refused before `prepare`, which may make room for a new run.
     plan.source.check_content()
     executor.check(plan, memory)
+    if fresh:
+        check_disk(plan, np.arange(len(plan)))
     plan = prepare(plan)
     with held(plan):
-        if _is_there(plan):  # another run has finished meanwhile
+        if published(plan):  # another run has finished meanwhile
             return _finished(plan)
         before = trusted_ledger(plan)
         _compute(plan, before.missing(), executor, policy, observe)
         return _publish(plan, policy, known={log.path for log in before.logs})
-
-
-def _is_there(plan: Plan) -> bool:
-    look_again(plan.out)
-    return os.path.lexists(plan.out)
 
 
 def _compute(
@@ -164,22 +161,18 @@ def _publish(plan: Plan, policy: RunPolicy, *, known: set[Path]) -> Done:
 
 def _finished(plan: Plan) -> Done:
     """The record of a run that has nothing left to do."""
-    if _plan_of(plan.out) != plan.digest or not plan.run_directory.is_dir():
+    mark = mark_of(plan.out)
+    if mark is None or mark.plan != plan.digest:
         raise OutputError(
             f"The output '{plan.out}' exists and is not the result of this plan. "
             "Choose another name, or start over with fresh=True (in the shell: --fresh)."
         )
+    with open_result(plan.out) as f:  # which says what of it is gone, if anything is
+        blocks = int((f["hpcio/state"][()] == DONE).sum())
+    if not plan.run_directory.is_dir():  # one file was made of it
+        return Done(plan.out, blocks=blocks, counted=plan.counted)
     ledger = Ledger.read(plan)
     return record(ledger, {log.path for log in ledger.logs})
-
-
-def _plan_of(path: str) -> str:
-    """Digest of the plan that a file is the result of; "" if the file is no result."""
-    try:
-        with open_file(path) as f:
-            return bytes(f["hpcio"].attrs["plan"]).decode()
-    except (SourceError, KeyError):
-        return ""
 
 
 def record(ledger: Ledger, known: set[Path]) -> Done:

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcio.errors import Failure
-from hpcio.journals import DONE, FAILED, JournalRecords
-from hpcio.machine import look_again
+from hpcio.journals import DONE, FAILED, JournalRecords, published
 from hpcio.planning import Plan
 from hpcio.watching.state import Status, WorkerStatus
 from hpcio.words import natural
@@ -107,7 +106,6 @@ class Tally:
         nbytes, left = (int(self._sizes[state == kind].sum()) for kind in (DONE, 0))
         speed, pace = self._speeds(finished=bool(state.all()), done=(state == DONE), nbytes=nbytes)
         now = time.time()
-        look_again(plan.out)
         # A session, which journals the block it blames for the death of a worker, is not a worker.
         workers = (
             self._worker(*key, worker, sum(by == key for _, by in failed), now=now)
@@ -116,7 +114,7 @@ class Tally:
         )
         return Status(
             out=plan.out,
-            published=Path(plan.out).exists(),
+            published=published(plan),
             blocks=len(plan),
             done=int((state == DONE).sum()),
             failed=len(failed),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hpcio.errors import ClusterError
-from hpcio.machine import look_again
+from hpcio.journals import published
 from hpcio.planning import RunPolicy, load_plan
 from hpcio.results import open as open_result
 from hpcio.running import Nobody, execute
@@ -80,10 +79,10 @@ class Submitted:
         TimeoutError
         """
         self.wait(timeout=timeout)
-        look_again(self.out)
-        if not Path(self.out).exists():
+        plan = load_plan(self.out)
+        if not published(plan):
             # Says which blocks are missing, and why.
-            execute(load_plan(self.out), Nobody(), policy=RunPolicy())
+            execute(plan, Nobody(), policy=RunPolicy())
         return open_result(self.out)
 
     def cancel(self) -> None:

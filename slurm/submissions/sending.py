@@ -6,13 +6,11 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from hpcio.errors import ClusterError, PlanError
-from hpcio.journals import held, prepare
-from hpcio.machine import look_again
+from hpcio.journals import held, prepare, published
 from hpcio.planning import Plan, check_disk
 from hpcio.results import publish
 from hpcio.writers import backend_of, trusted_ledger
@@ -56,9 +54,11 @@ def _make_and_send(plan: Plan, options: SubmitOptions, send: Send) -> None:
     site = read_site()
     request = make_request(plan, options, site)
     _check_fits(plan, request, probe=options.probe)
+    if plan.replaces is not None:
+        _refuse_if_at_work(plan)
     plan = prepare(plan)
     with held(plan):
-        if _is_there(plan):
+        if published(plan):
             return
         _refuse_if_at_work(plan)
         ledger = trusted_ledger(plan)
@@ -85,12 +85,6 @@ def _check_fits(plan: Plan, request: JobRequest, *, probe: bool) -> None:
     if probe and request.seconds is not None:
         speed = measured_speed(plan)
         check_walltime(plan, request.seconds - request.signal, bytes_per_second=speed)
-
-
-def _is_there(plan: Plan) -> bool:
-    """Whether the result is there."""
-    look_again(plan.out)
-    return Path(plan.out).exists()
 
 
 def _refuse_if_at_work(plan: Plan) -> None:

@@ -86,7 +86,7 @@ def test_fresh_removes_nothing_that_is_not_its_own(bench):
     other = Path(f"{bench.out}.run")
     other.mkdir()
     (other / "thesis.tex").write_text("my thesis")
-    with pytest.raises(OutputError, match="is no run directory"):
+    with pytest.raises(PlanError, match="is no run directory"):
         plan.run(workers=0, fresh=True, progress=False)
     with pytest.raises(PlanError, match=r"thesis\.tex.*Choose another output"):
         plan.run(workers=0, progress=False)

@@ -1,0 +1,155 @@
+"""Starting over: what is there stays until what replaces it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+import hpcio
+from hpcio import Plan
+from hpcio.errors import BlocksFailed, MemoryLimitError, OutputError, ResultError, SourceError
+from hpcio.status import status
+from tests.rigs.runs import LFP, check
+
+WAYS = {
+    "a file a trial": {"sources": "trial"},
+    "a file a batch": {"sources": "task"},
+    "packed": {"compression": "gzip", "join": "stack"},
+    "direct": {"writer": "direct"},
+    "mutex": {"writer": "mutex"},
+}
+
+
+def while_absent(trial, factor, path):
+    """Scale a trial; raise while a file is there."""
+    if os.path.exists(path):
+        raise ValueError("not yet")
+    return trial * factor
+
+
+def plan_of(lfp, tmp_path, factor, **options) -> Plan:
+    kwargs = {"factor": factor, "path": str(tmp_path / "bad")}
+    options = {"trials": 6, "out": tmp_path / "out.h5", **options}
+    return Plan.create(
+        while_absent, lfp, kwargs=kwargs, out_shape=(6, 4), out_dtype=LFP.dtype, **options
+    )
+
+
+def values(path) -> np.ndarray:
+    with hpcio.open(path) as f:
+        return f["data"][()].reshape(-1, 4)
+
+
+@pytest.fixture
+def short(tmp_path):
+    """A recording of five equal trials."""
+    with h5py.File(tmp_path / "short.h5", "w") as f:
+        f["lfp"] = LFP[:30]
+    return f"{tmp_path}/short.h5::/lfp"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_old_result_stays_until_the_new_one_replaces_it(short, tmp_path, way):
+    out, bad = tmp_path / "out.h5", tmp_path / "bad"
+    plan_of(short, tmp_path, 2.0, **WAYS[way]).run(workers=0, progress=False)
+    parts = set((tmp_path / "out.h5.run/sources").rglob("*.h5"))
+    bad.touch()
+    with pytest.raises(BlocksFailed):
+        plan_of(short, tmp_path, 3.0, **WAYS[way]).run(workers=0, progress=False, fresh=True)
+    np.testing.assert_array_equal(values(out), 2.0 * LFP[:30])
+    assert not status(out).published
+    bad.unlink()
+    # A second call goes on with what was begun, and needs no word about it.
+    plan_of(short, tmp_path, 3.0, **WAYS[way]).run(workers=1, progress=False)
+    np.testing.assert_array_equal(values(out), 3.0 * LFP[:30])
+    hpcio.verify(out)
+    assert status(out).published
+    assert not parts & set((tmp_path / "out.h5.run/sources").rglob("*.h5"))
+
+
+def test_the_same_plan_anew(short, tmp_path):
+    plan = plan_of(short, tmp_path, 2.0)
+    plan.run(workers=0, progress=False)
+    before = (tmp_path / "out.h5").read_bytes()
+    done = plan.run(workers=0, progress=False, fresh=True)
+    assert done.computed == 5
+    assert (tmp_path / "out.h5").read_bytes() != before
+    np.testing.assert_array_equal(values(tmp_path / "out.h5"), 2.0 * LFP[:30])
+    assert plan.run(workers=0, progress=False).computed == 0
+
+
+@pytest.mark.parametrize("wrong", ["memory", "recording"])
+def test_what_is_refused_has_touched_nothing(short, tmp_path, wrong):
+    plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
+    kept = sorted(os.listdir(tmp_path / "out.h5.run"))
+    again = plan_of(short, tmp_path, 3.0)
+    if wrong == "recording":
+        os.utime(tmp_path / "short.h5", (1e9, 1e9))
+    error = SourceError if wrong == "recording" else MemoryLimitError
+    with pytest.raises(error):
+        again.run(workers=1, memory=1000, progress=False, fresh=True)
+    np.testing.assert_array_equal(values(tmp_path / "out.h5"), 2.0 * LFP[:30])
+    assert sorted(os.listdir(tmp_path / "out.h5.run")) == kept
+
+
+@pytest.mark.parametrize("way", ["a file a trial", "direct"])
+def test_a_result_is_not_replaced_by_what_is_made_of_it(short, tmp_path, way):
+    plan_of(short, tmp_path, 2.0, **WAYS[way]).run(workers=0, progress=False)
+    own = plan_of(f"{tmp_path}/out.h5::/data", tmp_path, 3.0)
+    with pytest.raises(OutputError, match="its own source"):
+        own.run(workers=0, progress=False, fresh=True)
+    np.testing.assert_array_equal(values(tmp_path / "out.h5"), 2.0 * LFP[:30])
+
+
+@pytest.mark.parametrize("mark", ["a group", "a dataset", "a group with half of it"])
+def test_a_file_is_known_by_its_mark_not_by_a_name(short, tmp_path, mark):
+    with h5py.File(tmp_path / "out.h5", "w") as f:
+        f["precious"] = 1
+        made = f.create_dataset("hpcio", data=1) if mark == "a dataset" else f.create_group("hpcio")
+        if mark == "a group with half of it":
+            made.attrs["plan"] = np.bytes_("0" * 64)
+    with pytest.raises(OutputError, match="was not made by hpcio"):
+        plan_of(short, tmp_path, 2.0)
+    with h5py.File(tmp_path / "out.h5") as f:
+        assert f["precious"][()] == 1
+
+
+def test_a_folder_of_the_user_with_a_name_alike_stays(short, tmp_path):
+    plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
+    other = tmp_path / "out.h5.run.20240101.old"
+    other.mkdir()
+    (other / "notes").write_text("mine")
+    hpcio.repack(tmp_path / "out.h5")
+    assert (other / "notes").read_text() == "mine"
+    np.testing.assert_array_equal(values(tmp_path / "out.h5"), 2.0 * LFP[:30])
+    # One file was made of it, and the plan still knows its result.
+    assert plan_of(short, tmp_path, 2.0).run(workers=0, progress=False).computed == 0
+
+
+def test_a_published_result_whose_parts_are_gone_is_not_done(short, tmp_path):
+    plan = plan_of(short, tmp_path, 2.0)
+    plan.run(workers=0, progress=False)
+    shutil.rmtree(tmp_path / "out.h5.run/sources")
+    with pytest.raises(ResultError, match="cannot be read"):
+        plan.run(workers=0, progress=False)
+
+
+def test_names_and_arguments_that_hdf5_cannot_hold(lfp, tmp_path):
+    class Odd:
+        def __repr__(self) -> str:
+            return "a\0b"
+
+    odd = os.fsdecode(b"r\xff.h5")
+    shutil.copy(lfp.partition("::")[0], tmp_path / odd)
+    Plan.create(
+        lambda trial, odd: trial * 2, f"{tmp_path / odd}::/lfp", trials=6, args=(Odd(),),
+        out=tmp_path / "out.h5",
+    ).run(workers=0, progress=False)  # fmt: skip
+    check(tmp_path / "out.h5", 2 * LFP)
+    with hpcio.open(tmp_path / "out.h5") as f:
+        assert f.attrs["source"].endswith("r\\udcff.h5")
+        assert "a\\0b" in f.attrs["args"]
