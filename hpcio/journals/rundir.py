@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcio.errors import OutputError, PlanError, SourceError, as_output_error
-from hpcio.files import READABLE_FOLDER, RunDirectory, open_file, sync
+from hpcio.files import READABLE_FOLDER, RunDirectory, check_run_folder, open_file, sync
 from hpcio.function import check_versions
 from hpcio.planning import Plan, load_plan, write_plan
 
@@ -31,13 +31,14 @@ def prepare(plan: Plan) -> Plan:
     Raises
     ------
     PlanError
-        If the directory belongs to another plan.
+        If the directory belongs to another plan or user, or others may write to it.
     OutputError
         If it cannot be made.
     """
     folder = plan.run_directory
     try:
         folder.mkdir(mode=plan.modes.run_folder, exist_ok=True)
+        check_run_folder(plan.rundir)  # it may have been there, of somebody else
         is_new = not plan.rundir.plan.exists()
         if is_new and (foreign := _foreign(plan.rundir)):
             raise PlanError(
