@@ -26,6 +26,7 @@ from hpcio.errors import (
     ResultError,
     WorkerError,
 )
+from hpcio.words import plain
 
 __all__ = ["cli", "main"]
 
@@ -126,13 +127,12 @@ def _note(
     """Show a warning of ours as a line, and those of others as Python does."""
     if issubclass(category, HpcioWarning):
         click.secho("hpcio: note: ", fg="yellow", err=True, nl=False)
-        click.echo(str(message), err=True)
+        click.echo(plain(str(message)), err=True)
     else:
-        click.echo(
-            warnings.formatwarning(message, category, filename, lineno, line), err=True, nl=False
-        )
+        said = warnings.formatwarning(message, category, filename, lineno, line)
+        click.echo(plain(said), err=True, nl=False)
 
 
 def _complain(message: str) -> None:
     click.secho("hpcio: ", fg="red", bold=True, err=True, nl=False)
-    click.echo(message, err=True)
+    click.echo(plain(message), err=True)

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hpcio.words import plain
+
 __all__ = [
     "BlocksFailed",
     "ClusterError",
@@ -125,8 +127,8 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """The last line of the traceback."""
-        return self.traceback.strip().rpartition("\n")[2]
+        """The last line of the traceback, as a terminal may show it."""
+        return plain(self.traceback.strip().rpartition("\n")[2])
 
 
 @dataclass(frozen=True)

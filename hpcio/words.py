@@ -1,4 +1,4 @@
-"""Numbers, sizes and times as people read them; names in the order that people expect."""
+"""Numbers, sizes, times and foreign texts as people read them; names in the order they expect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-__all__ = ["column", "count", "duration", "natural", "number", "size", "when"]
+__all__ = ["column", "count", "duration", "natural", "number", "plain", "size", "when"]
 
 
 def size(nbytes: float) -> str:
@@ -79,6 +79,29 @@ def column(values: Sequence[float]) -> list[str]:
     largest = max(values, default=0.0)
     decimals = min(6, max(0, 2 - math.floor(math.log10(max(largest, 1e-6)))))
     return [f"{value:,.{decimals}f}" for value in values]
+
+
+# What commands a terminal, turns the order of letters round, or cannot be encoded. Ends of lines
+# and tabs are none of these.
+_COMMANDS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def plain(text: str) -> str:
+    r"""A text of others, such as the message of an exception, that only shows on a terminal.
+
+    Examples
+    --------
+    >>> plain("\x1b[2J5 \u03bcV"), plain("one\r\n\ttwo\r")
+    ('\\x1b[2J5 μV', 'one\n\ttwo\\x0d')
+    """
+    return _COMMANDS.sub(_escaped, text.replace("\r\n", "\n"))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def natural(text: str) -> list[tuple[int, str]]:

@@ -20,6 +20,7 @@ from hpcio.command import (
 )
 from hpcio.errors import ClusterError, PlanError
 from hpcio.journals import published, start_over
+from hpcio.words import plain
 from slurm import submissions
 from slurm.site import SubmitOptions, join_words, read_site, settings
 
@@ -190,7 +191,7 @@ def logs(out: str, task: int | None, lines: int) -> None:
         kept = path.read_text(errors="replace").splitlines()
         if len(kept) > lines:
             click.secho(f"... {len(kept) - lines} lines before", dim=True)
-        click.echo("\n".join(kept[-lines:]))
+        click.echo(plain("\n".join(kept[-lines:])))
 
 
 @click.command()

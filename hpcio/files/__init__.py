@@ -35,7 +35,13 @@ from hpcio.files.compression import (
     load_filter,
     load_filters,
 )
-from hpcio.files.images import in_memory_file, sparse_file, write_image, write_under_name
+from hpcio.files.images import (
+    from_image,
+    in_memory_file,
+    sparse_file,
+    write_image,
+    write_under_name,
+)
 from hpcio.files.locks import check_locks, locked, open_to_write
 from hpcio.files.marks import Mark, mark_of
 from hpcio.files.opening import (
@@ -47,6 +53,7 @@ from hpcio.files.opening import (
     room_for,
     split_spec,
 )
+from hpcio.files.own import check_run_folder, own_run_folder, read_own
 from hpcio.files.rundir import RunDirectory
 from hpcio.files.slab import Layout, Slab, layout, write_file
 
@@ -72,12 +79,14 @@ __all__ = [
     "check_locks",
     "check_place",
     "check_room_to_open",
+    "check_run_folder",
     "check_whole",
     "checksum",
     "fill_of",
     "find_dataset",
     "follow",
     "free_files",
+    "from_image",
     "in_memory_file",
     "layout",
     "load_filter",
@@ -87,8 +96,10 @@ __all__ = [
     "mark_of",
     "open_file",
     "open_to_write",
+    "own_run_folder",
     "plain_offset",
     "read_at",
+    "read_own",
     "room_for",
     "sample_of",
     "sparse_file",

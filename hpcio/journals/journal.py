@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from hpcio.errors import PlanError
-from hpcio.files import checksum, write_at
+from hpcio.files import checksum, read_own, write_at
 from hpcio.machine import is_local
 
 __all__ = [
@@ -257,11 +257,10 @@ def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None
     Raises
     ------
     PlanError
-        If the journal is of another plan.
+        If the journal is of another plan or user, or others may write it.
     """
-    with open(path, "rb") as f:
-        head = f.read(HEADER)
-        raw = f.read()
+    said = read_own(Path(path))
+    head, raw = said[:HEADER], said[HEADER:]
     if len(head) < HEADER or _CHECK.unpack(head[-_CHECK.size :]) != (
         checksum(head[: -_CHECK.size]),
     ):

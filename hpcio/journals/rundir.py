@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcio.errors import OutputError, PlanError, SourceError, as_output_error
-from hpcio.files import READABLE_FOLDER, RunDirectory, mark_of, sync
+from hpcio.files import READABLE_FOLDER, RunDirectory, check_run_folder, mark_of, sync
 from hpcio.function import check_versions
 from hpcio.journals.ledger import Ledger
 from hpcio.machine import look_again
@@ -35,7 +35,7 @@ def prepare(plan: Plan) -> Plan:
     Raises
     ------
     PlanError
-        If the directory belongs to another plan.
+        If the directory belongs to another plan or user, or others may write to it.
     OutputError
         If it cannot be made.
     """
@@ -44,6 +44,7 @@ def prepare(plan: Plan) -> Plan:
         _make_room(plan)
     try:
         folder.mkdir(mode=plan.modes.run_folder, exist_ok=True)
+        check_run_folder(plan.rundir)  # it may have been there, of somebody else
         is_new = not plan.rundir.plan.exists()
         if is_new and (foreign := _foreign(plan.rundir)):
             raise PlanError(
@@ -130,6 +131,7 @@ def _make_room(plan: Plan) -> None:
     folder = rundir.path
     if not folder.exists():
         return
+    check_run_folder(rundir)
     if rundir.plan.exists():
         if load_plan(plan.out).run_id == plan.run_id:
             return

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from hpcio.errors import PlanError, as_output_error
-from hpcio.files import FileState, RunDirectory, in_memory_file, open_file, write_image
+from hpcio.files import (
+    FileState,
+    RunDirectory,
+    from_image,
+    in_memory_file,
+    own_run_folder,
+    read_own,
+    write_image,
+)
 from hpcio.fingerprints import Fingerprint
 from hpcio.function import Function
 from hpcio.layout import Average, Axis, Target
@@ -76,7 +84,8 @@ def load_plan(out: str | os.PathLike[str]) -> Plan:
     Raises
     ------
     PlanError
-        If there is no plan, it is of another user, or of another version of hpcio.
+        If there is no plan, it is of another user or others may write it, or it is of another
+        version of hpcio.
     """
     name = os.path.abspath(os.path.expanduser(os.fspath(out)))
     if name.endswith(".run") and Path(name, "plan.h5").exists():
@@ -87,8 +96,7 @@ def load_plan(out: str | os.PathLike[str]) -> Plan:
 def _fields(out: str) -> dict[str, Any]:
     """The fields of the plan whose result is `out`."""
     path = RunDirectory.of(out).plan
-    _check_owner(path, out)
-    with open_file(path) as f:
+    with from_image(_read(out), path) as f:
         if int(f.attrs.get("format", -1)) != FORMAT:
             raise PlanError(f"'{path}' was made by another version of hpcio. Plan again.")
         spec = json.loads(f["spec"][()].tobytes())
@@ -122,18 +130,18 @@ def _fields(out: str) -> dict[str, Any]:
     }
 
 
-def _check_owner(path: Path, out: str) -> None:
-    """Raise PlanError unless the plan is there and ours: its pickles can run anything."""
+def _read(out: str) -> bytes:
+    """The file of a plan, if it is there and nobody else's: its pickles can run anything."""
+    rundir = RunDirectory.of(out)
     try:
-        owners = {path.stat().st_uid, path.parent.stat().st_uid}
+        with own_run_folder(rundir) as folder:
+            return read_own(rundir.plan, folder=folder)
     except FileNotFoundError:
         raise PlanError(
-            f"There is no plan '{path}'. Make one: hpcio plan ... --out {out}"
+            f"There is no plan '{rundir.plan}'. Make one: hpcio plan ... --out {out}"
         ) from None
     except PermissionError:
-        raise PlanError(f"The plan '{path}' is not yours. Make one of your own.") from None
-    if owners != {os.geteuid()}:
-        raise PlanError(f"The plan '{path}' belongs to another user. Make one of your own.")
+        raise PlanError(f"The plan '{rundir.plan}' is not yours. Make one of your own.") from None
 
 
 def _found_again(spec: dict[str, Any], pickled: bytes, folder: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from hpcio.planning import Plan
 from hpcio.reporting.timeline import Timeline, names_of, worked
 from hpcio.results import provenance
 from hpcio.running import runs
-from hpcio.words import count, duration, natural, number, size, when
+from hpcio.words import count, duration, natural, number, plain, size, when
 
 __all__ = [
     "Counts",
@@ -299,7 +299,7 @@ def groups_of(failures: Iterable[Failure]) -> list[Group]:
             reason=_cut(reason, MOST_REASON) or "the traceback is lost",
             count=len(members),
             trials=_numbers(np.unique([f.trial for f in members])),
-            traceback=_without_middle(members[0].traceback, MOST_TEXT),
+            traceback=_without_middle(plain(members[0].traceback), MOST_TEXT),
         )
         for reason, members in same.items()
     ]

@@ -18,6 +18,7 @@ from hpcio.function import unpack_details, write_details
 from hpcio.journals import Ledger, published, sweep
 from hpcio.layout import attach
 from hpcio.planning import Plan
+from hpcio.results.besides import keep_sums
 from hpcio.writers import backend_of
 
 __all__ = ["provenance", "publish"]
@@ -89,6 +90,7 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     attach(plan.axes, f, f["data"])
     f["trials"] = trial_table(ledger)
     _add_details(ledger, f)
+    keep_sums(f)
 
 
 def trial_table(ledger: Ledger) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Checking every byte of a result against the checksums of the journal."""
+"""Checking every byte of a result against the checksums of the journal, and what is beside them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hpcio.files import StreamedChecksum, checksum, plain_offset, read_at
 from hpcio.journals import DONE
 from hpcio.layout import Target
 from hpcio.results import opening as result
+from hpcio.results.besides import check_besides
 from hpcio.results.extents import PIECE, SPAN, copying_threads, in_threads
 
 __all__ = ["Verified", "comparing", "runs_of_bytes", "spans", "verify"]
@@ -38,6 +39,9 @@ class Verified:
     nbytes : int
     counted : str
         What people count, ``trial`` or ``block``.
+    besides : bool
+        Whether there are checksums of tables, coordinates and details; results of earlier versions
+        have none.
     """
 
     path: str
@@ -45,21 +49,31 @@ class Verified:
     gaps: int
     nbytes: int
     counted: str = "block"
+    besides: bool = True
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str], target: Target, done: np.ndarray) -> Self:
+    def of(
+        cls,
+        path: str | os.PathLike[str],
+        target: Target,
+        done: np.ndarray,
+        *,
+        besides: bool = True,
+    ) -> Self:
         """The record of a check that has compared all blocks that are done, and no others."""
         return cls(
             path=os.fspath(path), blocks=int(done.sum()), gaps=int((~done).sum()),
             nbytes=int(target.sizes()[done].sum()),
             # An average is one block of all trials.
             counted="trial" if target.channel_axis is None and done.size > 1 else "block",
+            besides=besides,
         )  # fmt: skip
 
     def __str__(self) -> str:
         gaps = f", {self.gaps} gaps" if self.gaps else ""
         megabytes = f"{self.nbytes / 1e6:.1f} MB"
-        return f"{self.path}: {self.blocks} {self.counted}s, {megabytes} verified{gaps}"
+        rest = "" if self.besides else "; there are no checksums of its tables and details"
+        return f"{self.path}: {self.blocks} {self.counted}s, {megabytes} verified{gaps}{rest}"
 
 
 def spans(target: Target, nbytes: int = THROUGH_HDF5) -> Iterator[tuple[np.ndarray, int, int]]:
@@ -91,6 +105,8 @@ def spans(target: Target, nbytes: int = THROUGH_HDF5) -> Iterator[tuple[np.ndarr
 def verify(path: str | os.PathLike[str]) -> Verified:
     """Read all of a result, the way any reader does, and compare it with its checksums.
 
+    Tables, coordinates and details are compared as well.
+
     Parameters
     ----------
     path : str or path
@@ -103,8 +119,8 @@ def verify(path: str | os.PathLike[str]) -> Verified:
     Raises
     ------
     ResultError
-        If a source is missing or any byte differs; it names the block, its rows, and the
-        file to blame.
+        If a source is missing or anything differs; it names the block, its rows, and the file
+        to blame.
     """
     with result.open(path) as f:
         data, target = f["data"], Target.load(f["hpcio/target"])
@@ -114,6 +130,7 @@ def verify(path: str | os.PathLike[str]) -> Verified:
                 f"'data' of '{path}' is {data.dtype} of shape {data.shape}, but the run wrote "
                 f"{target.dtype} of shape {target.shape}. Remove the result and resume the run."
             )
+        besides = check_besides(f)
         done = state == DONE
         offset = None
         if target.in_rows and target.nbytes and not f.virtual.is_virtual:
@@ -127,7 +144,7 @@ def verify(path: str | os.PathLike[str]) -> Verified:
             check_blocks(
                 target, done, expected, lambda region: data[region], lambda b: _blame(f, path, b)
             )
-    return Verified.of(path, target, done)
+    return Verified.of(path, target, done, besides=besides)
 
 
 def check_blocks(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpcio.watching.state import Queue, Status, WorkerStatus, working
-from hpcio.words import column, count, duration, natural, number
+from hpcio.words import column, count, duration, natural, number, plain
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -220,7 +220,7 @@ def print_status(
         console.print()
     for failure in state.failures[: None if tracebacks else _MOST_FAILURES]:
         head = Text(f"{failure.name}: ", style="bold")
-        text = failure.traceback if tracebacks else failure.reason
+        text = plain(failure.traceback) if tracebacks else failure.reason
         console.print(head + Text(text, style="not bold"), soft_wrap=True)
     if len(state.failures) > _MOST_FAILURES and not tracebacks:
         console.print(f"... and {len(state.failures) - _MOST_FAILURES:,} more", highlight=False)

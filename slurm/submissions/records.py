@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcio.errors import PlanError, as_output_error
+from hpcio.files import read_own
 from hpcio.machine import write_whole
 from hpcio.planning import Plan, RunPolicy
 from slurm.mapping import JobArray, TaskPlan
@@ -162,17 +163,21 @@ def read_submission(plan: Plan, number: int) -> Submission:
     Raises
     ------
     PlanError
-        If there is no such submission, or it cannot be read.
+        If there is no such submission, it cannot be read, or others may write it.
     """
     path = plan.rundir.submissions / f"{number}.json"
     try:
-        said = json.loads(path.read_text())
+        kept = read_own(path)  # there are commands in it
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        said = json.loads(kept)
         said["arrays"] = tuple(JobArray(**a) for a in said["arrays"])
         for name in ("script", "known"):
             said[name] = tuple(said[name])
         said["options"] = SubmitOptions.of(dict(said["options"]))
         return Submission(**said)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise _unreadable(path, error) from error
 
 

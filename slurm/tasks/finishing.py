@@ -12,6 +12,7 @@ from hpcio.machine import write_whole
 from hpcio.planning import Plan
 from hpcio.results import verify
 from hpcio.running import Nobody, execute, record
+from hpcio.words import plain
 from slurm.submissions import Submission, read_submission
 from slurm.tasks.ending import DONE, TROUBLE
 
@@ -38,9 +39,9 @@ def finish(plan: Plan, number: int) -> int:
     ledger = Ledger.read(plan)
     failures = ledger.failures()
     _keep_outcome(ledger, number, message, failed=len(failures), complete=complete)
-    print(message)
+    print(plain(message))
     for failure in failures[:_MOST_TRACEBACKS]:
-        print(f"\n--- {failure.name}\n{failure.traceback}")
+        print(f"\n--- {failure.name}\n{plain(failure.traceback)}")
     return DONE if complete else TROUBLE
 
 
