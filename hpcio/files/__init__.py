@@ -46,7 +46,7 @@ from hpcio.files.opening import (
     room_for,
     split_spec,
 )
-from hpcio.files.rundir import RunDirectory
+from hpcio.files.rundir import RunDirectory, result_of
 from hpcio.files.slab import Layout, Slab, layout, write_file
 
 __all__ = [
@@ -86,6 +86,7 @@ __all__ = [
     "open_to_write",
     "plain_offset",
     "read_at",
+    "result_of",
     "room_for",
     "sample_of",
     "sparse_file",

@@ -124,14 +124,18 @@ def _say_what_is_unseen(plan: Plan) -> None:
         )
 
 
-def check_new_output(out: str | os.PathLike[str]) -> str:
-    """The absolute path of an output that can be created, or an OutputError."""
+def check_new_output(
+    out: str | os.PathLike[str],
+    *,
+    remedy: str = "Choose another name, or remove it first (in the shell: --fresh).",
+) -> str:
+    """The absolute path of an output that can be created, or an OutputError.
+
+    `remedy` says what to do about one that exists.
+    """
     path = Path(os.path.expanduser(os.fspath(out))).absolute()
     if os.path.lexists(path):
-        raise OutputError(
-            f"The output '{path}' exists. Choose another name, or remove it first "
-            "(in the shell: --fresh)."
-        )
+        raise OutputError(f"The output '{path}' exists. {remedy}")
     if not path.parent.is_dir():
         raise OutputError(f"There is no folder '{path.parent}' for the output. Make it first.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -154,7 +158,7 @@ class _Read:
 def _what_is_read(source: str | os.PathLike[str], reading: ReadingOptions) -> _Read:
     recording = Recording.read(source)
     rows = _rows(recording, reading.axis)
-    trials = Trials.read(reading.trials, rows=rows, axis=reading.axis)
+    trials = Trials.read(reading.trials, rows=rows, axis=reading.axis, recording=recording)
     ndim = len(recording.shape)
     if reading.axis and trials.axis % ndim != reading.axis % ndim:
         raise OptionError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpcio.errors import PlanError, as_output_error
-from hpcio.files import FileState, RunDirectory, in_memory_file, open_file, write_image
+from hpcio.files import FileState, RunDirectory, in_memory_file, open_file, result_of, write_image
 from hpcio.fingerprints import Fingerprint
 from hpcio.function import Function
 from hpcio.layout import Average, Axis, Target
@@ -76,10 +76,7 @@ def load_plan(out: str | os.PathLike[str]) -> Plan:
     PlanError
         If there is no plan, it is of another user, or of another version of hpcio.
     """
-    name = os.path.abspath(os.path.expanduser(os.fspath(out)))
-    if name.endswith(".run") and Path(name, "plan.h5").exists():
-        name = name.removesuffix(".run")
-    return Plan(**_fields(name))
+    return Plan(**_fields(os.path.abspath(result_of(out))))
 
 
 def _fields(out: str) -> dict[str, Any]:

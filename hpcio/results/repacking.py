@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import HpcioError, OutputError, ResultError, WorkerError, as_output_error
-from hpcio.files import Chunking, allocate, open_file, sparse_file, sync, write_at
+from hpcio.files import Chunking, allocate, open_file, result_of, sparse_file, sync, write_at
 from hpcio.journals import DONE, remove
 from hpcio.layout import Target
 from hpcio.machine import check_room
@@ -34,7 +34,7 @@ from hpcio.results.extents import (
     in_threads,
     pieces,
 )
-from hpcio.results.opening import ResultFile
+from hpcio.results.opening import ResultFile, check_finished
 from hpcio.results.packing import fill_chunks, read_region
 from hpcio.results.verifying import Verified, comparing, runs_of_bytes, spans, verify
 
@@ -43,6 +43,7 @@ __all__ = ["repack"]
 # Data of this size or more begin at a multiple of it: threads do not meet in a page, and reflinks
 # can share.
 PAGE = 4096
+_OTHER_NAME = "Choose another name, or move it away."
 # Attributes by which HDF5 itself knows scales.
 _DIMENSIONS = ("DIMENSION_", "REFERENCE_LIST")
 
@@ -96,8 +97,9 @@ def repack(
     """
     if workers is not None and workers < 1:
         raise WorkerError(f"workers={workers} makes no sense. Use 1 or more.")
-    source = Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
-    final = source if into is None else Path(check_new_output(into))
+    source = Path(os.path.realpath(result_of(path)))
+    check_finished(source)
+    final = source if into is None else Path(check_new_output(into, remedy=_OTHER_NAME))
     try:
         with _part_of(final) as part:
             try:
@@ -223,8 +225,8 @@ def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
     data.attrs.update({k: v for k, v in f.virtual.attrs.items() if not k.startswith(_DIMENSIONS)})
     for new, old in zip(data.dims, f.virtual.dims, strict=True):
         new.label = old.label
-        for scale in old.keys():  # noqa: SIM118  (no mapping: iterating gives values)
-            new.attach_scale(g[scale])
+        for scale in old.values():
+            new.attach_scale(g[scale.name])
 
 
 # ---------------------------------------------------------------------- contiguous
