@@ -31,6 +31,7 @@ from hpcio.words import plain
 __all__ = ["cli", "main"]
 
 FAILED, MISUSE, INTERRUPTED = 1, 2, 130
+_STDERR = 2
 
 # Our subcommands, in the order of ``hpcio --help``, and where they are: each is imported when used.
 COMMANDS = {
@@ -78,6 +79,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; errors of hpcio become one message and an exit status."""
+    _open_streams()
     warnings.showwarning = _note
     status = _status()
     if not _holds_up_the_end():
@@ -86,6 +88,22 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _open_streams() -> None:
+    """Lead standard streams that are closed, as under cron, to nowhere.
+
+    Otherwise the next file to be opened, perhaps the result, takes the place of one, and gets
+    whatever a library writes there.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(fd, True)  # noqa: FBT003  (Python has no keyword for it)
+    os.close(fd)
+    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            stream = open(fd, mode, closefd=False)  # noqa: SIM115  (as long as Python)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
 
 def _status() -> int:

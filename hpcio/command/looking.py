@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from hpcio.files import RunDirectory, result_of
 from hpcio.plan import Plan
 from hpcio.reporting import write_page
 from hpcio.watching import (
@@ -36,7 +37,8 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
     """
     if watch and as_json:
         raise click.UsageError("--watch and --json exclude each other.")
-    kept = Path(f"{out}.run").exists() or not Path(out).exists()
+    out = result_of(out)
+    kept = RunDirectory.of(out).path.exists() or not Path(out).exists()
     if watch and kept:
         follow_status(Plan.load(out))
     # Queues are asked first: jobs that have ended by then have written all that is read below.

@@ -22,6 +22,9 @@ __all__ = [
 ]
 
 
+_WORDS = {"true": True, "false": False}
+
+
 def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
     """Give a command several options, in this order."""
 
@@ -34,11 +37,17 @@ def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 
 
 def _literal(text: str) -> Any:
-    """A Python value if `text` reads as one, else the text itself."""
+    """A Python value if `text` reads as one, else the text itself.
+
+    ``true`` and ``false`` are what people mean by them. ``2024_01``, a number to Python, is a name.
+    """
+    if text in _WORDS:
+        return _WORDS[text]
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+    return text if isinstance(value, int | float | complex) and "_" in text else value
 
 
 def _pair(_: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -218,9 +227,10 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         if options[f"select_{name}"] is not None
     }
     if chosen:
-        shape, axis = Recording.read(source).shape, options["axis"]
+        recording = Recording.read(source)
+        shape, axis = recording.shape, options["axis"]
         rows = shape[axis] if -len(shape) <= axis < len(shape) else 0
-        trials = Trials.read(trials, rows=rows, axis=axis)
+        trials = Trials.read(trials, rows=rows, axis=axis, recording=recording)
         if options["channel_axis"] is not None:
             trials = trials.with_blocks(channel_axis=options["channel_axis"])
         trials = trials.select(**chosen)

@@ -54,7 +54,7 @@ from hpcio.files.opening import (
     split_spec,
 )
 from hpcio.files.own import check_run_folder, own_run_folder, read_own
-from hpcio.files.rundir import RunDirectory
+from hpcio.files.rundir import RunDirectory, result_of
 from hpcio.files.slab import Layout, Slab, layout, write_file
 
 __all__ = [
@@ -100,6 +100,7 @@ __all__ = [
     "plain_offset",
     "read_at",
     "read_own",
+    "result_of",
     "room_for",
     "sample_of",
     "sparse_file",

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "result_of"]
+
+
+def result_of(name: str | os.PathLike[str]) -> str:
+    """The path of a result that a user names, as ``OUT`` or by its run directory.
+
+    The shell completes ``OUT.run/`` as readily as ``OUT``.
+    """
+    path = os.path.expanduser(os.fspath(name))
+    folder = path.rstrip("/")
+    if folder.endswith(".run") and os.path.exists(RunDirectory(Path(folder)).plan):
+        return folder.removesuffix(".run")
+    return path
 
 
 @dataclass(frozen=True)

@@ -195,9 +195,10 @@ class Function:
             raise PlanError(
                 f"The function '{self.name}' has changed since the plan was made (in "
                 f"{_listed(changes)}), and old and new results would be mixed. Undo the change to "
-                "keep what is done, or start over (in the shell: --fresh); in a session that still "
-                "has the old code, import it anew. What differs from process to process, or fills "
-                "while it computes, should be an argument, or be kept by functools.cache."
+                "keep what is done, or start over (in the shell: hpcio run --fresh ...); in a "
+                "session that still has the old code, import it anew. What differs from process to "
+                "process, or fills while it computes, should be an argument, or be kept by "
+                "functools.cache."
             )
         check_versions(self.fingerprint.packages, same=same_versions)
         return func
@@ -208,7 +209,7 @@ class Function:
             raise PlanError(
                 f"The plan was made by Python {planned}, and this is Python {here}, which "
                 f"compiles '{self.name}' otherwise. Use that Python, or start over (in the shell: "
-                "--fresh)."
+                "hpcio run --fresh ...)."
             )
 
     def _unpickled(self) -> Compute:
@@ -245,10 +246,12 @@ def check_versions(planned: Mapping[str, str], *, same: bool) -> None:
         return
     message = f"The plan was made with {', '.join(others)}."
     if same:
-        raise PlanError(f"{message} Use that environment, or start over (in the shell: --fresh).")
+        raise PlanError(
+            f"{message} Use that environment, or start over (in the shell: hpcio run --fresh ...)."
+        )
     warnings.warn(
         f"{message} Results may differ from earlier ones; same_versions=True (in the shell: "
-        "--same-versions) refuses that.",
+        "hpcio run --same-versions ...) refuses that.",
         HpcioWarning,
         stacklevel=3,
     )

@@ -271,7 +271,7 @@ def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None
     if header["plan"] != digest:
         raise PlanError(
             f"The journal '{path}' belongs to another plan. "
-            "Start over (in the shell: --fresh), or choose another output."
+            "Start over (in the shell: hpcio run --fresh ...), or choose another output."
         )
     size, seed = RECORD.itemsize, _seed(digest)
     view = memoryview(raw)[: len(raw) // size * size]

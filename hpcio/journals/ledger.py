@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import secrets
 import socket
@@ -29,6 +28,7 @@ from hpcio.journals.journal import (
     read_log,
 )
 from hpcio.layout import Average
+from hpcio.machine import user_name
 from hpcio.planning import Plan
 
 __all__ = [
@@ -78,7 +78,7 @@ def open_journal(plan: Plan, name: str, label: str) -> Journal:
     return Journal(
         plan.rundir.journals, name, plan.digest,
         {"label": label, "run_id": plan.run_id, "host": socket.gethostname()[:64],
-         "pid": os.getpid(), "user": getpass.getuser()[:64], "start": time.time()},
+         "pid": os.getpid(), "user": user_name()[:64], "start": time.time()},
         mode=plan.modes.record,
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ This room uses `hpcio.recording` and those below. Others take `Target` (the layo
 """
 
 from hpcio.layout.averages import Average, Moments, Reduce, averaged, combine
-from hpcio.layout.axes import Axis, attach, name_axes
+from hpcio.layout.axes import Axis, attach, hide, name_axes
 from hpcio.layout.target import Join, Target, lay_out
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "attach",
     "averaged",
     "combine",
+    "hide",
     "lay_out",
     "name_axes",
 ]

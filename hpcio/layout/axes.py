@@ -10,10 +10,12 @@ import numpy as np
 
 from hpcio.errors import OptionError
 from hpcio.layout.target import Target
-from hpcio.recording import Blocks, Recording, Trials
+from hpcio.recording import Blocks, Recording, Trials, unnamed
 
-__all__ = ["Axis", "attach", "name_axes"]
+__all__ = ["Axis", "attach", "hide", "name_axes"]
 
+# What netCDF calls the scale of a dimension that has no coordinates.
+NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
 # Names of other things in the file of a result.
 _RESERVED = ("", ".", "data", "trials", "hpcio", "metadata")
 
@@ -72,15 +74,24 @@ def _checked(axis: int, name: str, values: object, length: int) -> Axis:
         )
     if values is None:
         return Axis(name)
-    array = np.asarray(values)
-    if array.dtype.kind == "U":
-        array = np.char.encode(array, "utf-8")
+    array = _plain(np.asarray(values))
     if array.shape != (length,) or array.dtype.kind not in "biufcS":
         raise OptionError(
             f"The coordinates of axis '{name}' have shape {array.shape} and type {array.dtype}; "
             f"axis {axis} of the result has {length} rows. Give one number or text for each."
         )
     return Axis(name, array)
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """Coordinates with text as bytes of UTF-8, whichever of numpy's ways holds it."""
+    if values.dtype.kind == "T" or (
+        values.dtype.kind == "O" and all(isinstance(v, str) for v in values.flat)
+    ):
+        values = values.astype("U")
+    if values.dtype.kind == "O" and all(isinstance(v, bytes) for v in values.flat):
+        return values.astype("S")
+    return np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values
 
 
 def _from_recording(recording: Recording, blocks: Blocks, target: Target) -> list[Axis]:
@@ -110,7 +121,7 @@ def _from_recording(recording: Recording, blocks: Blocks, target: Target) -> lis
             unknown[here] = Axis(name)
             scale = opened.coordinates(axis) if axis != blocks.axis else None
             if scale is not None:
-                values = _selected(scale, blocks, axis)
+                values = _selected(_plain(scale), blocks, axis)
                 if values.shape == (target.shape[here],) and values.dtype.kind in "biufcS":
                     unknown[here] = Axis(name, values)
     names = [axis.name for axis in unknown if axis.name]
@@ -128,11 +139,39 @@ def _selected(values: np.ndarray, blocks: Blocks, axis: int) -> np.ndarray:
 
 
 def attach(axes: Sequence[Axis], file: h5py.File, data: h5py.Dataset) -> None:
-    """Label the axes of `data`, and keep their coordinates as dimension scales."""
-    for axis, dim in zip(axes, data.dims, strict=True):
+    """Label the axes of `data`, and give each a dimension scale with the coordinates it has.
+
+    Readers of netCDF take a variable only if all its axes have scales, or none. So an axis without
+    coordinates has a scale as netCDF writes it, which holds nothing, and one without a name is
+    called ``axis_K`` there.
+    """
+    taken = {*_RESERVED, *(axis.name for axis in axes)}
+    for k, (axis, dim) in enumerate(zip(axes, data.dims, strict=True)):
         if axis.name:
             dim.label = axis.name
-        if axis.name and axis.values is not None:
-            scale = file.create_dataset(axis.name, data=axis.values)
-            scale.make_scale(axis.name)
-            dim.attach_scale(scale)
+        name = axis.name or unnamed(k)
+        while not axis.name and name in taken:
+            name += "_"
+        if axis.values is None:
+            scale = file.create_dataset(name, shape=(data.shape[k],), dtype=">f4")
+            scale.make_scale(f"{NO_VARIABLE}{data.shape[k]:10d}")
+        else:
+            scale = file.create_dataset(name, data=_as_text(axis.values))
+            scale.make_scale(name)
+        scale.attrs.create("_Netcdf4Dimid", k, dtype="i4")
+        dim.attach_scale(scale)
+
+
+def hide(table: h5py.Dataset) -> None:
+    """Have readers of netCDF pass over a dataset of a type that netCDF does not have."""
+    table.attrs["NAME"] = np.bytes_(NO_VARIABLE)
+
+
+def _as_text(values: np.ndarray) -> np.ndarray:
+    """Bytes of UTF-8 as what readers take for text, and all else as it is."""
+    if values.dtype.kind != "S" or any(b"\0" in value for value in values.tolist()):
+        return values
+    try:
+        return np.char.decode(values, "utf-8").astype(h5py.string_dtype())
+    except UnicodeDecodeError:  # a recording may have names in any encoding
+        return values

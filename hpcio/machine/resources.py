@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from hpcio.errors import OptionError, OutputError
 
-__all__ = ["available", "check_room", "cores", "parse_bytes"]
+__all__ = ["available", "check_room", "cores", "parse_bytes", "user_name"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -18,6 +19,14 @@ _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def user_name() -> str:
+    """The name of the user, or the number where the machine knows no name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # which one depends on the version of Python
+        return str(os.geteuid())
 
 
 def parse_bytes(value: str | int) -> int:

@@ -167,7 +167,7 @@ class _Read:
 def _what_is_read(source: str | os.PathLike[str], reading: ReadingOptions) -> _Read:
     recording = Recording.read(source)
     rows = _rows(recording, reading.axis)
-    trials = Trials.read(reading.trials, rows=rows, axis=reading.axis)
+    trials = Trials.read(reading.trials, rows=rows, axis=reading.axis, recording=recording)
     ndim = len(recording.shape)
     if reading.axis and trials.axis % ndim != reading.axis % ndim:
         raise OptionError(

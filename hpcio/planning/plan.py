@@ -132,7 +132,8 @@ class Plan:
         if changes:
             raise PlanError(
                 f"An argument of the plan leads to code that has changed since ({changes[0]}), and "
-                "old and new results would be mixed. Start over (in the shell: --fresh)."
+                "old and new results would be mixed. Start over "
+                "(in the shell: hpcio run --fresh ...)."
             )
         return given
 

@@ -18,6 +18,7 @@ from hpcio.files import (
     in_memory_file,
     own_run_folder,
     read_own,
+    result_of,
     write_image,
 )
 from hpcio.fingerprints import Fingerprint
@@ -87,10 +88,7 @@ def load_plan(out: str | os.PathLike[str]) -> Plan:
         If there is no plan, it is of another user or others may write it, or it is of another
         version of hpcio.
     """
-    name = os.path.abspath(os.path.expanduser(os.fspath(out)))
-    if name.endswith(".run") and Path(name, "plan.h5").exists():
-        name = name.removesuffix(".run")
-    return Plan(**_fields(name))
+    return Plan(**_fields(os.path.abspath(result_of(out))))
 
 
 def _fields(out: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ an entry in `RECORDINGS` or `TRIAL_TABLES`.
 """
 
 from hpcio.recording.blocks import Blocks, InputKind
-from hpcio.recording.hdf5 import read_region
+from hpcio.recording.hdf5 import read_region, unnamed
 from hpcio.recording.reading import LARGE, ReadAhead, Reader
 from hpcio.recording.recording import RECORDINGS, OpenRecording, Recording, RecordingKind
 from hpcio.recording.selections import take
@@ -29,4 +29,5 @@ __all__ = [
     "Trials",
     "read_region",
     "take",
+    "unnamed",
 ]

@@ -26,7 +26,7 @@ from hpcio.files import (
 from hpcio.recording.recording import OpenRecording, Recording
 from hpcio.recording.selections import take
 
-__all__ = ["HDF5", "read_region"]
+__all__ = ["HDF5", "read_region", "unnamed"]
 
 
 class _Hdf5:
@@ -66,6 +66,11 @@ _NO_SCALE = (OSError, KeyError, RuntimeError, TypeError, ValueError)
 def _is_phony(scale: h5py.Dataset) -> bool:
     """Whether netCDF says that a scale stands for a dimension without values."""
     return b"not a netCDF variable" in bytes(np.bytes_(scale.attrs.get("NAME", b"")))
+
+
+def unnamed(axis: int) -> str:
+    """What the scale of an axis without a name is called in a result."""
+    return f"axis_{axis}"
 
 
 def _name_of_scale(scale: h5py.Dataset) -> str:
@@ -126,7 +131,9 @@ class _OpenHdf5:
     def axis_name(self, axis: int) -> str:
         dim, scale = self._dataset.dims[axis], self._scale(axis)
         name = dim.label or ("" if scale is None else _name_of_scale(scale))
-        return name if isinstance(name, str) else ""
+        # A result of an earlier step has no name for this axis.
+        nameless = not dim.label and name == unnamed(axis)
+        return name if isinstance(name, str) and not nameless else ""
 
     def coordinates(self, axis: int) -> np.ndarray | None:
         scale = self._scale(axis)

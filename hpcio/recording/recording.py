@@ -84,7 +84,7 @@ class Recording:
             opened.close()
             raise SourceError(
                 f"'{self.dataset}' in '{self.path}' is not what the plan was made for. "
-                "Make a new plan (in the shell: --fresh)."
+                "Make a new plan (in the shell: hpcio run --fresh ...)."
             )
         return opened
 
@@ -102,7 +102,7 @@ class Recording:
             if now != file:
                 raise SourceError(
                     f"{self._named(file, '')} has changed since the plan was made. "
-                    "Make a new plan (in the shell: --fresh)."
+                    "Make a new plan (in the shell: hpcio run --fresh ...)."
                 )
 
     def check_content(self) -> None:
@@ -111,7 +111,7 @@ class Recording:
         if self.sample and sample_of(self._files()) != self.sample:
             raise SourceError(
                 f"The source '{self.path}' has been replaced by another of the same size and time "
-                "since the plan was made. Make a new plan (in the shell: --fresh)."
+                "since the plan was made. Make a new plan (in the shell: hpcio run --fresh ...)."
             )
 
     def _files(self) -> tuple[FileState, ...]:

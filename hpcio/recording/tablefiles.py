@@ -132,13 +132,13 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell  # a name such as 2024_01, though a number to Python
 
 
 def _whole_number(cell: str) -> int | None:
     """The int64 that a cell such as ``100`` or ``1e2`` holds, if it does."""
     try:
-        number = int(cell)
+        number = int(cell if "_" not in cell else "")
     except ValueError:
         if not _is_number(cell) or not float(cell).is_integer():
             return None

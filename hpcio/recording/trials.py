@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from hpcio.errors import TrialError
 from hpcio.recording.blocks import Blocks, TrialRows, lay_over
+from hpcio.recording.recording import Recording
+from hpcio.recording.resulttables import rows_of_result
 from hpcio.recording.selections import (
     Selectable,
     check_range,
@@ -87,7 +89,12 @@ class Trials(TrialRows):
 
     @classmethod
     def read(
-        cls, spec: Trials | npt.ArrayLike | os.PathLike[str], *, rows: int, axis: int = 0
+        cls,
+        spec: Trials | npt.ArrayLike | os.PathLike[str],
+        *,
+        rows: int,
+        axis: int = 0,
+        recording: Recording | None = None,
     ) -> Trials:
         """Trials from whatever names them.
 
@@ -101,6 +108,8 @@ class Trials(TrialRows):
             Rows of the recording along its stacking axis, to be cut into equal trials.
         axis : int, optional
             Stacking axis of the recording.
+        recording : Recording, optional
+            What is read. If it is a result, its own table `trials` means its own rows.
 
         Returns
         -------
@@ -124,6 +133,9 @@ class Trials(TrialRows):
             return spec
         if isinstance(spec, int | np.integer) and not isinstance(spec, bool):
             return cls.equal(int(spec), rows=rows, axis=axis)
+        own = None if recording is None else rows_of_result(spec, recording, axis)
+        if own is not None:
+            return cls._from_table(own, axis)
         if isinstance(spec, str | os.PathLike):
             return cls._from_table(read_table(os.fspath(spec)), axis)
         return cls.from_array(spec, axis=axis)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from hpcio.errors import FunctionError, HpcioError, OutputError, ResultError, as_output_error
+from hpcio.files import result_of
 from hpcio.machine import write_whole
 from hpcio.planning import Plan, load_plan
 from hpcio.reporting import account
@@ -55,7 +56,7 @@ def write_page(path: str | os.PathLike[str] | None, out: str | os.PathLike[str])
     >>> write_page("report.html", "out.h5")  # doctest: +SKIP
     PosixPath('report.html')
     """
-    result = Path(os.path.abspath(os.path.expanduser(os.fspath(out))))
+    result = Path(os.path.abspath(result_of(out)))
     if result.is_file() and not Path(f"{result}.run").exists():
         raise ResultError(
             f"'{result}' has no run directory any more, where all that a report says is kept. "

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import posixpath
+import shlex
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,12 +16,21 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from hpcio.errors import ResultError
-from hpcio.files import free_files, load_filters, locking, open_file, room_for, where_hdf5_looks
+from hpcio.errors import ResultError, SourceError
+from hpcio.files import (
+    RunDirectory,
+    free_files,
+    load_filters,
+    locking,
+    open_file,
+    result_of,
+    room_for,
+    where_hdf5_looks,
+)
 from hpcio.layout import Target
 from hpcio.writers import check_sources
 
-__all__ = ["PagedDataset", "ResultDataset", "ResultFile", "Sources", "open"]
+__all__ = ["PagedDataset", "ResultDataset", "ResultFile", "Sources", "check_finished", "open"]
 
 SOURCES_PER_PAGE = 256
 
@@ -122,7 +132,8 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
     >>> folder.cleanup()
     """
     # Sources are named relative to the file itself, not to a link that leads to it.
-    name = Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
+    name = Path(os.path.realpath(result_of(path)))
+    check_finished(name)
     with open_file(name) as f:
         if "hpcio" not in f or "data" not in f:
             raise ResultError(f"'{name}' is no result of hpcio. Open it with h5py.")
@@ -132,6 +143,15 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
         check_sources(name.parent, sources.table)
         sources.look()
     return ResultFile(name, sources=sources)
+
+
+def check_finished(name: Path) -> None:
+    """Raise SourceError if a result is not there since its run is not finished."""
+    if not os.path.lexists(name) and os.path.exists(RunDirectory.of(str(name)).plan):
+        raise SourceError(
+            f"'{name}' is not there yet: its run is not finished. Go on with it by plan.run() "
+            f"(in the shell: hpcio resume {shlex.quote(str(name))})."
+        )
 
 
 class Sources:

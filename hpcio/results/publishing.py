@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import platform
 import socket
@@ -16,7 +15,8 @@ from hpcio.errors import HpcioError, OutputError, as_output_error
 from hpcio.files import sync
 from hpcio.function import unpack_details, write_details
 from hpcio.journals import Ledger, published, sweep
-from hpcio.layout import attach
+from hpcio.layout import attach, hide
+from hpcio.machine import user_name
 from hpcio.planning import Plan
 from hpcio.results.besides import keep_sums
 from hpcio.writers import backend_of
@@ -89,6 +89,7 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     group["state"], group["checksum"] = stored.state, stored.checksum
     attach(plan.axes, f, f["data"])
     f["trials"] = trial_table(ledger)
+    hide(f["trials"])
     _add_details(ledger, f)
     keep_sums(f)
 
@@ -135,7 +136,7 @@ def provenance(plan: Plan) -> dict[str, str | int]:
         "source_size": plan.source.size,
         "source_mtime": _iso(plan.source.mtime_ns / 1e9),
         "host": socket.gethostname(),
-        "user": getpass.getuser(),
+        "user": user_name(),
         "created": _iso(time.time()),
         "versions": json.dumps({**plan.function.fingerprint.packages, **versions}),
     }

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import HpcioError, OutputError, ResultError, WorkerError, as_output_error
-from hpcio.files import Chunking, allocate, open_file, sparse_file, sync, write_at
+from hpcio.files import Chunking, allocate, open_file, result_of, sparse_file, sync, write_at
 from hpcio.journals import DONE, remove
 from hpcio.layout import Target
 from hpcio.machine import check_room
@@ -34,7 +34,7 @@ from hpcio.results.extents import (
     in_threads,
     pieces,
 )
-from hpcio.results.opening import ResultFile
+from hpcio.results.opening import ResultFile, check_finished
 from hpcio.results.packing import fill_chunks, read_region
 from hpcio.results.verifying import Verified, comparing, runs_of_bytes, spans, verify
 
@@ -96,7 +96,8 @@ def repack(
     """
     if workers is not None and workers < 1:
         raise WorkerError(f"workers={workers} makes no sense. Use 1 or more.")
-    source = Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
+    source = Path(os.path.realpath(result_of(path)))
+    check_finished(source)
     final = source if into is None else Path(check_new_output(into))
     try:
         with _part_of(final) as part:
@@ -224,8 +225,8 @@ def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
     data.attrs.update({k: v for k, v in f.virtual.attrs.items() if not k.startswith(_DIMENSIONS)})
     for new, old in zip(data.dims, f.virtual.dims, strict=True):
         new.label = old.label
-        for scale in old.keys():  # noqa: SIM118  (no mapping: iterating gives values)
-            new.attach_scale(g[scale])
+        for scale in old.values():
+            new.attach_scale(g[scale.name])
 
 
 # ---------------------------------------------------------------------- contiguous

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from hpcio.errors import HpcioError
+from hpcio.files import RunDirectory, result_of
 from hpcio.journals import (
     DONE,
     HEADER,
@@ -57,7 +58,8 @@ def status(out: str) -> Status:
     >>> state.done, state.left, state.seconds_left  # doctest: +SKIP
     (1200, 800, 64.2)
     """
-    if not Path(f"{out}.run").exists() and Path(out).exists():
+    out = result_of(out)
+    if not RunDirectory.of(out).path.exists() and Path(out).exists():
         return _of_one_file(out)
     plan = load_plan(out)
     # Look for a session first: one that ends after this has written all that is read below.

@@ -51,7 +51,8 @@ def location() -> Path:
     named = os.environ.get("HPCIO_CONFIG")
     if named:
         return Path(named)
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    # Of a user without a home, `~` stays as it is: there is no such file.
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return Path(base, "hpcio", "config.toml")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from hpcio.errors import as_output_error
 from hpcio.journals import ClaimFolder, Ledger
-from hpcio.machine import write_whole
+from hpcio.machine import user_name, write_whole
 from hpcio.planning import Plan, RunPolicy
 from slurm.mapping import JobArray, TaskPlan, arrays_of, map_blocks
 from slurm.site import Site, SubmitOptions
@@ -94,7 +93,7 @@ def write_submission(
     _write_scripts(plan, scripts)
     folder = plan.rundir.path
     made = Submission(
-        number=number, run_id=plan.run_id, cluster=site.cluster, user=getpass.getuser(),
+        number=number, run_id=plan.run_id, cluster=site.cluster, user=user_name(),
         time=time.time(), tasks=work.tasks, arrays=arrays,
         script=tuple(str(folder / name) for name in scripts if name != FINISH),
         finish_script=str(folder / FINISH), options=options, cpus=request.cpus,

@@ -10,12 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import h5py
 import numpy as np
 import pytest
 
 import hpcio
 from hpcio import cli
+from hpcio.command import options
 
 WORK = """
 import numpy as np
@@ -151,3 +153,63 @@ def test_help_names_every_subcommand(folder):
     assert status == 0
     for name in ("run", "plan", "resume", "status", "verify", "repack", "demo"):
         assert f"\n  {name} " in said
+
+
+@pytest.mark.parametrize("name", ["out.h5.run", "out.h5.run/"])
+def test_a_run_directory_stands_for_its_result(folder, name):
+    assert command(folder, "run", *RUN, "--workers", "0", "--quiet")[0] == 0
+    for words in (["status", "--json"], ["resume", "--quiet"], ["verify"], ["run", "--quiet"]):
+        status, _, said = command(folder, words[0], name, *words[1:])
+        assert status == 0, said
+    assert command_here(folder, "repack", name, "one.h5") == (0, "")
+    assert hpcio.verify(folder / "one.h5").blocks == 100
+
+
+def test_a_run_that_is_not_finished_is_neither_verified_nor_repacked(folder):
+    assert command(folder, "plan", *RUN)[0] == 0
+    for words in (["verify", "out.h5"], ["repack", "out.h5"], ["repack", "out.h5", "one.h5"]):
+        status, said = command_here(folder, *words)
+        assert status == 2
+        assert "not there yet: its run is not finished" in said
+        assert f"hpcio resume {folder}/out.h5)" in said
+
+
+def test_messages_of_repack_name_no_option_that_it_does_not_have(folder):
+    assert command(folder, "run", *RUN, "--workers", "0", "--quiet")[0] == 0
+    (folder / "one.h5").write_text("something else")
+    status, said = command_here(folder, "repack", "out.h5", "one.h5")
+    assert status == 2
+    assert said.endswith("one.h5' exists. Choose another name, or move it away.\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("false", False), ("true", True), ("False", False), ("True", True), ("None", None),
+        ("7", 7), ("-1.5", -1.5), ("1e3", 1000.0), ("[1, 2]", [1, 2]), ("2024_01", "2024_01"),
+        ("rec_007", "rec_007"), ("1_0.5", "1_0.5"), ("007", "007"), ("'7'", "7"),
+    ],
+)  # fmt: skip
+def test_values_in_the_shell(given, value):
+    context, option = click.Context(click.Command("run")), click.Option(["--kwarg"])
+    read = options._pair(context, option, (f"name={given}",))["name"]
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_the_command_works_without_standard_streams(folder, closed):
+    arguments = f"run {' '.join(RUN)} --workers 1 {closed}"
+    done = subprocess.run(
+        ["bash", "-c", f"exec {sys.executable} -m hpcio {arguments}"], cwd=folder, check=False
+    )
+    assert done.returncode == 0
+    assert hpcio.verify(folder / "out.h5").blocks == 100
+
+
+def test_messages_of_resume_name_no_option_that_it_does_not_have(folder):
+    assert command(folder, "plan", *RUN)[0] == 0
+    with h5py.File(folder / "rec.h5", "a") as f:
+        f["more"] = 1
+    status, _, said = command(folder, "resume", "out.h5", "--workers", "0", "--quiet")
+    assert status == 2
+    assert said.endswith("Make a new plan (in the shell: hpcio run --fresh ...).\n")

@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import xarray
 
 import hpcio
 from hpcio import Plan
@@ -103,3 +104,63 @@ def test_axes_can_be_named(labelled):
 def test_axes_that_do_not_fit_are_refused(labelled, axes, message):
     with pytest.raises(PlanError, match=message):
         labelled(np.negative, axes=axes)
+
+
+AXES = {
+    "none": None,
+    "names": {"trial": None, "channel": None},
+    "some": {"trial": None, "channel": ["a", "b", "ö", ""]},
+    "not the first": {"time": None, "channel": [4.0, 3.0, 2.0, 1.0]},
+}
+
+
+@pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4"])
+@pytest.mark.parametrize("named", AXES)
+def test_xarray_opens_a_result_and_writes_it_again(plan, tmp_path, engine, named):
+    join = "concatenate" if named == "not the first" else "stack"
+    made = plan(lambda x: x.mean(axis=0, keepdims=join != "stack"), join=join, axes=AXES[named])
+    made.run(workers=0, progress=False)
+    hpcio.repack(made.out, tmp_path / "one.h5")
+    for name in (made.out, tmp_path / "one.h5"):
+        with xarray.open_dataset(name, engine=engine) as opened:
+            loaded = opened.load()
+        loaded.to_netcdf(tmp_path / "copy.nc", engine=engine)
+        with hpcio.open(made.out) as f, xarray.open_dataset(tmp_path / "copy.nc") as copy:
+            assert copy["data"].values.tolist() == f["data"][()].tolist()
+            assert list(copy.data_vars) == ["data"]
+            for axis, dim in zip(made.axes, copy["data"].dims, strict=True):
+                assert dim == (axis.name or "axis_1")
+                if axis.values is not None:
+                    want = axis.values.tolist()
+                    want = [v.decode() if isinstance(v, bytes) else v for v in want]
+                    assert copy[dim].values.tolist() == want
+                else:
+                    assert dim not in copy.coords
+
+
+@pytest.mark.parametrize(
+    "names", [["Fz", "ö"] * 2, np.array(["Fz", "ö"] * 2), np.array(["Fz", "ö"] * 2, dtype=object)]
+)
+def test_names_of_channels_are_text_in_any_array(plan, names):
+    names[2:] = ["a", "b"]
+    made = plan(lambda x: x.mean(axis=0), join="stack", axes={"trial": None, "channel": names})
+    made.run(workers=0, progress=False)
+    with xarray.open_dataset(made.out, engine="h5netcdf") as opened:
+        one = opened["data"].sel(channel="ö").values
+    with hpcio.open(made.out) as f:
+        assert one.tolist() == f["data"][:, 1].tolist()
+
+
+def test_the_next_step_takes_names_from_a_result(plan, tmp_path):
+    names = {"trial": None, "channel": ["a", "b", "ö", "d"]}
+    first = plan(lambda x: x.mean(axis=0), join="stack", axes=names)
+    first.run(workers=0, progress=False)
+    again = Plan.create(np.negative, f"{first.out}::data", trials=1, out=tmp_path / "b.h5")
+    assert axes_of(again) == [("trial", None), ("channel", [b"a", b"b", "ö".encode(), b"d"])]
+
+
+def test_an_axis_without_a_name_has_none_in_the_next_step(plan, tmp_path):
+    first = plan(lambda x: x.mean(axis=0), join="stack")
+    first.run(workers=0, progress=False)
+    again = Plan.create(np.negative, f"{first.out}::data", trials=1, out=tmp_path / "b.h5")
+    assert axes_of(again) == [("trial", None), ("", None)]

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+import hpcio
 from hpcio.errors import SourceError, TrialError
 from hpcio.recording.trials import Trials
 
@@ -188,3 +189,86 @@ def test_columns_that_are_no_trials_are_refused() -> None:
         Trials(one, one, one, one * 7)
     with pytest.raises(TrialError, match="no trials"):
         Trials(one[:0], one[:0], one[:0], one[:0])
+
+
+# ---------------------------------------------------------------- the table of a result
+
+X = np.arange(80.0).reshape(40, 2)
+TABLE = [[10, 20, 3], [0, 10, 4], [30, 35, 5]]
+
+
+def result(folder: Path, func: Any = np.negative, **options: Any) -> Path:
+    """A result, whose trials do not lie in the order of the recording."""
+    with h5py.File(folder / "rec.h5", "w") as f:
+        f["lfp"] = X
+    running = {name: options.pop(name) for name in ("gaps",) if name in options}
+    options = {"trials": TABLE, "out": folder / "one.h5", **options}
+    plan = hpcio.Plan.create(func, f"{folder}/rec.h5::/lfp", **options)
+    plan.run(workers=0, progress=False, **running)
+    return folder / "one.h5"
+
+
+def next_step(
+    one: Path, trials: Any = None, *, dataset: str = "data", **options: Any
+) -> hpcio.Plan:
+    spec = f"{one}::/trials" if trials is None else trials
+    options = {"trials": spec, "join": "stack", "out": one.parent / "two.h5", **options}
+    return hpcio.Plan.create(lambda x: x.sum(axis=0), f"{one}::/{dataset}", **options)
+
+
+def test_the_table_of_a_result_cuts_that_result(tmp_path: Path) -> None:
+    plan = next_step(result(tmp_path))
+    assert rows_of(plan.trials) == [(0, 10, 3), (10, 20, 4), (20, 25, 5)]
+    plan.run(workers=0, progress=False)
+    with hpcio.open(plan.out) as f:
+        assert f["data"][()].tolist() == [(-X[a:b]).sum(axis=0).tolist() for a, b, _ in TABLE]
+
+
+def test_some_rows_of_it_as_an_array_do_so_too(tmp_path: Path) -> None:
+    one = result(tmp_path)
+    with hpcio.open(one) as f:
+        table = f["trials"][()]
+    assert rows_of(next_step(one, table[[2, 0]]).trials) == [(20, 25, 5), (0, 10, 3)]
+
+
+def test_rows_of_a_result_that_are_no_samples_have_no_offset(tmp_path: Path) -> None:
+    one = result(tmp_path, lambda x: x[::2][:2])
+    assert rows_of(next_step(one).trials) == [(0, 2, 0), (2, 4, 0), (4, 6, 0)]
+
+
+def test_the_table_of_a_result_cuts_its_recording_as_before(tmp_path: Path) -> None:
+    one = result(tmp_path, lambda x: x[:1])
+    plan = hpcio.Plan.create(
+        np.negative, f"{tmp_path}/rec.h5::/lfp", trials=f"{one}::/trials", out=tmp_path / "two.h5"
+    )
+    assert rows_of(plan.trials) == [(10, 20, 3), (0, 10, 4), (30, 35, 5)]
+
+
+def test_a_gap_in_a_result_is_no_trial(tmp_path: Path) -> None:
+    def func(x: np.ndarray) -> np.ndarray:
+        if x.sum() == X[0:10].sum():
+            raise ValueError("unlucky")
+        return x * 1
+
+    one = result(tmp_path, func, gaps=True)
+    with pytest.raises(
+        TrialError, match=r"Trial 1 of the result '.*one.h5' is a gap.*table\['done'"
+    ):
+        next_step(one)
+    with hpcio.open(one) as f:
+        table = f["trials"][()]
+    assert rows_of(next_step(one, table[table["done"]]).trials) == [(0, 10, 3), (20, 25, 5)]
+
+
+def test_a_result_is_cut_along_the_axis_that_its_trials_were_joined_along(tmp_path: Path) -> None:
+    one = result(tmp_path, lambda x: x.T, join_axis=1)
+    with pytest.raises(TrialError, match=r"joined along axis 1 of 'data', not 0\. Give axis=1"):
+        next_step(one)
+    plan = next_step(one, axis=1, join="concatenate", join_axis=0)
+    assert rows_of(plan.trials) == [(0, 10, 3), (10, 20, 4), (20, 25, 5)]
+
+
+def test_an_average_is_not_cut_by_its_table(tmp_path: Path) -> None:
+    one = result(tmp_path, trials=10, reduce="mean", keeptrials=False)
+    with pytest.raises(TrialError, match="is an average"):
+        next_step(one)

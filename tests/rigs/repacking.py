@@ -38,7 +38,9 @@ def contents(path: Path) -> dict[str, object]:
             return
         attributes(name, item)
         if isinstance(item, h5py.Dataset):
-            seen[name] = (item.dtype, item.shape, item[()].tobytes())
+            values = item[()]
+            kept = values.tolist() if item.dtype.kind == "O" else values.tobytes()
+            seen[name] = (item.dtype, item.shape, kept)
 
     with h5py.File(path) as f:
         attributes("/", f)
