@@ -43,6 +43,7 @@ from hpcio.files.opening import (
     locking,
     open_file,
     plain_offset,
+    reading,
     room_for,
     split_spec,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "open_to_write",
     "plain_offset",
     "read_at",
+    "reading",
     "room_for",
     "sample_of",
     "sparse_file",

@@ -1,26 +1,53 @@
-"""A plan on disk: ``plan.h5`` in the run directory, readable by its owner only."""
+"""A plan on disk: ``plan.h5`` in the run directory, readable by its owner only.
+
+The file ends with a seal, a checksum of all of it. Everything rests on the plan, also what no other
+checksum covers (which rows make which trial), and HDF5 may crash on a damaged file.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
-from hpcio.errors import PlanError, as_output_error
-from hpcio.files import FileState, RunDirectory, in_memory_file, open_file, write_image
+from hpcio.errors import HpcioError, PlanError, as_output_error, as_read_error
+from hpcio.files import (
+    FileState,
+    RunDirectory,
+    StreamedChecksum,
+    checksum,
+    in_memory_file,
+    open_file,
+    write_image,
+)
 from hpcio.fingerprints import Fingerprint
 from hpcio.function import Function
 from hpcio.layout import Average, Axis, Target
 from hpcio.planning.plan import Plan
 from hpcio.recording import Blocks, InputKind, Recording, Trials
 
-__all__ = ["FORMAT", "load_plan", "plain_average", "plain_input_kind", "write_plan"]
+__all__ = [
+    "FORMAT",
+    "load_plan",
+    "open_plan_file",
+    "plain_average",
+    "plain_input_kind",
+    "write_plan",
+]
 
-FORMAT = 5
+FORMAT = 6
+_SEAL = struct.Struct("<8sQ")
+_SEALED = b"HPCIOPLN"
+# So many bytes are read at a time to see whether a file is whole.
+_PIECE = 1 << 20
 # Fields of a plan that JSON holds as they are.
 _PLAIN = ("writer", "sources", "join", "casting", "described", "same_versions", "access")
 
@@ -59,11 +86,59 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
                 if axis.values is not None:
                     f[f"axes/{k}"] = axis.values
             # A plan may hold pickles, and others have no need to read it.
-            write_image(f, part, mode=plan.modes.record)
+            write_image(f, part, mode=plan.modes.record, seal=_seal)
         os.rename(part, final)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise as_output_error(error, final) from error
+
+
+def _seal(image: bytes) -> bytes:
+    return _SEAL.pack(_SEALED, checksum(image))
+
+
+@contextmanager
+def open_plan_file(path: Path) -> Iterator[h5py.File]:
+    """Open the file of a plan, once all of its bytes are known to be those that were written.
+
+    Raises
+    ------
+    PlanError
+        If it is damaged, or of another version of hpcio.
+    SourceError
+        If it cannot be read.
+    """
+    try:
+        _check_seal(path)
+        with open_file(path) as f:
+            if int(f.attrs["format"]) != FORMAT:
+                raise _of_another_version(path)
+            yield f
+    except HpcioError:
+        raise
+    except (OSError, RuntimeError, KeyError) as error:  # h5py says each, where HDF5 cannot read
+        raise as_read_error(error, path) from error
+
+
+def _check_seal(path: Path) -> None:
+    with open(path, "rb") as f:
+        left = os.fstat(f.fileno()).st_size - _SEAL.size
+        total = StreamedChecksum()
+        while left > 0 and (piece := f.read(min(left, _PIECE))):
+            total.update(piece)
+            left -= len(piece)
+        seal = f.read(_SEAL.size)
+    if len(seal) < _SEAL.size or not seal.startswith(_SEALED):
+        raise _of_another_version(path)
+    if seal != _SEAL.pack(_SEALED, total.intdigest()):
+        raise PlanError(
+            f"'{path}' is damaged: its bytes are not those that were written. Restore it from a "
+            "backup, or start over (in the shell: --fresh)."
+        )
+
+
+def _of_another_version(path: Path) -> PlanError:
+    return PlanError(f"'{path}' was made by another version of hpcio, or is not whole. Plan again.")
 
 
 def load_plan(out: str | os.PathLike[str]) -> Plan:
@@ -74,7 +149,7 @@ def load_plan(out: str | os.PathLike[str]) -> Plan:
     Raises
     ------
     PlanError
-        If there is no plan, it is of another user, or of another version of hpcio.
+        If there is no plan, it is damaged, of another user, or of another version of hpcio.
     """
     name = os.path.abspath(os.path.expanduser(os.fspath(out)))
     if name.endswith(".run") and Path(name, "plan.h5").exists():
@@ -86,9 +161,7 @@ def _fields(out: str) -> dict[str, Any]:
     """The fields of the plan whose result is `out`."""
     path = RunDirectory.of(out).plan
     _check_owner(path, out)
-    with open_file(path) as f:
-        if int(f.attrs.get("format", -1)) != FORMAT:
-            raise PlanError(f"'{path}' was made by another version of hpcio. Plan again.")
+    with open_plan_file(path) as f:
         spec = json.loads(f["spec"][()].tobytes())
         trials = {name: dataset[()] for name, dataset in f["trials"].items()}
         blocks = {name: dataset[()] for name, dataset in f["blocks"].items()}
