@@ -38,6 +38,7 @@ __all__ = [
     "WorkerError",
     "as_message",
     "as_output_error",
+    "as_read_error",
     "from_message",
 ]
 
@@ -214,7 +215,9 @@ class Interrupted(HpcioError, KeyboardInterrupt):
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def as_output_error(error: OSError | RuntimeError, path: str | os.PathLike[str]) -> OutputError:
+def as_output_error(
+    error: OSError | RuntimeError | KeyError, path: str | os.PathLike[str]
+) -> OutputError:
     """The error to raise when `path` could not be written: what happened, and the remedy.
 
     HDF5 reports a full disk by errors of either type, with the number only in their text.
@@ -231,6 +234,18 @@ def as_output_error(error: OSError | RuntimeError, path: str | os.PathLike[str])
     else:
         remedy = "Check the file system, then resume."
     return OutputError(number, f"Cannot write '{path}': {what}. {remedy}")
+
+
+def as_read_error(error: Exception, path: str | os.PathLike[str]) -> SourceError:
+    """The error to raise when `path` could not be read though it is there, and the remedy."""
+    number = getattr(error, "errno", None)
+    said = re.search(r"errno = (\d+)", str(error)) if number is None else None
+    if said:
+        number = int(said[1])
+    what = str(error.args[0] if error.args else error).partition("\n")[0]
+    if number is not None:
+        what = os.strerror(number)
+    return SourceError(number, f"Cannot read '{path}': {what}. Check the file system, then resume.")
 
 
 def as_message(error: HpcioError) -> dict[str, Any]:

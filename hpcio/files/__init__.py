@@ -50,6 +50,7 @@ from hpcio.files.opening import (
     locking,
     open_file,
     plain_offset,
+    reading,
     room_for,
     split_spec,
 )
@@ -100,6 +101,7 @@ __all__ = [
     "plain_offset",
     "read_at",
     "read_own",
+    "reading",
     "result_of",
     "room_for",
     "sample_of",

@@ -14,14 +14,14 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import BinaryIO, Self
 
 import h5py
 import numpy as np
 
-from hpcio.errors import SourceError
+from hpcio.errors import SourceError, as_read_error
 from hpcio.files.compression import load_filters_of
-from hpcio.files.opening import free_files, open_file, room_for
+from hpcio.files.opening import free_files, open_file, reading, room_for
 
 __all__ = [
     "FileState",
@@ -71,14 +71,21 @@ class FileState:
         Copies may bring another file of the same size and time.
         """
         digest = hashlib.blake2b(digest_size=16)
-        with open(self.path, "rb") as f:
-            if self.size <= pages * _PAGE:
-                digest.update(f.read())
-                return digest.hexdigest()
-            for place in np.linspace(0, self.size - _PAGE, pages).astype(np.int64).tolist():
-                f.seek(place)
-                digest.update(f.read(_PAGE))
+        try:
+            with open(self.path, "rb") as f:
+                for piece in self._pages(f, pages):
+                    digest.update(piece)
+        except OSError as error:
+            raise as_read_error(error, self.path) from error
         return digest.hexdigest()
+
+    def _pages(self, file: BinaryIO, pages: int) -> Iterator[bytes]:
+        if self.size <= pages * _PAGE:
+            yield file.read()
+            return
+        for place in np.linspace(0, self.size - _PAGE, pages).astype(np.int64).tolist():
+            file.seek(place)
+            yield file.read(_PAGE)
 
 
 def sample_of(files: Sequence[FileState]) -> str:
@@ -176,7 +183,7 @@ def check_links(file: h5py.File, name: str) -> None:
 
     HDF5 says of such a name no more than that it is not there.
     """
-    with contextlib.suppress(KeyError):
+    with contextlib.suppress(KeyError), reading(file.filename):
         _Walk(links_alone=True).linked(file, name)
 
 
@@ -201,7 +208,8 @@ def follow(file: h5py.File, name: str) -> Followed:
         If anything is missing or too short; it names the innermost file.
     """
     walk = _Walk()
-    walk.linked(file, name)
+    with reading(file.filename):
+        walk.linked(file, name)
     check_room_for(len(walk.files), f"'{name}' of '{file.filename}'")
     place = tuple((name, _here(name)) for name in sorted(walk.found_by))
     return Followed(tuple(walk.files), tuple(sorted(walk.filters)), place)

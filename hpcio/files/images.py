@@ -76,17 +76,25 @@ def from_image(image: bytes, path: str | os.PathLike[str]) -> Iterator[h5py.File
 
 
 def write_image(
-    file: h5py.File, path: str | os.PathLike[str], *, mode: int = 0o666, sync: bool = True
+    file: h5py.File,
+    path: str | os.PathLike[str],
+    *,
+    mode: int = 0o666,
+    sync: bool = True,
+    seal: Callable[[bytes], bytes] | None = None,
 ) -> None:
     """Write all of an HDF5 file in memory under a new name.
 
-    With `sync`, the file outlives a crash of the machine from then on.
+    With `sync`, the file outlives a crash of the machine from then on. What `seal` makes of the
+    bytes follows them; HDF5 does not look behind its own end.
     """
     file.flush()
     image = file.id.get_file_image()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         write_at(fd, image, 0)
+        if seal is not None:
+            write_at(fd, seal(image), len(image))
         if sync:
             os.fsync(fd)
     finally:

@@ -7,10 +7,12 @@ import fcntl
 import functools
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import h5py
 
-from hpcio.errors import SourceError
+from hpcio.errors import HpcioError, SourceError, as_read_error
 
 __all__ = [
     "find_dataset",
@@ -18,6 +20,7 @@ __all__ = [
     "locking",
     "open_file",
     "plain_offset",
+    "reading",
     "room_for",
     "split_spec",
 ]
@@ -136,11 +139,24 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
         ) from error
 
 
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise SourceError for what HDF5 cannot read of an open file: it has several errors for it."""
+    try:
+        yield
+    except HpcioError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise as_read_error(error, path) from error
+
+
 def find_dataset(file: h5py.File, dataset: str) -> h5py.Dataset:
     """Dataset `dataset` of an open file, or a SourceError that lists what is there instead."""
     try:
         found = file[dataset]
-    except KeyError:
+    except KeyError as error:
+        if "errno =" in str(error):  # it may be there, but the disk has failed
+            raise as_read_error(error, file.filename) from error
         found = None
     if isinstance(found, h5py.Dataset):
         return found

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcio.errors import PlanError
+from hpcio.errors import PlanError, as_read_error
 from hpcio.files import checksum, read_own, write_at
 from hpcio.machine import is_local
 
@@ -244,6 +244,8 @@ class JournalRecords:
                 self._notes.append(self.path.with_suffix(".notes").read_bytes())
             except FileNotFoundError:
                 self._notes.append(b"")
+            except OSError as error:
+                raise as_read_error(error, self.path.with_suffix(".notes")) from error
         start = int(record["offset"])
         text = self._notes[0][start : start + int(record["nbytes"])]
         return text if checksum(text) == int(record["checksum"]) else b""
@@ -258,8 +260,13 @@ def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None
     ------
     PlanError
         If the journal is of another plan or user, or others may write it.
+    SourceError
+        If it cannot be read.
     """
-    said = read_own(Path(path))
+    try:
+        said = read_own(Path(path))
+    except OSError as error:
+        raise as_read_error(error, path) from error
     head, raw = said[:HEADER], said[HEADER:]
     if len(head) < HEADER or _CHECK.unpack(head[-_CHECK.size :]) != (
         checksum(head[: -_CHECK.size]),

@@ -14,7 +14,8 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from hpcio.errors import Failure
+from hpcio.errors import Failure, as_read_error
+from hpcio.files import reading
 from hpcio.journals import journal
 from hpcio.journals.journal import (
     DETAILS,
@@ -85,7 +86,14 @@ def open_journal(plan: Plan, name: str, label: str) -> Journal:
 
 def read_logs(plan: Plan) -> tuple[JournalRecords, ...]:
     """All journals of a run; their order decides between two attempts at a block."""
-    paths = sorted(plan.rundir.journals.glob("*.jnl"))
+    folder = plan.rundir.journals
+    try:
+        # `glob` would show nothing where a folder cannot be read, and all would seem to be lost.
+        paths = sorted(folder / name for name in os.listdir(folder) if name.endswith(".jnl"))
+    except FileNotFoundError:
+        paths = []
+    except OSError as error:
+        raise as_read_error(error, folder) from error
     logs = [log for log in (read_log(path, plan.digest) for path in paths) if log is not None]
     void = {
         (log.note(r).decode(), int(r["block"]))
@@ -261,7 +269,7 @@ class Ledger:
             if not done.size:
                 continue
             late = done[done >= log.safe]
-            with open_reader(plan, log) as stored:
+            with reading(plan.rundir.sources), open_reader(plan, log) as stored:
                 bad = done[~stored.there(log.records[done])].tolist()
                 bad += [k for k in late.tolist() if not stored.intact(log.records[k])]
             bad += _lost_details(log)

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,7 +222,8 @@ def _held(rundir: RunDirectory) -> Iterator[None]:
     finally:
         if fd in _locks:  # not in a child that was forked meanwhile
             _locks.discard(fd)
-            os.close(fd)
+            with suppress(OSError):  # nothing was written, and the lock is gone even so
+                os.close(fd)
 
 
 def discard(out: str | os.PathLike[str]) -> None:

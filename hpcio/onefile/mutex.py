@@ -56,7 +56,7 @@ class Mutex(Unbuffered):
                         restore(self._plan)
                     with open_to_write(self._path) as f:
                         f["data"][target.region(block)] = data.reshape(shape)
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, KeyError) as error:  # `data` cannot be read: KeyError
                 if not self._path.exists():
                     raise OutputError(
                         f"'{self._path}' is gone: another process has finished it, or removed "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import secrets
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import OutputError, as_output_error
-from hpcio.files import allocate, sparse_file, sync, write_at
+from hpcio.files import allocate, checksum, sparse_file, sync, write_at
 from hpcio.journals import published
 from hpcio.machine import write_whole
 from hpcio.planning import Plan
@@ -37,6 +38,8 @@ __all__ = [
 
 # The largest page, in bytes, that clients of network file systems write at a time.
 PAGE = 64 << 10
+# Behind the array that says where blocks begin: its checksum.
+_SEAL = struct.Struct("<Q")
 
 
 @contextmanager
@@ -50,8 +53,22 @@ def opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def load_offsets(plan: Plan) -> np.ndarray:
-    """Where each block begins in the file, in bytes, shape (B,)."""
-    offsets: np.ndarray = np.load(plan.rundir.offsets)
+    """Where each block begins in the file, in bytes, shape (B,).
+
+    Raises
+    ------
+    OutputError
+        If what was written of it is damaged: results would go to the places of others.
+    """
+    path = plan.rundir.offsets
+    raw = path.read_bytes()
+    array, seal = raw[: -_SEAL.size], raw[-_SEAL.size :]
+    if len(seal) < _SEAL.size or _SEAL.unpack(seal) != (checksum(array),):
+        raise OutputError(
+            f"'{path}' is damaged: its bytes are not those that were written. Restore it from a "
+            "backup, or start over (in the shell: --fresh)."
+        )
+    offsets: np.ndarray = np.load(io.BytesIO(array))
     return offsets
 
 
@@ -82,7 +99,9 @@ def reserve(plan: Plan) -> None:
                 os.fsync(fd)
         packed = io.BytesIO()
         np.save(packed, offsets)
-        write_whole(plan.rundir.offsets, packed.getvalue(), mode=plan.modes.record)
+        array = packed.getvalue()
+        sealed = array + _SEAL.pack(checksum(array))
+        write_whole(plan.rundir.offsets, sealed, mode=plan.modes.record)
         sync(folder)  # the file is worth nothing without them
         os.rename(part, plan.rundir.data)
         sync(folder)

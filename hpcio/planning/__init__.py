@@ -17,7 +17,7 @@ from hpcio.planning.options import (
     WriterAbilities,
 )
 from hpcio.planning.plan import Plan
-from hpcio.planning.planfile import load_plan, write_plan
+from hpcio.planning.planfile import load_plan, open_plan_file, write_plan
 
 if TYPE_CHECKING:
     from hpcio.planning.describing import Description, describe, probe
@@ -40,6 +40,7 @@ __all__ = [
     "describe",
     "load_plan",
     "make_plan",
+    "open_plan_file",
     "probe",
     "write_plan",
 ]

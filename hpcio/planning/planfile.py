@@ -1,19 +1,28 @@
-"""A plan on disk: ``plan.h5`` in the run directory, readable by its owner only."""
+"""A plan on disk: ``plan.h5`` in the run directory, readable by its owner only.
+
+The file ends with a seal, a checksum of all of it. Everything rests on the plan, also what no other
+checksum covers (which rows make which trial), and HDF5 may crash on a damaged file.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
-from hpcio.errors import PlanError, as_output_error
+from hpcio.errors import HpcioError, PlanError, as_output_error, as_read_error
 from hpcio.files import (
     FileState,
     RunDirectory,
+    checksum,
     from_image,
     in_memory_file,
     own_run_folder,
@@ -27,9 +36,18 @@ from hpcio.layout import Average, Axis, Target
 from hpcio.planning.plan import Plan
 from hpcio.recording import Blocks, InputKind, Recording, Trials
 
-__all__ = ["FORMAT", "load_plan", "plain_average", "plain_input_kind", "write_plan"]
+__all__ = [
+    "FORMAT",
+    "load_plan",
+    "open_plan_file",
+    "plain_average",
+    "plain_input_kind",
+    "write_plan",
+]
 
 FORMAT = 6
+_SEAL = struct.Struct("<8sQ")
+_SEALED = b"HPCIOPLN"
 # Fields of a plan that JSON holds as they are.
 _PLAIN = (
     "writer", "sources", "join", "casting", "described", "same_versions", "access", "replaces",
@@ -70,11 +88,54 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
                 if axis.values is not None:
                     f[f"axes/{k}"] = axis.values
             # A plan may hold pickles, and others have no need to read it.
-            write_image(f, part, mode=plan.modes.record)
+            write_image(f, part, mode=plan.modes.record, seal=_seal)
         os.rename(part, final)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise as_output_error(error, final) from error
+
+
+def _seal(image: bytes) -> bytes:
+    return _SEAL.pack(_SEALED, checksum(image))
+
+
+@contextmanager
+def open_plan_file(out: str) -> Iterator[h5py.File]:
+    """Open the plan of a result, once all of its bytes are known to be those that we wrote.
+
+    Raises
+    ------
+    PlanError
+        If it is damaged, of another version of hpcio, or others may have written it.
+    SourceError
+        If it cannot be read.
+    """
+    path = RunDirectory.of(out).plan
+    try:
+        with from_image(_without_seal(_read(out), path), path) as f:
+            if int(f.attrs["format"]) != FORMAT:
+                raise _of_another_version(path)
+            yield f
+    except HpcioError:
+        raise
+    except (OSError, RuntimeError, KeyError) as error:  # h5py says each, where HDF5 cannot read
+        raise as_read_error(error, path) from error
+
+
+def _without_seal(said: bytes, path: Path) -> bytes:
+    image, seal = said[: -_SEAL.size], said[-_SEAL.size :]
+    if len(seal) < _SEAL.size or not seal.startswith(_SEALED):
+        raise _of_another_version(path)
+    if seal != _seal(image):
+        raise PlanError(
+            f"'{path}' is damaged: its bytes are not those that were written. Restore it from a "
+            "backup, or start over (in the shell: --fresh)."
+        )
+    return image
+
+
+def _of_another_version(path: Path) -> PlanError:
+    return PlanError(f"'{path}' was made by another version of hpcio, or is not whole. Plan again.")
 
 
 def load_plan(out: str | os.PathLike[str]) -> Plan:
@@ -85,18 +146,15 @@ def load_plan(out: str | os.PathLike[str]) -> Plan:
     Raises
     ------
     PlanError
-        If there is no plan, it is of another user or others may write it, or it is of another
-        version of hpcio.
+        If there is no plan, it is damaged, of another user or others may write it, or it is of
+        another version of hpcio.
     """
     return Plan(**_fields(os.path.abspath(result_of(out))))
 
 
 def _fields(out: str) -> dict[str, Any]:
     """The fields of the plan whose result is `out`."""
-    path = RunDirectory.of(out).plan
-    with from_image(_read(out), path) as f:
-        if int(f.attrs.get("format", -1)) != FORMAT:
-            raise PlanError(f"'{path}' was made by another version of hpcio. Plan again.")
+    with open_plan_file(out) as f:
         spec = json.loads(f["spec"][()].tobytes())
         trials = {name: dataset[()] for name, dataset in f["trials"].items()}
         blocks = {name: dataset[()] for name, dataset in f["blocks"].items()}

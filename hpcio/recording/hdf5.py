@@ -20,6 +20,7 @@ from hpcio.files import (
     load_filter,
     open_file,
     plain_offset,
+    reading,
     sample_of,
     split_spec,
 )
@@ -40,7 +41,7 @@ class _Hdf5:
     def look(self, spec: str) -> Recording:
         file, dataset = split_spec(spec)
         path = str(Path(file).expanduser().absolute())
-        with open_file(path) as f:
+        with reading(path), open_file(path) as f:
             check_links(f, dataset)
             array = find_dataset(f, dataset)
             _check_numbers(array, f"Dataset '{dataset}' of '{path}'")
@@ -153,7 +154,8 @@ class _OpenHdf5:
             return None
 
     def close(self) -> None:
-        self._file.close()
+        with reading(self._recording.path):
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from hpcio.errors import SourceError
+from hpcio.errors import SourceError, as_read_error
 from hpcio.files import read_at
 from hpcio.recording.blocks import InputKind
 from hpcio.recording.recording import Recording
@@ -57,9 +57,9 @@ class Reader:
             self._row = int(np.prod(self._shape[1:], dtype=np.int64)) * self._dtype.itemsize
             try:
                 self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except BaseException:
+            except OSError as error:
                 self.close()
-                raise
+                raise as_read_error(error, path) from error
 
     def is_large(self, kind: InputKind) -> bool:
         """Whether trials of this kind are worth reading ahead: large, and plain bytes.
@@ -139,16 +139,25 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the recording."""
-        self._open.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        try:
+            self._open.close()
+        finally:
+            if fd >= 0:
+                _close(fd, self._open.name)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _close(fd: int, path: str) -> None:
+    try:
+        os.close(fd)
+    except OSError as error:
+        raise as_read_error(error, path) from error
 
 
 class ReadAhead:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from hpcio.errors import ResultError, SourceError
+from hpcio.errors import HpcioError, ResultError, SourceError
 from hpcio.files import (
     RunDirectory,
     free_files,
@@ -134,15 +134,39 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
     # Sources are named relative to the file itself, not to a link that leads to it.
     name = Path(os.path.realpath(result_of(path)))
     check_finished(name)
-    with open_file(name) as f:
-        if "hpcio" not in f or "data" not in f:
-            raise ResultError(f"'{name}' is no result of hpcio. Open it with h5py.")
-        sources = Sources.of(f) if "hpcio/sources" in f else None
-        load_filters(bytes(f["hpcio"].attrs.get("compression", b"")).decode(), name)
-    if sources is not None:
-        check_sources(name.parent, sources.table)
-        sources.look()
-    return ResultFile(name, sources=sources)
+    with refusing_damage(name):
+        with open_file(name) as f:
+            if "hpcio" not in f or "data" not in f:
+                raise ResultError(f"'{name}' is no result of hpcio. Open it with h5py.")
+            sources = Sources.of(f) if "hpcio/sources" in f else None
+            load_filters(bytes(f["hpcio"].attrs.get("compression", b"")).decode(), name)
+        if sources is not None:
+            check_sources(name.parent, sources.table)
+            sources.look()
+        return ResultFile(name, sources=sources)
+
+
+# What h5py, JSON and numpy raise for tables and labels that are not what was written.
+_DAMAGE = (
+    OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
+    MemoryError,
+)  # fmt: skip
+
+
+@contextmanager
+def refusing_damage(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise ResultError if what hpcio itself needs of a result makes no sense."""
+    try:
+        yield
+    except HpcioError:
+        raise
+    except _DAMAGE as error:
+        what = str(error).partition("\n")[0] or type(error).__name__
+        raise ResultError(
+            getattr(error, "errno", None),
+            f"'{os.fspath(path)}' is damaged, or cannot be read: {what}. Restore it from a "
+            "backup, or remove it and resume the run.",
+        ) from error
 
 
 def check_finished(name: Path) -> None:
@@ -184,8 +208,11 @@ class Sources:
     @classmethod
     def of(cls, f: h5py.File) -> Self:
         """The sources of an open result."""
-        target = Target.load(f["hpcio/target"])
-        return cls(f.filename, f["hpcio/sources"][()], target, f["hpcio/source_of_block"][()])
+        target, table = Target.load(f["hpcio/target"]), f["hpcio/sources"][()]
+        of_block = f["hpcio/source_of_block"][()]
+        if of_block.shape != target.start.shape or of_block.max(initial=-1) >= len(table):
+            raise ValueError("its table of sources does not fit its blocks")
+        return cls(f.filename, table, target, of_block)
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -19,11 +19,11 @@ import h5py
 import numpy as np
 
 from hpcio.errors import HpcioError, OutputError, ResultError, WorkerError, as_output_error
-from hpcio.files import Chunking, allocate, open_file, result_of, sparse_file, sync, write_at
+from hpcio.files import Chunking, allocate, result_of, sparse_file, sync, write_at
 from hpcio.journals import DONE, remove
 from hpcio.layout import Target
 from hpcio.machine import check_room
-from hpcio.planning import check_new_output
+from hpcio.planning import check_new_output, open_plan_file
 from hpcio.results import opening as result
 from hpcio.results.extents import (
     PIECE,
@@ -361,7 +361,7 @@ def _drop(folder: Path, digest: str) -> None:
     """Remove the run directory of a result that is now one file."""
     if not folder.is_dir():
         return
-    with open_file(folder / "plan.h5") as f:
+    with open_plan_file(str(folder).removesuffix(".run")) as f:
         if str(f.attrs["digest"]) != digest:
             raise ResultError(
                 f"'{folder}' belongs to another run and is not removed; the result is one file now."

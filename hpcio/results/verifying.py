@@ -122,29 +122,46 @@ def verify(path: str | os.PathLike[str]) -> Verified:
         If a source is missing or anything differs; it names the block, its rows, and the file
         to blame.
     """
-    with result.open(path) as f:
-        data, target = f["data"], Target.load(f["hpcio/target"])
-        state, expected = f["hpcio/state"][()], f["hpcio/checksum"][()]
-        if data.shape != target.shape or data.dtype != target.dtype:
-            raise ResultError(
-                f"'data' of '{path}' is {data.dtype} of shape {data.shape}, but the run wrote "
-                f"{target.dtype} of shape {target.shape}. Remove the result and resume the run."
-            )
-        besides = check_besides(f)
-        done = state == DONE
-        offset = None
-        if target.in_rows and target.nbytes and not f.virtual.is_virtual:
-            offset = plain_offset(f.virtual, f.filename)
-        if offset is not None:
-            with comparing(
-                f.filename, offset, target, done, expected, lambda b: _blame(f, path, b)
-            ) as check:
-                in_threads(check, runs_of_bytes(target, SPAN), threads=copying_threads())
-        else:
-            check_blocks(
-                target, done, expected, lambda region: data[region], lambda b: _blame(f, path, b)
-            )
+    with result.refusing_damage(path), result.open(path) as f:
+        return _verify(f, path)
+
+
+def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
+    data, target = f["data"], Target.load(f["hpcio/target"])
+    state, expected = f["hpcio/state"][()], f["hpcio/checksum"][()]
+    if data.shape != target.shape or data.dtype != target.dtype:
+        raise ResultError(
+            f"'data' of '{path}' is {data.dtype} of shape {data.shape}, but the run wrote "
+            f"{target.dtype} of shape {target.shape}. Remove the result and resume the run."
+        )
+    besides = check_besides(f)
+    done = state == DONE
+    # A gap holds fill values: or a result would be lost if only its mark were damaged.
+    _expect_fill(target, np.flatnonzero(~done), expected)
+    every = np.ones(done.shape, bool)
+    offset = None
+    if target.in_rows and target.nbytes and not f.virtual.is_virtual:
+        offset = plain_offset(f.virtual, f.filename)
+    if offset is not None:
+        with comparing(
+            f.filename, offset, target, every, expected, lambda b: _blame(f, path, b)
+        ) as check:
+            in_threads(check, runs_of_bytes(target, SPAN), threads=copying_threads())
+    else:
+        check_blocks(
+            target, every, expected, lambda region: data[region], lambda b: _blame(f, path, b)
+        )
     return Verified.of(path, target, done, besides=besides)
+
+
+def _expect_fill(target: Target, gaps: np.ndarray, expected: np.ndarray) -> None:
+    """Put the checksums of fill values in the place of gaps, which have none."""
+    known: dict[int, int] = {}
+    for gap in gaps.tolist():
+        index = int(target.shape_index[gap])
+        if index not in known:
+            known[index] = checksum(np.full(target.shapes[index], target.fill, target.dtype))
+        expected[gap] = known[index]
 
 
 def check_blocks(
@@ -264,7 +281,7 @@ def _sum_up(fd: int, begin: int, end: int, memory: np.ndarray) -> int:
 
 def _blame(file: h5py.File, path: str | os.PathLike[str], block: int) -> str:
     """Where a block lies, and how to mend it."""
-    if "hpcio/source_of_block" not in file:
+    if "hpcio/source_of_block" not in file or file["hpcio/source_of_block"][block] < 0:
         return f"in '{os.fspath(path)}'. Restore it from a backup, or run the plan again."
     source = int(file["hpcio/source_of_block"][block])
     name = os.fsdecode(file["hpcio/sources"][source]["path"])

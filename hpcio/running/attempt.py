@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Self
 
-from hpcio.errors import SourceError, as_output_error
+from hpcio.errors import HpcioError, SourceError, as_output_error
 from hpcio.function import FreshArguments, takes
 from hpcio.journals import LOST, SYNC, attempt_name, open_journal
 from hpcio.planning import Plan
@@ -174,14 +175,17 @@ class Attempt:
         """Let go of all files; what was journalled stays."""
         self.pool.shutdown(cancel_futures=True)
         try:
-            if self._syncing is not None:
-                future, _ = self._syncing
-                if not future.cancelled() and future.exception() is not None:
-                    self._lost()
-            self.journal.close()
-        finally:
-            self.writer.close()
-            self.reader.close()
+            with ExitStack() as open_yet:
+                for each in (self.reader, self.writer, self.journal):
+                    open_yet.callback(each.close)
+                if self._syncing is not None:
+                    future, _ = self._syncing
+                    if not future.cancelled() and future.exception() is not None:
+                        self._lost()
+        except HpcioError:
+            raise
+        except OSError as error:
+            raise as_output_error(error, self.plan.run_directory) from error
 
     def __enter__(self) -> Self:
         return self

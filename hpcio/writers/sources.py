@@ -19,7 +19,7 @@ from typing import Self
 
 import numpy as np
 
-from hpcio.errors import ResultError, as_output_error
+from hpcio.errors import ResultError, as_output_error, as_read_error
 from hpcio.files import (
     READABLE_FOLDER,
     Layout,
@@ -182,9 +182,11 @@ class _SourceReader:
         data = np.empty(int(record["nbytes"]), np.uint8)
         try:
             fd = self._descriptor(path)
+            return data if start >= 0 and read_at(fd, data, start) else None
         except FileNotFoundError:
             return None
-        return data if start >= 0 and read_at(fd, data, start) else None
+        except OSError as error:
+            raise as_read_error(error, self._plan.run_directory / path) from error
 
     def intact(self, record: np.void) -> bool:
         """Whether the bytes of one block are those that were journalled."""
@@ -263,23 +265,24 @@ def defect_of(path: Path, size: int, header: int, check: int) -> ResultError | N
     """What is wrong with a source: absent, of another size, or with another header."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
+        try:
+            found = os.fstat(fd).st_size
+            head = os.pread(fd, max(0, header), 0) if found == size else b""
+        finally:
+            os.close(fd)
+    except (OSError, ValueError) as error:  # a name that no file has
         return ResultError(
-            error.errno,
-            f"The source '{path}' cannot be read ({error.strerror}). Move a result together "
-            "with its folder OUT.run, or make one file of it first: hpcio repack",
+            getattr(error, "errno", None),
+            f"The source '{path}' cannot be read ({getattr(error, 'strerror', error)}). Move a "
+            "result together with its folder OUT.run, or make one file of it first: hpcio repack",
         )
-    try:
-        found = os.fstat(fd).st_size
-        remedy = "Restore it from a backup, or remove the result and resume the run."
-        if found != size:
-            return ResultError(f"The source '{path}' has {found} bytes instead of {size}. {remedy}")
-        if checksum(os.pread(fd, header, 0)) != check:
-            return ResultError(
-                f"The source '{path}' is not the file that was written for this result. {remedy}"
-            )
-    finally:
-        os.close(fd)
+    remedy = "Restore it from a backup, or remove the result and resume the run."
+    if found != size:
+        return ResultError(f"The source '{path}' has {found} bytes instead of {size}. {remedy}")
+    if checksum(head) != check:
+        return ResultError(
+            f"The source '{path}' is not the file that was written for this result. {remedy}"
+        )
     return None
 
 

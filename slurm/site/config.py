@@ -96,7 +96,7 @@ def _section(path: Path) -> dict[str, Any]:
         said = tomllib.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OptionError(f"'{path}' cannot be read: {error}. Mend or remove it.") from error
     for name in said.keys() - {"submit"}:
         raise OptionError(f"'{path}' has '{name}', which nobody reads. Sections are [submit] "

@@ -1,0 +1,148 @@
+"""Files of a run that are damaged anywhere: told by an error, or the bytes are right.
+
+A bit that flips in the data of a result is not seen by `hpcio.open`: `hpcio.verify` names it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import hpcio
+from hpcio.errors import ResultError
+from hpcio.journals.rundir import prepare
+from hpcio.running.attempt import Attempt
+from hpcio.running.batch import run_batch
+from hpcio.writers.backend import backend_of
+from tests.rigs.bench import Bench
+from tests.rigs.damaging import Damaged, damaged
+from tests.rigs.forks import is_crash, is_error, is_ours
+
+WRITERS = {
+    "a file a batch": {"sources": "task"},
+    "a file a trial": {"sources": "trial"},
+    "packed": {"sources": "task", "compression": "gzip"},
+    "packed trials": {"sources": "trial", "compression": "gzip"},
+    "direct": {"writer": "direct"},
+    "mutex": {"writer": "mutex"},
+}
+# How often each file is damaged in the long tests.
+MANY = int(os.environ.get("HPCIO_DAMAGES", "300"))
+
+
+# Every day.
+SOME = 3
+
+
+@pytest.fixture(params=WRITERS)
+def bench(request, tmp_path) -> Bench:
+    (tmp_path / "whole").mkdir()
+    return Bench(tmp_path, out=tmp_path / "whole" / "out.h5", **WRITERS[request.param])
+
+
+def finish(bench: Bench) -> tuple[Path, Path]:
+    bench.plan().run(workers=0, progress=False)
+    return _placed(bench)
+
+
+def leave(bench: Bench) -> tuple[Path, Path]:
+    """A run that was killed: four trials are safe, four more have reached the system."""
+    plan = prepare(bench.plan())
+    backend_of(plan).reserve(plan)
+    if not (pid := os.fork()):
+        with Attempt(plan, "killed") as attempt:
+            run_batch(attempt, np.arange(4))
+            attempt.sync()
+            run_batch(attempt, np.arange(4, 8))
+            attempt.writer.flush()
+            os._exit(0)
+    os.waitpid(pid, 0)
+    return _placed(bench)
+
+
+def _placed(bench: Bench) -> tuple[Path, Path]:
+    right = bench.folder / "right"
+    right.write_bytes(bench.expected.tobytes())
+    return Path(bench.options["out"]), right
+
+
+def told(of: list[Damaged]) -> list[Damaged]:
+    """Those that give wrong values and nobody tells, or end by anything but an error of ours.
+
+    Crashes of HDF5 are told by the system.
+    """
+    print(len(of), "damages,", sum(is_crash(d.read) or is_crash(d.verified) for d in of), "crashes")
+    return [
+        d
+        for d in of
+        if not (is_ours(d.read) or is_crash(d.read) or d.read == "wrong")
+        or not (is_ours(d.verified) or is_crash(d.verified))
+        or (d.read == "wrong" and not is_error(d.verified))
+    ]
+
+
+@pytest.mark.parametrize("count", [SOME, pytest.param(MANY, marks=pytest.mark.torture)])
+def test_a_flipped_bit_of_a_finished_run(bench, count):
+    out, right = finish(bench)
+    # A file a trial is twelve, of which each has its own bits.
+    for inside, each in (("out.h5", 8 * count), ("out.h5.run/sources/**/*", count)):
+        assert (
+            told(damaged(out, right, inside=inside, how="flips", count=each, resumes=False)) == []
+        )
+
+
+@pytest.mark.parametrize("count", [SOME, pytest.param(MANY, marks=pytest.mark.torture)])
+def test_a_flipped_bit_of_a_run_that_goes_on(bench, count):
+    out, right = leave(bench)
+    done = damaged(out, right, inside="out.h5.run/**/*", how="flips", count=count, resumes=True)
+    assert len(done) >= 2 * count
+    assert told(done) == []
+    # No bit of a plan, and none of a journal, makes it end with other values.
+    assert not [d for d in done if d.read == "wrong" and not d.path.startswith("out.h5.run/so")]
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(MANY * 10, marks=pytest.mark.torture)])
+def test_a_result_of_any_bytes_is_read_or_refused(tmp_path, count):
+    """Nothing but errors of hpcio, and no hang; crashes of HDF5 are counted, not forbidden."""
+    (tmp_path / "whole").mkdir()
+    bench = Bench(tmp_path, out=tmp_path / "whole" / "out.h5")
+    out, right = finish(bench)
+    done = damaged(out, right, inside="out.h5", how="mutations", count=count, resumes=False)
+    assert len(done) == count
+    assert told(done) == []
+
+
+@pytest.mark.parametrize("count", [SOME, pytest.param(MANY, marks=pytest.mark.torture)])
+def test_a_run_of_any_bytes_goes_on_or_is_refused(bench, count):
+    """Plan, journal, notes, logs and sources; no crash either, for HDF5 is kept from them."""
+    out, right = leave(bench)
+    done = damaged(out, right, inside="out.h5.run/**/*", how="mutations", count=count, resumes=True)
+    assert told(done) == []
+
+
+@pytest.mark.parametrize("how", ["sibling", "short", "foreign", "gone"])
+@pytest.mark.parametrize("sources", ["trial", "task"])
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_a_source_that_is_another_file_is_named(tmp_path, how, sources, compression):
+    bench = Bench(tmp_path, out=tmp_path / "out.h5", sources=sources, compression=compression)
+    leave(bench)  # its batches are files of equal shape
+    hpcio.Plan.load(bench.out).run(workers=0, progress=False)
+    with h5py.File(bench.out) as f:
+        one, other = (bench.folder / os.fsdecode(p) for p in f["hpcio/sources"]["path"][:2])
+    if how == "sibling":
+        swapped = one.read_bytes()
+        shutil.copy(other, one)
+        other.write_bytes(swapped)
+    elif how == "short":
+        os.truncate(one, one.stat().st_size - 1)
+    elif how == "foreign":
+        shutil.copy(tmp_path / "rec.h5", one)
+    else:
+        one.unlink()
+    with pytest.raises(ResultError, match=r"sources/.*\.h5'"):
+        hpcio.verify(bench.out)
