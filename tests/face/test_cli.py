@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,7 +180,11 @@ def test_messages_of_repack_name_no_option_that_it_does_not_have(folder):
     (folder / "one.h5").write_text("something else")
     status, said = command_here(folder, "repack", "out.h5", "one.h5")
     assert status == 2
-    assert said.endswith("one.h5' exists. Choose another name, or move it away.\n")
+    assert said.endswith("one.h5' exists, and was not made by hpcio. Choose another name.\n")
+    shutil.copy(folder / "out.h5", folder / "one.h5")
+    status, said = command_here(folder, "repack", "out.h5", "one.h5")
+    assert status == 2
+    assert said.endswith("one.h5' exists. Choose another name, or remove it first.\n")
 
 
 @pytest.mark.parametrize(
