@@ -36,7 +36,6 @@ from hpcio.files.compression import (
     load_filters,
 )
 from hpcio.files.images import (
-    from_image,
     in_memory_file,
     sparse_file,
     write_image,
@@ -54,7 +53,7 @@ from hpcio.files.opening import (
     room_for,
     split_spec,
 )
-from hpcio.files.own import check_run_folder, own_run_folder, read_own
+from hpcio.files.own import check_run_folder, open_own, own_run_folder, read_own
 from hpcio.files.rundir import RunDirectory, result_of
 from hpcio.files.slab import Layout, Slab, layout, write_file
 
@@ -87,7 +86,6 @@ __all__ = [
     "find_dataset",
     "follow",
     "free_files",
-    "from_image",
     "in_memory_file",
     "layout",
     "load_filter",
@@ -96,6 +94,7 @@ __all__ = [
     "locking",
     "mark_of",
     "open_file",
+    "open_own",
     "open_to_write",
     "own_run_folder",
     "plain_offset",

@@ -15,10 +15,9 @@ from typing import Any
 
 import h5py
 
-from hpcio.errors import SourceError
 from hpcio.files.bytes import write_at
 
-__all__ = ["from_image", "in_memory_file", "sparse_file", "write_image", "write_under_name"]
+__all__ = ["in_memory_file", "sparse_file", "write_image", "write_under_name"]
 
 _LAYOUT = "hpcio-layout-"
 # A layout that is older, in seconds, was left by a killed process: making one takes far less.
@@ -55,23 +54,6 @@ def in_memory_file(**options: Any) -> Iterator[h5py.File]:
     with h5py.File(
         name, "w", driver="core", backing_store=False, block_size=1 << 20, **options
     ) as f:
-        yield f
-
-
-@contextmanager
-def from_image(image: bytes, path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """The HDF5 file whose bytes were read from `path`, for reading.
-
-    Raises
-    ------
-    SourceError
-        If they are not those of an HDF5 file.
-    """
-    try:
-        made = h5py.h5f.open_file_image(image)
-    except (OSError, ValueError) as error:  # h5py finds that HDF5 has returned no file
-        raise SourceError(f"'{path}' is not an HDF5 file. Convert it first.") from error
-    with h5py.File(made) as f:
         yield f
 
 

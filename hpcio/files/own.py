@@ -20,7 +20,7 @@ from hpcio.errors import PlanError
 from hpcio.files.rundir import RunDirectory
 from hpcio.machine import kind_of
 
-__all__ = ["check_run_folder", "own_run_folder", "read_own"]
+__all__ = ["check_run_folder", "open_own", "own_run_folder", "read_own"]
 
 _BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -69,8 +69,9 @@ def own_run_folder(rundir: RunDirectory) -> Iterator[int]:
         os.close(folder)
 
 
-def read_own(path: Path, *, folder: int | None = None) -> bytes:
-    """All of a file that nobody but us can have written.
+@contextmanager
+def open_own(path: Path, *, folder: int | None = None) -> Iterator[int]:
+    """The descriptor of a file that nobody but us can have written, for reading.
 
     Parameters
     ----------
@@ -88,8 +89,16 @@ def read_own(path: Path, *, folder: int | None = None) -> bytes:
     name = str(path) if folder is None else path.name
     # A pipe that others have put there must not hold us up.
     fd = _open(name, os.O_NOFOLLOW | os.O_NONBLOCK, path, folder)
-    with open(fd, "rb") as f:
+    try:
         _check(fd, path)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_own(path: Path) -> bytes:
+    """All of a file that nobody but us can have written; see `open_own`."""
+    with open_own(path) as fd, open(fd, "rb", closefd=False) as f:
         return f.read()
 
 

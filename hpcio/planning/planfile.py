@@ -22,11 +22,12 @@ from hpcio.errors import HpcioError, PlanError, as_output_error, as_read_error
 from hpcio.files import (
     FileState,
     RunDirectory,
+    StreamedChecksum,
     checksum,
-    from_image,
     in_memory_file,
+    open_file,
+    open_own,
     own_run_folder,
-    read_own,
     result_of,
     write_image,
 )
@@ -48,6 +49,8 @@ __all__ = [
 FORMAT = 6
 _SEAL = struct.Struct("<8sQ")
 _SEALED = b"HPCIOPLN"
+# So many bytes are read at a time to see whether a file is whole.
+_PIECE = 1 << 20
 # Fields of a plan that JSON holds as they are.
 _PLAIN = (
     "writer", "sources", "join", "casting", "described", "same_versions", "access", "replaces",
@@ -112,7 +115,8 @@ def open_plan_file(out: str) -> Iterator[h5py.File]:
     """
     path = RunDirectory.of(out).plan
     try:
-        with from_image(_without_seal(_read(out), path), path) as f:
+        # By its descriptor, since there may be another file of that name by now.
+        with _opened(out) as fd, open_file(f"/proc/self/fd/{fd}") as f:
             if int(f.attrs["format"]) != FORMAT:
                 raise _of_another_version(path)
             yield f
@@ -122,16 +126,20 @@ def open_plan_file(out: str) -> Iterator[h5py.File]:
         raise as_read_error(error, path) from error
 
 
-def _without_seal(said: bytes, path: Path) -> bytes:
-    image, seal = said[: -_SEAL.size], said[-_SEAL.size :]
+def _check_seal(fd: int, path: Path) -> None:
+    """Raise PlanError unless all bytes of a plan are those that were written."""
+    left, at, total = os.fstat(fd).st_size - _SEAL.size, 0, StreamedChecksum()
+    while left > at and (piece := os.pread(fd, min(left - at, _PIECE), at)):
+        total.update(piece)
+        at += len(piece)
+    seal = os.pread(fd, _SEAL.size, max(0, left))
     if len(seal) < _SEAL.size or not seal.startswith(_SEALED):
         raise _of_another_version(path)
-    if seal != _seal(image):
+    if seal != _SEAL.pack(_SEALED, total.intdigest()):
         raise PlanError(
             f"'{path}' is damaged: its bytes are not those that were written. Restore it from a "
             "backup, or start over (in the shell: --fresh)."
         )
-    return image
 
 
 def _of_another_version(path: Path) -> PlanError:
@@ -186,18 +194,23 @@ def _fields(out: str) -> dict[str, Any]:
     }
 
 
-def _read(out: str) -> bytes:
+@contextmanager
+def _opened(out: str) -> Iterator[int]:
     """The file of a plan, if it is there and nobody else's: its pickles can run anything."""
-    rundir = RunDirectory.of(out)
+    path = RunDirectory.of(out).plan
     try:
-        with own_run_folder(rundir) as folder:
-            return read_own(rundir.plan, folder=folder)
+        with (
+            own_run_folder(RunDirectory.of(out)) as folder,
+            open_own(path, folder=folder) as fd,
+        ):
+            _check_seal(fd, path)
+            yield fd
     except FileNotFoundError:
         raise PlanError(
-            f"There is no plan '{rundir.plan}'. Make one: hpcio plan ... --out {out}"
+            f"There is no plan '{path}'. Make one: hpcio plan ... --out {out}"
         ) from None
     except PermissionError:
-        raise PlanError(f"The plan '{rundir.plan}' is not yours. Make one of your own.") from None
+        raise PlanError(f"The plan '{path}' is not yours. Make one of your own.") from None
 
 
 def _found_again(spec: dict[str, Any], pickled: bytes, folder: str) -> dict[str, Any]:
