@@ -184,7 +184,7 @@ class Done:
     def __str__(self) -> str:
         earlier = self.blocks - self.computed
         if not self.computed and not self.failed:
-            return f"done already, all {self.blocks} {self.counted}s; nothing was computed"
+            return f"done already, {self.blocks} {self.counted}s; nothing was computed"
         return (
             f"{self.computed} {self.counted}s in {self.seconds:.2f} s "
             f"({self.blocks_per_second:.0f} {self.counted}s/s, {self.mb_per_second:.0f} MB/s)"

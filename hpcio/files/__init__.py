@@ -35,12 +35,7 @@ from hpcio.files.compression import (
     load_filter,
     load_filters,
 )
-from hpcio.files.images import (
-    in_memory_file,
-    sparse_file,
-    write_image,
-    write_under_name,
-)
+from hpcio.files.images import in_memory_file, sparse_file, write_image, write_under_name
 from hpcio.files.locks import check_locks, locked, open_to_write
 from hpcio.files.marks import Mark, mark_of
 from hpcio.files.opening import (

@@ -52,7 +52,7 @@ def own_run_folder(rundir: RunDirectory) -> Iterator[int]:
     Yields
     ------
     int
-        For `read_own`, which finds files in this very folder, whatever becomes of its name.
+        For `open_own`, which finds files in this very folder, whatever becomes of its name.
     """
     folder = _open_folder(rundir.path)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import glob
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -40,8 +41,9 @@ def prepare(plan: Plan) -> Plan:
         If it cannot be made.
     """
     folder = plan.run_directory
-    if plan.replaces is not None:
+    if plan.starts_over:
         _make_room(plan)
+    plan = replace(plan, replaces=plan.replaces or "", starts_over=False)
     try:
         folder.mkdir(mode=plan.modes.run_folder, exist_ok=True)
         check_run_folder(plan.rundir)  # it may have been there, of somebody else
@@ -100,7 +102,7 @@ def start_over(plan: Plan) -> Plan:
                     "Choose another output."
                 )
     replaces = "" if mark is None else mark.run_id
-    return replace(plan, run_id=secrets.token_hex(8), replaces=replaces)
+    return replace(plan, run_id=secrets.token_hex(8), replaces=replaces, starts_over=True)
 
 
 def published(plan: Plan) -> bool:
@@ -132,10 +134,7 @@ def _make_room(plan: Plan) -> None:
     if not folder.exists():
         return
     check_run_folder(rundir)
-    if rundir.plan.exists():
-        if load_plan(plan.out).run_id == plan.run_id:
-            return
-    elif foreign := _foreign(rundir):
+    if not rundir.plan.exists() and (foreign := _foreign(rundir)):
         raise PlanError(
             f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). "
             "Choose another output."
@@ -160,8 +159,9 @@ def _make_room(plan: Plan) -> None:
 
 def _remove_old(folder: Path) -> None:
     """Remove what was set aside."""
-    for old in folder.glob("????????????????.old"):
-        shutil.rmtree(old)
+    for old in folder.glob("*.old"):
+        if re.fullmatch(r"[0-9a-f]{16}\.old", old.name):
+            shutil.rmtree(old)
 
 
 def sweep(ledger: Ledger) -> None:

@@ -49,8 +49,10 @@ class Plan:
     compression: str | None = None
     same_versions: bool = False
     access: Access = "result"
-    # The run whose result this one replaces, "" if there is none; None to go on with what is there.
+    # The run whose result this one replaces, "" if there is none; None while that is not known.
     replaces: str | None = None
+    # Whether `prepare` is to set aside what is there; no run directory keeps it.
+    starts_over: bool = False
 
     def __len__(self) -> int:
         """Number of blocks."""

@@ -68,7 +68,7 @@ def publish(ledger: Ledger) -> Path:
     try:
         backend_of(plan).publish(ledger, fill, final)
         sync(final.parent)
-        if plan.replaces is not None:
+        if plan.replaces:
             sweep(ledger)
     except HpcioError:
         raise

@@ -54,7 +54,7 @@ def _make_and_send(plan: Plan, options: SubmitOptions, send: Send) -> None:
     site = read_site()
     request = make_request(plan, options, site)
     _check_fits(plan, request, probe=options.probe)
-    if plan.replaces is not None:
+    if plan.starts_over:
         _refuse_if_at_work(plan)
     plan = prepare(plan)
     with held(plan):

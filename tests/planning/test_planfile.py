@@ -67,8 +67,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def test_a_plan_comes_back_as_it_was(plan):
-    made = rich(plan)
-    rundir.prepare(made)
+    made = rundir.prepare(rich(plan))
     for name in (made.out, f"{made.out}.run", Path(made.out)):
         loaded = Plan.load(name)
         for field in dataclasses.fields(Plan):

@@ -153,3 +153,14 @@ def test_names_and_arguments_that_hdf5_cannot_hold(lfp, tmp_path):
     with hpcio.open(tmp_path / "out.h5") as f:
         assert f.attrs["source"].endswith("r\\udcff.h5")
         assert "a\\0b" in f.attrs["args"]
+
+
+def test_a_plan_that_was_loaded_before_does_not_start_over_again(short, tmp_path):
+    """Who has loaded a run that started over does not throw away what others began since."""
+    plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
+    plan_of(short, tmp_path, 2.0).run(workers=0, progress=False, fresh=True)
+    loaded = Plan.load(tmp_path / "out.h5")
+    plan_of(short, tmp_path, 3.0).run(workers=0, progress=False, fresh=True)
+    with pytest.raises(OutputError, match="is not the result of this plan"):
+        loaded.run(workers=0, progress=False)
+    np.testing.assert_array_equal(values(tmp_path / "out.h5"), 3.0 * LFP[:30])

@@ -53,7 +53,7 @@ def test_a_second_run_has_nothing_to_do(tmp_path, lfp):
     done = plan.run(workers=2, progress=False)
     assert (done.blocks, done.computed, done.nbytes, done.nbytes_read) == (5, 0, 0, 0)
     assert done.seconds == done.blocks_per_second == done.mb_per_second == 0.0
-    assert str(done) == "done already, all 5 trials; nothing was computed"
+    assert str(done) == "done already, 5 trials; nothing was computed"
     assert (tmp_path / "out.h5").read_bytes() == before
 
 
