@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def result_of(name: str | os.PathLike[str]) -> str:
     if folder.endswith(".run") and os.path.exists(RunDirectory(Path(folder)).plan):
         return folder.removesuffix(".run")
     return path
+
+
+# The plan and the one file, half made or not; job scripts; what is being removed.
+_OTHERS = re.compile(
+    r"plan\.h5|plan\.[0-9a-f]+\.part|data\.[0-9a-f]+\.part|data\.h5\.lock"
+    r"|(array|ranks|finish)(-\d+)?\.sh|[0-9a-f]{16}\.old"
+)
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,10 @@ class RunDirectory:
         return self.journals, self.logs
 
     def is_ours(self, name: str) -> bool:
-        """Whether a run that has only begun may have something of that name."""
-        others = (self.claims, self.heartbeats, self.submissions, self.usage, self.lock)
-        if name.startswith("plan.") or name.endswith(".old"):
-            return True
-        return name in {p.name for p in (*self.records(), self.sources, *others)}
+        """Whether a run may have something of that name; all else is of somebody else."""
+        folders = (*self.records(), self.sources, self.claims, self.heartbeats, self.submissions)
+        files = (self.lock, self.usage, self.data, self.offsets, self.outcome)
+        return name in {path.name for path in (*folders, *files)} or bool(_OTHERS.fullmatch(name))
 
     # What every run has.
 

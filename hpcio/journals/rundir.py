@@ -41,14 +41,15 @@ def prepare(plan: Plan) -> Plan:
         If it cannot be made.
     """
     folder = plan.run_directory
-    if plan.starts_over:
+    starts_over = plan.starts_over
+    if starts_over:
         _make_room(plan)
     plan = replace(plan, replaces=plan.replaces or "", starts_over=False)
     try:
         folder.mkdir(mode=plan.modes.run_folder, exist_ok=True)
         check_run_folder(plan.rundir)  # it may have been there, of somebody else
         is_new = not plan.rundir.plan.exists()
-        if is_new and (foreign := _foreign(plan.rundir)):
+        if is_new and not starts_over and (foreign := _foreign(plan.rundir)):
             raise PlanError(
                 f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). "
                 "Choose another output."
@@ -147,7 +148,8 @@ def _make_room(plan: Plan) -> None:
             if plan.replaces:  # its result is read by plain HDF5, which finds parts by name
                 kept.add(rundir.sources.name)
             # The plan last: without it, nobody takes what is left for a run.
-            names = [path.name for path in folder.iterdir() if path.name not in kept]
+            there = [path.name for path in folder.iterdir() if rundir.is_ours(path.name)]
+            names = [name for name in there if name not in kept]
             for name in sorted(names, key=lambda name: name == rundir.plan.name):
                 os.rename(folder / name, aside / name)
             sync(folder)
@@ -169,8 +171,9 @@ def sweep(ledger: Ledger) -> None:
     ours = {log.attempt for log in ledger.logs}
     for path in ledger.plan.rundir.sources.rglob("*"):
         name = path.name.partition(".")[0]
-        # See `hpcio.writers.sources`: ATTEMPT-FILE, or BLOCK-ATTEMPT.
-        if path.is_file() and ours.isdisjoint((name.rpartition("-")[0], name.partition("-")[2])):
+        # See the page of formats: ATTEMPT, ATTEMPT-FILE, or BLOCK-ATTEMPT.
+        of = (name, name.rpartition("-")[0], name.partition("-")[2])
+        if path.is_file() and ours.isdisjoint(of):
             path.unlink(missing_ok=True)
 
 

@@ -130,6 +130,16 @@ def test_a_folder_of_the_user_with_a_name_alike_stays(short, tmp_path):
     assert plan_of(short, tmp_path, 2.0).run(workers=0, progress=False).computed == 0
 
 
+def test_what_the_user_put_into_the_run_directory_stays(short, tmp_path):
+    plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
+    for name in ("notes.txt", "data.csv", "thesis.old"):
+        (tmp_path / "out.h5.run" / name).write_text("mine")
+    plan_of(short, tmp_path, 3.0).run(workers=0, progress=False, fresh=True)
+    np.testing.assert_array_equal(values(tmp_path / "out.h5"), 3.0 * LFP[:30])
+    for name in ("notes.txt", "data.csv", "thesis.old"):
+        assert (tmp_path / "out.h5.run" / name).read_text() == "mine"
+
+
 def test_a_published_result_whose_parts_are_gone_is_not_done(short, tmp_path):
     plan = plan_of(short, tmp_path, 2.0)
     plan.run(workers=0, progress=False)
