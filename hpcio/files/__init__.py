@@ -36,7 +36,7 @@ from hpcio.files.compression import (
     load_filters,
 )
 from hpcio.files.images import in_memory_file, sparse_file, write_image, write_under_name
-from hpcio.files.locks import check_locks, locked, open_to_write
+from hpcio.files.locks import check_locks, locked, open_to_write, own_lock, release_lock
 from hpcio.files.marks import Mark, mark_of
 from hpcio.files.opening import (
     find_dataset,
@@ -91,11 +91,13 @@ __all__ = [
     "open_file",
     "open_own",
     "open_to_write",
+    "own_lock",
     "own_run_folder",
     "plain_offset",
     "read_at",
     "read_own",
     "reading",
+    "release_lock",
     "result_of",
     "room_for",
     "sample_of",

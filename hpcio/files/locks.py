@@ -32,7 +32,7 @@ from hpcio.errors import OutputError, as_output_error
 from hpcio.files.opening import locking
 from hpcio.machine import is_local, kind_of, options_of
 
-__all__ = ["check_locks", "locked", "open_to_write"]
+__all__ = ["check_locks", "locked", "open_to_write", "own_lock", "release_lock"]
 
 # File systems that several nodes may share, and whose `flock` keeps writers apart: mount options
 # that must be there, and those that must not. NFS 4.2 was tested; for the others we trust their
@@ -67,6 +67,31 @@ STILL_OPEN = 10.0
 
 # `struct flock` of 64-bit Linux: type, whence, start, length, pid.
 _WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+
+# Files whose locks this process holds. A child that a function forks must not keep them.
+_own: set[int] = set()
+
+
+def own_lock(fd: int) -> None:
+    """Keep the lock of an open file from living on in children that are forked meanwhile."""
+    _own.add(fd)
+
+
+def release_lock(fd: int) -> None:
+    """Close a file, and give its lock back; nothing in a child that was forked meanwhile."""
+    if fd in _own:
+        _own.discard(fd)
+        with contextlib.suppress(OSError):  # nothing was written, and the lock is gone even so
+            os.close(fd)
+
+
+def _let_go() -> None:
+    while _own:
+        os.close(_own.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def check_locks(path: str | os.PathLike[str]) -> None:

@@ -59,7 +59,7 @@ class RunDirectory:
     def is_ours(self, name: str) -> bool:
         """Whether a run may have something of that name; all else is of somebody else."""
         folders = (*self.records(), self.sources, self.claims, self.heartbeats, self.submissions)
-        files = (self.lock, self.usage, self.data, self.offsets, self.outcome)
+        files = (self.lock, self.usage, self.data, self.closed, self.offsets, self.outcome)
         return name in {path.name for path in (*folders, *files)} or bool(_OTHERS.fullmatch(name))
 
     # What every run has.
@@ -95,6 +95,11 @@ class RunDirectory:
     def data(self) -> Path:
         """The one file of some writers, before it is published."""
         return self.path / "data.h5"
+
+    @property
+    def closed(self) -> Path:
+        """The same file while it is being published: writers do not find it."""
+        return self.path / "closed.h5"
 
     @property
     def offsets(self) -> Path:

@@ -9,12 +9,20 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from hpcio.errors import OutputError, PlanError, SourceError, as_output_error
-from hpcio.files import READABLE_FOLDER, RunDirectory, check_run_folder, mark_of, sync
+from hpcio.files import (
+    READABLE_FOLDER,
+    RunDirectory,
+    check_run_folder,
+    mark_of,
+    own_lock,
+    release_lock,
+    sync,
+)
 from hpcio.function import check_versions
 from hpcio.journals.ledger import Ledger
 from hpcio.machine import look_again
@@ -182,18 +190,6 @@ def _foreign(rundir: RunDirectory) -> list[str]:
     return [path.name for path in rundir.path.iterdir() if not rundir.is_ours(path.name)]
 
 
-# Locks that this process holds. A child that a function forks must not keep them.
-_locks: set[int] = set()
-
-
-def _let_go() -> None:
-    while _locks:
-        os.close(_locks.pop())
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-
 @contextmanager
 def held(plan: Plan) -> Iterator[None]:
     """Keep a second run of the same plan from doing the same work at the same time.
@@ -211,7 +207,7 @@ def _held(rundir: RunDirectory) -> Iterator[None]:
         fd = os.open(rundir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise as_output_error(error, rundir.path) from error
-    _locks.add(fd)
+    own_lock(fd)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,10 +219,7 @@ def _held(rundir: RunDirectory) -> Iterator[None]:
             pass  # no locks on this file system
         yield
     finally:
-        if fd in _locks:  # not in a child that was forked meanwhile
-            _locks.discard(fd)
-            with suppress(OSError):  # nothing was written, and the lock is gone even so
-                os.close(fd)
+        release_lock(fd)
 
 
 def discard(out: str | os.PathLike[str]) -> None:

@@ -18,6 +18,7 @@ from hpcio.errors import PlanError, ResultError
 from hpcio.files import checksum, read_at, sparse_file, write_at
 from hpcio.journals import JournalRecords, Ledger, StoredReader, published
 from hpcio.onefile import preallocated
+from hpcio.onefile.closing import closed, reopen, where
 from hpcio.onefile.preallocated import (
     between,
     check_offsets,
@@ -47,6 +48,7 @@ class OneFile:
             )
 
     def reserve(self, plan: Plan) -> None:
+        reopen(plan)
         preallocated.reserve(plan)
 
     def open_reader(self, plan: Plan, records: JournalRecords) -> StoredReader:
@@ -63,7 +65,7 @@ class OneFile:
             If no attempt wrote the bytes of a block; it counts as not done from then on.
         """
         plan = ledger.plan
-        path, offsets = plan.rundir.data, load_offsets(plan)
+        path, offsets = plan.rundir.closed, load_offsets(plan)
         check_offsets(plan, offsets_of(plan, file))
         done = np.flatnonzero(ledger.done)
         with opened(path, os.O_RDWR) as fd:
@@ -85,8 +87,8 @@ class OneFile:
     def publish(self, ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
         """Write what HDF5 needs to know around the data, and give the file its name."""
         plan = ledger.plan
-        path, offsets = plan.rundir.data, load_offsets(plan)
-        with sparse_file() as (name, image):
+        offsets = load_offsets(plan)
+        with closed(plan) as path, sparse_file() as (name, image):
             with laid_out(plan, name) as f:
                 fill(f)
             size = os.fstat(image).st_size
@@ -97,8 +99,8 @@ class OneFile:
                 for first, last in reversed([*between(plan, offsets, size)]):
                     write_at(fd, os.pread(image, last - first, first), first)
                     os.fsync(fd)
-        path.chmod(plan.modes.result & ~_umask())
-        os.rename(path, final)
+            path.chmod(plan.modes.result & ~_umask())
+            os.rename(path, final)
 
 
 def _fill_in(fd: int, ledger: Ledger, offsets: np.ndarray) -> None:
@@ -132,7 +134,7 @@ class OneFileReader:
     """The results of one attempt, as they are in the file once its seams are put in."""
 
     def __init__(self, plan: Plan, records: JournalRecords) -> None:
-        before = plan.rundir.data
+        before = where(plan)
         after = Path(plan.out) if published(plan) else before
         self._path = before if before.exists() else after
         seams = sorted(read_seams(seams_file(plan, records.attempt)))

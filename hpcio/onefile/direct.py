@@ -14,10 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hpcio.errors import as_output_error
+from hpcio.errors import OutputError, as_output_error
 from hpcio.files import checksum, write_at
 from hpcio.journals import Journal
 from hpcio.machine import is_local
+from hpcio.onefile.closing import check_open, enter, leave
 from hpcio.onefile.common import OneFile
 from hpcio.onefile.preallocated import PAGE, load_offsets
 from hpcio.onefile.seams import SEAM, seams_file
@@ -35,13 +36,17 @@ class Direct:
 
     def __init__(self, plan: Plan, attempt: str) -> None:
         path = plan.rundir.data
-        self._seams_path = seams_file(plan, attempt)
+        self._plan, self._seams_path = plan, seams_file(plan, attempt)
+        # Not open for reading, which would make a client cache the pages of others.
+        shared = not is_local(path)
+        self._place = enter(plan)
         try:
-            # Not open for reading, which would make a client cache the pages of others.
-            shared = not is_local(path)
             self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_DSYNC if shared else 0))
             self._offsets = load_offsets(plan)
         except OSError as error:
+            leave(self._place)
+            if isinstance(error, OutputError):
+                raise
             raise as_output_error(error, path) from error
         self._seams: int | None = None
         self._shared = shared
@@ -49,7 +54,7 @@ class Direct:
         self._start = 0
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
-        pass
+        check_open(self._plan, self._place)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         offset = int(self._offsets[block])
@@ -109,6 +114,7 @@ class Direct:
 
     def close(self) -> None:
         os.close(self._fd)
+        leave(self._place)
         if self._seams is not None:
             os.close(self._seams)
 

@@ -21,6 +21,7 @@ import numpy as np
 from hpcio.errors import PlanError, WorkerError, as_output_error
 from hpcio.journals import Journal
 from hpcio.machine import communicator, kind_of, launched, options_of
+from hpcio.onefile.closing import check_open, enter, leave
 from hpcio.onefile.common import OneFile
 from hpcio.onefile.preallocated import load_offsets
 from hpcio.planning import Plan, WriterAbilities
@@ -55,13 +56,14 @@ class Mpi(Unbuffered):
         path = plan.rundir.data
         self._plan, self._world = plan, communicator(launch)
         self._offsets = load_offsets(plan)
+        # A sync of any descriptor brings to the disk all that this client has written.
+        self._place = enter(plan)
         try:
-            # A sync of any descriptor brings to the disk all that this client has written.
-            self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             self._file = h5py.File(
                 path, "r+", driver="mpio", comm=self._world, libver=("earliest", "v110")
             )
         except OSError as error:
+            leave(self._place)
             raise as_output_error(error, path) from error
         self._data = self._file["data"].id
         self._space = self._data.get_space()
@@ -75,7 +77,7 @@ class Mpi(Unbuffered):
         self._inside: dict[tuple[int, ...], Any] = {}
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
-        pass
+        check_open(self._plan, self._place)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         region = self._plan.target.region(block)
@@ -98,7 +100,7 @@ class Mpi(Unbuffered):
             raise as_output_error(error, self._plan.rundir.data) from error
 
     def prepare_sync(self) -> Callable[[], None]:
-        fd = self._fd
+        fd = self._place
         return lambda: os.fsync(fd)
 
     def close(self) -> None:
@@ -111,7 +113,7 @@ class Mpi(Unbuffered):
             while self._world.allreduce(0):
                 self._data.write(nothing, self._space, empty, dxpl=self._transfer)
         self._file.close()
-        os.close(self._fd)
+        leave(self._place)
 
 
 def _pieces(

@@ -22,6 +22,7 @@ import numpy as np
 from hpcio.errors import OutputError, as_output_error
 from hpcio.files import check_locks, locked, open_to_write
 from hpcio.journals import Journal, Ledger
+from hpcio.onefile.closing import check_open, reopen
 from hpcio.onefile.common import OneFile
 from hpcio.onefile.preallocated import is_reserved, load_offsets, restore
 from hpcio.planning import Plan
@@ -52,16 +53,13 @@ class Mutex(Unbuffered):
             shape = target.region_shape(int(target.shape_index[block]))
             try:
                 with locked(self._path) as in_order:
+                    check_open(self._plan, self._fd)
                     if not in_order:
                         restore(self._plan)
                     with open_to_write(self._path) as f:
                         f["data"][target.region(block)] = data.reshape(shape)
             except (OSError, RuntimeError, KeyError) as error:  # `data` cannot be read: KeyError
-                if not self._path.exists():
-                    raise OutputError(
-                        f"'{self._path}' is gone: another process has finished it, or removed "
-                        f"it. If there is no '{self._plan.out}', resume."
-                    ) from error
+                check_open(self._plan, self._fd)
                 if isinstance(error, OutputError):
                     raise
                 raise as_output_error(error, self._path) from error
@@ -85,6 +83,7 @@ class _Mutex(OneFile):
 
     def reserve(self, plan: Plan) -> None:
         """Make the file, or restore what an earlier run has left of it."""
+        reopen(plan)
         if not is_reserved(plan):
             super().reserve(plan)
             return
@@ -98,6 +97,7 @@ class _Mutex(OneFile):
 
     def publish(self, ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
         """Give the file its name, under the lock: a second copy of a task may still write."""
+        reopen(ledger.plan)
         with locked(ledger.plan.rundir.data):
             super().publish(ledger, fill, final)
 
