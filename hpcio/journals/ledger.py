@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,13 +74,24 @@ def attempt_name(label: str) -> str:
     return f"{label}-{secrets.token_hex(4)}"
 
 
-def open_journal(plan: Plan, name: str, label: str) -> Journal:
-    """The journal of a new attempt of this process."""
+def open_journal(
+    plan: Plan, name: str, label: str, *, versions: Mapping[str, str] | None = None
+) -> Journal:
+    """The journal of a new attempt of this process.
+
+    Parameters
+    ----------
+    plan : Plan
+    name, label : str
+        Of the attempt.
+    versions : mapping of str to str, optional
+        Those that it computes with (see `versions_here`), if it computes.
+    """
     return Journal(
         plan.rundir.journals, name, plan.digest,
         {"label": label, "run_id": plan.run_id, "host": socket.gethostname()[:64],
          "pid": os.getpid(), "user": user_name()[:64], "start": time.time()},
-        mode=plan.modes.record,
+        versions=versions, mode=plan.modes.record,
     )  # fmt: skip
 
 

@@ -77,7 +77,10 @@ def prepare(plan: Plan) -> Plan:
         )
     same = plan.same_versions or there.same_versions
     check_versions(there.function.fingerprint.packages, same=same)
-    return replace(plan, run_id=there.run_id, replaces=there.replaces)
+    # Attempts say what differs from the versions of the plan that all processes load.
+    seen = there.function.fingerprint
+    function = replace(plan.function, fingerprint=seen)
+    return replace(plan, run_id=there.run_id, replaces=there.replaces, function=function)
 
 
 def start_over(plan: Plan) -> Plan:

@@ -14,7 +14,7 @@ from typing import Any
 from hpcio.errors import FunctionError, HpcioWarning, OptionError, OutputError
 from hpcio.files import CHUNK, Chunking, layout, mark_of
 from hpcio.fingerprints import fingerprint
-from hpcio.function import Arguments, Function
+from hpcio.function import Arguments, Function, text_of
 from hpcio.layout import Average, Target, averaged, lay_out, name_axes
 from hpcio.planning.digest import digest_of
 from hpcio.planning.dryrun import Called, Outcome, dry_run
@@ -89,7 +89,7 @@ def make_plan(
         run_id=secrets.token_hex(8),
         digest="",
         live=called.func,
-        described=called.arguments.described(),
+        described={**called.arguments.described(), "text": text_of(called.func)},
         chunks=stored.chunks,
         compression=stored.compression,
         same_versions=call.same_versions,
