@@ -19,7 +19,7 @@ from hpcio.watching import status as read
 
 __all__ = ["report", "status"]
 
-# Exit status if blocks have failed.
+# Exit status if blocks have failed, or parts of the result are gone.
 FAILED = 1
 
 
@@ -33,7 +33,7 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
     """Say how far a run is, who works on it, how fast, and what failed.
 
     All of it is read from the journals of the run; the queue is asked for the jobs of a run
-    that was submitted. Ends with 1 if blocks have failed.
+    that was submitted. Ends with 1 if blocks have failed, or parts of the result are gone.
     """
     if watch and as_json:
         raise click.UsageError("--watch and --json exclude each other.")
@@ -48,7 +48,7 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
         click.echo(json.dumps(for_programs(state, asked), indent=2))
     else:
         print_status(state, asked, tracebacks=failed, everyone=everyone)
-    if state.failed:
+    if state.failed or state.gone:
         sys.exit(FAILED)
 
 

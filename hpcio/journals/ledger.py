@@ -192,6 +192,18 @@ class Follower:
         self._folder, self._ignored = plan.rundir.journals, frozenset(known)
         self._read: dict[str, int] = {}
 
+    def paths(self) -> list[Path]:
+        """The journals that are there, in order.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the run directory is gone.
+        """
+        # Not by `glob`, which shows nothing where a folder cannot be read.
+        names = sorted(n for n in os.listdir(self._folder) if n.endswith(".jnl"))
+        return [self._folder / name for name in names if name not in self._ignored]
+
     def look(self) -> list[tuple[Path, np.ndarray]]:
         """For each journal, the records that are new since the last look, shape (n,).
 
@@ -199,10 +211,8 @@ class Follower:
         nodes have written.
         """
         found = []
-        for name in sorted(n for n in os.listdir(self._folder) if n.endswith(".jnl")):
-            if name in self._ignored:
-                continue
-            path, start = self._folder / name, self._read.get(name, journal.HEADER)
+        for path in self.paths():
+            name, start = path.name, self._read.get(path.name, journal.HEADER)
             try:
                 with path.open("rb") as f:
                     f.seek(start)

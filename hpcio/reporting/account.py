@@ -20,10 +20,12 @@ from hpcio.journals import (
     Usage,
     computed_by,
     memory_to_ask,
+    published,
     walltime_to_ask,
 )
 from hpcio.planning import Plan
 from hpcio.reporting.timeline import Timeline, names_of, worked
+from hpcio.results import what_is_gone
 from hpcio.running import runs
 from hpcio.words import count, duration, natural, number, plain, size, when
 
@@ -36,6 +38,7 @@ __all__ = [
     "Worker",
     "counts_of",
     "facts_of",
+    "gone_of",
     "groups_of",
     "limits_of",
     "provenance_of",
@@ -93,14 +96,21 @@ class State:
     remedy: str
 
 
-def state_of(plan: Plan, counts: Counts, *, published: bool) -> State:
-    """How a run stands."""
+def state_of(plan: Plan, counts: Counts, *, published: bool, gone: str = "") -> State:
+    """How a run stands; `gone` says what of its result is gone, if anything is."""
+    if gone:
+        return State(f"published, and then damaged. {gone}", good=False, remedy="")
     missing = counts.blocks - counts.done
     if published:
         words = f"published with {count(missing, 'gap')}" if missing else "complete"
         return State(words, not missing, "")
     words = "computed, not published yet" if not missing else "not complete"
     return State(words, not counts.failed, f"hpcio resume {shlex.quote(plan.out)}")
+
+
+def gone_of(plan: Plan) -> str:
+    """What of the result is gone, and what to do; empty if nothing is, or none is published."""
+    return plain(what_is_gone(plan.out)) if published(plan) else ""
 
 
 def provenance_of(plan: Plan) -> dict[str, Any]:

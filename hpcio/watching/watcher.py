@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from hpcio.journals import (
 from hpcio.machine import is_local
 from hpcio.planning import Plan, load_plan
 from hpcio.results import open as open_result
+from hpcio.results import what_is_gone
 from hpcio.watching.state import Queue, Status
 from hpcio.watching.tally import Tally
 
@@ -67,7 +68,8 @@ def status(out: str) -> Status:
     tally = Tally(plan)
     for log in read_logs(plan):
         tally.add(log)
-    return tally.status(session=session)
+    state = tally.status(session=session)
+    return replace(state, gone=what_is_gone(plan.out)) if state.published else state
 
 
 def _of_one_file(out: str) -> Status:
@@ -118,7 +120,7 @@ class Watcher:
             self._begin()
             new = [(path, _kept(records)) for path, records in self._journals.look()]
         found = dict(new)
-        for path in sorted(self._plan.rundir.journals.glob("*.jnl")):
+        for path in self._journals.paths():
             if path not in self._headers:
                 header = _read_header(path, self._plan.digest)
                 if header is None:

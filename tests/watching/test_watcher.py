@@ -15,6 +15,7 @@ from hpcio.errors import BlocksFailed, PlanError
 from hpcio.journals.journal import DONE, FAILED, LOST, SYNC, read_log
 from hpcio.journals.ledger import open_journal
 from hpcio.journals.rundir import discard, prepare
+from hpcio.reporting import write_page
 from hpcio.watching.state import Status, as_json, working
 from hpcio.watching.watcher import Watcher, status
 from tests.rigs.bench import ROWS, TRIALS, Bench
@@ -287,3 +288,62 @@ def test_watching_a_run_that_is_thrown_away(bench):
     discard(plan.out)
     with pytest.raises(FileNotFoundError):
         watcher.look()
+
+
+def _lose(path):
+    path.unlink()
+
+
+def _cut(path):
+    with path.open("r+b") as f:
+        f.truncate(path.stat().st_size - 1)
+
+
+@pytest.mark.parametrize("lose", [_lose, _cut])
+@pytest.mark.parametrize("options", [{"sources": "trial"}, {"sources": "task"},
+                                     {"sources": "task", "compression": "gzip"}],
+                         ids=["trial", "task", "compressed"])  # fmt: skip
+def test_parts_of_a_result_that_are_gone_are_said(bench, lose, options):
+    plan = bench.plan(**options)
+    plan.run(workers=0, progress=False)
+    assert status(str(bench.out)).gone == ""
+    part = max(plan.rundir.sources.rglob("*.h5"))
+    lose(part)
+    state = status(str(bench.out))
+    assert (state.published, state.done, state.failed) == (True, TRIALS, 0)
+    assert str(part) in state.gone
+    assert "rm " in state.gone
+    assert f"hpcio resume {bench.out}" in state.gone
+    # What it says to do is enough.
+    bench.out.unlink()
+    plan.run(workers=0, progress=False)
+    assert status(str(bench.out)).gone == ""
+    with hpcio.open(bench.out) as f:
+        assert f["data"].shape == plan.target.shape
+
+
+def test_the_command_and_the_report_say_that_parts_are_gone(bench):
+    plan = bench.plan(sources="trial")
+    plan.run(workers=0, progress=False)
+    assert command(bench.out)[0] == 0
+    parts = sorted(plan.rundir.sources.rglob("*.h5"))
+    for part in parts[:3]:
+        part.unlink()
+    code, said, _ = command(bench.out, COLUMNS="9999")
+    assert code == 1
+    assert f"{bench.out} (parts of it are gone)" in said
+    assert f"3 of its {TRIALS} parts are gone or not whole: '{parts[0]}'" in said
+    code, said, _ = command(bench.out, "--json")
+    assert (code, json.loads(said)["published"]) == (1, True)
+    assert str(parts[0]) in json.loads(said)["gone"]
+    page = write_page(None, bench.out).read_text()
+    assert "published, and then damaged" in page
+    assert ">complete<" not in page
+
+
+def test_an_average_and_a_result_that_is_cut_short_are_told_apart(bench):
+    plan = bench.plan(keeptrials=False)
+    plan.run(workers=0, progress=False)
+    assert status(str(bench.out)).gone == ""
+    _cut(bench.out)
+    assert str(bench.out) in status(str(bench.out)).gone
