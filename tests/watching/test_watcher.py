@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import hpcio
-from hpcio.errors import BlocksFailed, PlanError
+from hpcio.errors import BlocksFailed, HpcioWarning, PlanError
 from hpcio.journals.journal import DONE, FAILED, LOST, SYNC, read_log
 from hpcio.journals.ledger import open_journal
 from hpcio.journals.rundir import discard, prepare
@@ -347,3 +347,43 @@ def test_an_average_and_a_result_that_is_cut_short_are_told_apart(bench):
     assert status(str(bench.out)).gone == ""
     _cut(bench.out)
     assert str(bench.out) in status(str(bench.out)).gone
+
+
+QUEUE = """
+import dataclasses
+import pathlib
+
+@dataclasses.dataclass
+class Queue:
+    line: str
+    alive: int | None
+    states: dict
+
+def ask(plan):
+    alive = pathlib.Path(__file__).with_name("alive").read_text()
+    return Queue("3 in line", None if alive == "?" else int(alive), {})
+"""
+
+
+def test_starting_over_waits_for_jobs_of_the_run(bench, tmp_path, monkeypatch):
+    brought = tmp_path / "brought"
+    (brought / "lines-1.dist-info").mkdir(parents=True)
+    (brought / "lines-1.dist-info" / "METADATA").write_text("Name: lines\nVersion: 1\n")
+    (brought / "lines-1.dist-info" / "entry_points.txt").write_text(
+        "[hpcio.status]\nlines = lines_:ask\n"
+    )
+    (brought / "lines_.py").write_text(QUEUE)
+    (brought / "alive").write_text("3")
+    monkeypatch.syspath_prepend(brought)
+    plan = bench.plan()
+    plan.run(workers=0, progress=False, fresh=True)  # nobody is asked where there is no run
+    before, kept = bench.out.read_bytes(), sorted(plan.run_directory.rglob("*"))
+    with pytest.raises(PlanError, match=r"lines: 3 in line.*hpcio cancel"):
+        bench.plan().run(workers=0, progress=False, fresh=True)
+    assert bench.out.read_bytes() == before
+    assert sorted(plan.run_directory.rglob("*")) == kept
+    (brought / "alive").write_text("?")
+    with pytest.warns(HpcioWarning, match="is not known"):
+        bench.plan().run(workers=0, progress=False, fresh=True)
+    (brought / "alive").write_text("0")
+    assert bench.plan().run(workers=0, progress=False, fresh=True).computed == TRIALS
