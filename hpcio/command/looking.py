@@ -19,8 +19,8 @@ from hpcio.watching import status as read
 
 __all__ = ["report", "status"]
 
-# Exit status if blocks have failed, or parts of the result are gone.
-FAILED = 1
+# Exit status if blocks have failed or parts of the result are gone, and after Ctrl-C.
+FAILED, INTERRUPTED = 1, 130
 
 
 @click.command()
@@ -40,7 +40,10 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
     out = result_of(out)
     kept = RunDirectory.of(out).path.exists() or not Path(out).exists()
     if watch and kept:
-        follow_status(Plan.load(out))
+        try:
+            follow_status(Plan.load(out))
+        except KeyboardInterrupt:  # the usual way to leave it, of which nothing need be said
+            sys.exit(INTERRUPTED)
     # Queues are asked first: jobs that have ended by then have written all that is read below.
     asked = queues(Plan.load(out)) if kept else {}
     state = read(out)

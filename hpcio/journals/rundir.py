@@ -14,7 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcio.errors import OutputError, PlanError, SourceError, as_output_error
-from hpcio.files import READABLE_FOLDER, RunDirectory, check_run_folder, mark_of, sync
+from hpcio.files import (
+    READABLE_FOLDER,
+    RunDirectory,
+    check_run_folder,
+    lies_in_result,
+    mark_of,
+    sync,
+)
 from hpcio.function import check_versions
 from hpcio.journals.ledger import Ledger
 from hpcio.machine import look_again
@@ -98,13 +105,12 @@ def start_over(plan: Plan) -> Plan:
         raise OutputError(
             f"'{plan.out}' was not made by hpcio and is not replaced. Choose another output."
         )
-    if mark is not None:
-        for file in (plan.source.path, *(behind.path for behind in plan.source.behind)):
-            if os.path.exists(file) and os.path.samefile(file, plan.out):
-                raise OutputError(
-                    f"The result would replace '{plan.out}', which is its own source. "
-                    "Choose another output."
-                )
+    for file in (plan.source.path, *(behind.path for behind in plan.source.behind)):
+        if lies_in_result(file, plan.out):
+            raise OutputError(
+                f"The result would replace '{file}', which is its own source. Choose another "
+                "output."
+            )
     replaces = "" if mark is None else mark.run_id
     return replace(plan, run_id=secrets.token_hex(8), replaces=replaces, starts_over=True)
 
