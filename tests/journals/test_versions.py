@@ -13,6 +13,7 @@ import hpcio
 from hpcio.errors import BlocksFailed, HpcioWarning
 from hpcio.journals import Ledger, computed_by, prepare, read_logs
 from hpcio.journals.journal import HEADER, Journal, read_log
+from hpcio.reporting import write_page
 from hpcio.reporting.account import facts_of
 from hpcio.reporting.timeline import read_timeline
 from tests.rigs.made import attempt
@@ -75,6 +76,8 @@ def test_a_result_says_with_which_versions_who_computed(two_versions):
     assert facts["versions"].endswith(
         f"python {platform.python_version()}; 2 trials with calib_ 2.0.rc1"
     )
+    page = write_page(None, two_versions.out).read_text()
+    assert "<pre>def calibrated(trial, ready):\n    if trial[0, 0] &gt;= 60" in page
     hpcio.repack(two_versions.out)
     with h5py.File(two_versions.out) as f:
         assert len(json.loads(f.attrs["versions_of_blocks"])) == 2
