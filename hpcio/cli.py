@@ -110,8 +110,8 @@ def _status() -> int:
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort as abort:  # click's name for Ctrl-C
-        if isinstance(abort.__cause__, Interrupted):
-            _complain(str(abort.__cause__))
+        told = isinstance(abort.__cause__, Interrupted)
+        _complain(str(abort.__cause__) if told else "Stopped.")
         return INTERRUPTED
     except click.ClickException as error:
         error.show()

@@ -26,7 +26,7 @@ from hpcio.planning import (
 from hpcio.planning import Plan as Value
 from hpcio.recording import Trials
 from hpcio.running import Executor, choose, execute
-from hpcio.watching import watch, watch_probes
+from hpcio.watching import check_queues, watch, watch_probes
 from hpcio.writers import WRITERS, backend_of
 
 __all__ = ["Plan"]
@@ -272,7 +272,7 @@ class Plan(Value):
             Publish even if blocks failed, with NaN (or zero) in their place.
         fresh : bool
             Compute all blocks anew, instead of continuing what is there. An older result stays
-            until the new one replaces it.
+            until the new one replaces it. Refused while jobs of the run wait or run.
         progress : bool, optional
             Show progress; by default if the error output is a terminal or a log.
 
@@ -290,4 +290,6 @@ class Plan(Value):
         policy = RunPolicy(retries=retries, max_failed=max_failed, gaps=gaps)
         chosen = choose(executor, workers=workers, threads=threads)
         observe = None if progress is False else partial(watch, force=progress is True)
+        if fresh:
+            check_queues(self)
         return execute(self, chosen, policy=policy, memory=memory, fresh=fresh, observe=observe)

@@ -15,6 +15,7 @@ from hpcio.command import (
     PLAN_OPTIONS,
     RUN_OPTIONS,
     create_plan,
+    refuse_plan_options,
     run_here,
     with_options,
 )
@@ -89,6 +90,8 @@ def submit(
     """  # noqa: D301  (click reads the backspace)
     if source is not None and source.startswith("-"):  # OUT alone, then -- and options
         words, source = (source, *words), None
+    if source is None:
+        refuse_plan_options(function)
     plan = Plan.load(function) if source is None else create_plan(function, source, options)
     if options["fresh"]:
         plan = Plan(**vars(start_over(plan)))

@@ -11,6 +11,7 @@ from hpcio.command.options import (
     PLAN_OPTIONS,
     RUN_OPTIONS,
     create_plan,
+    refuse_plan_options,
     with_options,
 )
 from hpcio.command.running import run_here
@@ -21,6 +22,7 @@ __all__ = [
     "PLAN_OPTIONS",
     "RUN_OPTIONS",
     "create_plan",
+    "refuse_plan_options",
     "run_here",
     "with_options",
 ]

@@ -19,8 +19,8 @@ from hpcio.watching import status as read
 
 __all__ = ["report", "status"]
 
-# Exit status if blocks have failed.
-FAILED = 1
+# Exit status if blocks have failed or parts of the result are gone, and after Ctrl-C.
+FAILED, INTERRUPTED = 1, 130
 
 
 @click.command()
@@ -33,14 +33,17 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
     """Say how far a run is, who works on it, how fast, and what failed.
 
     All of it is read from the journals of the run; the queue is asked for the jobs of a run
-    that was submitted. Ends with 1 if blocks have failed.
+    that was submitted. Ends with 1 if blocks have failed, or parts of the result are gone.
     """
     if watch and as_json:
         raise click.UsageError("--watch and --json exclude each other.")
     out = result_of(out)
     kept = RunDirectory.of(out).path.exists() or not Path(out).exists()
     if watch and kept:
-        follow_status(Plan.load(out))
+        try:
+            follow_status(Plan.load(out))
+        except KeyboardInterrupt:  # the usual way to leave it, of which nothing need be said
+            sys.exit(INTERRUPTED)
     # Queues are asked first: jobs that have ended by then have written all that is read below.
     asked = queues(Plan.load(out)) if kept else {}
     state = read(out)
@@ -48,7 +51,7 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
         click.echo(json.dumps(for_programs(state, asked), indent=2))
     else:
         print_status(state, asked, tracebacks=failed, everyone=everyone)
-    if state.failed:
+    if state.failed or state.gone:
         sys.exit(FAILED)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from hpcio.plan import Plan
+from hpcio.planning import check_trial_table
 from hpcio.recording import Recording, Trials
 from hpcio.writers import WRITERS
 
@@ -18,6 +19,7 @@ __all__ = [
     "PLAN_OPTIONS",
     "RUN_OPTIONS",
     "create_plan",
+    "refuse_plan_options",
     "with_options",
 ]
 
@@ -214,6 +216,32 @@ RUN_OPTIONS = [
 ]  # fmt: skip
 
 
+_MAKES_A_PLAN = [
+    param
+    for param in click.command()(with_options(PLAN_OPTIONS)(lambda: None)).params
+    if param.name != "fresh"
+]
+
+
+def refuse_plan_options(out: str) -> None:
+    """Raise UsageError if options say how a plan is made, where that of `out` is made already."""
+    context = click.get_current_context()
+    default = (None, click.core.ParameterSource.DEFAULT)
+    given = {
+        param.name or "": param.opts[0]
+        for param in _MAKES_A_PLAN
+        if context.get_parameter_source(param.name or "") not in default
+    }
+    for needed in ("trials", "out"):
+        if needed in given:
+            raise click.UsageError(f"Missing argument 'SOURCE' (with --{needed}).")
+    if given:
+        raise click.UsageError(
+            f"{', '.join(given.values())}: this says how a plan is made, and that of '{out}' is "
+            "made. Leave it out, or make another plan: name FUNCTION, SOURCE, --trials and --out."
+        )
+
+
 def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     """The plan that the command line asks for."""
     for name in ("trials", "out"):
@@ -227,6 +255,7 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         if options[f"select_{name}"] is not None
     }
     if chosen:
+        check_trial_table(trials, options["out"])
         recording = Recording.read(source)
         shape, axis = recording.shape, options["axis"]
         rows = shape[axis] if -len(shape) <= axis < len(shape) else 0

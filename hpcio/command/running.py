@@ -7,11 +7,18 @@ from typing import Any
 
 import click
 
-from hpcio.command.options import PLAN_OPTIONS, RUN_OPTIONS, create_plan, with_options
+from hpcio.command.options import (
+    PLAN_OPTIONS,
+    RUN_OPTIONS,
+    create_plan,
+    refuse_plan_options,
+    with_options,
+)
 from hpcio.journals import prepare, start_over
 from hpcio.machine import launched
 from hpcio.plan import Plan
 from hpcio.running import Executor, call_on_ranks
+from hpcio.watching import check_queues
 from hpcio.writers import needs_ranks
 
 __all__ = ["plan", "resume", "run", "run_here"]
@@ -67,9 +74,7 @@ def run(function: str, source: str | None, **options: Any) -> None:
     if source is not None:
         run_here(lambda: create_plan(function, source, options), options)
         return
-    given = [o for o in ("trials", "out") if options[o] is not None]
-    if given:
-        raise click.UsageError(f"Missing argument 'SOURCE' (with --{given[0]}).")
+    refuse_plan_options(function)
     run_here(lambda: Plan.load(function), options)
 
 
@@ -82,6 +87,8 @@ def plan(function: str, source: str, workers: int | None, **options: Any) -> Non
     """Make a plan and say what its run will take, before any work."""
     made = create_plan(function, source, options)
     _print_table(made.describe(workers=workers).rows())
+    if options["fresh"]:
+        check_queues(made)
     prepare(start_over(made) if options["fresh"] else made)
     click.echo(f"Run it with: hpcio run {options['out']}")
 

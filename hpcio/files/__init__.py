@@ -49,7 +49,7 @@ from hpcio.files.opening import (
     split_spec,
 )
 from hpcio.files.own import check_run_folder, open_own, own_run_folder, read_own
-from hpcio.files.rundir import RunDirectory, result_of
+from hpcio.files.rundir import RunDirectory, lies_in_result, result_of
 from hpcio.files.slab import Layout, Slab, layout, write_file
 
 __all__ = [
@@ -83,6 +83,7 @@ __all__ = [
     "free_files",
     "in_memory_file",
     "layout",
+    "lies_in_result",
     "load_filter",
     "load_filters",
     "locked",

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["RunDirectory", "result_of"]
+__all__ = ["RunDirectory", "lies_in_result", "result_of"]
 
 
 def result_of(name: str | os.PathLike[str]) -> str:
@@ -20,6 +20,14 @@ def result_of(name: str | os.PathLike[str]) -> str:
     if folder.endswith(".run") and os.path.exists(RunDirectory(Path(folder)).plan):
         return folder.removesuffix(".run")
     return path
+
+
+def lies_in_result(file: str | os.PathLike[str], out: str | os.PathLike[str]) -> bool:
+    """Whether a file is a result itself, or lies in its run directory."""
+    if os.path.exists(file) and os.path.exists(out) and os.path.samefile(file, out):
+        return True
+    folder = os.path.realpath(RunDirectory.of(os.fspath(out)).path)
+    return os.path.realpath(file).startswith(folder + os.sep)
 
 
 # The plan and the one file, half made or not; job scripts; what is being removed.

@@ -18,7 +18,8 @@ from hpcio.function.calls import (
 from hpcio.function.cfg import unwrap_cfg
 from hpcio.function.decorators import unwrap_io
 from hpcio.function.faux import FauxTrial
-from hpcio.function.functions import Function, check_versions, takes
+from hpcio.function.functions import Function, check_versions, other_versions, takes
+from hpcio.function.texts import text_of
 
 __all__ = [
     "Arguments",
@@ -29,10 +30,12 @@ __all__ = [
     "check_versions",
     "compute",
     "dry_outcome",
+    "other_versions",
     "pack_details",
     "per_trial",
     "split_details",
     "takes",
+    "text_of",
     "unpack_details",
     "unwrap_cfg",
     "unwrap_io",

@@ -42,6 +42,73 @@ _KEYS = {
 _OPTIONAL = {"call_id", "sigrid", "fancy", "keeptrials"}
 
 
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) and "\0" not in os.fspath(value) and value != ""
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value and value.strip("/.") != ""
+
+
+def _is_shape(value: Any) -> bool:
+    return _is_several(value) and all(_is_index(n) and n >= 0 for n in value)
+
+
+def _is_region(value: Any) -> bool:
+    return _is_several(value) and all(
+        _is_slice(part) or _is_index(part) or _are_indices(part) for part in value
+    )
+
+
+def _is_slice(value: Any) -> bool:
+    try:
+        return isinstance(value, slice) and value.indices(1) is not None
+    except (TypeError, ValueError):  # of no numbers, or with a step of zero
+        return False
+
+
+def _is_sigrid(value: Any) -> bool:
+    return value is None or (_is_several(value) and all(map(_are_indices, value)))
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int | np.integer)
+
+
+def _are_indices(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1 and (value.size == 0 or value.dtype.kind in "iub")
+    return _is_several(value) and all(_is_index(index) for index in value)
+
+
+def _is_dtype(value: Any) -> bool:
+    try:
+        return value is not None and np.dtype(value).kind in "biufc"
+    except (TypeError, ValueError):
+        return False
+
+
+# What the values of the dict are to be, and the words for it.
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "infile": (_is_path, "a path"),
+    "indset": (_is_name, "the name of a dataset"),
+    "ingrid": (_is_region, "a tuple of slices, or of lists of indices"),
+    "inshape": (_is_shape, "a tuple of lengths"),
+    "sigrid": (_is_sigrid, "a list of indices for each axis, or None"),
+    "vdsdir": (lambda value: value is None or _is_path(value), "a path, or None"),
+    "outfile": (_is_path, "a path"),
+    "outdset": (_is_name, "the name of a dataset"),
+    "outgrid": (lambda value: value is None or _is_region(value), "a tuple of slices"),
+    "outshape": (_is_shape, "a tuple of lengths"),
+    "dtype": (_is_dtype, "a type of numbers"),
+    "call_id": (lambda value: value is None or isinstance(value, str | int), "a text"),
+}
+
+
 def unwrap_io(func: Callable[P, R]) -> Callable[..., Any]:
     """Let a compute function serve arrays, dry runs and workers.
 
@@ -150,6 +217,12 @@ def _work(
             f"The dict for a worker of '{func.__name__}' lacks {', '.join(missing)}. "
             "See the documentation of unwrap_io for its keys."
         )
+    for key, (is_good, words) in _VALUES.items():
+        if key in trl_dat and not is_good(trl_dat[key]):
+            raise FunctionError(
+                f"'{key}' of the dict for a worker of '{func.__name__}' is {trl_dat[key]!r:.100}. "
+                f"Give {words}; see the documentation of unwrap_io."
+            )
     shape = tuple(trl_dat["outshape"])
     dtype = np.dtype(trl_dat["dtype"])
     region = tuple(trl_dat["ingrid"])
@@ -231,8 +304,16 @@ def _write_shared(
                     f"results of type {result.dtype}. Create it so that it can."
                 )
             if trl_dat.get("keeptrials", True):
-                region = tuple(trl_dat["outgrid"])
-                target[region] = result.reshape(_region_shape(target, region, result))
+                outgrid = trl_dat["outgrid"]
+                region = () if outgrid is None else tuple(outgrid)
+                shaped = result.reshape(_region_shape(target, region, result))
+                try:
+                    target[region] = shaped
+                except (TypeError, ValueError, IndexError) as error:
+                    raise TrialError(
+                        f"The region {region} does not fit '{target.name}' of shape "
+                        f"{target.shape} in '{path}': {error}. Correct outgrid."
+                    ) from error
             else:
                 # As the reference does: every trial is added to one dataset, NaN as zero.
                 if target.shape != result.shape:

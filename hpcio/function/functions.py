@@ -17,7 +17,7 @@ from hpcio.errors import FunctionError, HpcioWarning, PlanError
 from hpcio.fingerprints import Fingerprint, fingerprint, has_version, version_of
 from hpcio.function.arguments import pickled
 
-__all__ = ["Function", "check_versions", "takes"]
+__all__ = ["Function", "check_versions", "other_versions", "takes"]
 
 Compute = Callable[..., Any]
 
@@ -235,16 +235,22 @@ class Function:
         return func
 
 
-def check_versions(planned: Mapping[str, str], *, same: bool) -> None:
-    """Warn of packages whose versions here are not the planned ones; with `same`, refuse."""
-    others = [
-        f"{name} {version} (now {version_of(name) or 'not installed'})"
+def other_versions(planned: Mapping[str, str]) -> dict[str, str]:
+    """The packages whose versions here are not the planned ones, with those that they have."""
+    return {
+        name: version_of(name) or "not installed"
         for name, version in planned.items()
         if not has_version(name, version)
-    ]
+    }
+
+
+def check_versions(planned: Mapping[str, str], *, same: bool) -> None:
+    """Warn of packages whose versions here are not the planned ones; with `same`, refuse."""
+    others = other_versions(planned)
     if not others:
         return
-    message = f"The plan was made with {', '.join(others)}."
+    said = ", ".join(f"{name} {planned[name]} (now {now})" for name, now in others.items())
+    message = f"The plan was made with {said}."
     if same:
         raise PlanError(
             f"{message} Use that environment, or start over (in the shell: hpcio run --fresh ...)."

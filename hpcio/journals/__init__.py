@@ -47,6 +47,7 @@ from hpcio.journals.usage import (
     walltime_to_ask,
     write_usage,
 )
+from hpcio.journals.versions import ComputedBy, computed_by, versions_here
 
 __all__ = [
     "DETAILS",
@@ -60,6 +61,7 @@ __all__ = [
     "RECORD",
     "SYNC",
     "ClaimFolder",
+    "ComputedBy",
     "Follower",
     "Journal",
     "JournalRecords",
@@ -68,6 +70,7 @@ __all__ = [
     "Tried",
     "Usage",
     "attempt_name",
+    "computed_by",
     "discard",
     "held",
     "measure_usage",
@@ -82,6 +85,7 @@ __all__ = [
     "sweep",
     "tried_by",
     "tried_since",
+    "versions_here",
     "walltime_to_ask",
     "write_usage",
 ]

@@ -89,6 +89,18 @@ def _write(fd: int, data: bytes) -> None:
         written += os.write(fd, data[written:])
 
 
+def _head(header: Mapping[str, Any], versions: Mapping[str, str]) -> bytes:
+    """The header of a journal, with as many of the versions as there is room for."""
+    shown = {name: version[:64] for name, version in versions.items()}
+    while True:
+        left = len(versions) - len(shown)
+        said = {**shown, "...": f"{left} more are not as planned"} if left else shown
+        head = MAGIC + json.dumps({**header, "versions": said} if shown else header).encode()
+        if not shown or len(head) <= HEADER - _CHECK.size:
+            return head
+        shown.popitem()
+
+
 class Journal:
     """Append records to the journal of one attempt.
 
@@ -103,6 +115,8 @@ class Journal:
         Digest of the plan, hexadecimal.
     header : mapping
         What the attempt says of itself: host, process, label, start.
+    versions : mapping of str to str, optional
+        Those that it computes with; as many as the header has room for.
     mode : int
         Who may read journal and notes, before the umask.
     """
@@ -114,11 +128,12 @@ class Journal:
         digest: str,
         header: Mapping[str, Any],
         *,
+        versions: Mapping[str, str] | None = None,
         mode: int = 0o600,
     ) -> None:
         self.path = Path(folder, f"{name}.jnl")
         self._seed = _seed(digest)
-        head = MAGIC + json.dumps({**header, "name": name, "plan": digest}).encode()
+        head = _head({**header, "name": name, "plan": digest}, versions or {})
         if len(head) > HEADER - _CHECK.size:
             raise PlanError(f"The name of attempt '{name}' is too long. Use a shorter label.")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

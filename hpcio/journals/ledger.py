@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,13 +74,24 @@ def attempt_name(label: str) -> str:
     return f"{label}-{secrets.token_hex(4)}"
 
 
-def open_journal(plan: Plan, name: str, label: str) -> Journal:
-    """The journal of a new attempt of this process."""
+def open_journal(
+    plan: Plan, name: str, label: str, *, versions: Mapping[str, str] | None = None
+) -> Journal:
+    """The journal of a new attempt of this process.
+
+    Parameters
+    ----------
+    plan : Plan
+    name, label : str
+        Of the attempt.
+    versions : mapping of str to str, optional
+        Those that it computes with (see `versions_here`), if it computes.
+    """
     return Journal(
         plan.rundir.journals, name, plan.digest,
         {"label": label, "run_id": plan.run_id, "host": socket.gethostname()[:64],
          "pid": os.getpid(), "user": user_name()[:64], "start": time.time()},
-        mode=plan.modes.record,
+        versions=versions, mode=plan.modes.record,
     )  # fmt: skip
 
 
@@ -181,6 +192,18 @@ class Follower:
         self._folder, self._ignored = plan.rundir.journals, frozenset(known)
         self._read: dict[str, int] = {}
 
+    def paths(self) -> list[Path]:
+        """The journals that are there, in order.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the run directory is gone.
+        """
+        # Not by `glob`, which shows nothing where a folder cannot be read.
+        names = sorted(n for n in os.listdir(self._folder) if n.endswith(".jnl"))
+        return [self._folder / name for name in names if name not in self._ignored]
+
     def look(self) -> list[tuple[Path, np.ndarray]]:
         """For each journal, the records that are new since the last look, shape (n,).
 
@@ -188,10 +211,8 @@ class Follower:
         nodes have written.
         """
         found = []
-        for name in sorted(n for n in os.listdir(self._folder) if n.endswith(".jnl")):
-            if name in self._ignored:
-                continue
-            path, start = self._folder / name, self._read.get(name, journal.HEADER)
+        for path in self.paths():
+            name, start = path.name, self._read.get(path.name, journal.HEADER)
             try:
                 with path.open("rb") as f:
                     f.seek(start)

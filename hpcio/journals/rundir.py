@@ -18,6 +18,7 @@ from hpcio.files import (
     READABLE_FOLDER,
     RunDirectory,
     check_run_folder,
+    lies_in_result,
     mark_of,
     own_lock,
     release_lock,
@@ -85,7 +86,10 @@ def prepare(plan: Plan) -> Plan:
         )
     same = plan.same_versions or there.same_versions
     check_versions(there.function.fingerprint.packages, same=same)
-    return replace(plan, run_id=there.run_id, replaces=there.replaces)
+    # Attempts say what differs from the versions of the plan that all processes load.
+    seen = there.function.fingerprint
+    function = replace(plan.function, fingerprint=seen)
+    return replace(plan, run_id=there.run_id, replaces=there.replaces, function=function)
 
 
 def start_over(plan: Plan) -> Plan:
@@ -103,13 +107,12 @@ def start_over(plan: Plan) -> Plan:
         raise OutputError(
             f"'{plan.out}' was not made by hpcio and is not replaced. Choose another output."
         )
-    if mark is not None:
-        for file in (plan.source.path, *(behind.path for behind in plan.source.behind)):
-            if os.path.exists(file) and os.path.samefile(file, plan.out):
-                raise OutputError(
-                    f"The result would replace '{plan.out}', which is its own source. "
-                    "Choose another output."
-                )
+    for file in (plan.source.path, *(behind.path for behind in plan.source.behind)):
+        if lies_in_result(file, plan.out):
+            raise OutputError(
+                f"The result would replace '{file}', which is its own source. Choose another "
+                "output."
+            )
     replaces = "" if mark is None else mark.run_id
     return replace(plan, run_id=secrets.token_hex(8), replaces=replaces, starts_over=True)
 

@@ -22,6 +22,7 @@ from typing import Any
 from hpcio.errors import HpcioError, WorkerError, as_message, from_message
 from hpcio.machine.pythons import new_python, with_threads
 from hpcio.machine.resources import cores
+from hpcio.words import plain
 
 __all__ = ["Death", "call_apart", "how_it_ended"]
 
@@ -260,7 +261,7 @@ def serve(fd: str) -> None:
     except HpcioError as error:
         say(as_message(error))
     except BaseException:  # noqa: BLE001  (the process ends here)
-        traceback.print_exc()
+        print(plain(traceback.format_exc()), end="", file=sys.stderr)
     finally:
         sys.stderr.flush()
         os._exit(status)

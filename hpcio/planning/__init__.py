@@ -22,7 +22,7 @@ from hpcio.planning.planfile import load_plan, open_plan_file, write_plan
 if TYPE_CHECKING:
     from hpcio.planning.describing import Description, describe, probe
     from hpcio.planning.limits import block_memory, check_disk, check_memory
-    from hpcio.planning.making import check_new_output, make_plan
+    from hpcio.planning.making import check_new_output, check_trial_table, make_plan
 
 __all__ = [
     "CallOptions",
@@ -37,6 +37,7 @@ __all__ = [
     "check_disk",
     "check_memory",
     "check_new_output",
+    "check_trial_table",
     "describe",
     "load_plan",
     "make_plan",
@@ -54,6 +55,7 @@ __getattr__ = lazily(
         "check_disk": "limits",
         "check_memory": "limits",
         "check_new_output": "making",
+        "check_trial_table": "making",
         "describe": "describing",
         "make_plan": "making",
         "probe": "describing",

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcio.errors import FunctionError, HpcioWarning, OptionError, OutputError
-from hpcio.files import CHUNK, Chunking, layout, mark_of
+from hpcio.files import CHUNK, Chunking, layout, lies_in_result, mark_of, split_spec
 from hpcio.fingerprints import fingerprint
-from hpcio.function import Arguments, Function
+from hpcio.function import Arguments, Function, text_of
 from hpcio.layout import Average, Target, averaged, lay_out, name_axes
 from hpcio.planning.digest import digest_of
 from hpcio.planning.dryrun import Called, Outcome, dry_run
@@ -29,7 +29,7 @@ from hpcio.planning.options import (
 from hpcio.planning.plan import Plan
 from hpcio.recording import Blocks, Recording, Trials
 
-__all__ = ["check_new_output", "check_output", "make_plan"]
+__all__ = ["check_new_output", "check_output", "check_trial_table", "make_plan"]
 
 # Plain HDF5 cannot read more files than this as one dataset: it keeps every source open, and
 # the usual limit is 1,024 open files.
@@ -64,6 +64,7 @@ def make_plan(
         Called with how many shapes of trials have been tried, and of how many.
     """
     final = check_output(out)
+    check_trial_table(reading.trials, final)
     read = _what_is_read(source, reading)
     called = _what_is_called(func, call, trials=len(read.trials))
     _refuse_generators(called)
@@ -89,7 +90,7 @@ def make_plan(
         run_id=secrets.token_hex(8),
         digest="",
         live=called.func,
-        described=called.arguments.described(),
+        described={**called.arguments.described(), "text": text_of(called.func)},
         chunks=stored.chunks,
         compression=stored.compression,
         same_versions=call.same_versions,
@@ -152,6 +153,20 @@ def check_output(out: str | os.PathLike[str]) -> str:
             f"No permission to write into '{path.parent}'. Choose another output folder."
         )
     return str(path)
+
+
+def check_trial_table(trials: object, out: str | os.PathLike[str]) -> None:
+    """Raise OutputError if a trial table lies in the output or its parts, which a run replaces."""
+    if not isinstance(trials, str | os.PathLike):
+        return
+    name = os.fspath(trials)
+    file = split_spec(name)[0] if "::" in name else os.path.expanduser(name)
+    if lies_in_result(file, os.path.expanduser(out)):
+        raise OutputError(
+            f"The trial table '{name}' lies in the output '{os.fspath(out)}' itself, which the run "
+            "would replace. Choose another output, or keep the table elsewhere first: "
+            "trials=numpy.array of it (in the shell: a file of its own, such as CSV)."
+        )
 
 
 # ---------------------------------------------------------------------- what is read

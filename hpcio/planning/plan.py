@@ -16,11 +16,12 @@ from hpcio.function import Arguments, Function
 from hpcio.layout import Average, Axis, Join, Target
 from hpcio.planning.options import Sources
 from hpcio.recording import Blocks, Recording, Trials
+from hpcio.words import count
 
 __all__ = ["Plan"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """The value alone: what every block reads, computes and writes.
 
@@ -57,6 +58,17 @@ class Plan:
     def __len__(self) -> int:
         """Number of blocks."""
         return int(self.blocks.trial.size)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.target.shape)) or "one number"
+        stored = f", {self.average}" if self.average else ""
+        blocks = f" in {count(len(self), 'block')}" if self.counted == "block" else ""
+        return (
+            f"<plan {self.digest[:8]}: {self.function.name} over "
+            f"{count(self.trials.start.size, 'trial')}{blocks} of "
+            f"'{self.source.path}::{self.source.dataset}' into '{self.out}' "
+            f"({shape}, {self.target.dtype}{stored}; writer {self.writer})>"
+        )
 
     @property
     def dtype(self) -> np.dtype:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -19,12 +18,14 @@ from hpcio.journals import (
     JournalRecords,
     Ledger,
     Usage,
+    computed_by,
     memory_to_ask,
+    published,
     walltime_to_ask,
 )
 from hpcio.planning import Plan
 from hpcio.reporting.timeline import Timeline, names_of, worked
-from hpcio.results import provenance
+from hpcio.results import what_is_gone
 from hpcio.running import runs
 from hpcio.words import count, duration, natural, number, plain, size, when
 
@@ -37,6 +38,7 @@ __all__ = [
     "Worker",
     "counts_of",
     "facts_of",
+    "gone_of",
     "groups_of",
     "limits_of",
     "provenance_of",
@@ -94,14 +96,21 @@ class State:
     remedy: str
 
 
-def state_of(plan: Plan, counts: Counts, *, published: bool) -> State:
-    """How a run stands."""
+def state_of(plan: Plan, counts: Counts, *, published: bool, gone: str = "") -> State:
+    """How a run stands; `gone` says what of its result is gone, if anything is."""
+    if gone:
+        return State(f"published, and then damaged. {gone}", good=False, remedy="")
     missing = counts.blocks - counts.done
     if published:
         words = f"published with {count(missing, 'gap')}" if missing else "complete"
         return State(words, not missing, "")
     words = "computed, not published yet" if not missing else "not complete"
     return State(words, not counts.failed, f"hpcio resume {shlex.quote(plan.out)}")
+
+
+def gone_of(plan: Plan) -> str:
+    """What of the result is gone, and what to do; empty if nothing is, or none is published."""
+    return plain(what_is_gone(plan.out)) if published(plan) else ""
 
 
 def provenance_of(plan: Plan) -> dict[str, Any]:
@@ -114,15 +123,13 @@ def provenance_of(plan: Plan) -> dict[str, Any]:
         return {}
 
 
-def facts_of(ledger: Ledger, times: Timeline, made: dict[str, Any]) -> list[tuple[str, str]]:
+def facts_of(ledger: Ledger, times: Timeline) -> list[tuple[str, str]]:
     """What ran, on what, where and when: names and values.
 
     Parameters
     ----------
     ledger : Ledger
     times : Timeline
-    made : dict
-        Of `provenance_of`.
     """
     plan, function = ledger.plan, ledger.plan.function
     name = function.name + (f", version {function.version}" if function.version else "")
@@ -133,7 +140,6 @@ def facts_of(ledger: Ledger, times: Timeline, made: dict[str, Any]) -> list[tupl
     average = f", {plan.average}" if plan.average else ""
     rows = "row" if length.max() == 1 else "rows"
     blocks = f", in {len(plan):,} blocks" if len(plan) != length.size else ""
-    versions = json.loads(made.get("versions") or str(provenance(plan)["versions"]))
     facts = [
         ("function", name + (" (pickled)" if function.pickled else "")),
         ("arguments", ", ".join(_cut(x, MOST_ARGUMENTS) for x in given if x not in ("()", "{}"))),
@@ -145,13 +151,30 @@ def facts_of(ledger: Ledger, times: Timeline, made: dict[str, Any]) -> list[tupl
         ("user", _names(str(log.header["user"]) for log in ledger.logs)),
         ("hosts", _names(str(log.header["host"]) for log in ledger.logs)),
         *_when_it_was(ledger, times),
-        (
-            "versions",
-            ", ".join(f"{x} {versions.get(x, '?')}" for x in ("hpcio", "h5py", "numpy", "python"))
-            + ("" if made else " (where this page was made)"),
-        ),
+        ("versions", _versions_words(ledger)),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _versions_words(ledger: Ledger) -> str:
+    """What most blocks were computed with, and how the others differ from that."""
+    groups = computed_by(ledger)
+    if not groups:
+        return ""
+    first, *others = groups
+    names = [x for x in ("hpcio", "h5py", "numpy", "python") if x in first.versions]
+    words = [", ".join(f"{x} {first.versions[x]}" for x in names) or "not known"]
+    for group in others[:MOST_NAMES]:
+        differ = [
+            f"{name} {group.versions.get(name, 'not known')}"
+            for name in sorted({*first.versions, *group.versions})
+            if group.versions.get(name) != first.versions.get(name)
+        ]
+        said = ", ".join(differ) if group.versions else "not known"
+        words.append(f"{count(group.blocks, ledger.plan.counted)} with {said}")
+    if len(others) > MOST_NAMES:
+        words.append(f"and {len(others) - MOST_NAMES} more")
+    return "; ".join(words)
 
 
 def _when_it_was(ledger: Ledger, times: Timeline) -> list[tuple[str, str]]:

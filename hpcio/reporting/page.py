@@ -113,7 +113,9 @@ def _render(plan: Plan) -> str:
         "page",
         generator=GENERATOR,
         name=Path(plan.out).name,
-        state=account.state_of(plan, run.counts, published=bool(run.made)),
+        state=account.state_of(
+            plan, run.counts, published=bool(run.made), gone=account.gone_of(plan)
+        ),
         counted=plan.counted,
         counts=run.counts,
         seconds=worked(times) if len(times) else 0.0,

@@ -114,8 +114,9 @@ def render(template: str, **values: Any) -> Markup:
 
 
 def _ran(run: RunView) -> Section:
-    facts = account.facts_of(run.ledger, run.times, run.made)
-    return Section("What ran", render("ran", facts=facts))
+    facts = account.facts_of(run.ledger, run.times)
+    text = run.plan.described.get("text", "")
+    return Section("What ran", render("ran", facts=facts, text=words.plain(text)))
 
 
 def _failures(run: RunView) -> Section | None:

@@ -10,6 +10,7 @@ from hpcio.machine import lazily
 
 if TYPE_CHECKING:
     from hpcio.results.opening import open
+    from hpcio.results.parts import what_is_gone
     from hpcio.results.publishing import provenance, publish
     from hpcio.results.repacking import repack
     from hpcio.results.verifying import verify
@@ -20,6 +21,7 @@ __all__ = [
     "publish",
     "repack",
     "verify",
+    "what_is_gone",
 ]
 
 # Imported when they are asked for: workers publish nothing.
@@ -31,5 +33,6 @@ __getattr__ = lazily(
         "publish": "publishing",
         "repack": "repacking",
         "verify": "verifying",
+        "what_is_gone": "parts",
     },
 )

@@ -67,12 +67,15 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
         return super().__getitem__("data")
 
     def __getitem__(self, name: Any) -> Any:
-        return self._data if self._is_guarded(name) else super().__getitem__(name)
+        if self._is_guarded(name):
+            return self._data
+        found = super().__getitem__(name)
+        return RootGroup(found, self) if _path_of(name) == "" else found
 
     def get(self, name: Any, default: Any = None, **options: Any) -> Any:
         """An object of the file, as `h5py.Group.get` gives it."""
-        if self._is_guarded(name) and not any(options.values()):
-            return self._data
+        if (self._is_guarded(name) or _path_of(name) == "") and not any(options.values()):
+            return self[name]
         return super().get(name, default, **options)
 
     def close(self) -> None:
@@ -86,9 +89,29 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
             sources.check()
 
     def _is_guarded(self, name: Any) -> bool:
-        if self._data is None or not isinstance(name, str):
-            return False
-        return posixpath.normpath(f"/{name}").lstrip("/") == "data"
+        return self._data is not None and _path_of(name) == "data"
+
+
+def _path_of(name: Any) -> str | None:
+    """The path from the root to what a name of HDF5 means; None if it is no name."""
+    if not isinstance(name, str | bytes):
+        return None
+    return posixpath.normpath(f"/{os.fsdecode(name)}").lstrip("/")
+
+
+class RootGroup(h5py.Group):  # type: ignore[misc]  # h5py is untyped
+    """The group ``/`` of a result, whose ``data`` is that of the result."""
+
+    def __init__(self, group: h5py.Group, result: ResultFile) -> None:
+        super().__init__(group.id)
+        self._result = result
+
+    def __getitem__(self, name: Any) -> Any:
+        return self._result[name]
+
+    def get(self, name: Any, default: Any = None, **options: Any) -> Any:
+        """An object of the file, as `h5py.Group.get` gives it."""
+        return self._result.get(name, default, **options)
 
 
 def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as hpcio.open

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import socket
 import time
 from pathlib import Path
@@ -14,14 +13,16 @@ import numpy as np
 from hpcio.errors import HpcioError, OutputError, as_output_error
 from hpcio.files import sync
 from hpcio.function import unpack_details, write_details
-from hpcio.journals import Ledger, published, sweep
+from hpcio.journals import Ledger, computed_by, published, sweep
 from hpcio.layout import attach, hide
 from hpcio.machine import user_name
-from hpcio.planning import Plan
 from hpcio.results.besides import keep_sums
 from hpcio.writers import backend_of
 
 __all__ = ["provenance", "publish"]
+
+# Characters of what is said of versions that differ.
+_MOST_VERSIONS = 50_000
 
 TRIAL = np.dtype(
     [
@@ -79,12 +80,12 @@ def publish(ledger: Ledger) -> Path:
 
 def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     plan = ledger.plan
-    f.attrs.update(provenance(plan))
     group = f.create_group("hpcio")
     group.attrs["plan"] = np.bytes_(plan.digest)
     group.attrs["run_id"] = np.bytes_(plan.run_id)
     stored = backend_of(plan).add_data(ledger, f, folder)
     ledger = stored.ledger
+    f.attrs.update(provenance(ledger))
     stored.target.save(group.create_group("target"))
     group["state"], group["checksum"] = stored.state, stored.checksum
     attach(plan.axes, f, f["data"])
@@ -115,20 +116,14 @@ def trial_table(ledger: Ledger) -> np.ndarray:
     return table
 
 
-def provenance(plan: Plan) -> dict[str, str | int]:
+def provenance(ledger: Ledger) -> dict[str, str | int]:
     """Where a result came from, as attributes of its file."""
-    from importlib import metadata  # slow to import, and workers publish nothing
-
-    versions = {"python": platform.python_version(), "hdf5": h5py.version.hdf5_version}
-    for package in ("hpcio", "numpy", "h5py"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+    plan = ledger.plan
     said: dict[str, str | int] = {
         "function": plan.function.name,
         "function_version": plan.function.version,
         "function_digest": plan.function.digest,
+        "function_text": plan.described.get("text", ""),  # plans of earlier versions have none
         "args": plan.described["args"][:8000],
         "kwargs": plan.described["kwargs"][:8000],
         "source": plan.source.path,
@@ -138,9 +133,23 @@ def provenance(plan: Plan) -> dict[str, str | int]:
         "host": socket.gethostname(),
         "user": user_name(),
         "created": _iso(time.time()),
-        "versions": json.dumps({**plan.function.fingerprint.packages, **versions}),
+        **_versions(ledger),
     }
     return {k: _storable(v) if isinstance(v, str) else v for k, v in said.items()}
+
+
+def _versions(ledger: Ledger) -> dict[str, str]:
+    """The versions that most blocks were computed with, and all of them if there are several."""
+    groups = [
+        {"blocks": group.blocks, "versions": dict(group.versions)} for group in computed_by(ledger)
+    ]
+    said = {"versions": json.dumps(groups[0]["versions"] if groups else {})}
+    if len(groups) > 1:
+        # HDF5 holds an attribute of up to 64 kB; nobody has as many kinds of processes.
+        while len(json.dumps(groups)) > _MOST_VERSIONS:
+            groups.pop()
+        said["versions_of_blocks"] = json.dumps(groups)
+    return said
 
 
 def _storable(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Self
 
 from hpcio.errors import HpcioError, SourceError, as_output_error
 from hpcio.function import FreshArguments, takes
-from hpcio.journals import LOST, SYNC, attempt_name, open_journal
+from hpcio.journals import LOST, SYNC, attempt_name, open_journal, versions_here
 from hpcio.planning import Plan
 from hpcio.recording import Reader
 from hpcio.writers import backend_of
@@ -81,7 +81,7 @@ class Attempt:
             self.extra["chunkShape"] = plan.target.largest_shape()
         self.reader = Reader(plan.source, axis=plan.blocks.axis)
         try:
-            self.journal = open_journal(plan, self.name, label)
+            self.journal = open_journal(plan, self.name, label, versions=versions_here(plan))
         except OSError as error:
             self.reader.close()
             raise as_output_error(error, plan.run_directory) from error

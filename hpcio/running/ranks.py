@@ -184,7 +184,7 @@ def _abort(world: Any, error: BaseException) -> None:
     if isinstance(error, HpcioError):
         print(f"hpcio: rank {world.rank}: {plain(str(error))}", file=sys.stderr)
     else:
-        traceback.print_exception(error)
+        print(plain("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     world.Abort(1)

@@ -16,6 +16,7 @@ from hpcio.planning import load_plan
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
 from hpcio.running.partition import from_runs
+from hpcio.words import plain
 
 __all__ = ["serve"]
 
@@ -37,7 +38,7 @@ def serve(fd: str, task: str) -> None:
         _serve(int(fd), json.loads(task))
         status = 0
     except BaseException:  # noqa: BLE001  (the process ends below)
-        traceback.print_exc()
+        print(plain(traceback.format_exc()), end="", file=sys.stderr)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -8,7 +8,7 @@ from hpcio.watching.following import follow_status
 from hpcio.watching.progress import watch, watch_probes
 from hpcio.watching.state import Queue, Status, WorkerStatus, as_json, working
 from hpcio.watching.tables import print_status
-from hpcio.watching.watcher import Watcher, queues, status
+from hpcio.watching.watcher import Watcher, check_queues, queues, status
 
 __all__ = [
     "Queue",
@@ -16,6 +16,7 @@ __all__ = [
     "Watcher",
     "WorkerStatus",
     "as_json",
+    "check_queues",
     "follow_status",
     "print_status",
     "queues",

@@ -89,7 +89,7 @@ class Status:
     ----------
     out : str
     published : bool
-        Whether the result is there.
+        Whether the result is there; `gone` says if parts of it are not.
     blocks, done, failed : int
     attempts : int
         How many processes have worked on it.
@@ -116,6 +116,8 @@ class Status:
         In the order of their labels, w2 before w10.
     counted : str
         What people count, ``trial`` or ``block``.
+    gone : str
+        What of a published result is gone, and what to do then; empty if nothing is.
     """
 
     out: str
@@ -136,6 +138,7 @@ class Status:
     since: float = 0.0
     workers: tuple[WorkerStatus, ...] = ()
     counted: str = "block"
+    gone: str = ""
 
     @property
     def left(self) -> int:

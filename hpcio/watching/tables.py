@@ -156,6 +156,12 @@ def blocks_words(state: Status) -> str:
     return f"{done}, {state.failed:,} failed, {state.left:,} left"
 
 
+def _how_it_is(state: Status) -> str:
+    if state.gone:
+        return " (parts of it are gone)"
+    return "" if state.published else " (not published yet)"
+
+
 def run_table(state: Status, asked: Mapping[str, Queue]) -> RenderableType:
     """The run as a whole."""
     from rich.table import Table
@@ -163,7 +169,7 @@ def run_table(state: Status, asked: Mapping[str, Queue]) -> RenderableType:
 
     hosts = len({worker.host for worker in state.workers})
     rows = {
-        "result": state.out + ("" if state.published else " (not published yet)"),
+        "result": state.out + _how_it_is(state),
         "function": state.function
         + (" (pickled: it cannot be imported by name)" if state.pickled else ""),
         f"{state.counted}s": blocks_words(state),
@@ -226,6 +232,9 @@ def print_status(
         console.print(f"... and {len(state.failures) - _MOST_FAILURES:,} more", highlight=False)
     if state.failures and not tracebacks:
         _say(console, f"Tracebacks: hpcio status {out} --failed")
+    if state.gone:
+        console.print()
+        _say(console, plain(state.gone))
     at_work = working(state, asked.values())
     if not state.published and not at_work:
         if not state.failures:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpcio.errors import HpcioError
+from hpcio.errors import HpcioError, HpcioWarning, PlanError
 from hpcio.files import RunDirectory, result_of
 from hpcio.journals import (
     DONE,
@@ -33,10 +35,11 @@ from hpcio.journals import (
 from hpcio.machine import is_local
 from hpcio.planning import Plan, load_plan
 from hpcio.results import open as open_result
+from hpcio.results import what_is_gone
 from hpcio.watching.state import Queue, Status
 from hpcio.watching.tally import Tally
 
-__all__ = ["Watcher", "queues", "status"]
+__all__ = ["Watcher", "check_queues", "queues", "status"]
 
 
 def status(out: str) -> Status:
@@ -67,7 +70,8 @@ def status(out: str) -> Status:
     tally = Tally(plan)
     for log in read_logs(plan):
         tally.add(log)
-    return tally.status(session=session)
+    state = tally.status(session=session)
+    return replace(state, gone=what_is_gone(plan.out)) if state.published else state
 
 
 def _of_one_file(out: str) -> Status:
@@ -118,7 +122,7 @@ class Watcher:
             self._begin()
             new = [(path, _kept(records)) for path, records in self._journals.look()]
         found = dict(new)
-        for path in sorted(self._plan.rundir.journals.glob("*.jnl")):
+        for path in self._journals.paths():
             if path not in self._headers:
                 header = _read_header(path, self._plan.digest)
                 if header is None:
@@ -194,3 +198,25 @@ def queues(plan: Plan) -> dict[str, Queue]:
         if queue is not None:
             found[entry.name] = queue
     return found
+
+
+def check_queues(plan: Plan) -> None:
+    """Raise PlanError if jobs of the run that is there wait or run, before it is set aside.
+
+    Where that cannot be asked, a warning says so.
+    """
+    if not plan.run_directory.exists():
+        return
+    for name, queue in queues(plan).items():
+        if queue.alive:
+            raise PlanError(
+                f"'{plan.out}' is at work in the queue already ({name}: {queue.line}). Wait for "
+                f"it, or cancel it first: hpcio cancel {shlex.quote(plan.out)}"
+            )
+        if queue.alive is None:
+            warnings.warn(
+                f"Whether jobs of '{plan.out}' wait or run is not known ({name}: {queue.line}). "
+                f"Cancel them if there are any: hpcio cancel {shlex.quote(plan.out)}",
+                HpcioWarning,
+                stacklevel=3,
+            )

@@ -17,6 +17,7 @@ from hpcio.journals import Tried, tried_by, tried_since
 from hpcio.machine import how_it_ended
 from hpcio.planning import Plan
 from hpcio.running import Deaths
+from hpcio.words import plain
 from slurm.site import environment
 from slurm.tasks.assignment import Assignment, Whereabouts
 from slurm.tasks.ending import AGAIN, DONE, ENDED, TROUBLE, restart
@@ -99,9 +100,9 @@ class TaskWatcher:
             # The list itself, not a copy: our handler adds to it until the worker has its own.
             code = TaskWorker(self._assignment, self._whereabouts, self._told).run()
         except HpcioError as error:
-            print(f"hpcio: {error}", file=sys.stderr)
+            print(f"hpcio: {plain(str(error))}", file=sys.stderr)
         except BaseException:  # noqa: BLE001  (a fork must not return from here)
-            traceback.print_exc()
+            print(plain(traceback.format_exc()), end="", file=sys.stderr)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

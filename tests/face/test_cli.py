@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ import pytest
 import hpcio
 from hpcio import cli
 from hpcio.command import options
+from hpcio.errors import OutputError
+from tests.rigs.support import ended
+from tests.rigs.waiting import PATIENCE, until
 
 WORK = """
 import numpy as np
@@ -218,3 +222,89 @@ def test_messages_of_resume_name_no_option_that_it_does_not_have(folder):
     status, _, said = command(folder, "resume", "out.h5", "--workers", "0", "--quiet")
     assert status == 2
     assert said.endswith("Make a new plan (in the shell: hpcio run --fresh ...).\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--writer", "direct"), "--writer: this says how a plan is made, and that of 'out.h5'"),
+        (("--writer", "virtual"), "--writer: "),  # what is the default is said all the same
+        (("--arg", "3", "--private", "--same-versions"), "--arg, --private, --same-versions: "),
+        (("--select-trials", "0:3"), "--select-trials: "),
+        (("--trials", "8"), "Missing argument 'SOURCE' (with --trials)"),
+    ],
+)
+@pytest.mark.parametrize("subcommand", ["run", "submit"])
+def test_a_plan_that_is_made_takes_no_options_of_one_to_be_made(folder, subcommand, words, said):
+    assert command_here(folder, "plan", "numpy:negative", *RUN[1:])[0] == 0
+    status, error = command_here(folder, subcommand, "out.h5", *words)
+    assert status == 2
+    assert said in error
+    assert not (folder / "out.h5").exists()
+
+
+def test_a_plan_that_is_made_takes_all_options_of_runs(folder):
+    assert command_here(folder, "plan", "numpy:negative", *RUN[1:])[0] == 0
+    assert command_here(
+        folder, "run", "out.h5", "--workers", "0", "--quiet", "--retries", "1", "--fresh"
+    )[0] == 0  # fmt: skip
+    with hpcio.open(folder / "out.h5") as f:
+        assert f["trials"].size == 100
+
+
+SLOW = """
+import os, sys, time
+
+def waits(trial):
+    open("begun", "w").close()
+    time.sleep(600)
+"""
+
+
+def test_ctrl_c_while_a_plan_is_made_says_one_line_and_ends_with_130(folder):
+    (folder / "slow.py").write_text(SLOW)
+    call = "import sys; from hpcio.cli import main; sys.argv[0] = 'hpcio'; main()"
+    words = ("plan", "slow.py:waits", *RUN[1:])
+    child = subprocess.Popen(
+        [sys.executable, "-c", call, *words], cwd=folder, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with ended(child):
+        until((folder / "begun").exists, "the function is probed")
+        os.killpg(child.pid, signal.SIGINT)
+        said, error = child.communicate(timeout=PATIENCE)
+    assert (child.returncode, said) == (130, "")
+    assert error.strip() == "hpcio: Stopped."
+    assert not (folder / "out.h5.run").exists()
+
+
+@pytest.mark.parametrize("table", ["out.h5::/trials", "out.h5.run/sources/table.csv", "link.csv"])
+@pytest.mark.parametrize("more", [(), ("--select-trials", "0:1")], ids=["all", "selected"])
+def test_a_trial_table_in_the_output_itself_is_refused(folder, table, more):
+    assert command_here(folder, "run", "numpy:negative", *RUN[1:], "--workers", "0")[0] == 0
+    (folder / "out.h5.run/sources/table.csv").write_text("0,8\n10,18\n")
+    (folder / "link.csv").symlink_to("out.h5.run/sources/table.csv")
+    before = (folder / "out.h5").read_bytes()
+    words = ("numpy:negative", "rec.h5::/lfp", "--trials", table, "--out", "out.h5", *more)
+    for subcommand in ("run", "plan"):
+        status, error = command_here(folder, subcommand, *words, "--fresh")
+        assert status == 2
+        assert f"The trial table '{table}' lies in the output 'out.h5' itself" in error.replace(
+            str(folder) + "/", ""
+        )
+        assert "a file of its own, such as CSV" in error
+    assert (folder / "out.h5").read_bytes() == before
+    other = (*words[:5], "two.h5", *more)
+    assert command_here(folder, "run", *other, "--workers", "0")[0] == 0
+
+
+def test_a_source_among_the_parts_of_the_output_is_not_replaced(folder):
+    first = hpcio.Plan.create(
+        np.negative, f"{folder}/rec.h5::/lfp", trials=100, out=folder / "out.h5", sources="trial"
+    )
+    first.run(workers=0, progress=False)
+    part = min(first.rundir.sources.rglob("*.h5"))
+    again = hpcio.Plan.create(np.negative, f"{part}::/data", trials=10, out=folder / "out.h5")
+    with pytest.raises(OutputError, match="which is its own source"):
+        again.run(workers=0, progress=False, fresh=True)
+    hpcio.verify(folder / "out.h5")

@@ -565,3 +565,44 @@ def test_several_processes_write_files_of_their_own(tmp_path, recording):
         with h5py.File(tmp_path / "own" / f"{trial}.h5") as f:
             check(f["data"][...], 2.0 * recording[5 * trial : 5 * trial + 5])
             assert dict(f["metadata"].attrs) == {f"first__{trial}_0": recording[5 * trial, 0]}
+
+
+# ---- dicts that are not as they should be -------------------------------------------------------
+
+_NOT_ANY = [3.5, b"\0", "", object(), [None], ["a"], (slice("a"), slice(0, 4)), {}, True]
+
+
+@pytest.mark.parametrize("kind", ["worker", "shared"])
+@pytest.mark.parametrize(
+    ("key", "values"),
+    {
+        "infile": [*_NOT_ANY, None, "a\0b"], "indset": [*_NOT_ANY, None, "/", "a\0b"],
+        "ingrid": [*_NOT_ANY, None, "a", (slice(0, 9, 0), slice(0, 4)), np.zeros((2, 2))],
+        "inshape": [*_NOT_ANY, None, (-1, 4)], "sigrid": [*_NOT_ANY, [[0.5], [0]]],
+        "vdsdir": [x for x in _NOT_ANY if x is not None], "outfile": [*_NOT_ANY, None],
+        "outdset": [*_NOT_ANY, None, "/", ".."], "outgrid": _NOT_ANY,
+        "outshape": [*_NOT_ANY, None, (-1, 4), 5], "dtype": [None, "O", "S3", "no", 3.5, object()],
+        "call_id": [3.5, b"x", [1], object()],
+    }.items(),
+)  # fmt: skip
+def test_a_dict_that_is_not_as_it_should_be_is_refused_by_the_name_of_the_key(
+    request, kind, key, values
+):
+    trl_dat = request.getfixturevalue(kind)
+    for value in values:
+        with pytest.raises(FunctionError, match=f"'{key}' of the dict for a worker of 'same' is"):
+            same(trl_dat(fancy=True, **{key: value}))
+    if key not in ("sigrid", "call_id"):
+        lacking = trl_dat()
+        del lacking[key]
+        with pytest.raises(FunctionError, match=f"'same' lacks {key}"):
+            same(lacking)
+
+
+@pytest.mark.parametrize(
+    "outgrid",
+    [None, ([3, 1, 2, 0, 4], slice(0, 4)), ([0, 1, 2, 3, 4], [0, 1, 2, 3]), (slice(0, 5),) * 3],
+)
+def test_a_region_that_hdf5_does_not_write_is_told_by_the_name_of_the_key(shared, outgrid):
+    with pytest.raises(TrialError, match="Correct outgrid"):
+        same(shared(outgrid=outgrid))

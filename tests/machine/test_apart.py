@@ -150,3 +150,11 @@ def test_a_python_that_is_not_there(monkeypatch):
     monkeypatch.setattr("sys.executable", "/no/such/python")
     with pytest.raises(WorkerError, match="could not be started"):
         call_apart(f"{HERE}:adding", 0, [1])
+
+
+def test_what_nobody_expected_is_shown_as_text(capfd):
+    (death,) = call_apart("builtins:exec", 'raise ValueError("\x1b[2J5 \u03bcV")', [1])
+    assert isinstance(death, Death)
+    said = capfd.readouterr().err
+    assert "ValueError: \\x1b[2J5 μV" in said
+    assert "\x1b" not in said

@@ -8,6 +8,7 @@ import pytest
 
 from hpcio import Plan, per_trial
 from hpcio.errors import FunctionError, OutputError, PlanError, SourceError, TrialError
+from hpcio.planning import Plan as Value
 
 # If it fails, there is no other of its shape to be tried.
 ONE = {"trials": [[0, 6]]}
@@ -121,3 +122,17 @@ def test_bytes_read_and_written_of_each_block(plan):
     np.testing.assert_array_equal(made.input_sizes(), np.outer([6, 6, 8, 6, 4], [3, 1]).ravel() * 8)
     np.testing.assert_array_equal(made.target.sizes(), [24, 8] * 5)
     assert made.target.nbytes == 10 * 4 * 4
+
+
+def test_a_plan_shows_in_few_lines(tmp_path):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = np.zeros((100_000, 4))
+    plan = Plan.create(
+        np.negative, f"{tmp_path}/rec.h5::/lfp", trials=2, channels_per_block=2,
+        out=tmp_path / "out.h5", axes={"time": range(100_000), "channel": None},
+    )  # fmt: skip
+    for shown in (str(plan), repr(plan), repr(Value(**vars(plan)))):
+        assert len(shown) < 500 + 2 * len(str(tmp_path))
+        assert "numpy:negative over 50,000 trials in 100,000 blocks" in shown
+        assert f"'{plan.source.path}::/lfp'" in shown
+        assert f"'{plan.out}' (100000 x 4, float64; writer virtual)" in shown

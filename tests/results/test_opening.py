@@ -168,3 +168,22 @@ def test_a_link_leads_to_the_result(done, tmp_path_factory):
 def test_a_relative_name_is_relative_to_the_folder_at_hand(done, monkeypatch):
     monkeypatch.chdir(done.folder)
     done.check(Path("out.h5"))
+
+
+def test_the_data_are_guarded_by_whatever_name_they_are_asked_for(done):
+    with hpcio.open(done.out) as f:
+        data = f["data"]
+        for root in (f["/"], f["."], f.get("/")):
+            assert root["data"] is data
+            assert root["/data"] is data
+            assert root.get("data") is data
+            assert dict(root.items())["data"] is data
+            assert sorted(root) == sorted(f)
+            assert root["trials"].shape == f["trials"].shape
+            assert root.attrs["function"] == f.attrs["function"]
+        assert f[b"data"] is data
+    with hpcio.open(done.out) as f:
+        root = f["/"]
+        os.unlink(sources_of(done.out)[-1])
+        with pytest.raises(ResultError, match="cannot be read"):  # HDF5 gives fill values
+            root["data"][...]

@@ -88,6 +88,7 @@ def test_the_file_says_where_it_came_from(tmp_path, lfp):
     assert attrs == {
         "function": "work:shifted",
         "function_version": "7.1",
+        "function_text": "def shifted(trial, n, a=1):\n    return trial + SHIFT\n",
         "args": "(5,)",
         "kwargs": "{'a': 'b'}",
         "source": str(tmp_path / "rec.h5"),

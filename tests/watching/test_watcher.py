@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import hpcio
-from hpcio.errors import BlocksFailed, PlanError
+from hpcio.errors import BlocksFailed, HpcioWarning, PlanError
 from hpcio.journals.journal import DONE, FAILED, LOST, SYNC, read_log
 from hpcio.journals.ledger import open_journal
 from hpcio.journals.rundir import discard, prepare
+from hpcio.reporting import write_page
 from hpcio.watching.state import Status, as_json, working
 from hpcio.watching.watcher import Watcher, status
 from tests.rigs.bench import ROWS, TRIALS, Bench
@@ -287,3 +288,102 @@ def test_watching_a_run_that_is_thrown_away(bench):
     discard(plan.out)
     with pytest.raises(FileNotFoundError):
         watcher.look()
+
+
+def _lose(path):
+    path.unlink()
+
+
+def _cut(path):
+    with path.open("r+b") as f:
+        f.truncate(path.stat().st_size - 1)
+
+
+@pytest.mark.parametrize("lose", [_lose, _cut])
+@pytest.mark.parametrize("options", [{"sources": "trial"}, {"sources": "task"},
+                                     {"sources": "task", "compression": "gzip"}],
+                         ids=["trial", "task", "compressed"])  # fmt: skip
+def test_parts_of_a_result_that_are_gone_are_said(bench, lose, options):
+    plan = bench.plan(**options)
+    plan.run(workers=0, progress=False)
+    assert status(str(bench.out)).gone == ""
+    part = max(plan.rundir.sources.rglob("*.h5"))
+    lose(part)
+    state = status(str(bench.out))
+    assert (state.published, state.done, state.failed) == (True, TRIALS, 0)
+    assert str(part) in state.gone
+    assert "rm " in state.gone
+    assert f"hpcio resume {bench.out}" in state.gone
+    # What it says to do is enough.
+    bench.out.unlink()
+    plan.run(workers=0, progress=False)
+    assert status(str(bench.out)).gone == ""
+    with hpcio.open(bench.out) as f:
+        assert f["data"].shape == plan.target.shape
+
+
+def test_the_command_and_the_report_say_that_parts_are_gone(bench):
+    plan = bench.plan(sources="trial")
+    plan.run(workers=0, progress=False)
+    assert command(bench.out)[0] == 0
+    parts = sorted(plan.rundir.sources.rglob("*.h5"))
+    for part in parts[:3]:
+        part.unlink()
+    code, said, _ = command(bench.out, COLUMNS="9999")
+    assert code == 1
+    assert f"{bench.out} (parts of it are gone)" in said
+    assert f"3 of its {TRIALS} parts are gone or not whole: '{parts[0]}'" in said
+    code, said, _ = command(bench.out, "--json")
+    assert (code, json.loads(said)["published"]) == (1, True)
+    assert str(parts[0]) in json.loads(said)["gone"]
+    page = write_page(None, bench.out).read_text()
+    assert "published, and then damaged" in page
+    assert ">complete<" not in page
+
+
+def test_an_average_and_a_result_that_is_cut_short_are_told_apart(bench):
+    plan = bench.plan(keeptrials=False)
+    plan.run(workers=0, progress=False)
+    assert status(str(bench.out)).gone == ""
+    _cut(bench.out)
+    assert str(bench.out) in status(str(bench.out)).gone
+
+
+QUEUE = """
+import dataclasses
+import pathlib
+
+@dataclasses.dataclass
+class Queue:
+    line: str
+    alive: int | None
+    states: dict
+
+def ask(plan):
+    alive = pathlib.Path(__file__).with_name("alive").read_text()
+    return Queue("3 in line", None if alive == "?" else int(alive), {})
+"""
+
+
+def test_starting_over_waits_for_jobs_of_the_run(bench, tmp_path, monkeypatch):
+    brought = tmp_path / "brought"
+    (brought / "lines-1.dist-info").mkdir(parents=True)
+    (brought / "lines-1.dist-info" / "METADATA").write_text("Name: lines\nVersion: 1\n")
+    (brought / "lines-1.dist-info" / "entry_points.txt").write_text(
+        "[hpcio.status]\nlines = lines_:ask\n"
+    )
+    (brought / "lines_.py").write_text(QUEUE)
+    (brought / "alive").write_text("3")
+    monkeypatch.syspath_prepend(brought)
+    plan = bench.plan()
+    plan.run(workers=0, progress=False, fresh=True)  # nobody is asked where there is no run
+    before, kept = bench.out.read_bytes(), sorted(plan.run_directory.rglob("*"))
+    with pytest.raises(PlanError, match=r"lines: 3 in line.*hpcio cancel"):
+        bench.plan().run(workers=0, progress=False, fresh=True)
+    assert bench.out.read_bytes() == before
+    assert sorted(plan.run_directory.rglob("*")) == kept
+    (brought / "alive").write_text("?")
+    with pytest.warns(HpcioWarning, match="is not known"):
+        bench.plan().run(workers=0, progress=False, fresh=True)
+    (brought / "alive").write_text("0")
+    assert bench.plan().run(workers=0, progress=False, fresh=True).computed == TRIALS

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import hpcio
+from hpcio.errors import PlanError
 from hpcio.journals.journal import DONE
 from hpcio.journals.ledger import open_journal
 from hpcio.journals.rundir import prepare
@@ -254,6 +255,17 @@ def test_a_path_with_blanks(slurm, tmp_path):
     array = place.sbatch("--array=0-3", "--hold")
     place.jobs(1, array)
     place.until(f"job array {array}: 4 pending (JobHeldUser)")
+
+
+def test_starting_over_here_is_refused_while_jobs_wait(place):
+    place.submission()
+    array = place.sbatch("--array=0-3", "--hold")
+    place.jobs(1, array)
+    place.until(f"job array {array}: 4 pending (JobHeldUser)")
+    before = sorted(place.run.rglob("*"))
+    with pytest.raises(PlanError, match=rf"job array {array}: 4 pending.*hpcio cancel"):
+        place.plan.run(workers=0, progress=False, fresh=True)
+    assert sorted(place.run.rglob("*")) == before
 
 
 # ---------------------------------------------------------------------- the command

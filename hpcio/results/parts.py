@@ -1,0 +1,55 @@
+"""Whether the parts of a result are there, by their sizes alone."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from hpcio.errors import HpcioError
+from hpcio.files import open_file
+from hpcio.results.opening import refusing_damage
+
+__all__ = ["what_is_gone"]
+
+
+def what_is_gone(out: str | os.PathLike[str]) -> str:
+    """What of a published result is gone, and what to do; empty if nothing is.
+
+    Files are looked for and their sizes compared; `open` also looks into them, and `verify` reads
+    all of them.
+
+    Parameters
+    ----------
+    out : str or path
+
+    Returns
+    -------
+    str
+    """
+    result = Path(os.path.realpath(out))
+    try:
+        with refusing_damage(result), open_file(result) as f:
+            kept = f["hpcio"]
+            parts = kept["sources"]["path", "size"].tolist() if "sources" in kept else []
+    except HpcioError as error:
+        return str(error)
+    defects = [defect for path, size in parts if (defect := _defect(result.parent, path, size))]
+    if not defects:
+        return ""
+    many = f"{len(defects):,} of its {len(parts):,} parts are" if len(parts) > 1 else "Its part is"
+    return (
+        f"{many} gone or not whole: {defects[0]}{', ...' * (len(defects) > 1)}. Restore "
+        "from a backup, or remove the result and compute what is gone: "
+        f"rm {shlex.quote(str(out))}; hpcio resume {shlex.quote(str(out))}"
+    )
+
+
+def _defect(folder: Path, name: bytes, size: int) -> str:
+    """What is wrong with a part of a result, in words; empty if nothing is."""
+    path = folder / os.fsdecode(name)
+    try:
+        found = os.stat(path).st_size
+    except (OSError, ValueError) as error:  # a name that no file has
+        return f"'{path}' ({getattr(error, 'strerror', error)})"
+    return "" if found == size else f"'{path}' ({found:,} bytes instead of {size:,})"
