@@ -65,6 +65,7 @@ def prepare(plan: Plan) -> Plan:
                 sync(names)
             _remove_old(folder)
             return plan
+        sync(folder)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
