@@ -19,7 +19,7 @@ import pytest
 import hpcio
 from hpcio import Plan
 from hpcio.errors import HpcioError, OutputError, PlanError
-from hpcio.journals import DONE, prepare, read_logs
+from hpcio.journals import DONE, prepare, read_logs, remove
 from hpcio.running.attempt import Attempt
 from hpcio.running.batch import run_batch
 from hpcio.writers import backend_of
@@ -278,14 +278,37 @@ def test_what_a_disk_may_have_kept(disk, tmp_path, kept, names, bytes_):
     assert found == dict(zip(names, bytes_, strict=True))
 
 
+def test_what_is_thrown_away_is_whole_or_gone(disk, tmp_path):
+    bench = Bench(tmp_path)
+    before = tmp_path / "before"
+    before.mkdir()
+    run(bench, before / "out.h5")
+    whole = {path.relative_to(before) for path in before.rglob("*")}
+
+    def throw_away() -> str:
+        remove(disk.path / "out.h5.run")
+        return "fine"
+
+    disk.begin(tmp_path / "left", before=before)
+    assert forked(throw_away) == "fine"
+    for at in range(1, disk.counts()["any"] + 1):
+        left = tmp_path / f"left-{at}"
+        disk.begin(left, before=before, at=at, kept="some:1")
+        assert forked(throw_away) != "fine"
+        there = {path.relative_to(left) for path in left.rglob("*")}
+        assert there == whole or not (left / "out.h5.run").exists()
+
+
 @pytest.mark.parametrize(("writer", "story", "local"), EVERYDAY)
 def test_some_cuts(disk, tmp_path, writer, story, local):
     told = cutting(disk, tmp_path, writer, story, local=local)
     count = told.count()
     disk.cut()
     told.check("fine")
-    for k, kept in enumerate(KEPT, 1):
-        told.cut(at=k * count // (len(KEPT) + 1), kept=kept)
+    # Stories take turns in what the disk has kept.
+    turn = 2 * EVERYDAY.index((writer, story, local))
+    for k in (1, 2):
+        told.cut(at=k * count // 3, kept=KEPT[(turn + k) % len(KEPT)])
 
 
 @pytest.mark.torture
