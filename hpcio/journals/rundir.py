@@ -74,6 +74,7 @@ def prepare(plan: Plan) -> Plan:
                 sync(names)
             _remove_old(folder)
             return plan
+        sync(folder)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -264,6 +265,8 @@ def remove(folder: Path) -> None:
     # Rename it first: its name is free at once, and nobody ever sees a part of it.
     gone = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
     folder.rename(gone)
+    # Or a failure of power could leave the name, and not all that was in it.
+    sync(folder.parent)
     for doomed in folder.parent.glob(f"{glob.escape(folder.name)}.????????.old"):
         if RunDirectory(doomed).plan.exists() or doomed == gone:
             shutil.rmtree(doomed)

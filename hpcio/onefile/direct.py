@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hpcio.errors import OutputError, as_output_error
-from hpcio.files import checksum, write_at
+from hpcio.files import checksum, sync, write_at
 from hpcio.journals import Journal
 from hpcio.machine import is_local
 from hpcio.onefile.closing import check_open, enter, leave
@@ -49,6 +49,7 @@ class Direct:
                 raise
             raise as_output_error(error, path) from error
         self._seams: int | None = None
+        self._is_named = True  # whether the name of the seams is safe
         self._shared = shared
         self._held = bytearray()
         self._start = 0
@@ -99,18 +100,22 @@ class Direct:
         if self._seams is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._seams = os.open(self._seams_path, flags, 0o600)
+            self._is_named = False
         whole = memoryview(SEAM.pack(offset, len(data), checksum(data)) + bytes(data))
         while whole:
             whole = whole[os.write(self._seams, whole) :]
 
     def prepare_sync(self) -> Callable[[], None]:
         fds = [fd for fd in (self._fd, self._seams) if fd is not None]
+        is_named, self._is_named = self._is_named, True
 
-        def sync() -> None:
+        def bring() -> None:
             for fd in fds:
                 os.fsync(fd)
+            if not is_named:
+                sync(self._seams_path.parent)
 
-        return sync
+        return bring
 
     def close(self) -> None:
         os.close(self._fd)

@@ -27,6 +27,7 @@ from hpcio.files import (
     checksum,
     layout,
     read_at,
+    sync,
     sync_file_system,
     write_file,
 )
@@ -81,8 +82,10 @@ class TaskFiles(Unbuffered):
         self._plan, self._attempt = plan, attempt
         self._sizes = plan.target.sizes()
         self._slabs: list[Slab] = []  # the last one is written to, the others await their sync
+        self._folder = (plan.run_directory / task_path(attempt, 0)).parent
         self._file = -1
         self._next = 0
+        self._is_named = True  # whether all names are safe
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         self._file += 1
@@ -93,6 +96,7 @@ class TaskFiles(Unbuffered):
             self._slabs.append(Slab(path, file_layout))
         except OSError as error:
             raise as_output_error(error, path) from error
+        self._is_named = False
         journal.append(FILE, file=self._file, offset=file_layout.offset, nbytes=file_layout.nbytes)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
@@ -104,14 +108,17 @@ class TaskFiles(Unbuffered):
     def prepare_sync(self) -> Callable[[], None]:
         slabs = list(self._slabs)
         self._slabs = slabs[-1:]
+        is_named, self._is_named = self._is_named, True
 
-        def sync() -> None:
+        def bring() -> None:
             for slab in slabs:
                 slab.sync()
             for slab in slabs[:-1]:
                 slab.close()
+            if not is_named:
+                sync(self._folder)
 
-        return sync
+        return bring
 
     def close(self) -> None:
         for slab in self._slabs:
@@ -133,14 +140,20 @@ class TrialFiles(Unbuffered):
         self._each = not is_local(self._root)
         # Open all the time: so it reports every error since, even if others were told of it.
         self._fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
+        # Folders that have got names since the last sync, and those of the batch at hand.
+        self._named: set[Path] = set()
+        self._at_hand: set[Path] = set()
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
+        self._at_hand = set()
         for shard in sorted(set((blocks // FILES_PER_FOLDER).tolist())):
             folder = Path(self._root, trial_path("", shard * FILES_PER_FOLDER)).parent
             try:
                 folder.mkdir(mode=READABLE_FOLDER, exist_ok=True)
             except OSError as error:
                 raise as_output_error(error, folder) from error
+            self._at_hand |= {folder, folder.parent}
+        self._named |= self._at_hand
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         self._write_file(self._root + trial_path(self._attempt, block), block, data)
@@ -150,13 +163,18 @@ class TrialFiles(Unbuffered):
         write_file(path, self._shapes[self._shape_index[block]], data, sync=self._each)
 
     def prepare_sync(self) -> Callable[[], None]:
-        return self._sync
+        folders, self._named = sorted(self._named), set(self._at_hand)
 
-    def _sync(self) -> None:
-        # One call syncs all files since the last one. An `fsync` of each would cost a hundred
-        # times as much as writing a small file.
-        if not self._each:
-            sync_file_system(self._fd, self._root)
+        def bring() -> None:
+            # One call syncs all files since the last one. An `fsync` of each would cost a hundred
+            # times as much as writing a small file.
+            if not self._each:
+                sync_file_system(self._fd, self._root)
+                return
+            for folder in folders:
+                sync(folder)
+
+        return bring
 
     def close(self) -> None:
         os.close(self._fd)

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import ResultError, as_output_error
-from hpcio.files import checksum, read_at, write_at, write_under_name
+from hpcio.files import checksum, read_at, sync, write_at, write_under_name
 from hpcio.journals import DONE, Journal, JournalRecords, Ledger, StoredReader
 from hpcio.layout import Average, Moments, Target, combine
 from hpcio.planning import Plan, WriterAbilities
@@ -49,6 +49,8 @@ class _SumsWriter:
     def __init__(self, plan: Plan, attempt: str) -> None:
         self._plan, self._average = plan, _average(plan)
         path = _path(plan, attempt)
+        self._folder = path.parent
+        self._is_named = False  # whether the name of the file is safe
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -101,7 +103,14 @@ class _SumsWriter:
         """Do nothing: a sum cannot be kept before its group is complete."""
 
     def prepare_sync(self) -> Callable[[], None]:
-        return lambda: os.fsync(self._fd)
+        is_named, self._is_named = self._is_named, True
+
+        def bring() -> None:
+            os.fsync(self._fd)
+            if not is_named:
+                sync(self._folder)
+
+        return bring
 
     def close(self) -> None:
         os.close(self._fd)

@@ -116,8 +116,11 @@ def _bring_to_disk(ledger: Ledger, paths: list[str]) -> None:
     elif late:
         for path in paths:
             sync(root / path)
-    for folder in sorted({root, *((root / path).parent for path in paths)}):
-        sync(folder)
+    # Folders between, too: a name is as safe as those of all folders on the way to it.
+    folders = {os.path.dirname(path) for path in paths}
+    folders |= {os.path.dirname(folder) for folder in folders} | {""}
+    for folder in sorted(folders):
+        sync(root / folder)
 
 
 class _Mapped:
