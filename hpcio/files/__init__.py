@@ -36,7 +36,14 @@ from hpcio.files.compression import (
     load_filters,
 )
 from hpcio.files.images import in_memory_file, sparse_file, write_image, write_under_name
-from hpcio.files.locks import check_locks, locked, open_to_write, own_lock, release_lock
+from hpcio.files.locks import (
+    check_locks,
+    holder_of,
+    locked,
+    open_to_write,
+    try_lock,
+    unlock,
+)
 from hpcio.files.marks import Mark, mark_of
 from hpcio.files.opening import (
     find_dataset,
@@ -81,6 +88,7 @@ __all__ = [
     "find_dataset",
     "follow",
     "free_files",
+    "holder_of",
     "in_memory_file",
     "layout",
     "lies_in_result",
@@ -92,13 +100,11 @@ __all__ = [
     "open_file",
     "open_own",
     "open_to_write",
-    "own_lock",
     "own_run_folder",
     "plain_offset",
     "read_at",
     "read_own",
     "reading",
-    "release_lock",
     "result_of",
     "room_for",
     "sample_of",
@@ -106,6 +112,8 @@ __all__ = [
     "split_spec",
     "sync",
     "sync_file_system",
+    "try_lock",
+    "unlock",
     "where_hdf5_looks",
     "write_at",
     "write_file",

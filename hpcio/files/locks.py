@@ -29,10 +29,10 @@ from contextlib import contextmanager
 import h5py
 
 from hpcio.errors import OutputError, as_output_error
-from hpcio.files.opening import locking
+from hpcio.files.opening import NO_LOCKS, locking
 from hpcio.machine import is_local, kind_of, options_of
 
-__all__ = ["check_locks", "locked", "open_to_write", "own_lock", "release_lock"]
+__all__ = ["check_locks", "holder_of", "locked", "open_to_write", "try_lock", "unlock"]
 
 # File systems that several nodes may share, and whose `flock` keeps writers apart: mount options
 # that must be there, and those that must not. NFS 4.2 was tested; for the others we trust their
@@ -70,28 +70,53 @@ _WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
 # Files whose locks this process holds. A child that a function forks must not keep them.
-_own: set[int] = set()
+_held: set[int] = set()
 
 
-def own_lock(fd: int) -> None:
-    """Keep the lock of an open file from living on in children that are forked meanwhile."""
-    _own.add(fd)
+def try_lock(fd: int, kind: int) -> bool:
+    """Take the `flock` of an open file if nobody is in the way, until `unlock`.
+
+    It does not live on in children that are forked meanwhile. A file system without locks lets
+    everybody in.
+    """
+    _held.add(fd)
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
 
 
-def release_lock(fd: int) -> None:
-    """Close a file, and give its lock back; nothing in a child that was forked meanwhile."""
-    if fd in _own:
-        _own.discard(fd)
-        with contextlib.suppress(OSError):  # nothing was written, and the lock is gone even so
+def unlock(fd: int) -> None:
+    """Close a file, locked or not; nothing in a child that was forked meanwhile."""
+    if fd in _held:
+        with contextlib.suppress(OSError):  # nothing was written
+            fcntl.flock(fd, fcntl.LOCK_UN)  # for a child, too, that is just being forked
+        _held.discard(fd)
+        with contextlib.suppress(OSError):
             os.close(fd)
 
 
 def _let_go() -> None:
-    while _own:
-        os.close(_own.pop())
+    while _held:
+        os.close(_held.pop())
 
 
 os.register_at_fork(after_in_child=_let_go)
+
+
+def holder_of(fd: int) -> int | None:
+    """Which process of this machine has a `flock` of an open file, as far as the system says."""
+    inode = str(os.fstat(fd).st_ino)
+    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as f:
+        for line in f:
+            fields = line.split()  # 1: FLOCK ADVISORY READ 4711 00:19:1234 0 EOF
+            if "FLOCK" in fields and fields[-3].rpartition(":")[2] == inode:
+                return int(fields[-4])
+    return None
 
 
 def check_locks(path: str | os.PathLike[str]) -> None:

@@ -31,7 +31,7 @@ MOST_SOURCES = 2048
 SPARE_FILES = 128
 
 # Answers of file systems without advisory locks; EWOULDBLOCK would mean that a lock is held.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def split_spec(spec: str | os.PathLike[str]) -> tuple[str, str]:
@@ -72,7 +72,7 @@ def _device_locks(device: int, path: str) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in _NO_LOCKS
+        return error.errno not in NO_LOCKS
     finally:
         os.close(fd)
     return True

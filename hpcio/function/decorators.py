@@ -76,7 +76,7 @@ def _is_several(value: Any) -> bool:
 
 
 def _is_index(value: Any) -> bool:
-    return isinstance(value, int | np.integer)
+    return isinstance(value, int | np.integer | np.bool_)
 
 
 def _are_indices(value: Any) -> bool:
@@ -102,10 +102,10 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "vdsdir": (lambda value: value is None or _is_path(value), "a path, or None"),
     "outfile": (_is_path, "a path"),
     "outdset": (_is_name, "the name of a dataset"),
-    "outgrid": (lambda value: value is None or _is_region(value), "a tuple of slices"),
+    "outgrid": (lambda value: value is None or _is_region(value), "a tuple of slices, or None"),
     "outshape": (_is_shape, "a tuple of lengths"),
     "dtype": (_is_dtype, "a type of numbers"),
-    "call_id": (lambda value: value is None or isinstance(value, str | int), "a text"),
+    "call_id": (lambda value: value is None or isinstance(value, str | int | np.integer), "a text"),
 }
 
 
@@ -227,7 +227,8 @@ def _work(
     dtype = np.dtype(trl_dat["dtype"])
     region = tuple(trl_dat["ingrid"])
     sigrid = trl_dat.get("sigrid") if trl_dat.get("fancy") else None
-    call_id = str(trl_dat.get("call_id") or "")
+    given = trl_dat.get("call_id")
+    call_id = "" if given is None else str(given)
     with open_file(trl_dat["infile"]) as f:
         dataset = find_dataset(f, trl_dat["indset"])
         if _is_empty(region, sigrid, dataset.shape):

@@ -8,6 +8,7 @@ import inspect
 import linecache
 import tokenize
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,11 +54,14 @@ def text_of(func: Callable[..., Any]) -> str:
         return ""
     lines = _lines_of(code.co_filename)
     try:
-        module = compile(
-            "".join(lines), code.co_filename, "exec", flags=code.co_flags & _FUTURE,
-            dont_inherit=True,
-        )  # fmt: skip
-    except (SyntaxError, ValueError):  # it was changed, or is a cell with words of a notebook
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they were said when it was loaded
+            module = compile(
+                "".join(lines), code.co_filename, "exec", flags=code.co_flags & _FUTURE,
+                dont_inherit=True,
+            )  # fmt: skip
+    # It was changed, or is a cell with words of a notebook, or is nested too deep to be worth it.
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return ""
     if not any(found == code for found in _codes_in(module)):
         return ""

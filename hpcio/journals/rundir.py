@@ -20,9 +20,9 @@ from hpcio.files import (
     check_run_folder,
     lies_in_result,
     mark_of,
-    own_lock,
-    release_lock,
     sync,
+    try_lock,
+    unlock,
 )
 from hpcio.function import check_versions
 from hpcio.journals.ledger import Ledger
@@ -211,19 +211,18 @@ def _held(rundir: RunDirectory) -> Iterator[None]:
         fd = os.open(rundir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise as_output_error(error, rundir.path) from error
-    own_lock(fd)
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            is_free = try_lock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            raise as_output_error(error, rundir.path) from error
+        if not is_free:
             raise PlanError(
                 f"'{rundir.path}' is at work in another process. Wait for it, or end it."
-            ) from None
-        except OSError:
-            pass  # no locks on this file system
+            )
         yield
     finally:
-        release_lock(fd)
+        unlock(fd)
 
 
 def discard(out: str | os.PathLike[str]) -> None:

@@ -57,7 +57,8 @@ def computed_by(ledger: Ledger) -> tuple[ComputedBy, ...]:
     for log, number in zip(ledger.logs, counted, strict=True):
         if number:
             said = log.header.get("versions")
-            versions = {**planned, **said} if said else {}
+            # A header that had no room for all does not say which are as planned.
+            versions = {**({} if "..." in said else planned), **said} if said else {}
             key = json.dumps(versions, sort_keys=True)
             blocks[key] = blocks.get(key, 0) + number
     return tuple(

@@ -12,6 +12,7 @@ has no locks, only the name protects.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -19,24 +20,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
 from hpcio.errors import OutputError, as_output_error
-from hpcio.files import allocate, own_lock, release_lock, sync, write_at
+from hpcio.files import allocate, holder_of, read_at, sync, try_lock, unlock, write_at
+from hpcio.journals import published
+from hpcio.machine import look_again
 from hpcio.onefile.preallocated import opened
 from hpcio.planning import Plan
 
-__all__ = ["check_open", "closed", "enter", "leave", "reopen", "where"]
+__all__ = ["check_open", "closed", "enter", "open_to_read", "reopen"]
 
 # So many bytes are copied at a time.
 _PIECE = 4 << 20
 
 
-def where(plan: Plan) -> Path:
-    """Where the file lies until it is published, whether or not somebody is about to do so."""
-    return plan.rundir.closed if _is_closed(plan) else plan.rundir.data
-
-
 def _is_closed(plan: Plan) -> bool:
+    look_again(plan.rundir.data)
     return not plan.rundir.data.exists() and plan.rundir.closed.exists()
+
+
+def open_to_read(plan: Plan) -> int | None:
+    """A descriptor of the file, whether it is open to writers, closed or published; None if gone.
+
+    It may get another name meanwhile, and its first one back.
+    """
+    rundir = plan.rundir
+    look_again(rundir.data)
+    for path in (rundir.data, rundir.closed, plan.out if published(plan) else None, rundir.data):
+        with suppress(FileNotFoundError):
+            if path is not None:
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return None
 
 
 # ---------------------------------------------------------------------- those who write
@@ -48,7 +63,8 @@ def enter(plan: Plan) -> int:
     Returns
     -------
     int
-        A descriptor, for `leave`. Whoever publishes knows by it that a writer is there.
+        A descriptor, for `hpcio.files.unlock`. Whoever publishes knows by it that a writer is
+        there.
 
     Raises
     ------
@@ -59,33 +75,36 @@ def enter(plan: Plan) -> int:
     try:
         # Locks of NFS want it open for reading; nothing is read, which would fill the cache.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise OutputError(errno.ENOENT, _gone(plan)) from error
     except OSError as error:
         raise as_output_error(error, path) from error
-    own_lock(fd)
     try:
-        if not _lock(fd, fcntl.LOCK_SH):
+        if not try_lock(fd, fcntl.LOCK_SH):
             raise OutputError(_at_work(plan))
         check_open(plan, fd)
-    except BaseException:
-        leave(fd)
+    except BaseException as error:
+        unlock(fd)
+        if isinstance(error, OSError) and not isinstance(error, OutputError):
+            raise as_output_error(error, path) from error
         raise
     return fd
-
-
-def leave(fd: int) -> None:
-    """Be no longer counted."""
-    release_lock(fd)
 
 
 def check_open(plan: Plan, fd: int) -> None:
     """Raise OutputError if an open file is no longer the one to write into."""
     path = plan.rundir.data
+    look_again(path)
     with suppress(FileNotFoundError):
         if os.path.samestat(os.stat(path), os.fstat(fd)):
             return
-    raise OutputError(
-        f"'{path}' is gone: another process has finished it, or removed it. If there is no "
-        f"'{plan.out}', resume."
+    raise OutputError(errno.ENOENT, _gone(plan))
+
+
+def _gone(plan: Plan) -> str:
+    return (
+        f"'{plan.rundir.data}' is gone: another process has finished it, or removed it. If there "
+        f"is no '{plan.out}', resume."
     )
 
 
@@ -114,14 +133,18 @@ def closed(plan: Plan) -> Iterator[Path]:
             os.rename(before, path)
         try:
             sync(plan.run_directory)
-            with opened(path, os.O_RDWR) as fd:
-                if not _lock(fd, fcntl.LOCK_EX):
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                # The lock is not kept: whoever opens the file now finds that it has lost its name.
+                if not try_lock(fd, fcntl.LOCK_EX):
                     _copy(fd, path)
+            finally:
+                unlock(fd)
             yield path
-        finally:
-            # If that fails, too, `reopen` does it.
-            with suppress(OSError):
+        except BaseException:
+            with suppress(OSError):  # then `reopen` does it
                 os.rename(path, before)
+            raise
 
 
 def reopen(plan: Plan) -> None:
@@ -148,59 +171,47 @@ def reopen(plan: Plan) -> None:
 def _alone(plan: Plan) -> Iterator[None]:
     """Be the only process that closes or opens the file to writers."""
     fd = os.open(plan.rundir.offsets, os.O_RDWR | os.O_CLOEXEC)
-    own_lock(fd)
     try:
-        if not _lock(fd, fcntl.LOCK_EX):
+        if not try_lock(fd, fcntl.LOCK_EX):
             raise OutputError(_at_work(plan))
         yield
     finally:
-        release_lock(fd)
+        unlock(fd)
 
 
 def _at_work(plan: Plan) -> str:
     return f"Another process is about to publish '{plan.out}'. Wait for it; if it fails, resume."
 
 
-def _lock(fd: int, kind: int) -> bool:
-    """Take a lock if nobody is in the way; a file system without locks lets everybody in."""
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
-
-
 def _copy(fd: int, path: Path) -> None:
     """Put a copy of an open file in its place, which those who have the file open do not reach."""
     part = path.with_name(f"data.{secrets.token_hex(4)}.part")
     size = os.fstat(fd).st_size
+    # What this client has cached may be older than what others have written.
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     try:
         with opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as new:
+            # Parts that nobody has locked are removed; see `preallocated`.
+            with suppress(OSError):
+                fcntl.flock(new, fcntl.LOCK_SH | fcntl.LOCK_NB)
             allocate(new, size, part)
-            # What this client has cached may be older than what others have written.
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            piece = np.empty(_PIECE, np.uint8)
             for at in range(0, size, _PIECE):
-                write_at(new, os.pread(fd, min(_PIECE, size - at), at), at)
+                now = piece[: size - at]
+                if not read_at(fd, now, at):
+                    raise OSError(errno.EIO, "it has become shorter")
+                write_at(new, now, at)
             os.fsync(new)
-        os.rename(part, path)
+            os.rename(part, path)
         sync(path.parent)
-    except OSError as error:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        pid = holder_of(fd)
         raise OutputError(
             error.errno,
-            f"Cannot copy '{path}': {error.strerror}. A copy is needed, since "
-            f"a process{_holder(fd)} that was given up still has the file open to write. End that "
-            "process, or make room; then resume.",
+            f"Cannot copy '{path}': {error.strerror}. A copy is needed, since a process"
+            f"{'' if pid is None else f' ({pid})'} that was given up still has the file open to "
+            "write. End that process, or make room; then resume.",
         ) from error
-
-
-def _holder(fd: int) -> str:
-    """Which process of this machine holds the lock of a file, as far as the system says."""
-    inode = str(os.fstat(fd).st_ino)
-    for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
-        fields = line.split()  # 1: FLOCK ADVISORY READ 4711 00:19:1234 0 EOF
-        if "FLOCK" in fields and fields[-3].rpartition(":")[2] == inode:
-            return f" ({fields[-4]})"
-    return ""

@@ -16,9 +16,9 @@ import numpy as np
 
 from hpcio.errors import PlanError, ResultError
 from hpcio.files import checksum, read_at, sparse_file, write_at
-from hpcio.journals import JournalRecords, Ledger, StoredReader, published
+from hpcio.journals import JournalRecords, Ledger, StoredReader
 from hpcio.onefile import preallocated
-from hpcio.onefile.closing import closed, reopen, where
+from hpcio.onefile.closing import closed, open_to_read, reopen
 from hpcio.onefile.preallocated import (
     between,
     check_offsets,
@@ -134,17 +134,13 @@ class OneFileReader:
     """The results of one attempt, as they are in the file once its seams are put in."""
 
     def __init__(self, plan: Plan, records: JournalRecords) -> None:
-        before = where(plan)
-        after = Path(plan.out) if published(plan) else before
-        self._path = before if before.exists() else after
         seams = sorted(read_seams(seams_file(plan, records.attempt)))
         self._at = np.asarray([offset for offset, _ in seams], np.int64)
         self._seams = [data for _, data in seams]
         self._longest = max(map(len, self._seams), default=0)
-        try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self._fd = -1
+        fd = open_to_read(plan)
+        self._fd = -1 if fd is None else fd
+        if fd is None:
             return
         # What this client has cached may be older than what others have written.
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)

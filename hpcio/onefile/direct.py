@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 
 from hpcio.errors import OutputError, as_output_error
-from hpcio.files import checksum, sync, write_at
+from hpcio.files import checksum, sync, unlock, write_at
 from hpcio.journals import Journal
 from hpcio.machine import is_local
-from hpcio.onefile.closing import check_open, enter, leave
+from hpcio.onefile.closing import check_open, enter
 from hpcio.onefile.common import OneFile
 from hpcio.onefile.preallocated import PAGE, load_offsets
 from hpcio.onefile.seams import SEAM, seams_file
@@ -37,20 +38,22 @@ class Direct:
     def __init__(self, plan: Plan, attempt: str) -> None:
         path = plan.rundir.data
         self._plan, self._seams_path = plan, seams_file(plan, attempt)
-        # Not open for reading, which would make a client cache the pages of others.
-        shared = not is_local(path)
-        self._place = enter(plan)
-        try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_DSYNC if shared else 0))
-            self._offsets = load_offsets(plan)
-        except OSError as error:
-            leave(self._place)
-            if isinstance(error, OutputError):
-                raise
-            raise as_output_error(error, path) from error
+        self._shared = shared = not is_local(plan.run_directory)
+        with ExitStack() as undo:
+            self._place = enter(plan)
+            undo.callback(unlock, self._place)
+            try:
+                # Not open for reading, which would make a client cache the pages of others.
+                self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_DSYNC if shared else 0))
+                undo.callback(os.close, self._fd)
+                self._offsets = load_offsets(plan)
+            except OSError as error:
+                if isinstance(error, OutputError):
+                    raise
+                raise as_output_error(error, path) from error
+            self._open = undo.pop_all()
         self._seams: int | None = None
         self._is_named = True  # whether the name of the seams is safe
-        self._shared = shared
         self._held = bytearray()
         self._start = 0
 
@@ -100,6 +103,7 @@ class Direct:
         if self._seams is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._seams = os.open(self._seams_path, flags, 0o600)
+            self._open.callback(os.close, self._seams)
             self._is_named = False
         whole = memoryview(SEAM.pack(offset, len(data), checksum(data)) + bytes(data))
         while whole:
@@ -118,10 +122,7 @@ class Direct:
         return bring
 
     def close(self) -> None:
-        os.close(self._fd)
-        leave(self._place)
-        if self._seams is not None:
-            os.close(self._seams)
+        self._open.close()
 
 
 class _Direct(OneFile):

@@ -19,9 +19,10 @@ import h5py
 import numpy as np
 
 from hpcio.errors import PlanError, WorkerError, as_output_error
+from hpcio.files import unlock
 from hpcio.journals import Journal
 from hpcio.machine import communicator, kind_of, launched, options_of
-from hpcio.onefile.closing import check_open, enter, leave
+from hpcio.onefile.closing import check_open, enter
 from hpcio.onefile.common import OneFile
 from hpcio.onefile.preallocated import load_offsets
 from hpcio.planning import Plan, WriterAbilities
@@ -63,7 +64,7 @@ class Mpi(Unbuffered):
                 path, "r+", driver="mpio", comm=self._world, libver=("earliest", "v110")
             )
         except OSError as error:
-            leave(self._place)
+            unlock(self._place)
             raise as_output_error(error, path) from error
         self._data = self._file["data"].id
         self._space = self._data.get_space()
@@ -112,8 +113,10 @@ class Mpi(Unbuffered):
             empty = np.empty(1, self._plan.target.dtype)
             while self._world.allreduce(0):
                 self._data.write(nothing, self._space, empty, dxpl=self._transfer)
-        self._file.close()
-        leave(self._place)
+        try:
+            self._file.close()
+        finally:
+            unlock(self._place)
 
 
 def _pieces(

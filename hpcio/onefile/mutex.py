@@ -59,7 +59,7 @@ class Mutex(Unbuffered):
                     with open_to_write(self._path) as f:
                         f["data"][target.region(block)] = data.reshape(shape)
             except (OSError, RuntimeError, KeyError) as error:  # `data` cannot be read: KeyError
-                check_open(self._plan, self._fd)
+                check_open(self._plan, self._fd)  # says more than that it cannot be opened
                 if isinstance(error, OutputError):
                     raise
                 raise as_output_error(error, self._path) from error

@@ -69,8 +69,7 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
     def __getitem__(self, name: Any) -> Any:
         if self._is_guarded(name):
             return self._data
-        found = super().__getitem__(name)
-        return RootGroup(found, self) if _path_of(name) == "" else found
+        return self if _path_of(name) == "" else super().__getitem__(name)
 
     def get(self, name: Any, default: Any = None, **options: Any) -> Any:
         """An object of the file, as `h5py.Group.get` gives it."""
@@ -97,21 +96,6 @@ def _path_of(name: Any) -> str | None:
     if not isinstance(name, str | bytes):
         return None
     return posixpath.normpath(f"/{os.fsdecode(name)}").lstrip("/")
-
-
-class RootGroup(h5py.Group):  # type: ignore[misc]  # h5py is untyped
-    """The group ``/`` of a result, whose ``data`` is that of the result."""
-
-    def __init__(self, group: h5py.Group, result: ResultFile) -> None:
-        super().__init__(group.id)
-        self._result = result
-
-    def __getitem__(self, name: Any) -> Any:
-        return self._result[name]
-
-    def get(self, name: Any, default: Any = None, **options: Any) -> Any:
-        """An object of the file, as `h5py.Group.get` gives it."""
-        return self._result.get(name, default, **options)
 
 
 def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as hpcio.open

@@ -79,13 +79,16 @@ class Attempt:
         self.extra = {}
         if takes(self.func, "chunkShape"):
             self.extra["chunkShape"] = plan.target.largest_shape()
-        self.reader = Reader(plan.source, axis=plan.blocks.axis)
-        try:
-            self.journal = open_journal(plan, self.name, label, versions=versions_here(plan))
-        except OSError as error:
-            self.reader.close()
-            raise as_output_error(error, plan.run_directory) from error
-        self.writer = backend_of(plan).open_writer(plan, self.name)
+        with ExitStack() as undo:
+            self.reader = Reader(plan.source, axis=plan.blocks.axis)
+            undo.callback(self.reader.close)
+            try:
+                self.journal = open_journal(plan, self.name, label, versions=versions_here(plan))
+            except OSError as error:
+                raise as_output_error(error, plan.run_directory) from error
+            undo.callback(self.journal.close)
+            self.writer = backend_of(plan).open_writer(plan, self.name)
+            undo.pop_all()
         # Threads to read ahead, for checksums, and to sync; they start when first used.
         self.pool = ThreadPoolExecutor(3, thread_name_prefix="hpcio")
         self._syncing: tuple[Future[None], int] | None = None

@@ -119,9 +119,9 @@ main()
     [
         ("plan", "bad path on one rank", "mpi"),
         ("source", "hpcio: rank 1: the source has gone on one rank", "mpi"),
-        ("open", "Cannot write '/nowhere/data.h5': No such file", "mpi"),
+        ("open", "'/nowhere/data.h5' is gone", "mpi"),
         pytest.param(
-            "open", "Cannot write '/nowhere/data.h5': No such file", "mpi-collective",
+            "open", "'/nowhere/data.h5' is gone", "mpi-collective",
             marks=pytest.mark.torture,
         ),
         pytest.param("write", "No space left on device", "mpi", marks=pytest.mark.torture),
