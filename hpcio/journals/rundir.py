@@ -45,13 +45,19 @@ def prepare(plan: Plan) -> Plan:
     Raises
     ------
     PlanError
-        If the directory belongs to another plan or user, or others may write to it.
+        If the directory belongs to another plan or user, or others may write to it; if a plan that
+        starts over has a function or arguments that have changed since it was made.
+    FunctionError
+        If the function of such a plan cannot be found here.
     OutputError
         If it cannot be made.
     """
     folder = plan.run_directory
     starts_over = plan.starts_over
     if starts_over:
+        # A plan that was loaded may be refused yet: what it would compute by has changed.
+        plan.load_function()
+        plan.arguments()
         _make_room(plan)
     plan = replace(plan, replaces=plan.replaces or "", starts_over=False)
     try:

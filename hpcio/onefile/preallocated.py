@@ -20,7 +20,7 @@ import numpy as np
 
 from hpcio.errors import OutputError, as_output_error
 from hpcio.files import allocate, checksum, sparse_file, sync, write_at
-from hpcio.journals import published
+from hpcio.journals import Ledger, published
 from hpcio.machine import write_whole
 from hpcio.planning import Plan
 
@@ -90,6 +90,11 @@ def reserve(plan: Plan) -> None:
         return
     part = folder / f"data.{secrets.token_hex(4)}.part"
     try:
+        # What journals say is done was in a file that is gone, with the result perhaps. In the new
+        # one it would seem to be there.
+        earlier = Ledger.read(plan)
+        if earlier.done.any():
+            earlier.void(np.flatnonzero(earlier.done))
         with _image(plan) as (image, offsets):
             size = os.fstat(image).st_size
             with opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
