@@ -181,7 +181,8 @@ def _remove_old(folder: Path) -> None:
     """Remove what was set aside."""
     for old in folder.glob("*.old"):
         if re.fullmatch(r"[0-9a-f]{16}\.old", old.name):
-            shutil.rmtree(old)
+            with suppress(FileNotFoundError):  # somebody else removes it, too
+                shutil.rmtree(old)
 
 
 def sweep(ledger: Ledger) -> None:

@@ -28,7 +28,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -357,7 +356,8 @@ class Runs(RuleBasedStateMachine):
         assert mark_of(place.out).run_id == run.run_id
         assert names(place.folder, f".out.h5.{run.run_id}*") == []
         kept = {p.name for p in place.run_folder.iterdir()}
-        assert not {name for name in kept if name.endswith((".part", ".old"))}
+        left = [name for name in kept if name.endswith((".part", ".old"))]
+        assert not left, left
 
     def _killed(
         self, place: Place, fresh: bool, gaps: bool, loaded: bool, workers: int
@@ -509,9 +509,9 @@ class Runs(RuleBasedStateMachine):
             new.run = copy.deepcopy(old.run)
             old.run = old.run if copied else None
 
-    @precondition(lambda self: any(p.result for p in self.places.values()))
     @rule(where=wheres)
     def remove_result(self, where: int) -> None:
+        self.unlock()
         place = self._at(where)
         place.out.unlink(missing_ok=True)
         place.result = None
@@ -565,7 +565,6 @@ class Runs(RuleBasedStateMachine):
             self.locked[path] = path.stat().st_mode
             path.chmod(mode)
 
-    @precondition(lambda self: self.locked)
     @rule()
     def unlock(self) -> None:
         for path, mode in self.locked.items():
@@ -573,7 +572,6 @@ class Runs(RuleBasedStateMachine):
                 path.chmod(mode & 0o7777)
         self.locked.clear()
 
-    @precondition(lambda self: self.locked)
     @rule(
         where=wheres, fresh=st.booleans(), gaps=st.booleans(), loaded=st.booleans()
     )
@@ -632,7 +630,9 @@ class Runs(RuleBasedStateMachine):
             with pytest.raises(HpcioError):
                 hpcio.repack(place.out, name, **options)
             return
-        foreign = into is None and place.run is not None and place.run.key != place.result.key
+        # A run of another plan has begun there, or was killed before it had a plan.
+        others = place.run is None or place.run.key != place.result.key
+        foreign = into is None and others and place.run_folder.exists()
 
         def child() -> str:
             die_at(10**6 if moment is None else moment, CALLS)
@@ -641,10 +641,10 @@ class Runs(RuleBasedStateMachine):
 
         said = forked(child)
         if moment is None:
-            assert said == "fine" or (foreign and "is one file now" in said)
+            assert said == "fine" or (foreign and "one file now" in said), said
             assert names(target.folder, ".out.h5*.repack") == []
         else:
-            assert said in ("fine", "signal 9") or (foreign and "is one file now" in said)
+            assert said in ("fine", "signal 9") or (foreign and "one file now" in said), said
         if not target.out.exists():
             assert said == "signal 9"
             return
@@ -691,7 +691,7 @@ class Runs(RuleBasedStateMachine):
     @rule(where=wheres, rarely=st.integers(0, 5))
     def report(self, where: int, rarely: int) -> None:
         place = self._at(where)
-        if rarely:
+        if rarely < 5:
             return
         try:
             write_page(self.folder / "page.html", place.out)
