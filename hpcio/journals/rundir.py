@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,8 +207,14 @@ def held(plan: Plan) -> Iterator[None]:
 
     This only saves work: attempts have files of their own, so two runs would not disturb each
     other. Where the file system has no locks, both go on.
+
+    What a run that was starting over has set aside is removed, if it was killed before it could.
     """
     with _held(plan.rundir):
+        try:
+            _remove_old(plan.run_directory)
+        except OSError as error:
+            raise as_output_error(error, plan.run_directory) from error
         yield
 
 

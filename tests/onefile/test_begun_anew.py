@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+
 import pytest
 
 import hpcio
 from hpcio.errors import Interrupted
+from hpcio.journals.rundir import prepare
+from hpcio.writers.backend import backend_of
 from tests.rigs.bench import Bench
 from tests.rigs.resuming import ALL, finished, resume_here
 
@@ -32,3 +36,18 @@ def test_a_run_whose_file_is_gone_is_stopped_and_goes_on(tmp_path, writer, gone)
     bench.stop()
     resume_here(bench, bench.out, set(range(4)))
     assert finished(bench.out) == ALL
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_file_that_was_left_half_made_is_removed_unless_somebody_makes_it(tmp_path, locked):
+    bench = Bench(tmp_path, writer="direct")
+    plan = prepare(bench.plan())
+    left = tmp_path / "out.h5.run/data.00112233.part"
+    left.write_bytes(bytes(1000))
+    with left.open("rb") as f:
+        if locked:
+            fcntl.flock(f, fcntl.LOCK_EX)
+        backend_of(plan).reserve(plan)
+    assert left.exists() == locked
+    bench.plan().run(workers=0, progress=False)
+    bench.check()
