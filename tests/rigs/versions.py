@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,8 +170,15 @@ def lfp(values: int) -> np.ndarray:
     return data.astype("f8")
 
 
-def die_at(moment: int, calls: Iterable[str]) -> None:
-    """Let this process end before the call of that number to the system, of those named."""
+# Calls of the system by which something is written, made, named or removed.
+CALLS = (
+    "open", "write", "writev", "pwrite", "fsync", "mkdir", "rename", "unlink", "posix_fallocate",
+    "truncate",
+)  # fmt: skip
+
+
+def die_at(moment: int) -> None:
+    """Let this process end before the call of that number to the system, of `CALLS`."""
     left = moment
 
     def deadly(call: Any) -> Any:
@@ -184,5 +191,5 @@ def die_at(moment: int, calls: Iterable[str]) -> None:
 
         return wrapped
 
-    for name in calls:
+    for name in CALLS:
         setattr(os, name, deadly(getattr(os, name)))

@@ -8,10 +8,8 @@ are gone or may not be read.
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -33,12 +31,12 @@ from hypothesis.stateful import (
 )
 
 import hpcio
-from hpcio.errors import BlocksFailed, HpcioError, Interrupted, OutputError, PlanError, SourceError
+from hpcio.errors import BlocksFailed, HpcioError, Interrupted
 from hpcio.files import mark_of
 from hpcio.report import write_page
 from hpcio.status import status
 from tests.rigs.capabilities import held_to_permissions
-from tests.rigs.forks import forked, is_error
+from tests.rigs.forks import forked
 from tests.rigs.opened import sources_of
 from tests.rigs.resuming import finished
 from tests.rigs.support import group, names
@@ -57,7 +55,6 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 PLACES = "abc"
 wheres = st.integers(0, len(PLACES) - 1)
-CALLS = "open write writev pwrite fsync mkdir rename unlink posix_fallocate truncate".split()
 # How many sequences of how many steps the long test has.
 SEQUENCES = int(os.environ.get("HPCIO_SEQUENCES", "200"))
 STEPS = int(os.environ.get("HPCIO_STEPS", "75"))
@@ -262,8 +259,9 @@ class Runs(RuleBasedStateMachine):
         except BlocksFailed as error:
             assert sick
             assert not (gaps and len(run.done | missing - sick))
-            assert {f.block for f in error.done.failed} == sick
             self._adopt(place, run)
+            failed = {failure.block for failure in error.done.failed}
+            assert failed == sick
             place.run.done = run.done | (missing - sick)
         else:
             assert not sick or gaps
@@ -316,9 +314,7 @@ class Runs(RuleBasedStateMachine):
     def _begun(self, place: Place, *, fresh: bool, loaded: bool) -> Run:
         """The run directory as it will be when nothing is computed yet."""
         if place.run and not fresh:
-            return Run(
-                place.run.key, place.run.run_id, place.run.replaces, self._done(place)
-            )
+            return Run(place.run.key, place.run.run_id, place.run.replaces, self._done(place))
         key = place.run.key if loaded else self.work.key
         replaces = place.result.run_id if fresh and place.result else ""
         return Run(key, "", replaces)
@@ -359,9 +355,7 @@ class Runs(RuleBasedStateMachine):
         left = [name for name in kept if name.endswith((".part", ".old"))]
         assert not left, left
 
-    def _killed(
-        self, place: Place, fresh: bool, gaps: bool, loaded: bool, workers: int
-    ) -> None:
+    def _killed(self, place: Place, fresh: bool, gaps: bool, loaded: bool, workers: int) -> None:
         """Run in a child, which dies; nothing of it is left."""
         if not loaded:
             self._plan(place)  # so that its digest is known here
@@ -406,9 +400,11 @@ class Runs(RuleBasedStateMachine):
                 self._publish_killed(place)
         if place.run is None:
             return
-        place.run.done = frozenset(finished(place.out)) if not (
-            place.run.given_away and not place.published
-        ) else frozenset()
+        place.run.done = (
+            frozenset(finished(place.out))
+            if not (place.run.given_away and not place.published)
+            else frozenset()
+        )
         same = before.run is not None and before.run.run_id == place.run.run_id
         if same and not fresh:
             assert place.run.done >= self._done(before)
@@ -451,7 +447,7 @@ class Runs(RuleBasedStateMachine):
         def child() -> str:
             self.work.forget_modules()
             plan = hpcio.Plan.load(place.out) if loaded else self._plan(place)
-            die_at(moment, CALLS)
+            die_at(moment)
             plan.run(workers=0, progress=False, fresh=fresh, gaps=gaps)
             return "fine"
 
@@ -548,9 +544,7 @@ class Runs(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ permissions
 
-    @rule(
-        where=wheres, which=st.integers(0, 99), mode=st.sampled_from([0, 0, 0o400])
-    )
+    @rule(where=wheres, which=st.integers(0, 99), mode=st.sampled_from([0, 0, 0o400]))
     def lock(self, where: int, which: int, mode: int) -> None:
         """Nobody may read a file of a result or of its run, or write into one of its folders."""
         place = self._at(where)
@@ -572,9 +566,7 @@ class Runs(RuleBasedStateMachine):
                 path.chmod(mode & 0o7777)
         self.locked.clear()
 
-    @rule(
-        where=wheres, fresh=st.booleans(), gaps=st.booleans(), loaded=st.booleans()
-    )
+    @rule(where=wheres, fresh=st.booleans(), gaps=st.booleans(), loaded=st.booleans())
     def run_locked(self, where: int, fresh: bool, gaps: bool, loaded: bool) -> None:
         """Run where something may not be read or written: it does what it should, or refuses."""
         place = self._at(where)
@@ -596,9 +588,7 @@ class Runs(RuleBasedStateMachine):
         if missing is not None:
             self._resync(place, fresh, frozenset(calls[:-1]) - self.work.sick)
 
-    def _missing_if_open(
-        self, place: Place, *, fresh: bool, loaded: bool
-    ) -> frozenset[int] | None:
+    def _missing_if_open(self, place: Place, *, fresh: bool, loaded: bool) -> frozenset[int] | None:
         """What would be missing if everything could be read."""
         locked = {**self.locked}
         self.unlock()
@@ -635,7 +625,7 @@ class Runs(RuleBasedStateMachine):
         foreign = into is None and others and place.run_folder.exists()
 
         def child() -> str:
-            die_at(10**6 if moment is None else moment, CALLS)
+            die_at(10**6 if moment is None else moment)
             hpcio.repack(place.out, name, **options)
             return "fine"
 
@@ -750,7 +740,8 @@ class Runs(RuleBasedStateMachine):
 
 def settings(sequences: int, steps: int, **more: Any) -> hypothesis.settings:
     return hypothesis.settings(
-        max_examples=sequences, report_multiple_bugs=False, stateful_step_count=steps, deadline=None, database=None,
+        max_examples=sequences, stateful_step_count=steps, deadline=None, database=None,
+        report_multiple_bugs=False,
         suppress_health_check=list(hypothesis.HealthCheck), print_blob=True, **more,
     )  # fmt: skip
 
