@@ -36,7 +36,8 @@ def sparse_file() -> Iterator[tuple[str, int]]:
         with contextlib.suppress(OSError):  # gone meanwhile, or another user's
             if time.time() - left.stat().st_mtime > _LEFT:
                 left.unlink()
-    fd, path = tempfile.mkstemp(prefix=_LAYOUT, suffix=".h5", dir=memory)
+    # HDF5 makes no file without a name. It says whose it is.
+    fd, path = tempfile.mkstemp(prefix=f"{_LAYOUT}{os.getpid()}-", suffix=".h5", dir=memory)
     try:
         yield path, fd
     finally:

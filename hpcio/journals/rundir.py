@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,13 +45,19 @@ def prepare(plan: Plan) -> Plan:
     Raises
     ------
     PlanError
-        If the directory belongs to another plan or user, or others may write to it.
+        If the directory belongs to another plan or user, or others may write to it; if a plan that
+        starts over has a function or arguments that have changed since it was made.
+    FunctionError
+        If the function of such a plan cannot be found here.
     OutputError
         If it cannot be made.
     """
     folder = plan.run_directory
     starts_over = plan.starts_over
     if starts_over:
+        # A plan that was loaded may be refused yet: what it would compute by has changed.
+        plan.load_function()
+        plan.arguments()
         _make_room(plan)
     plan = replace(plan, replaces=plan.replaces or "", starts_over=False)
     try:
@@ -175,7 +181,8 @@ def _remove_old(folder: Path) -> None:
     """Remove what was set aside."""
     for old in folder.glob("*.old"):
         if re.fullmatch(r"[0-9a-f]{16}\.old", old.name):
-            shutil.rmtree(old)
+            with suppress(FileNotFoundError):  # somebody else removes it, too
+                shutil.rmtree(old)
 
 
 def sweep(ledger: Ledger) -> None:
@@ -200,8 +207,14 @@ def held(plan: Plan) -> Iterator[None]:
 
     This only saves work: attempts have files of their own, so two runs would not disturb each
     other. Where the file system has no locks, both go on.
+
+    What a run that was starting over has set aside is removed, if it was killed before it could.
     """
     with _held(plan.rundir):
+        try:
+            _remove_old(plan.run_directory)
+        except OSError as error:
+            raise as_output_error(error, plan.run_directory) from error
         yield
 
 

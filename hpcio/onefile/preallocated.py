@@ -6,12 +6,13 @@ zeros in it may be results, or places that nobody has written yet.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import secrets
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from hpcio.errors import OutputError, as_output_error
 from hpcio.files import allocate, checksum, sparse_file, sync, write_at
-from hpcio.journals import published
+from hpcio.journals import Ledger, published
 from hpcio.machine import write_whole
 from hpcio.planning import Plan
 
@@ -90,26 +91,45 @@ def reserve(plan: Plan) -> None:
         return
     part = folder / f"data.{secrets.token_hex(4)}.part"
     try:
-        with _image(plan) as (image, offsets):
-            size = os.fstat(image).st_size
-            with opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+        # What journals say is done was in a file that is gone, with the result perhaps. In the new
+        # one it would seem to be there.
+        earlier = Ledger.read(plan)
+        if earlier.done.any():
+            earlier.void(np.flatnonzero(earlier.done))
+        _remove_left(folder)
+        with opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+            with suppress(OSError):  # no locks on this file system: nothing is removed
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with _image(plan) as (image, offsets):
+                size = os.fstat(image).st_size
                 allocate(fd, size, part)
                 for first, last in between(plan, offsets, size):
                     write_at(fd, os.pread(image, last - first, first), first)
                 os.fsync(fd)
-        packed = io.BytesIO()
-        np.save(packed, offsets)
-        array = packed.getvalue()
-        sealed = array + _SEAL.pack(checksum(array))
-        write_whole(plan.rundir.offsets, sealed, mode=plan.modes.record)
-        sync(folder)  # the file is worth nothing without them
-        os.rename(part, plan.rundir.data)
+            packed = io.BytesIO()
+            np.save(packed, offsets)
+            array = packed.getvalue()
+            sealed = array + _SEAL.pack(checksum(array))
+            write_whole(plan.rundir.offsets, sealed, mode=plan.modes.record)
+            sync(folder)  # the file is worth nothing without them
+            os.rename(part, plan.rundir.data)
         sync(folder)
     except OSError as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OutputError):
             raise
         raise as_output_error(error, part) from error
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove files of full size that processes have left which were killed before they were named.
+
+    Whoever is still making one has it locked.
+    """
+    for left in folder.glob("data.*.part"):
+        with suppress(OSError), opened(left, os.O_RDWR) as fd:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def restore(plan: Plan) -> None:

@@ -361,9 +361,16 @@ def _drop(folder: Path, digest: str) -> None:
     """Remove the run directory of a result that is now one file."""
     if not folder.is_dir():
         return
-    with open_plan_file(str(folder).removesuffix(".run")) as f:
-        if str(f.attrs["digest"]) != digest:
-            raise ResultError(
-                f"'{folder}' belongs to another run and is not removed; the result is one file now."
-            )
+    try:
+        with open_plan_file(str(folder).removesuffix(".run")) as f:
+            of_this = str(f.attrs["digest"]) == digest
+    except HpcioError as error:  # a run that was starting over was killed, or it is damaged
+        raise ResultError(
+            f"The result is one file now, but '{folder}' is not removed, since its plan cannot be "
+            f"read: {error} Remove it yourself if nobody is at work there."
+        ) from error
+    if not of_this:
+        raise ResultError(
+            f"'{folder}' belongs to another run and is not removed; the result is one file now."
+        )
     remove(folder)

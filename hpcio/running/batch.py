@@ -115,6 +115,8 @@ class _Batch:
         self._held: list[tuple[int, dict[str, Any]]] = []
         self._written = self._failed = self._nbytes = self._tried = 0
         self._flushed = perf_counter()
+        # Ctrl-C may come at any time; a writer that was at work must not be asked for more.
+        self._at_writer = False
         self._forks = _forks
 
     def run(self) -> None:
@@ -134,11 +136,14 @@ class _Batch:
                 now = perf_counter()
                 if now - ticked > TICK_EVERY:
                     ticked = now
+                    self._at_writer = True
                     self._tick(now)
+                    self._at_writer = False
                 if attempt.stopping:
                     break
-        except Stop:  # what is done before the block at hand stays
-            self._flush()
+        except (Stop, KeyboardInterrupt):  # what is done before the block at hand stays
+            if not self._at_writer:
+                self._flush()
             raise
         self._flush()
 
@@ -179,14 +184,18 @@ class _Batch:
                     raise
                 tries += 1
                 if tries > attempt.retries:
+                    self._at_writer = True
                     self._fail(block, error)
+                    self._at_writer = False
                     return
             else:
                 if attempt.left is not None:
                     raise attempt.left
                 # The trial is let go of only now: its memory may be that of the result. When
                 # this function returns, the reader may use it for the next trial.
+                self._at_writer = True
                 self._store(block, result, details, started, read)
+                self._at_writer = False
                 return
 
     def _is_of_block(self, error: BaseException) -> bool:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 
 from hpcio import errors
+from tests.rigs.support import remove_layouts
 
 # What takes some milliseconds hangs if it takes so many seconds.
 HANGS = 60
@@ -34,6 +35,7 @@ def forked(do: Callable[[], str]) -> str:
     with os.fdopen(reading) as out:
         said = out.read()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    remove_layouts(pid)
     return said if status == 0 else f"signal {-status}"
 
 

@@ -87,6 +87,7 @@ def killed_at(script: str, folder: Path, moment: int, calls: str) -> bool:
     with ended(start(deadly + script, folder)) as child:
         _, err = child.communicate(timeout=PATIENCE)
         assert child.returncode in (0, -signal.SIGKILL), err
+        remove_layouts(child.pid)
         return child.returncode != 0
 
 
@@ -116,3 +117,10 @@ def without_privileges() -> None:
     libc = ctypes.CDLL(None)
     for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
         libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, in force after exec
+
+
+def remove_layouts(*pids: int) -> None:
+    """Remove what processes that were killed have left in memory; else it is there for an hour."""
+    for pid in pids:
+        for left in Path("/dev/shm").glob(f"hpcio-layout-{pid}-*"):
+            left.unlink()
