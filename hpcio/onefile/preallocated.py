@@ -99,7 +99,8 @@ def reserve(plan: Plan) -> None:
         _remove_left(folder)
         with opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
             with suppress(OSError):  # no locks on this file system: nothing is removed
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A shared one, so that writers are not kept out once the file has its name.
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             with _image(plan) as (image, offsets):
                 size = os.fstat(image).st_size
                 allocate(fd, size, part)
