@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import h5py
 
-from hpcio.errors import HpcioError, SourceError, as_read_error
+from hpcio.errors import HpcioError, SourceError, as_read_error, is_of_disk
 
 __all__ = [
     "find_dataset",
@@ -123,11 +123,15 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
             f"No permission to read '{name}'. Ask its owner, or check chmod."
         ) from None
     except OSError as error:
-        raise SourceError(f"Cannot read '{name}': {error.strerror}. Check the path.") from error
+        raise SourceError(
+            error.errno, f"Cannot read '{name}': {error.strerror}. Check the path."
+        ) from error
     try:
         return h5py.File(name, "r", locking=lock)
     except OSError as error:
         locked = "lock file" in str(error)
+        if not locked and is_of_disk(error):  # the disk has failed, not the file
+            raise as_read_error(error, name) from error
         if not h5py.is_hdf5(name) and not locked:
             raise SourceError(f"'{name}' is not an HDF5 file. Convert it first.") from error
         if locked:
@@ -155,7 +159,7 @@ def find_dataset(file: h5py.File, dataset: str) -> h5py.Dataset:
     try:
         found = file[dataset]
     except KeyError as error:
-        if "errno =" in str(error):  # it may be there, but the disk has failed
+        if is_of_disk(error):  # it may be there, but the disk has failed
             raise as_read_error(error, file.filename) from error
         found = None
     if isinstance(found, h5py.Dataset):
