@@ -226,6 +226,13 @@ def number_of(error: BaseException) -> int | None:
 _OF_FILES = {None, 0, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EOVERFLOW}
 
 
+# What h5py, JSON, numpy and Python raise for values that are not what was written.
+DAMAGE = (
+    OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
+    MemoryError,
+)  # fmt: skip
+
+
 def is_of_disk(error: BaseException) -> bool:
     """Whether a file could not be read though it may be there and whole: its disk has failed."""
     return number_of(error) not in _OF_FILES
@@ -246,7 +253,8 @@ def as_output_error(
         remedy = "Choose an output folder that you may write to."
     else:
         remedy = "Check the file system, then resume."
-    return OutputError(number, f"Cannot write '{path}': {what}. {remedy}")
+    said = f"Cannot write '{path}': {what}. {remedy}"
+    return OutputError(said) if number is None else OutputError(number, said)
 
 
 def as_read_error(error: Exception, path: str | os.PathLike[str]) -> SourceError:
@@ -255,7 +263,8 @@ def as_read_error(error: Exception, path: str | os.PathLike[str]) -> SourceError
     what = str(error.args[0] if error.args else error).partition("\n")[0]
     if number is not None:
         what = os.strerror(number)
-    return SourceError(number, f"Cannot read '{path}': {what}. Check the file system, then resume.")
+    said = f"Cannot read '{path}': {what}. Check the file system, then resume."
+    return SourceError(said) if number is None else SourceError(number, said)
 
 
 def as_message(error: HpcioError) -> dict[str, Any]:

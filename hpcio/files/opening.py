@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -9,6 +10,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import h5py
 
@@ -20,6 +22,7 @@ __all__ = [
     "locking",
     "open_file",
     "plain_offset",
+    "read_table",
     "reading",
     "room_for",
     "split_spec",
@@ -143,6 +146,22 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
         ) from error
 
 
+def read_table(dataset: h5py.Dataset) -> Any:
+    """All values of a dataset that a file needs to be understood.
+
+    Raises
+    ------
+    ValueError
+        If there are far more of them than the file holds: HDF5 would make up the others, for as
+        long as that takes.
+    """
+    # No filter of HDF5 makes a thousandth of anything but of what is nothing.
+    most = max(1 << 20, 2000 * dataset.id.get_storage_size())
+    if (dataset.size or 0) * dataset.dtype.itemsize > most:
+        raise ValueError(f"'{dataset.name}' is said to have {dataset.size} values, and has not")
+    return dataset[()]
+
+
 @contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     """Raise SourceError for what HDF5 cannot read of an open file: it has several errors for it."""
@@ -150,7 +169,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except HpcioError:
         raise
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, KeyError, MemoryError) as error:
         raise as_read_error(error, path) from error
 
 
@@ -158,16 +177,17 @@ def find_dataset(file: h5py.File, dataset: str) -> h5py.Dataset:
     """Dataset `dataset` of an open file, or a SourceError that lists what is there instead."""
     try:
         found = file[dataset]
-    except KeyError as error:
+    except (KeyError, OSError, RuntimeError) as error:
         if is_of_disk(error):  # it may be there, but the disk has failed
             raise as_read_error(error, file.filename) from error
         found = None
     if isinstance(found, h5py.Dataset):
         return found
     names: list[str] = []
-    file.visititems(
-        lambda name, item: names.append(f"/{name}") if isinstance(item, h5py.Dataset) else None
-    )
+    with contextlib.suppress(OSError, RuntimeError):  # what is damaged has no names
+        file.visititems(
+            lambda name, item: names.append(f"/{name}") if isinstance(item, h5py.Dataset) else None
+        )
     listed = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "none"
     what = "is a group, not a dataset" if found is not None else "does not exist"
     raise SourceError(
