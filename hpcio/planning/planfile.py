@@ -131,7 +131,7 @@ def open_plan_file(out: str) -> Iterator[h5py.File]:
             yield f
     except HpcioError:
         raise
-    except MemoryError as error:
+    except (MemoryError, RecursionError) as error:
         raise _damaged(out, error) from error
     except (OSError, RuntimeError, KeyError) as error:  # h5py says each, where HDF5 cannot read
         raise as_read_error(error, path) from error
@@ -196,11 +196,8 @@ def _check(plan: Plan) -> None:
     """
     check_types(plan)
     blocks, count = plan.blocks, plan.target.start.shape
-    arrays = {
-        **{
-            name: getattr(blocks, name) for name in ("trial", "base", "input_kind", "channel_block")
-        },
-    }
+    names = ("trial", "base", "input_kind", "channel_block")
+    arrays = {name: getattr(blocks, name) for name in names}
     for name, array in arrays.items():
         if array.dtype.kind not in "iu" or array.shape != count:
             raise ValueError(f"'{name}' has the shape {array.shape} for {count} blocks")
@@ -231,6 +228,8 @@ def _check(plan: Plan) -> None:
 
 @dataclass(frozen=True)
 class _Slice:
+    """A part of an axis that is read, without a default."""
+
     start: int
     stop: int
     step: int

@@ -13,7 +13,6 @@ import mmap
 import os
 import random
 import resource
-import signal
 import struct
 import sys
 import traceback
@@ -26,8 +25,9 @@ import numpy as np
 
 from hpcio.errors import HpcioError
 from tests.rigs.damaging import mutated
+from tests.rigs.forks import is_crash, limit
 
-# An input that takes so many seconds of a processor hangs; others take some milliseconds.
+# What an input may take of a processor, in seconds; most take some milliseconds.
 HANGS = 5
 # A reader that is told of petabytes must not take the memory of the machine.
 MEMORY = 3 << 30
@@ -55,7 +55,7 @@ class Bad(NamedTuple):
     @property
     def in_library(self) -> bool:
         """Whether a library has crashed, or did not come back to Python."""
-        return self.said.startswith("signal ") and self.said != f"signal {signal.SIGALRM.value}"
+        return is_crash(self.said)
 
 
 class Reader(NamedTuple):
@@ -296,7 +296,7 @@ def _read_all(reader: Reader, numbers: range, at: mmap.mmap, writing: int) -> No
             data = reader.input(number)
             with open(reader.path, "wb") as f:
                 f.write(data)
-            _limit(HANGS)
+            limit(HANGS)
             try:
                 reader.read()
                 taken += 1
@@ -305,25 +305,13 @@ def _read_all(reader: Reader, numbers: range, at: mmap.mmap, writing: int) -> No
             except BaseException:  # noqa: BLE001  (told to the parent)
                 said = [reader.name, number, traceback.format_exc()[-3000:]]
                 os.write(writing, (json.dumps(said) + "\n").encode())
-            _limit(0)
+            limit(0)
         at[:] = struct.pack("qq", numbers.stop, taken)
     except BaseException:  # noqa: BLE001  (the rig itself is at fault)
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)
-
-
-def _limit(seconds: int) -> None:
-    """Raise in Python after so long, end the process if that is in a library, or waits for ever."""
-    signal.signal(signal.SIGVTALRM, _hangs)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-    signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
-    signal.alarm(20 * seconds)
-
-
-def _hangs(*_: object) -> None:
-    raise TimeoutError("it hangs")
 
 
 def _in_use() -> int:

@@ -30,8 +30,8 @@ def wrong(bad: list[Bad]) -> list[Bad]:
 
 
 def test_some_inputs(tmp_path):
-    found = tried(tmp_path, first=0, count=450, weights=WEIGHTS)
-    assert sum(f["count"] for f in found.values()) >= 400
+    found = tried(tmp_path, first=0, count=300, weights=WEIGHTS)
+    assert sum(f["count"] for f in found.values()) >= 250
     assert [b for f in found.values() for b in wrong(f["bad"])] == []
 
 

@@ -22,6 +22,7 @@ from hpcio.writers.backend import backend_of
 from tests.rigs.bench import STORED, Bench
 from tests.rigs.damaging import Damaged, damaged
 from tests.rigs.forks import is_crash, is_error, is_ours
+from tests.rigs.mpi import mpirun
 
 # How often each file is damaged in the long tests.
 MANY = int(os.environ.get("HPCIO_DAMAGES", "300"))
@@ -84,6 +85,22 @@ def test_a_flipped_bit_of_a_finished_run(bench, count):
         assert (
             told(damaged(out, right, inside=inside, how="flips", count=each, resumes=False)) == []
         )
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("count", [SOME, pytest.param(MANY, marks=pytest.mark.torture)])
+def test_a_flipped_bit_of_a_result_of_a_rank(tmp_path, mpi_python, count):
+    """The writer `mpi` ends with a file like those of `direct`, but of another HDF5."""
+    (tmp_path / "whole").mkdir()
+    bench = Bench(tmp_path, out=tmp_path / "whole" / "out.h5")
+    words = ["run", f"{bench.module}.py:double", "rec.h5::lfp", "--trials", str(bench.rows)]
+    words += ["--out", "whole/out.h5", "--writer", "mpi", "--quiet"]
+    done = mpirun(mpi_python, 1, "-m", "hpcio", *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out, right = _placed(bench)
+    flipped = damaged(out, right, inside="out.h5", how="flips", count=8 * count, resumes=False)
+    assert len(flipped) == 8 * count
+    assert told(flipped) == []
 
 
 @pytest.mark.parametrize("count", [SOME, pytest.param(MANY, marks=pytest.mark.torture)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hpcio.running.batch import run_batch
 from hpcio.writers.backend import backend_of
 from tests.rigs.bench import STORED, Bench
 from tests.rigs.failing import Tried, build, tried, wrong
+from tests.rigs.mpi import mpirun
 from tests.rigs.support import run
 
 
@@ -100,3 +102,63 @@ def test_a_source_that_cannot_be_opened_once_is_not_computed_again(shim, tmp_pat
     assert bench.calls == [8, 9, 10, 11]
     with hpcio.open(bench.out) as f:
         assert f["data"][...].tobytes() == bench.expected.tobytes()
+
+
+RANK = """
+import ctypes, os, sys
+libc = ctypes.CDLL(sys.argv[1])
+libc.counted.restype = ctypes.c_long
+folder, kind, moment = sys.argv[2], sys.argv[3], int(sys.argv[4])
+from hpcio.cli import main
+libc.arm(folder.encode(), kind.encode(), ctypes.c_long(moment), 5)
+sys.argv = ["hpcio", *sys.argv[5:]]
+try:
+    main()
+finally:
+    print("calls", libc.counted())
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("kind", "each"),
+    [
+        ("write", 0),
+        *(
+            pytest.param(k, 8, marks=pytest.mark.torture)
+            for k in ("open", "write", "fsync", "rename")
+        ),
+    ],
+)
+def test_calls_of_a_rank_that_fail(shim, mpi_python, tmp_path, kind, each):
+    """The writer `mpi`: each is a job of one rank; without `each`, only the call in the middle."""
+    bench = Bench(tmp_path)
+    asked = [
+        "run",
+        f"{bench.module}.py:double",
+        "rec.h5::lfp",
+        "--trials",
+        str(bench.rows),
+        "--out",
+    ]
+
+    def job(name: str, moment: int) -> subprocess.CompletedProcess[str]:
+        words = [str(shim), str(tmp_path / name), kind, str(moment), *asked, f"{name}/out.h5"]
+        (tmp_path / name).mkdir(exist_ok=True)
+        return mpirun(
+            mpi_python, 1, "-c", RANK, *words, "--writer", "mpi", "--quiet", folder=tmp_path,
+            LD_PRELOAD=str(shim),
+        )  # fmt: skip
+
+    whole = job("counted", 0)
+    assert whole.returncode == 0, whole.stderr
+    calls = int(whole.stdout.partition("calls ")[2])
+    assert calls > 1
+    for moment in range(1, calls + 1, each) if each else [calls // 2]:
+        name = f"failed{moment}"
+        said = job(name, moment)
+        assert "Traceback" not in said.stderr
+        assert said.returncode == 0 or "error" in said.stderr.lower()
+        again = job(name, 0)
+        assert again.returncode == 0, again.stderr
+        bench.check(tmp_path / name / "out.h5")
