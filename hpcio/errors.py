@@ -215,6 +215,29 @@ class Interrupted(HpcioError, KeyboardInterrupt):
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def number_of(error: BaseException) -> int | None:
+    """The number that the system gave an error, which HDF5 has only in its text; None if none."""
+    number: int | None = getattr(error, "errno", None)
+    said = re.search(r"errno = (\d+)", str(error)) if number is None else None
+    return int(said[1]) if said else number
+
+
+# What a file that is gone, or whose damage sends HDF5 to places that it does not have, gives.
+_OF_FILES = {None, 0, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EOVERFLOW}
+
+
+# What h5py, JSON, numpy and Python raise for values that are not what was written.
+DAMAGE = (
+    OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
+    MemoryError,
+)  # fmt: skip
+
+
+def is_of_disk(error: BaseException) -> bool:
+    """Whether a file could not be read though it may be there and whole: its disk has failed."""
+    return number_of(error) not in _OF_FILES
+
+
 def as_output_error(
     error: OSError | RuntimeError | KeyError, path: str | os.PathLike[str]
 ) -> OutputError:
@@ -222,10 +245,7 @@ def as_output_error(
 
     HDF5 reports a full disk by errors of either type, with the number only in their text.
     """
-    number = getattr(error, "errno", None)
-    said = re.search(r"errno = (\d+)", str(error)) if number is None else None
-    if said:
-        number = int(said[1])
+    number = number_of(error)
     what = str(error).partition("\n")[0] if number is None else os.strerror(number)
     if number in _FULL:
         remedy = "The disk or quota is full. Free some space, then resume."
@@ -233,19 +253,18 @@ def as_output_error(
         remedy = "Choose an output folder that you may write to."
     else:
         remedy = "Check the file system, then resume."
-    return OutputError(number, f"Cannot write '{path}': {what}. {remedy}")
+    said = f"Cannot write '{path}': {what}. {remedy}"
+    return OutputError(said) if number is None else OutputError(number, said)
 
 
 def as_read_error(error: Exception, path: str | os.PathLike[str]) -> SourceError:
     """The error to raise when `path` could not be read though it is there, and the remedy."""
-    number = getattr(error, "errno", None)
-    said = re.search(r"errno = (\d+)", str(error)) if number is None else None
-    if said:
-        number = int(said[1])
+    number = number_of(error)
     what = str(error.args[0] if error.args else error).partition("\n")[0]
     if number is not None:
         what = os.strerror(number)
-    return SourceError(number, f"Cannot read '{path}': {what}. Check the file system, then resume.")
+    said = f"Cannot read '{path}': {what}. Check the file system, then resume."
+    return SourceError(said) if number is None else SourceError(number, said)
 
 
 def as_message(error: HpcioError) -> dict[str, Any]:

@@ -51,6 +51,7 @@ from hpcio.files.opening import (
     locking,
     open_file,
     plain_offset,
+    read_table,
     reading,
     room_for,
     split_spec,
@@ -58,6 +59,7 @@ from hpcio.files.opening import (
 from hpcio.files.own import check_run_folder, open_own, own_run_folder, read_own
 from hpcio.files.rundir import RunDirectory, lies_in_result, result_of
 from hpcio.files.slab import Layout, Slab, layout, write_file
+from hpcio.files.typed import check_types
 
 __all__ = [
     "ACCESS",
@@ -82,6 +84,7 @@ __all__ = [
     "check_place",
     "check_room_to_open",
     "check_run_folder",
+    "check_types",
     "check_whole",
     "checksum",
     "fill_of",
@@ -104,6 +107,7 @@ __all__ = [
     "plain_offset",
     "read_at",
     "read_own",
+    "read_table",
     "reading",
     "result_of",
     "room_for",

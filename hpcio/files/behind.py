@@ -183,7 +183,7 @@ def check_links(file: h5py.File, name: str) -> None:
 
     HDF5 says of such a name no more than that it is not there.
     """
-    with contextlib.suppress(KeyError), reading(file.filename):
+    with reading(file.filename), contextlib.suppress(KeyError):
         _Walk(links_alone=True).linked(file, name)
 
 

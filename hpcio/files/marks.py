@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from hpcio.errors import SourceError
+from hpcio.errors import DAMAGE
 from hpcio.files.opening import open_file
 
 __all__ = ["Mark", "mark_of"]
@@ -33,5 +33,5 @@ def mark_of(path: str | os.PathLike[str]) -> Mark | None:
         with open_file(path) as f:
             said = f["hpcio"].attrs
             return Mark(bytes(said["plan"]).decode(), bytes(said["run_id"]).decode())
-    except (SourceError, KeyError, TypeError, UnicodeDecodeError):
+    except DAMAGE:
         return None

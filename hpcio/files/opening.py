@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -9,10 +10,11 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import h5py
 
-from hpcio.errors import HpcioError, SourceError, as_read_error
+from hpcio.errors import HpcioError, SourceError, as_read_error, is_of_disk
 
 __all__ = [
     "find_dataset",
@@ -20,6 +22,7 @@ __all__ = [
     "locking",
     "open_file",
     "plain_offset",
+    "read_table",
     "reading",
     "room_for",
     "split_spec",
@@ -123,11 +126,15 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
             f"No permission to read '{name}'. Ask its owner, or check chmod."
         ) from None
     except OSError as error:
-        raise SourceError(f"Cannot read '{name}': {error.strerror}. Check the path.") from error
+        raise SourceError(
+            error.errno, f"Cannot read '{name}': {error.strerror}. Check the path."
+        ) from error
     try:
         return h5py.File(name, "r", locking=lock)
     except OSError as error:
         locked = "lock file" in str(error)
+        if not locked and is_of_disk(error):  # the disk has failed, not the file
+            raise as_read_error(error, name) from error
         if not h5py.is_hdf5(name) and not locked:
             raise SourceError(f"'{name}' is not an HDF5 file. Convert it first.") from error
         if locked:
@@ -139,6 +146,22 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
         ) from error
 
 
+def read_table(dataset: h5py.Dataset) -> Any:
+    """All values of a dataset that a file needs to be understood.
+
+    Raises
+    ------
+    ValueError
+        If there are far more of them than the file holds: HDF5 would make up the others, for as
+        long as that takes.
+    """
+    # No filter of HDF5 makes a thousandth of anything but of what is nothing.
+    most = max(1 << 20, 2000 * dataset.id.get_storage_size())
+    if (dataset.size or 0) * dataset.dtype.itemsize > most:
+        raise ValueError(f"'{dataset.name}' is said to have {dataset.size} values, and has not")
+    return dataset[()]
+
+
 @contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     """Raise SourceError for what HDF5 cannot read of an open file: it has several errors for it."""
@@ -146,7 +169,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except HpcioError:
         raise
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, KeyError, MemoryError) as error:
         raise as_read_error(error, path) from error
 
 
@@ -154,16 +177,17 @@ def find_dataset(file: h5py.File, dataset: str) -> h5py.Dataset:
     """Dataset `dataset` of an open file, or a SourceError that lists what is there instead."""
     try:
         found = file[dataset]
-    except KeyError as error:
-        if "errno =" in str(error):  # it may be there, but the disk has failed
+    except (KeyError, OSError, RuntimeError) as error:
+        if is_of_disk(error):  # it may be there, but the disk has failed
             raise as_read_error(error, file.filename) from error
         found = None
     if isinstance(found, h5py.Dataset):
         return found
     names: list[str] = []
-    file.visititems(
-        lambda name, item: names.append(f"/{name}") if isinstance(item, h5py.Dataset) else None
-    )
+    with contextlib.suppress(OSError, RuntimeError):  # what is damaged has no names
+        file.visititems(
+            lambda name, item: names.append(f"/{name}") if isinstance(item, h5py.Dataset) else None
+        )
     listed = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "none"
     what = "is a group, not a dataset" if found is not None else "does not exist"
     raise SourceError(

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from hpcio.errors import PlanError, as_read_error
-from hpcio.files import checksum, read_own, sync, write_at
+from hpcio.files import check_types, checksum, read_own, sync, write_at
 from hpcio.machine import is_local
 
 __all__ = [
@@ -272,6 +272,28 @@ class JournalRecords:
         return text if checksum(text) == int(record["checksum"]) else b""
 
 
+@dataclass(frozen=True)
+class _Header:
+    """What every attempt says of itself."""
+
+    name: str
+    plan: str
+    label: str
+    run_id: str
+    host: str
+    pid: int
+    user: str
+    start: float
+
+
+def _sensible(records: np.ndarray) -> int:
+    """How many records, from the first on, have numbers that a run can have written."""
+    wrong = (records["block"] < -1) | (records["offset"] < 0) | (records["nbytes"] < 0)
+    for name in ("end", "compute", "io"):
+        wrong |= ~np.isfinite(records[name])
+    return int(np.argmax(np.append(wrong, [True])))
+
+
 def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None:
     """Read a journal and cut a torn tail; None if its header is torn or damaged.
 
@@ -295,7 +317,13 @@ def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None
         return None
     if not head.startswith(MAGIC):
         raise PlanError(f"'{path}' is no journal of hpcio. Remove it from the run directory.")
-    header = json.loads(head[len(MAGIC) : -_CHECK.size])
+    try:
+        header = json.loads(head[len(MAGIC) : -_CHECK.size])
+        check_types(_Header(*(header[name] for name in _Header.__annotations__)))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise PlanError(
+            f"'{path}' is no journal of hpcio. Remove it from the run directory."
+        ) from None
     if header["plan"] != digest:
         raise PlanError(
             f"The journal '{path}' belongs to another plan. "
@@ -310,7 +338,8 @@ def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None
             break
         good = i + 1
     records = records[:good]
-    safe = int(records["offset"][records["kind"] == SYNC].max(initial=0))
+    records = records[: _sensible(records)]
+    safe = min(int(records["offset"][records["kind"] == SYNC].max(initial=0)), records.size)
     if (records["kind"] == LOST).any():
         records = records[:safe]
     return JournalRecords(Path(path), header, records, safe)

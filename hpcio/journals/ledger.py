@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 
+# Kinds of records that are of a block.
+_OF_BLOCKS = (DONE, FAILED, DETAILS, HELD, VOID)
+
+
 def _one_for_each_sum(
     average: Average, logs: tuple[JournalRecords, ...]
 ) -> tuple[JournalRecords, ...]:
@@ -106,12 +110,23 @@ def read_logs(plan: Plan) -> tuple[JournalRecords, ...]:
     except OSError as error:
         raise as_read_error(error, folder) from error
     logs = [log for log in (read_log(path, plan.digest) for path in paths) if log is not None]
+    logs = [_of_plan(log, plan) for log in logs]
     void = {
-        (log.note(r).decode(), int(r["block"]))
+        (log.note(r).decode(errors="replace"), int(r["block"]))
         for log in logs
         for r in log.records[log.records["kind"] == VOID]
     }
     return tuple(_without(log, void) for log in logs) if void else tuple(logs)
+
+
+def _of_plan(log: JournalRecords, plan: Plan) -> JournalRecords:
+    """A journal up to the first record of a block that the plan does not have."""
+    beyond = log.records["block"] >= len(plan)
+    of_none = (log.records["block"] < 0) & np.isin(log.records["kind"], _OF_BLOCKS)
+    good = int(np.argmax(np.append(beyond | of_none, [True])))
+    if good == log.records.size:
+        return log
+    return replace(log, records=log.records[:good], safe=min(log.safe, good))
 
 
 def _without(log: JournalRecords, void: set[tuple[str, int]]) -> JournalRecords:

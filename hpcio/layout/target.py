@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -10,7 +11,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import FunctionError, OptionError
-from hpcio.files import fill_of
+from hpcio.files import check_types, fill_of, read_table
 from hpcio.recording import Blocks
 
 __all__ = ["Join", "Target", "lay_out"]
@@ -117,15 +118,52 @@ class Target:
 
     @classmethod
     def load(cls, group: h5py.Group) -> Self:
-        """The layout that `save` kept."""
-        spec = json.loads(group["spec"][()].tobytes())
+        """The layout that `save` kept.
+
+        Raises
+        ------
+        ValueError, TypeError, LookupError, OSError, RuntimeError
+            Whatever h5py and JSON raise for what is damaged; or it makes no sense.
+        """
+        spec = json.loads(read_table(group["spec"]).tobytes())
         spec["shape"] = tuple(spec["shape"])
         spec["dtype"] = np.dtype(spec["dtype"])
         spec["shapes"] = tuple(tuple(s) for s in spec["shapes"])
-        arrays = {name: group[name][()] for name in ("start", "channel")}
+        arrays = {name: read_table(group[name]) for name in ("start", "channel")}
         # Results of versions before 0.1 call it so.
-        index = group["shape_index" if "shape_index" in group else "form"][()]
-        return cls(**spec, **arrays, shape_index=index)
+        index = read_table(group["shape_index" if "shape_index" in group else "form"])
+        found = cls(**spec, **arrays, shape_index=index)
+        check_types(found)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raise ValueError unless each block has a region in the dataset."""
+        rank, count = len(self.shape), np.shape(self.start)
+        for array in (self.shape_index, self.start, self.channel):
+            if array.dtype.kind not in "iu" or array.ndim != 1 or array.shape != count:
+                raise ValueError("its blocks have no whole numbers, one each, for their places")
+        axes = (self.axis, *([] if self.channel_axis is None else [self.channel_axis]))
+        sizes = {len(shape) for shape in (self.shape, *self.shapes)}
+        if (
+            not all(0 <= axis < rank for axis in axes)
+            or sizes - {rank, rank - self.stacked}
+            or (self.stacked and {len(shape) for shape in self.shapes} - {rank - 1})
+            or self.dtype.kind not in "biufc"
+            or min((n for shape in (self.shape, *self.shapes) for n in shape), default=0) < 0
+            or math.prod(self.shape) * self.dtype.itemsize >= 2**63
+        ):
+            raise ValueError(f"it has no layout of shape {self.shape} and type {self.dtype}")
+        if not count[0]:
+            return
+        if self.shape_index.min() < 0 or self.shape_index.max() >= len(self.shapes):
+            raise ValueError("a block has a shape that is not there")
+        regions = [self.region_shape(k) for k in range(len(self.shapes))]
+        for axis, length in enumerate(self.shape):
+            first = {self.axis: self.start, self.channel_axis: self.channel}.get(axis, 0)
+            width = np.asarray([region[axis] for region in regions], np.int64)[self.shape_index]
+            if np.min(first) < 0 or np.max(first) > length or (first + width).max() > length:
+                raise ValueError(f"a block lies beyond the shape {self.shape}")
 
     def region(self, i: int) -> tuple[slice, ...]:
         """The region of block `i` in the dataset."""

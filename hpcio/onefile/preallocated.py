@@ -69,7 +69,15 @@ def load_offsets(plan: Plan) -> np.ndarray:
             f"'{path}' is damaged: its bytes are not those that were written. Restore it from a "
             "backup, or start over (in the shell: --fresh)."
         )
-    offsets: np.ndarray = np.load(io.BytesIO(array))
+    try:
+        offsets: np.ndarray = np.load(io.BytesIO(array))
+    except (ValueError, EOFError, MemoryError):
+        offsets = np.zeros(0)
+    if offsets.shape != (len(plan),) or offsets.dtype.kind not in "iu" or offsets.min() < 0:
+        raise OutputError(
+            f"'{path}' says nothing of the {len(plan)} blocks of the plan. Start over (in the "
+            "shell: --fresh)."
+        )
     return offsets
 
 

@@ -11,23 +11,32 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from hpcio.errors import HpcioError, PlanError, as_output_error, as_read_error
+from hpcio.errors import (
+    DAMAGE,
+    HpcioError,
+    PlanError,
+    SourceError,
+    as_output_error,
+    as_read_error,
+)
 from hpcio.files import (
     FileState,
     RunDirectory,
     StreamedChecksum,
+    check_types,
     checksum,
     in_memory_file,
     open_file,
     open_own,
     own_run_folder,
+    read_table,
     result_of,
     write_image,
 )
@@ -122,6 +131,8 @@ def open_plan_file(out: str) -> Iterator[h5py.File]:
             yield f
     except HpcioError:
         raise
+    except (MemoryError, RecursionError) as error:
+        raise _damaged(out, error) from error
     except (OSError, RuntimeError, KeyError) as error:  # h5py says each, where HDF5 cannot read
         raise as_read_error(error, path) from error
 
@@ -157,17 +168,85 @@ def load_plan(out: str | os.PathLike[str]) -> Plan:
         If there is no plan, it is damaged, of another user or others may write it, or it is of
         another version of hpcio.
     """
-    return Plan(**_fields(os.path.abspath(result_of(out))))
+    name = os.path.abspath(result_of(out))
+    try:
+        plan = Plan(**_fields(name))
+        _check(plan)
+    except HpcioError as error:
+        if isinstance(error, PlanError | SourceError):
+            raise
+        raise _damaged(name, error) from error
+    except DAMAGE as error:
+        raise _damaged(name, error) from error
+    return plan
+
+
+def _damaged(out: str, error: BaseException) -> PlanError:
+    what = str(error).partition("\n")[0] or type(error).__name__
+    return PlanError(
+        f"'{RunDirectory.of(out).plan}' makes no sense ({what}). Restore it from a backup, or "
+        "start over (in the shell: --fresh)."
+    )
+
+
+def _check(plan: Plan) -> None:
+    """Raise an error unless the parts of a plan have their types, and fit together.
+
+    Behind the seal they are what was written; but what they say decides what is read and written.
+    """
+    check_types(plan)
+    blocks, count = plan.blocks, plan.target.start.shape
+    names = ("trial", "base", "input_kind", "channel_block")
+    arrays = {name: getattr(blocks, name) for name in names}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "iu" or array.shape != count:
+            raise ValueError(f"'{name}' has the shape {array.shape} for {count} blocks")
+    if not count[0] or len(plan.axes) != len(plan.target.shape):
+        raise ValueError("it has no blocks, or axes without names")
+    for name, limit in (("trial", len(plan.trials)), ("input_kind", len(blocks.input_kinds)),
+                        ("channel_block", blocks.channel_blocks)):  # fmt: skip
+        if arrays[name].min() < 0 or arrays[name].max() >= limit:
+            raise ValueError(f"a block has a '{name}' that is not there")
+    rank = len(plan.source.shape)
+    for kind in blocks.input_kinds:
+        if len(kind.grid) != rank or len(kind.inshape) != rank or min(kind.inshape) < 0:
+            raise ValueError(f"a block of shape {kind.inshape} is read from {rank} axes")
+        for part in kind.grid:
+            check_types(_Slice(part.start, part.stop, part.step))
+            if part.start < 0 or part.step < 1:
+                raise ValueError(f"a block is read at {part}")
+    if not 0 <= blocks.axis < rank or blocks.base.min() < 0 or blocks.channel_blocks < 1:
+        raise ValueError("a block lies before its recording, or along no axis of it")
+    if not plan.digest or set(plan.digest) - set("0123456789abcdef") or len(plan.digest) != 32:
+        raise ValueError("it has no digest")
+    for k, axis in enumerate(plan.axes):
+        if axis.values is not None and axis.values.shape != (plan.target.shape[k],):
+            raise ValueError(f"axis {k} has {axis.values.shape} coordinates")
+    if plan.average is not None and min(plan.average.trials, plan.average.channel_blocks) < 1:
+        raise ValueError("its average has no groups")
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A part of an axis that is read, without a default."""
+
+    start: int
+    stop: int
+    step: int
 
 
 def _fields(out: str) -> dict[str, Any]:
     """The fields of the plan whose result is `out`."""
     with open_plan_file(out) as f:
-        spec = json.loads(f["spec"][()].tobytes())
-        trials = {name: dataset[()] for name, dataset in f["trials"].items()}
-        blocks = {name: dataset[()] for name, dataset in f["blocks"].items()}
-        values = {name: dataset[()] for name, dataset in f["axes"].items()} if "axes" in f else {}
-        pickled, payload = f["function"][()].tobytes(), f["arguments"][()].tobytes()
+        spec = json.loads(read_table(f["spec"]).tobytes())
+        trials = {name: read_table(dataset) for name, dataset in f["trials"].items()}
+        blocks = {name: read_table(dataset) for name, dataset in f["blocks"].items()}
+        values = (
+            {name: read_table(dataset) for name, dataset in f["axes"].items()}
+            if "axes" in f
+            else {}
+        )
+        pickled, payload = (read_table(f[name]).tobytes() for name in ("function", "arguments"))
         target = Target.load(f["target"])
         run_id, digest = str(f.attrs["run_id"]), str(f.attrs["digest"])
     return {

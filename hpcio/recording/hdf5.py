@@ -130,10 +130,11 @@ class _OpenHdf5:
         return _values(self._dataset, region)
 
     def axis_name(self, axis: int) -> str:
-        dim, scale = self._dataset.dims[axis], self._scale(axis)
-        name = dim.label or ("" if scale is None else _name_of_scale(scale))
+        with reading(self._recording.path):
+            label, scale = self._dataset.dims[axis].label, self._scale(axis)
+        name = label or ("" if scale is None else _name_of_scale(scale))
         # A result of an earlier step has no name for this axis.
-        nameless = not dim.label and name == unnamed(axis)
+        nameless = not label and name == unnamed(axis)
         return name if isinstance(name, str) and not nameless else ""
 
     def coordinates(self, axis: int) -> np.ndarray | None:

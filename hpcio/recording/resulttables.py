@@ -9,8 +9,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcio.errors import SourceError, TrialError
-from hpcio.files import find_dataset, open_file, split_spec
+from hpcio.errors import DAMAGE, HpcioError, TrialError, as_read_error
+from hpcio.files import find_dataset, open_file, read_table, reading, split_spec
 from hpcio.recording.recording import Recording
 from hpcio.recording.tables import TRIAL_TABLES, TrialTable
 
@@ -82,7 +82,7 @@ def _named_ours(spec: Any) -> np.ndarray | None:
     if kind is not TRIAL_TABLES["hdf5"]:
         return None
     file, dataset = split_spec(text)
-    with open_file(file) as f:
+    with reading(file), open_file(file) as f:
         found = find_dataset(f, dataset)
         return np.asarray(found[()]) if found.dtype.names == _COLUMNS else None
 
@@ -95,10 +95,12 @@ def _own_table(recording: Recording) -> tuple[np.ndarray, int] | None:
         with open_file(recording.path) as f:
             if not isinstance(f.get("hpcio/target/spec"), h5py.Dataset) or "trials" not in f:
                 return None
-            axis = json.loads(f["hpcio/target/spec"][()].tobytes())["axis"]
-            return np.asarray(f["trials"][()]), int(axis)
-    except SourceError:  # opening the recording says it
+            axis = json.loads(read_table(f["hpcio/target/spec"]).tobytes())["axis"]
+            return np.asarray(read_table(f["trials"])), int(axis)
+    except HpcioError:  # opening the recording says it
         return None
+    except DAMAGE as error:
+        raise as_read_error(error, recording.path) from error
 
 
 def _is_part(table: np.ndarray, own: np.ndarray) -> bool:

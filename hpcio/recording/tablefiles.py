@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpcio.errors import SourceError, TrialError
-from hpcio.files import find_dataset, open_file, split_spec
+from hpcio.files import find_dataset, open_file, reading, split_spec
 from hpcio.recording.tables import TrialTable, check_table, named_columns, plain_table
 
 __all__ = ["CSV", "HDF5"]
@@ -29,7 +29,7 @@ class _Hdf5:
     def read(self, spec: str) -> TrialTable:
         file, dataset = split_spec(spec)
         where = f"'{dataset}' in '{file}'"
-        with open_file(file) as f:
+        with reading(file), open_file(file) as f:
             found = find_dataset(f, dataset)
             # Check before reading: the user may have named the recording itself.
             if found.dtype.names is None:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import ResultError
-from hpcio.files import fill_of, plain_offset, read_at
+from hpcio.files import fill_of, plain_offset, read_at, read_table
 from hpcio.layout import Target
 from hpcio.results.opening import ResultFile
 
@@ -103,7 +103,7 @@ class Extents:
     @classmethod
     def _of_virtual(cls, f: ResultFile, data: h5py.Dataset, target: Target) -> Self:
         folder = os.path.dirname(os.path.realpath(f.filename))
-        table = f["hpcio/sources"][()]
+        table = read_table(f["hpcio/sources"])
         number = {os.fsdecode(path): k for k, path in enumerate(table["path"].tolist())}
         row, itemsize = target.nbytes // target.shape[0], target.dtype.itemsize
         dcpl = data.id.get_create_plist()

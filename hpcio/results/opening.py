@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import posixpath
@@ -16,13 +17,14 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from hpcio.errors import HpcioError, ResultError, SourceError
+from hpcio.errors import DAMAGE, HpcioError, ResultError, SourceError, number_of
 from hpcio.files import (
     RunDirectory,
     free_files,
     load_filters,
     locking,
     open_file,
+    read_table,
     result_of,
     room_for,
     where_hdf5_looks,
@@ -145,6 +147,7 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
         with open_file(name) as f:
             if "hpcio" not in f or "data" not in f:
                 raise ResultError(f"'{name}' is no result of hpcio. Open it with h5py.")
+            _check_shape(f)
             sources = Sources.of(f) if "hpcio/sources" in f else None
             load_filters(bytes(f["hpcio"].attrs.get("compression", b"")).decode(), name)
         if sources is not None:
@@ -153,11 +156,18 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
         return ResultFile(name, sources=sources)
 
 
-# What h5py, JSON and numpy raise for tables and labels that are not what was written.
-_DAMAGE = (
-    OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
-    MemoryError,
-)  # fmt: skip
+def _check_shape(f: h5py.File) -> None:
+    """Raise ResultError unless ``data`` is the dataset that the run has laid out."""
+    spec, data = json.loads(read_table(f["hpcio/target/spec"]).tobytes()), f["data"]
+    shape, dtype = tuple(spec["shape"]), np.dtype(spec["dtype"])
+    if not isinstance(data, h5py.Dataset) or (data.shape, data.dtype) != (shape, dtype):
+        found = "no dataset"
+        if isinstance(data, h5py.Dataset):
+            found = f"{data.dtype} of shape {data.shape}"
+        raise ResultError(
+            f"'data' of '{f.filename}' is {found}, but the run wrote {dtype} of shape {shape}. "
+            "Remove the result and resume the run."
+        )
 
 
 @contextmanager
@@ -167,13 +177,14 @@ def refusing_damage(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except HpcioError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         what = str(error).partition("\n")[0] or type(error).__name__
-        raise ResultError(
-            getattr(error, "errno", None),
+        said = (
             f"'{os.fspath(path)}' is damaged, or cannot be read: {what}. Restore it from a "
-            "backup, or remove it and resume the run.",
-        ) from error
+            "backup, or remove it and resume the run."
+        )
+        number = number_of(error)
+        raise (ResultError(said) if number is None else ResultError(number, said)) from error
 
 
 def check_finished(name: Path) -> None:
@@ -215,9 +226,13 @@ class Sources:
     @classmethod
     def of(cls, f: h5py.File) -> Self:
         """The sources of an open result."""
-        target, table = Target.load(f["hpcio/target"]), f["hpcio/sources"][()]
-        of_block = f["hpcio/source_of_block"][()]
-        if of_block.shape != target.start.shape or of_block.max(initial=-1) >= len(table):
+        target, table = Target.load(f["hpcio/target"]), read_table(f["hpcio/sources"])
+        of_block = read_table(f["hpcio/source_of_block"])
+        if (
+            of_block.shape != target.start.shape
+            or of_block.dtype.kind not in "iu"
+            or of_block.max(initial=-1) >= len(table)
+        ):
             raise ValueError("its table of sources does not fit its blocks")
         return cls(f.filename, table, target, of_block)
 

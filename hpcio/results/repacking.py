@@ -18,8 +18,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcio.errors import HpcioError, OutputError, ResultError, WorkerError, as_output_error
-from hpcio.files import Chunking, allocate, result_of, sparse_file, sync, write_at
+from hpcio.errors import (
+    DAMAGE,
+    HpcioError,
+    OutputError,
+    ResultError,
+    WorkerError,
+    as_output_error,
+)
+from hpcio.files import Chunking, allocate, read_table, result_of, sparse_file, sync, write_at
 from hpcio.journals import DONE, remove
 from hpcio.layout import Target
 from hpcio.machine import check_room
@@ -43,6 +50,8 @@ __all__ = ["repack"]
 # Data of this size or more begin at a multiple of it: threads do not meet in a page, and reflinks
 # can share.
 PAGE = 4096
+# What a damaged result may raise, and nothing that is written.
+_OF_DAMAGE = tuple(kind for kind in DAMAGE if kind not in (OSError, RuntimeError))
 # Attributes by which HDF5 itself knows scales.
 _DIMENSIONS = ("DIMENSION_", "REFERENCE_LIST")
 
@@ -106,7 +115,7 @@ def repack(
                     source, part, final, chunks=chunks, compression=compression,
                     workers=workers, in_place=into is None,
                 )  # fmt: skip
-            except ResultError:
+            except (ResultError, *_OF_DAMAGE):
                 verify(source)  # names the damaged file, if it is not the copy
                 raise
             if into is not None and os.path.lexists(final):
@@ -120,6 +129,9 @@ def repack(
         raise
     except (OSError, RuntimeError) as error:
         raise as_output_error(error, final) from error
+    except _OF_DAMAGE as error:
+        with result.refusing_damage(source):
+            raise error from None
     return replace(checked, path=os.fspath(final))
 
 
@@ -295,7 +307,7 @@ def _copy_comparing(
     workers: int | None,
 ) -> Verified:
     """Copy all data; read back each piece while the cache of the processor has it, and compare."""
-    done, expected = f["hpcio/state"][()] == DONE, f["hpcio/checksum"][()]
+    done, expected = read_table(f["hpcio/state"]) == DONE, read_table(f["hpcio/checksum"])
     stop = np.cumsum(target.sizes())
     runs = runs_of_bytes(target, PIECE)
     places = [(int(stop[r[0]] - target.sizes()[r[0]]), int(stop[r[-1]])) for r in runs]

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import ResultError
-from hpcio.files import StreamedChecksum, checksum, plain_offset, read_at
+from hpcio.files import StreamedChecksum, checksum, plain_offset, read_at, read_table
 from hpcio.journals import DONE
 from hpcio.layout import Target
 from hpcio.results import opening as result
@@ -128,12 +128,9 @@ def verify(path: str | os.PathLike[str]) -> Verified:
 
 def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
     data, target = f["data"], Target.load(f["hpcio/target"])
-    state, expected = f["hpcio/state"][()], f["hpcio/checksum"][()]
-    if data.shape != target.shape or data.dtype != target.dtype:
-        raise ResultError(
-            f"'data' of '{path}' is {data.dtype} of shape {data.shape}, but the run wrote "
-            f"{target.dtype} of shape {target.shape}. Remove the result and resume the run."
-        )
+    state, expected = read_table(f["hpcio/state"]), read_table(f["hpcio/checksum"])
+    if state.shape != target.start.shape or expected.shape != state.shape:
+        raise ValueError("the states and checksums of its blocks do not fit them")
     besides = check_besides(f)
     done = state == DONE
     # A gap holds fill values: or a result would be lost if only its mark were damaged.

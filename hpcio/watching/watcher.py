@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from hpcio.errors import HpcioError, HpcioWarning, PlanError
-from hpcio.files import RunDirectory, result_of
+from hpcio.errors import DAMAGE, HpcioError, HpcioWarning, PlanError, as_read_error
+from hpcio.files import RunDirectory, read_table, result_of
 from hpcio.journals import (
     DONE,
     HEADER,
@@ -77,9 +77,11 @@ def status(out: str) -> Status:
 def _of_one_file(out: str) -> Status:
     """The state that a result keeps, after it was made one file."""
     with open_result(out) as f:
-        state = f["hpcio/state"][()]
-        function = str(f.attrs["function"])
-        trials = f["trials"].size
+        try:
+            state = read_table(f["hpcio/state"])
+            function, trials = str(f.attrs["function"]), f["trials"].size
+        except DAMAGE as error:
+            raise as_read_error(error, out) from error
     done = int((state == DONE).sum())
     return Status(
         out=str(Path(out).absolute()), published=True, blocks=state.size, done=done,

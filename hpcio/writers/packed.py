@@ -24,7 +24,14 @@ from typing import Self
 import h5py
 import numpy as np
 
-from hpcio.errors import HpcioError, ResultError, SourceError, as_output_error
+from hpcio.errors import (
+    HpcioError,
+    ResultError,
+    SourceError,
+    as_output_error,
+    as_read_error,
+    is_of_disk,
+)
 from hpcio.files import (
     READABLE,
     Chunking,
@@ -51,7 +58,7 @@ __all__ = [
     "task_file",
 ]
 
-# Number of the chunk, filter mask, size, checksum of number and bytes.
+# Number of the chunk, filter mask, size, checksum of number, mask and bytes.
 _HEAD = struct.Struct("<qIQQ")
 # So many bytes of a source are compared when a result is opened; HDF5 reads these first.
 HEADER = 4096
@@ -145,7 +152,7 @@ class PackedTaskFiles:
         assert self._packer is not None
         array = np.frombuffer(values, self._plan.target.dtype)
         mask, packed = self._packer.pack(array)
-        check = checksum(packed, self._number)
+        check = _sum_of(self._number, mask, packed)
         write_at(self._fd, _HEAD.pack(self._number, mask, len(packed), check) + packed, self._end)
         self._end += _HEAD.size + len(packed)
 
@@ -215,6 +222,14 @@ class _Entry:
     mask: int
 
 
+def _sum_of(number: int, mask: int, packed: bytes) -> int:
+    """The checksum of a chunk in a log, and of all that is said of it.
+
+    By another filter mask HDF5 would take packed bytes for values.
+    """
+    return checksum(packed, (number ^ (mask << 32)) & (2**64 - 1))
+
+
 def _entries(fd: int) -> dict[int, _Entry]:
     """The chunks of a log up to the first that is torn; what is logged last counts."""
     found: dict[int, _Entry] = {}
@@ -224,7 +239,7 @@ def _entries(fd: int) -> dict[int, _Entry]:
         at += _HEAD.size
         if size > os.fstat(fd).st_size - at:
             break
-        if checksum(os.pread(fd, size, at), number) != check:
+        if _sum_of(number, mask, os.pread(fd, size, at)) != check:
             break
         found[number] = _Entry(at, size, mask)
         at += size
@@ -315,7 +330,9 @@ class PackedReader:
                 values = self._file["data"][()]
             else:
                 values = self._file["data"][first : first + count]
-        except (OSError, RuntimeError):  # a filter cannot make sense of a chunk
+        except (OSError, RuntimeError) as error:  # a filter cannot make sense of a chunk
+            if is_of_disk(error):
+                raise as_read_error(error, self._path_of(record)) from error
             return None
         return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
@@ -362,13 +379,23 @@ class PackedReader:
             shape = (nbytes // self._plan.target.dtype.itemsize,)
         try:
             file = open_file(path)
-        except SourceError:
+        except SourceError as error:
+            # A file that a disk fails to read is there: its blocks need not be computed again.
+            if is_of_disk(error):
+                raise
             return task and self._open_log(path, shape)
         self._file = file
         try:
             data = file["data"]
-            ours = data.shape == shape and data.attrs["plan"] == self._plan.digest.encode()
-        except (KeyError, OSError, RuntimeError):
+            ours = (
+                isinstance(data, h5py.Dataset)
+                and data.shape == shape
+                and data.dtype == self._plan.target.dtype
+                and bytes(data.attrs["plan"]) == self._plan.digest.encode()
+            )
+        except (KeyError, OSError, RuntimeError, ValueError, TypeError) as error:
+            if is_of_disk(error):
+                raise as_read_error(error, path) from error
             ours = False
         if not ours:
             self._file = None
@@ -378,8 +405,10 @@ class PackedReader:
     def _open_log(self, path: Path, shape: tuple[int, ...]) -> bool:
         try:
             self._fd = os.open(task_log(path), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except FileNotFoundError:
             return False
+        except OSError as error:
+            raise as_read_error(error, task_log(path)) from error
         self._chunking = chunking_of(self._plan, shape)
         self._size = self._chunking.chunk[0] * self._plan.target.dtype.itemsize
         self._entries = _entries(self._fd)

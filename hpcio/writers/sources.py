@@ -19,7 +19,7 @@ from typing import Self
 
 import numpy as np
 
-from hpcio.errors import ResultError, as_output_error, as_read_error
+from hpcio.errors import ResultError, as_output_error, as_read_error, is_of_disk
 from hpcio.files import (
     READABLE_FOLDER,
     Layout,
@@ -217,6 +217,10 @@ class _SourceReader:
             defect_of(folder / path, shape.size, shape.offset, checksum(shape.header))
             for path, shape in zip(paths, shapes, strict=True)
         ]
+        for path, defect in zip(paths, defects, strict=True):
+            # What a disk fails to read is there: its blocks need not be computed again.
+            if defect is not None and is_of_disk(defect):
+                raise as_read_error(defect, folder / path) from defect
         return np.asarray([defect is None for defect in defects], bool)
 
     def _descriptor(self, path: str) -> int:
@@ -282,7 +286,8 @@ class TaskReader(_SourceReader):
 def defect_of(path: Path, size: int, header: int, check: int) -> ResultError | None:
     """What is wrong with a source: absent, of another size, or with another header."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # A pipe in its place must not hold us up.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             found = os.fstat(fd).st_size
             head = os.pread(fd, max(0, header), 0) if found == size else b""

@@ -17,7 +17,7 @@ from typing import Self
 import h5py
 import numpy as np
 
-from hpcio.errors import ResultError, as_output_error
+from hpcio.errors import ResultError, as_output_error, as_read_error
 from hpcio.files import checksum, read_at, sync, write_at, write_under_name
 from hpcio.journals import DONE, Journal, JournalRecords, Ledger, StoredReader
 from hpcio.layout import Average, Moments, Target, combine
@@ -122,11 +122,13 @@ class _SumsReader:
     def __init__(self, plan: Plan, records: JournalRecords) -> None:
         self._plan, self._average = plan, _average(plan)
         self._known: tuple[int, Moments | None] = (-1, None)
+        path = _path(plan, records.attempt)
         try:
-            path = _path(plan, records.attempt)
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             self._fd = -1
+        except OSError as error:
+            raise as_read_error(error, path) from error
 
     def there(self, records: np.ndarray) -> np.ndarray:
         """Whether the file is there and long enough; `intact` tells whether a sum is whole."""

@@ -11,13 +11,15 @@ import dataclasses
 import json
 import os
 import re
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hpcio.errors import PlanError, as_output_error
-from hpcio.files import read_own
+from hpcio.errors import DAMAGE, PlanError, as_output_error
+from hpcio.files import check_types, read_own
 from hpcio.machine import write_whole
 from hpcio.planning import Plan, RunPolicy
 from slurm.mapping import JobArray, TaskPlan
@@ -176,8 +178,10 @@ def read_submission(plan: Plan, number: int) -> Submission:
         for name in ("script", "known"):
             said[name] = tuple(said[name])
         said["options"] = SubmitOptions.of(dict(said["options"]))
-        return Submission(**said)
-    except (ValueError, TypeError, KeyError) as error:
+        found = Submission(**said)
+        check_types(found)
+        return found
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _unreadable(path, error) from error
 
 
@@ -186,10 +190,22 @@ def task_plan(plan: Plan, number: int) -> TaskPlan:
     path = plan.rundir.submissions / f"{number}.npz"
     try:
         with np.load(path) as kept:
-            batches = np.split(kept["blocks"], kept["edges"][1:-1])
-            return TaskPlan(tuple(batches), kept["task"])
-    except (OSError, ValueError, KeyError) as error:
+            blocks, edges, task = (_numbers(kept[name]) for name in ("blocks", "edges", "task"))
+        whole = np.append(edges[:1], edges[-1:]).tolist() == [0, blocks.size]
+        if not whole or edges.size != task.size + 1 or (np.diff(edges) < 0).any():
+            raise ValueError("its batches do not fit its blocks")
+        if blocks.max(initial=-1) >= len(plan) or (np.diff(task) < 0).any():
+            raise ValueError("its tasks have blocks that the plan has not")
+        return TaskPlan(tuple(np.split(blocks, edges[1:-1])), task)
+    except (*DAMAGE, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _unreadable(path, error) from error
+
+
+def _numbers(array: np.ndarray) -> np.ndarray:
+    """An array of whole numbers from 0 on along one axis, or a ValueError."""
+    if array.dtype.kind not in "iu" or array.ndim != 1 or array.min(initial=0) < 0:
+        raise ValueError(f"it has {array.dtype} of shape {array.shape} for numbers")
+    return array
 
 
 def _unreadable(path: Path, error: Exception) -> PlanError:
@@ -202,6 +218,8 @@ def jobs(plan: Plan, number: int) -> Jobs | None:
     """The jobs of a submission, if its submitter noted them."""
     try:
         said = json.loads((plan.rundir.submissions / f"{number}.jobs.json").read_text())
-        return Jobs(tuple(said["arrays"]), said["finish"])
-    except (OSError, ValueError, KeyError):
+        found = Jobs(tuple(said["arrays"]), said["finish"])
+        check_types(found)
+        return found
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

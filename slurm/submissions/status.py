@@ -129,9 +129,10 @@ def _outcome(plan: Plan, number: int) -> dict[str, Any] | None:
     """What the finalizer of a submission has said; None if it has not ended."""
     try:
         said = json.loads(plan.rundir.outcome.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return said if isinstance(said, dict) and said.get("submission") == number else None
+    is_whole = isinstance(said, dict) and isinstance(said.get("status"), str)
+    return said if is_whole and said.get("submission") == number else None
 
 
 def _word(state: str) -> str:

@@ -16,12 +16,13 @@ from tests.rigs.damaging import mutated
 
 DIGEST = "0123456789abcdef" * 2
 TEXT = b"Traceback: sick"
+ABOUT = {"label": "w0", "run_id": "r", "host": "h", "pid": 7, "user": "u", "start": 1.5}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """A journal of nine results and one failure, whose note lies beside it."""
-    journal = Journal(tmp_path_factory.mktemp("journal"), "w0-01234567", DIGEST, {"label": "w0"})
+    journal = Journal(tmp_path_factory.mktemp("journal"), "w0-01234567", DIGEST, ABOUT)
     for block in range(9):
         journal.append(DONE, block, offset=8 * block, nbytes=8)
     journal.note(FAILED, 9, TEXT)

@@ -18,6 +18,7 @@ from hpcio.errors import (
     PlanError,
 )
 from hpcio.journals import rundir
+from hpcio.planning.planfile import _SEAL, _seal
 from hpcio.recording.blocks import Blocks, InputKind
 from tests.rigs.bad import begun, check_error
 from tests.rigs.plans import rich
@@ -101,3 +102,34 @@ def test_a_plan_of_another_user_is_never_unpickled(plan):
 def test_there_is_no_plan(tmp_path):
     with pytest.raises(PlanError, match=r"no plan '.*none\.h5\.run/plan\.h5'"):
         Plan.load(tmp_path / "none.h5")
+
+
+def resealed(path: Path, name: str, values: Any) -> None:
+    """Other values in a plan, behind a right seal."""
+    image = path.read_bytes()[: -_SEAL.size]
+    path.write_bytes(image)
+    with h5py.File(path, "r+") as f:
+        del f[name]
+        f[name] = values
+    image = path.read_bytes()
+    path.write_bytes(image + _seal(image))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("blocks/trial", np.arange(9)),
+        ("blocks/input_kind", np.full(5, 7)),
+        ("blocks/base", np.full(5, -1)),
+        ("target/start", np.full(5, 1000)),
+        ("target/channel", np.zeros((5, 1), int)),
+        ("trials", 3.0),
+        ("spec", np.frombuffer(b"[" * 100_000, np.uint8)),
+    ],
+)
+def test_a_plan_that_makes_no_sense_behind_its_seal(folder, name, values):
+    path = begun(folder)
+    resealed(path, name, values)
+    with pytest.raises(PlanError) as info:
+        hpcio.Plan.load("out.h5")
+    check_error(info.value, r"plan\.h5' makes no sense.*Restore it")

@@ -187,3 +187,30 @@ def test_the_data_are_guarded_by_whatever_name_they_are_asked_for(done):
         os.unlink(sources_of(done.out)[-1])
         with pytest.raises(ResultError, match="cannot be read"):  # HDF5 gives fill values
             root["data"][...]
+
+
+def test_a_pipe_in_the_place_of_a_source_holds_nobody_up(done):
+    source = sources_of(done.out)[0]
+    source.unlink()
+    os.mkfifo(source)
+    with pytest.raises(ResultError, match="instead of"):
+        hpcio.open(done.out)
+
+
+@pytest.mark.parametrize("name", ["hpcio/source_of_block", "hpcio/target/start"])
+def test_a_table_that_says_to_be_larger_than_its_file_is_not_read(done, name):
+    with h5py.File(done.out, "r+") as f:
+        del f[name]
+        f.create_dataset(name, (1 << 40,), "i8", chunks=(1 << 20,))
+    with pytest.raises(ResultError, match="is said to have"):
+        hpcio.open(done.out)
+
+
+def test_one_file_whose_data_are_another_dataset_is_refused(tmp_path):
+    bench = Bench(tmp_path, writer="direct")
+    bench.plan().run(workers=0, progress=False)
+    with h5py.File(bench.out, "r+") as f:
+        del f["data"]
+        f["data"] = bench.expected.astype("f4")
+    with pytest.raises(ResultError, match=r"'data' of .* is float32 .* the run wrote float64"):
+        hpcio.open(bench.out)

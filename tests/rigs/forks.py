@@ -10,7 +10,7 @@ from collections.abc import Callable
 from hpcio import errors
 from tests.rigs.support import remove_layouts
 
-# What takes some milliseconds hangs if it takes so many seconds.
+# What takes some milliseconds hangs if it waits for so many seconds.
 HANGS = 60
 HUNG = f"signal {signal.SIGALRM.value}"
 
@@ -21,7 +21,7 @@ def forked(do: Callable[[], str]) -> str:
     pid = os.fork()
     if not pid:
         os.close(reading)
-        signal.alarm(HANGS)
+        limit(HANGS // 4)
         try:
             said = do()
         except errors.HpcioError as error:
@@ -49,6 +49,22 @@ def is_ours(said: str) -> bool:
     return said == "fine" or is_error(said)
 
 
+def limit(seconds: int) -> None:
+    """Let this process have no more than so many seconds of a processor; 0 takes the limit away.
+
+    If Python is at it, an error says so. A library that does not come back ends the process by
+    SIGPROF, as if it had crashed; who waits for ever is ended by SIGALRM.
+    """
+    signal.signal(signal.SIGVTALRM, _hangs)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
+    signal.alarm(4 * seconds)
+
+
+def _hangs(*_: object) -> None:
+    raise TimeoutError("it takes too long")
+
+
 def is_crash(said: str) -> bool:
-    """Whether a signal has ended it, as HDF5 may on damaged files; not one of the clock."""
+    """Whether a library has ended it, or has not come back, as HDF5 may on damaged files."""
     return said.startswith("signal ") and said != HUNG

@@ -19,30 +19,21 @@ from hpcio.journals.rundir import prepare
 from hpcio.running.attempt import Attempt
 from hpcio.running.batch import run_batch
 from hpcio.writers.backend import backend_of
-from tests.rigs.bench import Bench
+from tests.rigs.bench import STORED, Bench
 from tests.rigs.damaging import Damaged, damaged
 from tests.rigs.forks import is_crash, is_error, is_ours
+from tests.rigs.mpi import mpirun
 
-WRITERS = {
-    "a file a batch": {"sources": "task"},
-    "a file a trial": {"sources": "trial"},
-    "packed": {"sources": "task", "compression": "gzip"},
-    "packed trials": {"sources": "trial", "compression": "gzip"},
-    "direct": {"writer": "direct"},
-    "mutex": {"writer": "mutex"},
-}
 # How often each file is damaged in the long tests.
 MANY = int(os.environ.get("HPCIO_DAMAGES", "300"))
-
-
 # Every day.
 SOME = 3
 
 
-@pytest.fixture(params=WRITERS)
+@pytest.fixture(params=STORED)
 def bench(request, tmp_path) -> Bench:
     (tmp_path / "whole").mkdir()
-    return Bench(tmp_path, out=tmp_path / "whole" / "out.h5", **WRITERS[request.param])
+    return Bench(tmp_path, out=tmp_path / "whole" / "out.h5", **STORED[request.param])
 
 
 def finish(bench: Bench) -> tuple[Path, Path]:
@@ -96,6 +87,22 @@ def test_a_flipped_bit_of_a_finished_run(bench, count):
         )
 
 
+@pytest.mark.mpi
+@pytest.mark.parametrize("count", [SOME, pytest.param(MANY, marks=pytest.mark.torture)])
+def test_a_flipped_bit_of_a_result_of_a_rank(tmp_path, mpi_python, count):
+    """The writer `mpi` ends with a file like those of `direct`, but of another HDF5."""
+    (tmp_path / "whole").mkdir()
+    bench = Bench(tmp_path, out=tmp_path / "whole" / "out.h5")
+    words = ["run", f"{bench.module}.py:double", "rec.h5::lfp", "--trials", str(bench.rows)]
+    words += ["--out", "whole/out.h5", "--writer", "mpi", "--quiet"]
+    done = mpirun(mpi_python, 1, "-m", "hpcio", *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out, right = _placed(bench)
+    flipped = damaged(out, right, inside="out.h5", how="flips", count=8 * count, resumes=False)
+    assert len(flipped) == 8 * count
+    assert told(flipped) == []
+
+
 @pytest.mark.parametrize("count", [SOME, pytest.param(MANY, marks=pytest.mark.torture)])
 def test_a_flipped_bit_of_a_run_that_goes_on(bench, count):
     out, right = leave(bench)
@@ -119,7 +126,7 @@ def test_a_result_of_any_bytes_is_read_or_refused(tmp_path, count):
 
 @pytest.mark.parametrize("count", [SOME, pytest.param(MANY, marks=pytest.mark.torture)])
 def test_a_run_of_any_bytes_goes_on_or_is_refused(bench, count):
-    """Plan, journal, notes, logs and sources; no crash either, for HDF5 is kept from them."""
+    """Plan, journal, notes, logs and sources; crashes are counted, as HDF5 reads packed sources."""
     out, right = leave(bench)
     done = damaged(out, right, inside="out.h5.run/**/*", how="mutations", count=count, resumes=True)
     assert told(done) == []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rigs.bench import Bench
+from tests.rigs.bench import WRITERS, Bench
 from tests.rigs.power import Operation, states, traced
 
 RUN = """
@@ -45,14 +45,6 @@ if not os.fork():
 os.wait()
 plan.run(workers=0, progress=False)
 """
-WRITERS = {
-    "a file a batch": {"sources": "task"},
-    "a file a trial": {"sources": "trial"},
-    "packed": {"sources": "task", "compression": "zstd"},
-    "packed trials": {"sources": "trial", "compression": "gzip"},
-    "direct": {"writer": "direct"},
-    "mutex": {"writer": "mutex"},
-}
 
 
 @pytest.fixture(params=WRITERS)

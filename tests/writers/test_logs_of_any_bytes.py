@@ -7,12 +7,13 @@ import os
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcio.files import checksum
-from hpcio.writers.packed import _HEAD, _entries
+from hpcio.writers.packed import _HEAD, _entries, _sum_of
 from tests.rigs.damaging import mutated
 
 CHUNKS = [bytes([k]) * (20 + k) for k in range(8)]
-WHOLE = b"".join(_HEAD.pack(k, 0, len(c), checksum(c, k)) + c for k, c in enumerate(CHUNKS))
+WHOLE = b"".join(
+    _HEAD.pack(k, k % 2, len(c), _sum_of(k, k % 2, c)) + c for k, c in enumerate(CHUNKS)
+)
 
 
 def found(tmp, data: bytes) -> dict[int, bytes]:
@@ -20,7 +21,9 @@ def found(tmp, data: bytes) -> dict[int, bytes]:
     path.write_bytes(data)
     fd = os.open(path, os.O_RDONLY)
     try:
-        return {k: os.pread(fd, e.size, e.offset) for k, e in _entries(fd).items()}
+        found = _entries(fd)
+        assert all(e.mask == k % 2 for k, e in found.items())
+        return {k: os.pread(fd, e.size, e.offset) for k, e in found.items()}
     finally:
         os.close(fd)
 

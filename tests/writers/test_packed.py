@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -13,6 +15,9 @@ import pytest
 
 import hpcio
 from hpcio.errors import MissingPackageError, PlanError, ResultError
+from hpcio.journals.rundir import prepare
+from hpcio.running.attempt import Attempt
+from hpcio.running.batch import run_batch
 from tests.rigs import support
 from tests.rigs.bench import CHANNELS, FILTERS, ROWS, TRIALS, Bench
 from tests.rigs.everyday import combinations
@@ -376,3 +381,47 @@ def test_hdf5_itself_reads_gzip(done):
             ["h5dump", "-d", "/data", path], capture_output=True, text=True, check=True
         ).stdout
         assert "DATA {" in said
+
+
+def mask_at(source: Path) -> int:
+    """Where the index of chunks has the filter mask of the first one."""
+    raw = source.read_bytes()
+    with h5py.File(source) as f:
+        chunk, nbytes = f["data"].id.get_chunk_info(0), f["data"].chunks[0] * 8
+        if f["data"].ndim > 1:  # a tree of HDF5 1.8, whose keys begin with size and mask
+            return raw.index(struct.pack("<IIQ", chunk.size, 0, 0)) + 4
+    # An array of addresses, sizes (as long as that of a chunk may be) and masks.
+    return raw.index(struct.pack("<Q", chunk.byte_offset)) + 9 + (nbytes.bit_length() + 7) // 8
+
+
+@pytest.mark.parametrize("compression", ["gzip:1", "gzip+shuffle", "zstd"])
+def test_another_filter_mask_of_a_chunk_is_found(bench, compression):
+    """By another mask HDF5 takes what is packed for values, or shuffled values for plain ones."""
+    bench.plan(compression=compression).run(workers=0, progress=False)
+    source = bench.files("*.h5")[0]
+    at = mask_at(source)
+    for bit in range(1 + ("shuffle" in compression)):
+        damage(source, at, bit)
+        with pytest.raises(ResultError, match=re.escape(str(source))):
+            hpcio.verify(bench.out)
+        damage(source, at, bit)
+    assert hpcio.verify(bench.out).blocks == TRIALS
+
+
+def test_another_filter_mask_in_a_log_is_computed_again(tmp_path):
+    bench = Packed(tmp_path)
+    plan = prepare(bench.plan())
+    if not (pid := os.fork()):
+        with Attempt(plan, "killed") as attempt:
+            run_batch(attempt, np.arange(TRIALS))
+            attempt.sync()
+            os._exit(0)
+    os.waitpid(pid, 0)
+    [log] = bench.files("*.packed")
+    with log.open("r+b") as f:  # the mask comes after the number of the chunk
+        f.seek(8)
+        f.write(b"\1")
+    bench.forget_calls()
+    bench.plan().run(workers=0, progress=False)
+    assert bench.calls
+    bench.check()
