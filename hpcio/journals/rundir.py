@@ -27,7 +27,7 @@ from hpcio.files import (
 from hpcio.function import check_versions
 from hpcio.journals.ledger import Ledger
 from hpcio.machine import look_again
-from hpcio.planning import Plan, load_plan, write_plan
+from hpcio.planning import Plan, load_plan, open_plan_file, write_plan
 
 __all__ = ["discard", "held", "prepare", "published", "remove", "start_over", "sweep"]
 
@@ -192,7 +192,8 @@ def sweep(ledger: Ledger) -> None:
         name = path.name.partition(".")[0]
         # See the page of formats: ATTEMPT, ATTEMPT-FILE, or BLOCK-ATTEMPT.
         of = (name, name.rpartition("-")[0], name.partition("-")[2])
-        if path.is_file() and ours.isdisjoint(of):
+        of_a_run = re.search(r"-[0-9a-f]{8}(-\d+)?$", name)
+        if of_a_run and path.is_file() and ours.isdisjoint(of):
             path.unlink(missing_ok=True)
 
 
@@ -215,7 +216,21 @@ def held(plan: Plan) -> Iterator[None]:
             _remove_old(plan.run_directory)
         except OSError as error:
             raise as_output_error(error, plan.run_directory) from error
+        _check_ours(plan)
         yield
+
+
+def _check_ours(plan: Plan) -> None:
+    """Raise PlanError if another process has started over since the run directory was prepared."""
+    there = ""
+    if plan.rundir.plan.exists():
+        with open_plan_file(plan.out) as f:
+            there = str(f.attrs["run_id"])
+    if there != plan.run_id:
+        raise PlanError(
+            f"Another process has started over in '{plan.run_directory}' just now. Wait for it, "
+            "then run again."
+        )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Self
 import h5py
 import numpy as np
 
-from hpcio.errors import PlanError, ResultError
+from hpcio.errors import OutputError, PlanError, ResultError
 from hpcio.files import checksum, read_at, sparse_file, write_at
 from hpcio.journals import JournalRecords, Ledger, StoredReader
 from hpcio.onefile import preallocated
@@ -48,6 +48,12 @@ class OneFile:
             )
 
     def reserve(self, plan: Plan) -> None:
+        folder = os.path.dirname(plan.out)
+        if os.stat(folder).st_dev != os.stat(plan.run_directory).st_dev:
+            raise OutputError(
+                f"'{plan.run_directory}' lies on another disk than '{plan.out}', so that the file "
+                f"cannot get its name. Use writer='virtual' instead of '{plan.writer}'."
+            )
         reopen(plan)
         preallocated.reserve(plan)
 

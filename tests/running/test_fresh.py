@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 
 import h5py
 import numpy as np
@@ -21,6 +22,7 @@ from hpcio.errors import (
     ResultError,
     SourceError,
 )
+from hpcio.journals import held, prepare, start_over
 from hpcio.status import status
 from tests.rigs.bench import Bench
 from tests.rigs.resuming import resume_here
@@ -213,3 +215,34 @@ def test_what_was_set_aside_goes_with_the_next_run_if_it_was_killed_before(short
     (tmp_path / "out.h5").unlink()
     assert plan_of(short, tmp_path, 2.0).run(workers=0, progress=False).computed == 0
     assert not aside.exists()
+
+
+def test_files_of_others_among_the_sources_stay(lfp, tmp_path):
+    plan_of(lfp, tmp_path, 2).run(workers=0, progress=False)
+    mine = tmp_path / "out.h5.run" / "sources" / "mine.txt"
+    mine.write_text("of the user")
+    plan_of(lfp, tmp_path, 3).run(workers=0, progress=False, fresh=True)
+    assert mine.read_text() == "of the user"
+    assert (values(tmp_path / "out.h5") == LFP * 3).all()
+
+
+@pytest.mark.parametrize("writer", ["virtual", "direct"])
+def test_another_process_has_started_over_meanwhile(lfp, tmp_path, writer):
+    """Between the moments in which a run looks at its directory, and in which it is alone there."""
+    ours = prepare(plan_of(lfp, tmp_path, 2, writer=writer))
+    theirs = prepare(start_over(plan_of(lfp, tmp_path, 3, writer=writer)))
+    with pytest.raises(PlanError, match="Another process has started over"), held(ours):
+        pass
+    theirs.run(workers=0, progress=False)
+    assert (values(tmp_path / "out.h5") == LFP * 3).all()
+
+
+@pytest.mark.skipif(
+    os.stat("/dev/shm").st_dev == os.stat(tempfile.gettempdir()).st_dev, reason="one disk"
+)
+def test_a_run_directory_on_another_disk(lfp, tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        (tmp_path / "out.h5.run").symlink_to(elsewhere)
+        with pytest.raises(OutputError, match="lies on another disk.*Use writer='virtual'"):
+            plan_of(lfp, tmp_path, 2, writer="direct").run(workers=0, progress=False)
+        assert not (tmp_path / "out.h5").exists()
