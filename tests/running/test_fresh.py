@@ -243,6 +243,6 @@ def test_another_process_has_started_over_meanwhile(lfp, tmp_path, writer):
 def test_a_run_directory_on_another_disk(lfp, tmp_path):
     with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
         (tmp_path / "out.h5.run").symlink_to(elsewhere)
-        with pytest.raises(OutputError, match="lies on another disk.*Use writer='virtual'"):
+        with pytest.raises(OutputError, match=r"lies on another disk.*Use writer='virtual'"):
             plan_of(lfp, tmp_path, 2, writer="direct").run(workers=0, progress=False)
         assert not (tmp_path / "out.h5").exists()
