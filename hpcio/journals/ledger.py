@@ -14,8 +14,8 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from hpcio.errors import Failure, as_read_error
-from hpcio.files import reading
+from hpcio.errors import DAMAGE, Failure, as_read_error
+from hpcio.files import open_file, reading
 from hpcio.journals import journal
 from hpcio.journals.journal import (
     DETAILS,
@@ -116,7 +116,28 @@ def read_logs(plan: Plan) -> tuple[JournalRecords, ...]:
         for log in logs
         for r in log.records[log.records["kind"] == VOID]
     }
+    void |= {(log.attempt, block) for block in _gaps(plan) for log in logs}
     return tuple(_without(log, void) for log in logs) if void else tuple(logs)
+
+
+def _gaps(plan: Plan) -> list[int]:
+    """The gaps of the result that the run has published, if it has.
+
+    They stay gaps, though a process that was given up may have journalled such a block since.
+    """
+    if not os.path.lexists(plan.out):
+        return []
+    try:
+        with open_file(plan.out) as f:
+            said = f["hpcio"].attrs
+            of_plan, run_id = bytes(said["plan"]).decode(), bytes(said["run_id"]).decode()
+            state = np.asarray(f["hpcio/state"][()])
+    except DAMAGE:  # whoever opens the result says what is wrong with it
+        return []
+    if of_plan != plan.digest or run_id == plan.replaces or state.size != len(plan):
+        return []
+    gaps: list[int] = np.flatnonzero(state != DONE).tolist()
+    return gaps
 
 
 def _of_plan(log: JournalRecords, plan: Plan) -> JournalRecords:

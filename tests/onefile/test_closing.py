@@ -21,6 +21,7 @@ from hpcio.journals import start_over
 from hpcio.journals.rundir import prepare
 from hpcio.running.attempt import Attempt
 from hpcio.running.batch import run_batch
+from hpcio.status import status
 from hpcio.writers.backend import backend_of, trusted_ledger
 from tests.rigs.plans import LFP, TRIALS, Planner, plan
 
@@ -32,6 +33,14 @@ OTHER = np.full(LFP[:6].shape, 7.0)
 
 def negated(trial, chunkShape=None, noCompute=None):
     return (trial.shape, trial.dtype) if noCompute else -trial
+
+
+def unless(trial, path, chunkShape=None, noCompute=None):
+    if noCompute:
+        return trial.shape, trial.dtype
+    if trial.shape[0] == 8 and os.path.exists(path):
+        raise ValueError("not now")
+    return -trial
 
 
 def published(made: Plan) -> bytes:
@@ -213,3 +222,28 @@ def test_a_gap_stays_a_gap(plan: Planner, tmp_path: Path) -> None:
         with hpcio.open(made.out) as f, h5py.File(made.out) as plain:
             assert np.array_equal(f["data"][...], kept, equal_nan=True)
             assert np.array_equal(plain["data"][...], kept, equal_nan=True)
+
+
+@pytest.mark.parametrize("writer", ["direct", "virtual"])
+def test_what_an_orphan_journals_later_is_not_said(
+    plan: Planner, tmp_path: Path, writer: str
+) -> None:
+    """The result has a gap: so say status, and a run that is asked once more."""
+    bad = tmp_path / "bad"
+    made = prepare(plan(unless, kwargs={"path": str(bad)}, writer=writer))
+    backend_of(made).reserve(made)
+    with Attempt(made, "orphan") as orphan:
+        # It is in the middle of a batch when the result is published.
+        orphan.writer.begin(np.arange(2, 3), orphan.journal)
+        orphan.writer.begin = lambda *_: None
+        bad.touch()
+        made.run(workers=0, gaps=True, progress=False)
+        before = Path(made.out).read_bytes()
+        bad.unlink()
+        run_batch(orphan, np.arange(2, 3))
+    assert Path(made.out).read_bytes() == before
+    found = status(made.out)
+    assert (found.done, found.failed) == (4, 1)
+    assert "not now" in found.failures[0].traceback
+    again = plan(unless, kwargs={"path": str(bad)}, writer=writer).run(gaps=True, progress=False)
+    assert (again.blocks, [failure.block for failure in again.failed]) == (4, [2])
