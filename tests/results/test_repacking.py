@@ -133,6 +133,15 @@ def test_what_is_no_result_is_refused(done):
     assert names(done.folder, ".*.part") == []
 
 
+def test_a_run_directory_whose_plan_is_gone_is_not_removed(done):
+    """A run that was starting over was killed before it had written its plan."""
+    (done.folder / "out.h5.run/plan.h5").unlink()
+    with pytest.raises(ResultError, match=r"is one file now, but '.*out.h5.run' is not removed"):
+        hpcio.repack(done.out)
+    check_ordinary(done.out, done.expected)
+    assert names(done.folder, "*out.h5*") == ["out.h5", "out.h5.run"]
+
+
 def test_the_run_directory_of_another_run_is_not_removed(done):
     (done.folder / "other").mkdir()
     other = Bench(done.folder / "other")

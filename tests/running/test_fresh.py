@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
 import h5py
 import numpy as np
@@ -11,8 +12,18 @@ import pytest
 
 import hpcio
 from hpcio import Plan
-from hpcio.errors import BlocksFailed, MemoryLimitError, OutputError, ResultError, SourceError
+from hpcio.errors import (
+    BlocksFailed,
+    Interrupted,
+    MemoryLimitError,
+    OutputError,
+    PlanError,
+    ResultError,
+    SourceError,
+)
 from hpcio.status import status
+from tests.rigs.bench import Bench
+from tests.rigs.resuming import resume_here
 from tests.rigs.runs import LFP, check
 
 WAYS = {
@@ -174,3 +185,31 @@ def test_a_plan_that_was_loaded_before_does_not_start_over_again(short, tmp_path
     with pytest.raises(OutputError, match="is not the result of this plan"):
         loaded.run(workers=0, progress=False)
     np.testing.assert_array_equal(values(tmp_path / "out.h5"), 3.0 * LFP[:30])
+
+
+def test_a_loaded_plan_whose_function_has_changed_does_not_start_over(tmp_path):
+    bench = Bench(tmp_path)
+    bench.stop(5)
+    with pytest.raises(Interrupted):
+        bench.plan().run(workers=0, progress=False)
+    bench.stop()
+    path = tmp_path / f"{bench.module}.py"
+    text = path.read_text()
+    path.write_text(text.replace("2.0 * trial", "20.0 * trial"))
+    sys.modules.pop(bench.module)
+    with pytest.raises(PlanError, match="has changed since the plan was made"):
+        Plan.load(bench.out).run(workers=0, progress=False, fresh=True)
+    path.write_text(text)
+    sys.modules.pop(bench.module)
+    # It has touched nothing: what was done is still done.
+    resume_here(bench, bench.out, set(range(5)))
+
+
+def test_what_was_set_aside_goes_with_the_next_run_if_it_was_killed_before(short, tmp_path):
+    plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
+    aside = tmp_path / "out.h5.run" / f"{'0' * 16}.old"
+    aside.mkdir()
+    (aside / "plan.h5").touch()
+    (tmp_path / "out.h5").unlink()
+    assert plan_of(short, tmp_path, 2.0).run(workers=0, progress=False).computed == 0
+    assert not aside.exists()

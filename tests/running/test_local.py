@@ -109,6 +109,16 @@ def test_all_workers_killed_at_once_are_replaced(bench):
     bench.check()
 
 
+def test_ctrl_c_keeps_what_a_writer_still_holds_in_memory(tmp_path):
+    """Rows are gathered into chunks before they are packed."""
+    bench = Bench(tmp_path, compression="gzip")
+    bench.stop(6)
+    with pytest.raises(Interrupted, match=r"Stopped with 6 of 12 trials done"):
+        bench.plan().run(workers=0, progress=False)
+    bench.stop()
+    resume_here(bench, bench.out, set(range(6)))
+
+
 DEADLY_FUNCTIONS = {
     "signal 9": "os.kill(os.getpid(), 9)",
     "exit status 0": "signal.raise_signal(15)",  # a worker's way to stop
