@@ -8,6 +8,7 @@ are gone or may not be read.
 from __future__ import annotations
 
 import copy
+import fcntl
 import os
 import shutil
 import tempfile
@@ -244,8 +245,7 @@ class Runs(RuleBasedStateMachine):
         happens = event in ("kill", "stop", "orphan") and trial in missing
         if happens and (event == "orphan" or not workers) and event != "stop":
             self._killed(place, fresh, gaps, loaded, workers)
-            survived = self._sure(event, trial)
-            self._resync(place, fresh, survived)
+            self._resync(place, fresh, self._sure(event, trial), gaps=gaps)
             return
         sick = self.work.sick & missing
         run = self._begun(place, fresh=fresh, loaded=loaded)
@@ -268,6 +268,7 @@ class Runs(RuleBasedStateMachine):
             self._adopt(place, run)
             place.run.done = run.done | (missing - sick)
             self._publish(place)
+            assert self._is_tidy(place)
         if not (happens and event == "stop"):
             again = [trial] if happens else []
             assert Counter(self.work.calls) == Counter([*missing, *again])
@@ -340,20 +341,20 @@ class Runs(RuleBasedStateMachine):
         return frozenset(calls) - self.work.sick - lost
 
     def _publish(self, place: Place) -> None:
+        """The result of the run that is there has appeared."""
         run = place.run
-        parts = {}
         with h5py.File(place.out) as f:
-            has_parts = "hpcio/sources" in f
-        if has_parts:
-            for path in sources_of(place.out):
-                parts[os.path.relpath(path, place.folder)] = path.read_bytes()
+            paths = sources_of(place.out) if "hpcio/sources" in f else []
+        parts = {os.path.relpath(path, place.folder): path.read_bytes() for path in paths}
         place.result = Result(run.key, run.run_id, run.done, parts)
         run.given_away = self.one_file
         assert mark_of(place.out).run_id == run.run_id
-        assert names(place.folder, f".out.h5.{run.run_id}*") == []
-        kept = {p.name for p in place.run_folder.iterdir()}
-        left = [name for name in kept if name.endswith((".part", ".old"))]
-        assert not left, left
+
+    def _is_tidy(self, place: Place) -> bool:
+        """Whether nothing is left of what processes had half made."""
+        kept = [path.name for path in place.run_folder.iterdir()]
+        kept += names(place.folder, f".out.h5.{place.run.run_id}*")
+        return not [name for name in kept if name.endswith((".part", ".old"))]
 
     def _killed(self, place: Place, fresh: bool, gaps: bool, loaded: bool, workers: int) -> None:
         """Run in a child, which dies; nothing of it is left."""
@@ -370,58 +371,42 @@ class Runs(RuleBasedStateMachine):
         leader = int((self.folder / "session").read_text())
         until(lambda: not group(leader), "the end of the orphans")
 
-    def _resync(self, place: Place, fresh: bool, survived: frozenset[int]) -> None:
+    def _resync(
+        self, place: Place, fresh: bool, survived: frozenset[int], *, gaps: bool = False
+    ) -> None:
         """After a kill, learn how far it came; nothing that was there before is lost."""
         before = copy.deepcopy(place)
-        if (place.run_folder / "plan.h5").exists():
-            plan = hpcio.Plan.load(place.out)
-            is_new = before.run is None or plan.run_id != before.run.run_id
-            assert fresh or not is_new or before.run is None
-            place.run = Run(self.digests[plan.digest], plan.run_id, plan.replaces or "")
-            if is_new:
-                expected = before.result.run_id if fresh and before.result else ""
-                assert place.run.replaces == expected
-            else:
-                place.run.replaces = before.run.replaces
-                place.run.given_away = before.run.given_away
-                if place.run.given_away and (place.run_folder / "data.h5").exists():
-                    place.run.given_away = False
-        else:
-            assert fresh or before.run is None
-            place.run = None
+        place.run = self._run_that_is_there(before, fresh)
         assert place.out.exists() or before.result is None
-        if place.out.exists():
-            mark = mark_of(place.out)
-            assert mark is not None
-            if before.result is None or mark.run_id != before.result.run_id:
-                assert place.run is not None
-                assert mark.run_id == place.run.run_id
-                place.run.done = finished(place.out)
-                self._publish_killed(place)
+        mark = mark_of(place.out) if place.out.exists() else None
+        if mark and (before.result is None or mark.run_id != before.result.run_id):
+            with h5py.File(place.out) as f:
+                place.run.done = frozenset(np.flatnonzero(f["trials"]["done"]).tolist())
+            assert gaps or place.run.done == ALL
+            self._publish(place)
         if place.run is None:
             return
-        place.run.done = (
-            frozenset(finished(place.out))
-            if not (place.run.given_away and not place.published)
-            else frozenset()
-        )
-        same = before.run is not None and before.run.run_id == place.run.run_id
-        if same and not fresh:
+        lost = place.run.given_away and not place.published
+        place.run.done = frozenset() if lost else frozenset(finished(place.out))
+        if before.run and before.run.run_id == place.run.run_id and not fresh:
             assert place.run.done >= self._done(before)
         assert place.run.done >= survived
 
-    def _publish_killed(self, place: Place) -> None:
-        with hpcio.open(place.out) as f:
-            done = frozenset(np.flatnonzero(f["trials"]["done"]).tolist())
-        place.run.done = done
-        parts = {}
-        with h5py.File(place.out) as f:
-            has_parts = "hpcio/sources" in f
-        if has_parts:
-            for path in sources_of(place.out):
-                parts[os.path.relpath(path, place.folder)] = path.read_bytes()
-        place.result = Result(place.run.key, place.run.run_id, done, parts)
-        place.run.given_away = self.one_file
+    def _run_that_is_there(self, before: Place, fresh: bool) -> Run | None:
+        """The run directory after a kill: that of before, a new one, or none yet."""
+        if not (before.run_folder / "plan.h5").exists():
+            assert fresh or before.run is None
+            return None
+        plan = hpcio.Plan.load(before.out)
+        run = Run(self.digests[plan.digest], plan.run_id, plan.replaces or "")
+        if before.run and run.run_id == before.run.run_id:
+            assert (run.key, run.replaces) == (before.run.key, before.run.replaces)
+            made_anew = (before.run_folder / "data.h5").exists()
+            run.given_away = before.run.given_away and not made_anew
+        else:
+            assert fresh or before.run is None
+            assert run.replaces == (before.result.run_id if fresh and before.result else "")
+        return run
 
     @rule(
         where=wheres,
@@ -459,8 +444,11 @@ class Runs(RuleBasedStateMachine):
         calls = self.work.calls
         assert len({*calls}) == len(calls)
         assert missing.issuperset(calls)
-        sure = frozenset() if self.holds_back else frozenset(calls[:-1]) - self.work.sick
-        self._resync(place, fresh, sure)
+        self._resync(place, fresh, self._all_but_the_last(calls), gaps=gaps)
+
+    def _all_but_the_last(self, calls: list[int]) -> frozenset[int]:
+        """Trials that were done for sure when a process ended."""
+        return frozenset() if self.holds_back else frozenset(calls[:-1]) - self.work.sick
 
     # ------------------------------------------------------------------ what is edited
 
@@ -586,7 +574,7 @@ class Runs(RuleBasedStateMachine):
         self.unlock()
         assert (missing or frozenset()).issuperset(calls)
         if missing is not None:
-            self._resync(place, fresh, frozenset(calls[:-1]) - self.work.sick)
+            self._resync(place, fresh, self._all_but_the_last(calls), gaps=gaps)
 
     def _missing_if_open(self, place: Place, *, fresh: bool, loaded: bool) -> frozenset[int] | None:
         """What would be missing if everything could be read."""
@@ -638,22 +626,15 @@ class Runs(RuleBasedStateMachine):
         if not target.out.exists():
             assert said == "signal 9"
             return
-        with h5py.File(target.out) as f:
-            is_one = "hpcio/sources" not in f
         target.result = copy.deepcopy(place.result)
-        if is_one:
-            target.result.parts = {}
-        if into is None and not place.run_folder.exists():
+        with h5py.File(target.out) as f:
+            if "hpcio/sources" not in f:
+                target.result.parts = {}
+        if not place.run_folder.exists():  # it was not there, or has been removed with the parts
             place.run = None
-        elif into is None and said == "signal 9" and is_one and place.run:
-            # What is removed is renamed first, so that it is there as it was.
-            place.run.done = self._done(place) if place.published else place.run.done
-        if said == "signal 9":
-            self._remove_leftovers(place)
-
-    def _remove_leftovers(self, place: Place) -> None:
-        for path in place.folder.glob("out.h5.run.*.old"):
-            shutil.rmtree(path)
+        for left in place.folder.glob("out.h5.run.*.old"):
+            assert said == "signal 9"
+            shutil.rmtree(left)
 
     @rule(where=wheres)
     def verify(self, where: int) -> None:
@@ -732,8 +713,6 @@ class Runs(RuleBasedStateMachine):
         for place in self.places.values():
             lock = place.run_folder / "lock"
             if place.run and lock.exists() and may_be_read(lock):
-                import fcntl
-
                 with lock.open("rb") as f:
                     fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
