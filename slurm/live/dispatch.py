@@ -29,6 +29,8 @@ __all__ = ["Dispatcher"]
 
 # How often the dispatcher looks which workers there are, in seconds.
 _LOOK_EVERY = 1.0
+# How often, in seconds, a cluster without workers is asked for new ones, and how many times.
+_ASK_EVERY, _ASK_TIMES = 60.0, 5
 # A message hands out one part in this many of the range that a worker has left, in whole batches:
 # a message through dask costs some milliseconds, however many batches it names.
 _SHARE = 4
@@ -78,6 +80,8 @@ class Dispatcher:
         self.flying: dict[Any, Flight] = {}
         self.submitted = 0
         # Answers are waited for in threads, and come to this one by a queue.
+        # How often a cluster that has lost all of its workers was asked for new ones, and when.
+        self.asked, self.asked_at = 0, float("-inf")
         self.pool = ThreadPoolExecutor(32, thread_name_prefix="hpcio-answers")
         self.landed: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
 
@@ -141,8 +145,29 @@ class Dispatcher:
                 self._welcome(address, threads)
         for address in [a for a in self.workers if a not in there]:
             self._let_go(self.workers.pop(address))
+        if not there:
+            self._ask_for_workers()
+
+    def _ask_for_workers(self) -> None:
+        """Have a cluster of this machine start the workers that dask has given up.
+
+        dask removes a worker that takes longer to start anew than ``lost-worker-timeout``, as on a
+        busy machine, and starts no other. The session would wait for ever.
+        """
+        cluster = self.client.cluster
+        given_up = getattr(cluster, "worker_spec", None) and getattr(cluster, "workers", None) == {}
+        if not given_up or time.monotonic() - self.asked_at < _ASK_EVERY:
+            return
+        if self.asked == _ASK_TIMES:
+            raise ClusterError(
+                "The workers of the dask cluster have ended, and no new ones start. Look at what "
+                "they printed, then resume."
+            )
+        self.asked, self.asked_at = self.asked + 1, time.monotonic()
+        cluster.scale(len(cluster.worker_spec))
 
     def _welcome(self, address: str, threads: int) -> None:
+        self.asked = 0
         found = DaskWorker(address, threads)
         if self.ranges:
             found.own = self.ranges.popleft()
