@@ -284,6 +284,7 @@ class _Header:
     pid: int
     user: str
     start: float
+    versions: Mapping[str, str] | None
 
 
 def _sensible(records: np.ndarray) -> int:
@@ -319,7 +320,9 @@ def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None
         raise PlanError(f"'{path}' is no journal of hpcio. Remove it from the run directory.")
     try:
         header = json.loads(head[len(MAGIC) : -_CHECK.size])
-        check_types(_Header(*(header[name] for name in _Header.__annotations__)))
+        # Journals of earlier states say nothing of versions.
+        whole = {"versions": None, **header}
+        check_types(_Header(*(whole[name] for name in _Header.__annotations__)))
     except (ValueError, TypeError, KeyError, RecursionError):
         raise PlanError(
             f"'{path}' is no journal of hpcio. Remove it from the run directory."

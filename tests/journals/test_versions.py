@@ -116,8 +116,9 @@ def test_a_plan_of_other_versions_that_is_adopted_counts_for_what_attempts_say(l
 
 def test_a_header_has_room_for_what_it_must_say_however_many_versions_there_are(tmp_path):
     digest = 32 * "a"
+    about = {"label": "w0", "run_id": "r", "host": "h", "pid": 7, "user": "u", "start": 1.5}
     many = {**HERE, **{f"package_{k}": f"{k}.0.1.dev{k}" for k in range(100)}, "long": 999 * "1"}
-    journal = Journal(tmp_path, "w0-1", digest, {"label": "w0"}, versions=many)
+    journal = Journal(tmp_path, "w0-1", digest, about, versions=many)
     journal.close()
     assert os.path.getsize(tmp_path / "w0-1.jnl") == HEADER
     log = read_log(tmp_path / "w0-1.jnl", digest)

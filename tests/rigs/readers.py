@@ -27,7 +27,7 @@ import hpcio
 from hpcio.errors import HpcioError
 from hpcio.files import mark_of
 from hpcio.files.bytes import checksum
-from hpcio.journals import Ledger
+from hpcio.journals import Ledger, computed_by
 from hpcio.journals.journal import HEADER, MAGIC, RECORD
 from hpcio.journals.rundir import prepare
 from hpcio.journals.usage import read_usage
@@ -124,7 +124,7 @@ def _use_journals(out: Path) -> None:
 
     def ledger() -> None:
         found = Ledger.read(plan)
-        found.failures(), found.details(), found.missing()
+        found.failures(), found.details(), found.missing(), computed_by(found)
 
     _each(ledger, lambda: status(str(out)), lambda: trusted_ledger(plan).missing())
 
