@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
+import hypothesis
 import numpy as np
 import pytest
 
@@ -21,6 +22,12 @@ from tests.rigs import nfs as nfs_rig
 from tests.rigs import slurm as slurm_rig
 from tests.rigs.bench import Bench
 from tests.rigs.runs import record
+
+# A busy machine makes inputs slowly, which says nothing of the test.
+hypothesis.settings.register_profile(
+    "hpcio", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None
+)
+hypothesis.settings.load_profile("hpcio")
 
 
 def pytest_configure() -> None:

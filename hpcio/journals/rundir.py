@@ -225,8 +225,8 @@ def _check_ours(plan: Plan) -> None:
     there = ""
     if plan.rundir.plan.exists():
         with open_plan_file(plan.out) as f:
-            there = str(f.attrs["run_id"])
-    if there != plan.run_id:
+            there = str(f.attrs["digest"])
+    if there != plan.digest:
         raise PlanError(
             f"Another process has started over in '{plan.run_directory}' just now. Wait for it, "
             "then run again."
