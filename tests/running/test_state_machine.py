@@ -152,8 +152,6 @@ class Runs(RuleBasedStateMachine):
         self.one_file = "writer" in WAYS[way] and "keeptrials" not in WAYS[way]
         # What a writer gathers in memory dies with the process.
         self.holds_back = way == "packed"
-        if event:
-            self.work.mark(event, trial)
         self._run(self.places["a"], False, False, False, 0, event, trial)
 
     def teardown(self) -> None:
@@ -194,8 +192,8 @@ class Runs(RuleBasedStateMachine):
         if event == "stop" and workers:
             event = None
         place = self._at(where)
-        if event:
-            self.work.mark("sick" if event == "raise" else event, trial)
+        if event == "raise":
+            self.work.mark("sick", trial)
         try:
             self._run(place, fresh, gaps, loaded, workers, event, trial)
         finally:
@@ -243,6 +241,8 @@ class Runs(RuleBasedStateMachine):
             assert (done.computed, self.work.calls) == (0, [])
             return
         happens = event in ("kill", "stop", "orphan") and trial in missing
+        if happens:  # and else not, or a mistake of ours would end the test without a word
+            self.work.mark(event, trial)
         if happens and (event == "orphan" or not workers) and event != "stop":
             self._killed(place, fresh, gaps, loaded, workers)
             self._resync(place, fresh, self._sure(event, trial), gaps=gaps)
