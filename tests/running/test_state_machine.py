@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 
 import hpcio
 from hpcio.errors import BlocksFailed, HpcioError, Interrupted
-from hpcio.files import mark_of
+from hpcio.files import RunDirectory, mark_of
 from hpcio.report import write_page
 from hpcio.status import status
 from tests.rigs.capabilities import held_to_permissions
@@ -401,7 +401,8 @@ class Runs(RuleBasedStateMachine):
         run = Run(self.digests[plan.digest], plan.run_id, plan.replaces or "")
         if before.run and run.run_id == before.run.run_id:
             assert (run.key, run.replaces) == (before.run.key, before.run.replaces)
-            made_anew = (before.run_folder / "data.h5").exists()
+            rundir = RunDirectory(before.run_folder)
+            made_anew = rundir.data.exists() or rundir.closed.exists()
             run.given_away = before.run.given_away and not made_anew
         else:
             assert fresh or before.run is None
