@@ -35,6 +35,8 @@ _OTHERS = re.compile(
     r"plan\.h5|plan\.[0-9a-f]+\.part|data\.[0-9a-f]+\.part|data\.h5\.lock"
     r"|(array|ranks|finish)(-\d+)?\.sh|[0-9a-f]{16}\.old"
 )
+# A small file that a process was killed over; see `hpcio.machine.write_whole`.
+_HALF_MADE = re.compile(r"\.(?P<name>.+)\.\d+\.part")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class RunDirectory:
         """Whether a run may have something of that name; all else is of somebody else."""
         folders = (*self.records(), self.sources, self.claims, self.heartbeats, self.submissions)
         files = (self.lock, self.usage, self.data, self.closed, self.offsets, self.outcome)
-        return name in {path.name for path in (*folders, *files)} or bool(_OTHERS.fullmatch(name))
+        half_made = _HALF_MADE.fullmatch(name)
+        whole = half_made["name"] if half_made else name
+        return whole in {path.name for path in (*folders, *files)} or bool(_OTHERS.fullmatch(whole))
 
     # What every run has.
 

@@ -246,3 +246,17 @@ def test_a_run_directory_on_another_disk(lfp, tmp_path):
         with pytest.raises(OutputError, match=r"lies on another disk.*Use writer='virtual'"):
             plan_of(lfp, tmp_path, 2, writer="direct").run(workers=0, progress=False)
         assert not (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.parametrize(
+    "name", [".data.npy.123.part", ".array-2.sh.7.part", ".outcome.json.9.part"]
+)
+def test_a_file_that_a_process_was_killed_over_is_no_bar(short, tmp_path, name):
+    """Starting over was killed, too, when the old plan was gone and the new one not yet there."""
+    run = tmp_path / "out.h5.run"
+    plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
+    (run / "plan.h5").unlink()
+    (run / name).write_bytes(b"half")
+    plan_of(short, tmp_path, 3.0).run(workers=0, progress=False, fresh=True)
+    np.testing.assert_array_equal(values(tmp_path / "out.h5"), 3.0 * LFP[:30])
+    assert not (run / name).exists()
