@@ -193,7 +193,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except HpcioError:
         raise
-    except (OSError, RuntimeError, KeyError, MemoryError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, UnicodeError, MemoryError) as error:
         raise as_read_error(error, path) from error
 
 
