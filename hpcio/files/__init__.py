@@ -48,6 +48,7 @@ from hpcio.files.marks import Mark, mark_of
 from hpcio.files.opening import (
     find_dataset,
     free_files,
+    has_sound_scales,
     locking,
     open_file,
     plain_offset,
@@ -91,6 +92,7 @@ __all__ = [
     "find_dataset",
     "follow",
     "free_files",
+    "has_sound_scales",
     "holder_of",
     "in_memory_file",
     "layout",

@@ -19,6 +19,7 @@ from hpcio.errors import HpcioError, SourceError, as_read_error, is_of_disk
 __all__ = [
     "find_dataset",
     "free_files",
+    "has_sound_scales",
     "locking",
     "open_file",
     "plain_offset",
@@ -146,6 +147,29 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
         ) from error
 
 
+def has_sound_scales(dataset: h5py.Dataset) -> bool:
+    """Whether the lists of scales and labels of a dataset are what HDF5 takes them for.
+
+    It does not look, and crashes by lists of another type, or of another length.
+    """
+    try:
+        for name in (b"DIMENSION_LIST", b"DIMENSION_LABELS"):
+            if not h5py.h5a.exists(dataset.id, name):
+                continue
+            attribute = h5py.h5a.open(dataset.id, name)
+            kind = attribute.get_type()
+            if name == b"DIMENSION_LABELS":
+                fits = isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()
+            else:
+                of = kind.get_super() if isinstance(kind, h5py.h5t.TypeVlenID) else None
+                fits = of is not None and of == h5py.h5t.STD_REF_OBJ
+            if not fits or attribute.shape != (dataset.ndim,):
+                return False
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
 def read_table(dataset: h5py.Dataset) -> Any:
     """All values of a dataset that a file needs to be understood.
 
@@ -169,7 +193,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except HpcioError:
         raise
-    except (OSError, RuntimeError, KeyError, MemoryError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, UnicodeError, MemoryError) as error:
         raise as_read_error(error, path) from error
 
 

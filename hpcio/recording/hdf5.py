@@ -17,6 +17,7 @@ from hpcio.files import (
     check_room_to_open,
     find_dataset,
     follow,
+    has_sound_scales,
     load_filter,
     open_file,
     plain_offset,
@@ -120,6 +121,7 @@ class _OpenHdf5:
             self._file.close()
             raise
         self.shape, self.dtype = self._dataset.shape, np.dtype(self._dataset.dtype.str)
+        self._has_scales = has_sound_scales(self._dataset)
         self.name: str = self._file.filename
         self.plain = None if offset is None else (recording.path, offset)
 
@@ -130,8 +132,12 @@ class _OpenHdf5:
         return _values(self._dataset, region)
 
     def axis_name(self, axis: int) -> str:
-        with reading(self._recording.path):
+        if not self._has_scales:
+            return ""
+        try:
             label, scale = self._dataset.dims[axis].label, self._scale(axis)
+        except _NO_SCALE:
+            return ""
         name = label or ("" if scale is None else _name_of_scale(scale))
         # A result of an earlier step has no name for this axis.
         nameless = not label and name == unnamed(axis)
@@ -148,6 +154,8 @@ class _OpenHdf5:
 
     def _scale(self, axis: int) -> h5py.Dataset | None:
         """The first scale of an axis, if there is a sound one: scales are decoration."""
+        if not self._has_scales:
+            return None
         dim = self._dataset.dims[axis]
         try:
             return dim[0] if len(dim) else None

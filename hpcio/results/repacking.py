@@ -26,7 +26,16 @@ from hpcio.errors import (
     WorkerError,
     as_output_error,
 )
-from hpcio.files import Chunking, allocate, read_table, result_of, sparse_file, sync, write_at
+from hpcio.files import (
+    Chunking,
+    allocate,
+    has_sound_scales,
+    read_table,
+    result_of,
+    sparse_file,
+    sync,
+    write_at,
+)
 from hpcio.journals import DONE, remove
 from hpcio.layout import Target
 from hpcio.machine import check_room
@@ -235,6 +244,8 @@ def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
             f.copy(f[f"hpcio/{name}"], group)
     data = g["data"]
     data.attrs.update({k: v for k, v in f.virtual.attrs.items() if not k.startswith(_DIMENSIONS)})
+    if not has_sound_scales(f.virtual):
+        raise ValueError("its axes have scales or labels that HDF5 cannot read")
     for new, old in zip(data.dims, f.virtual.dims, strict=True):
         new.label = old.label
         for scale in old.values():

@@ -139,7 +139,10 @@ class TrialFiles(Unbuffered):
         # A sync of the whole file system reaches no server; there each file is synced by itself.
         self._each = not is_local(self._root)
         # Open all the time: so it reports every error since, even if others were told of it.
-        self._fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise as_output_error(error, self._root) from error
         # Folders that have got names since the last sync, and those of the batch at hand.
         self._named: set[Path] = set()
         self._at_hand: set[Path] = set()

@@ -17,6 +17,7 @@ from hpcio import Plan, Trials
 from hpcio.errors import (
     SourceError,
 )
+from hpcio.recording import Recording
 from tests.rigs.runs import LFP, as_virtual_dataset, check, pieces, record, run, tripled
 
 CUBE = np.arange(12 * 12 * 12, dtype="i4").reshape(12, 12, 12)
@@ -157,3 +158,14 @@ def test_another_dataset_in_a_file_of_the_same_size_and_time_is_noticed(tmp_path
     os.utime(tmp_path / "rec.h5", ns=(time_ns, time_ns))
     with pytest.raises(SourceError, match="replaced by another of the same size and time"):
         plan.run(workers=workers, progress=False)
+
+
+@pytest.mark.parametrize("name", ["DIMENSION_LIST", "DIMENSION_LABELS"])
+@pytest.mark.parametrize("value", [np.arange(2), np.zeros((0, 3)), [b"a", b"b", b"c"], 1.5])
+def test_scales_that_would_crash_hdf5_are_none(tmp_path, name, value):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = np.ones((6, 2))
+        f["lfp"].attrs[name] = value
+    with Recording.read(f"{tmp_path}/rec.h5::lfp").open() as opened:
+        assert [opened.axis_name(axis) for axis in range(2)] == ["", ""]
+        assert [opened.coordinates(axis) for axis in range(2)] == [None, None]

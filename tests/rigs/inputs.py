@@ -18,6 +18,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import h5py
@@ -115,16 +116,17 @@ def any_json(whole: bytes, chosen: random.Random) -> bytes:
             del holder[key]
             continue
         if how == 1 and isinstance(holder, dict):
-            holder[chosen.choice(["x", "", key + "s"])] = chosen.choice(_VALUES)
+            holder[chosen.choice(["x", "", key + "s"])] = deepcopy(chosen.choice(_VALUES))
             continue
         if how == 2 and isinstance(holder, list):
-            holder.insert(key, holder[key])
+            holder.insert(key, deepcopy(holder[key]))
             continue
         value = _DEEP if chosen.randrange(40) == 0 else chosen.choice(_VALUES)
         if how == 3:  # a value of the right type
             old = said if holder is None else holder[key]
             same = [v for v in _VALUES if type(v) is type(old)]
             value = chosen.choice(same or [value])
+        value = deepcopy(value)  # it may be changed in its turn
         if holder is None:
             said = value
         else:

@@ -17,7 +17,7 @@ from tests.rigs.readers import tried
 
 # How many inputs the long test tries in all; so many at a time, in a process.
 MANY = int(os.environ.get("HPCIO_INPUTS", "1000000"))
-EACH = 10_000
+EACH = 5_000
 # These take the longest.
 WEIGHTS = {
     f"result, structure: {kind}": 0.3 for kind in ("virtual", "packed", "one file", "average")
@@ -45,10 +45,11 @@ def test_many_inputs(tmp_path):
     count: dict[str, int] = defaultdict(int)
     bad: dict[str, list[Bad]] = defaultdict(list)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for found in pool.map(some, range(max(1, MANY // EACH))):
+        for done, found in enumerate(pool.map(some, range(max(1, MANY // EACH)))):
             for name, of in found.items():
                 count[name] += of["count"]
                 bad[name] += of["bad"]
+            print(done + 1, "times", EACH, [b for some in bad.values() for b in wrong(some)])
     for name, total in count.items():
         numbers = [b.number for b in bad[name] if b.in_library]
         print(f"{name}: {total} inputs, {len(numbers)} ended HDF5: {numbers[:20]}")
