@@ -29,14 +29,11 @@ from hpcio.files import mark_of
 from hpcio.files.bytes import checksum
 from hpcio.journals import Ledger, computed_by
 from hpcio.journals.journal import HEADER, MAGIC, RECORD
-from hpcio.journals.rundir import prepare
 from hpcio.journals.usage import read_usage
 from hpcio.onefile.preallocated import load_offsets
 from hpcio.onefile.seams import read_seams, seams_that_count
 from hpcio.planning.planfile import _SEAL, _seal
 from hpcio.recording import Recording
-from hpcio.running.attempt import Attempt
-from hpcio.running.batch import run_batch
 from hpcio.watching import status
 from hpcio.writers.backend import backend_of, trusted_ledger
 from slurm.mapping import JobArray
@@ -54,6 +51,7 @@ from tests.rigs.inputs import (
     either,
     try_inputs,
 )
+from tests.rigs.runs import left_by_a_kill
 from tests.rigs.support import REPOSITORY, ended
 
 RECORDING = np.random.default_rng(1).normal(size=(24, 3))
@@ -244,17 +242,8 @@ def readers(folder: Path) -> list[Reader]:
 
     def left(name: str, **options: Any) -> hpcio.Plan:
         """A run that was killed before its results were whole; one trial has failed."""
-        made = prepare(plan(name, **options))
-        backend_of(made).reserve(made)
         os.environ["SICK"] = "1"
-        if not (pid := os.fork()):
-            with Attempt(made, "killed") as attempt:
-                run_batch(attempt, np.arange(2))
-                attempt.sync()
-                run_batch(attempt, np.arange(2, 5))
-                attempt.writer.flush()
-                os._exit(0)
-        os.waitpid(pid, 0)
+        made = left_by_a_kill(plan(name, **options), safe=2, more=3)
         del os.environ["SICK"]
         return made
 

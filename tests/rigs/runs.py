@@ -12,6 +12,10 @@ import numpy as np
 import hpcio
 from hpcio import Plan
 from hpcio.errors import Done
+from hpcio.journals.rundir import prepare
+from hpcio.running.attempt import Attempt
+from hpcio.running.batch import run_batch
+from hpcio.writers.backend import backend_of
 
 # 30 rows of 4 channels, cut into trials of 6, 6, 8, 6 and 4 rows
 LFP = np.random.default_rng(5).normal(size=(30, 4))
@@ -67,3 +71,18 @@ def tripled(trial, chunkShape=None, noCompute=None):
     if noCompute:
         return trial.shape, np.dtype("f8")
     return 3.0 * trial
+
+
+def left_by_a_kill(plan: Plan, *, safe: int, more: int) -> Plan:
+    """A run that was killed: some trials are safe, some more have reached the system."""
+    plan = prepare(plan)
+    backend_of(plan).reserve(plan)
+    if not (pid := os.fork()):
+        with Attempt(plan, "killed") as attempt:
+            run_batch(attempt, np.arange(safe))
+            attempt.sync()
+            run_batch(attempt, np.arange(safe, safe + more))
+            attempt.writer.flush()
+            os._exit(0)
+    os.waitpid(pid, 0)
+    return plan

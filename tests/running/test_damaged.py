@@ -10,19 +10,15 @@ import shutil
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 
 import hpcio
 from hpcio.errors import ResultError
-from hpcio.journals.rundir import prepare
-from hpcio.running.attempt import Attempt
-from hpcio.running.batch import run_batch
-from hpcio.writers.backend import backend_of
 from tests.rigs.bench import STORED, Bench
 from tests.rigs.damaging import Damaged, damaged
 from tests.rigs.forks import is_crash, is_error, is_ours
 from tests.rigs.mpi import mpirun
+from tests.rigs.runs import left_by_a_kill
 
 # How often each file is damaged in the long tests.
 MANY = int(os.environ.get("HPCIO_DAMAGES", "300"))
@@ -42,17 +38,8 @@ def finish(bench: Bench) -> tuple[Path, Path]:
 
 
 def leave(bench: Bench) -> tuple[Path, Path]:
-    """A run that was killed: four trials are safe, four more have reached the system."""
-    plan = prepare(bench.plan())
-    backend_of(plan).reserve(plan)
-    if not (pid := os.fork()):
-        with Attempt(plan, "killed") as attempt:
-            run_batch(attempt, np.arange(4))
-            attempt.sync()
-            run_batch(attempt, np.arange(4, 8))
-            attempt.writer.flush()
-            os._exit(0)
-    os.waitpid(pid, 0)
+    """A run that was killed."""
+    left_by_a_kill(bench.plan(), safe=4, more=4)
     return _placed(bench)
 
 

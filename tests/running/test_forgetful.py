@@ -23,19 +23,10 @@ from hpcio.journals import DONE, prepare, read_logs, remove
 from hpcio.running.attempt import Attempt
 from hpcio.running.batch import run_batch
 from hpcio.writers import backend_of
-from tests.rigs.bench import Bench
+from tests.rigs.bench import STORED, Bench
 from tests.rigs.forgetful import KEPT, Forgetful, as_local, missing
 from tests.rigs.forks import forked
 
-WRITERS: dict[str, dict[str, Any]] = {
-    "a file a batch": {"sources": "task"},
-    "a file a trial": {"sources": "trial"},
-    "packed": {"sources": "task", "compression": "zstd"},
-    "packed trials": {"sources": "trial", "compression": "gzip"},
-    "direct": {"writer": "direct"},
-    "mutex": {"writer": "mutex"},
-    "an average": {"keeptrials": False},
-}
 # How many operations lie between two moments of the long run.
 STEP = int(os.environ.get("HPCIO_FORGETS", "1"))
 
@@ -213,17 +204,17 @@ def disk(tmp_path_factory) -> Iterator[Forgetful]:
 
 
 def cutting(disk: Forgetful, folder: Path, writer: str, story: str, *, local: bool) -> Cutting:
-    return Cutting(disk, Bench(folder, **WRITERS[writer]), STORIES[story], local=local)
+    return Cutting(disk, Bench(folder, **STORED[writer]), STORIES[story], local=local)
 
 
 TOLD = [
     (writer, story, local)
-    for writer, story, local in itertools.product(WRITERS, STORIES, (True, False))
+    for writer, story, local in itertools.product(STORED, STORIES, (True, False))
     if (local or writer != "mutex")  # elsewhere it is refused
-    and not (writer == "an average" and story in ("fresh", "repacked"))
+    and not (writer == "averages" and story in ("fresh", "repacked"))
 ]
 EVERYDAY = [
-    *((writer, "a run", True) for writer in WRITERS),
+    *((writer, "a run", True) for writer in STORED),
     ("a file a trial", "a run", False),
     ("direct", "a run", False),
     ("packed", "an attempt", True),

@@ -16,13 +16,10 @@ from tests.rigs.bench import WRITERS, Bench
 from tests.rigs.power import Operation, states, traced
 
 RUN = """
-import os, sys
-import numpy as np
+import sys
 import hpcio
-from hpcio.journals import journal as journals, prepare
-from hpcio.running.attempt import Attempt
-from hpcio.running.batch import run_batch
-from hpcio.writers import backend_of
+from hpcio.journals import journal as journals
+from tests.rigs.runs import left_by_a_kill
 
 # A trace shows what is written, and not what is stored to a map of the file.
 begin = journals.Journal.__init__
@@ -33,16 +30,7 @@ journals.Journal.__init__ = begin_without_map
 journals.is_local = lambda path: False
 
 plan = hpcio.Plan.create(sys.argv[1], sys.argv[2], trials=5, out=sys.argv[3], **OPTIONS)
-if not os.fork():
-    plan = prepare(plan)
-    backend_of(plan).reserve(plan)
-    with Attempt(plan, "killed") as attempt:
-        run_batch(attempt, np.arange(4))
-        attempt.sync()
-        run_batch(attempt, np.arange(4, 8))
-        attempt.writer.flush()
-        os._exit(0)
-os.wait()
+left_by_a_kill(plan, safe=4, more=4)
 plan.run(workers=0, progress=False)
 """
 
