@@ -61,7 +61,7 @@ class Plan(Value):
     casting : str
         How far types of results may differ from the planned one, as in `numpy.can_cast`.
     described : mapping of str to str
-        The arguments as text, for people.
+        The arguments and the function as text, for people.
     run_id : str
         Random name of the run.
     digest : str

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
 
-__all__ = ["column", "count", "duration", "natural", "number", "plain", "size", "when"]
+__all__ = [
+    "column",
+    "count",
+    "duration",
+    "natural",
+    "number",
+    "plain",
+    "print_traceback",
+    "size",
+    "when",
+]
 
 
 def size(nbytes: float) -> str:
@@ -97,6 +109,12 @@ def plain(text: str) -> str:
     ('\\x1b[2J5 μV', 'one\n\ttwo\\x0d')
     """
     return _COMMANDS.sub(_escaped, text.replace("\r\n", "\n"))
+
+
+def print_traceback(error: BaseException) -> None:
+    """Tell standard error of an exception that nobody expected, as `plain` shows it."""
+    text = "".join(traceback.format_exception(error))
+    print(plain(text), end="", file=sys.stderr)
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -17,6 +17,7 @@ from hpcio.command import (
     create_plan,
     refuse_plan_options,
     run_here,
+    was_said,
     with_options,
 )
 from hpcio.errors import ClusterError, PlanError
@@ -147,18 +148,12 @@ def resume(out: str, words: tuple[str, ...], here: bool, **options: Any) -> None
     """
     plan = Plan.load(out)
     last = submissions.newest(plan)
-    context = click.get_current_context()
-    given = _given({k: v for k, v in options.items() if _was_said(context, k)}, words)
+    given = _given({k: v for k, v in options.items() if was_said(k)}, words)
     if here or (last is None and not (_OF_JOBS | {"sbatch"}) & given.keys()):
         run_here(lambda: plan, options)
         return
     submissions.Submitted(plan.out).resume(**given)
     _say(plan)
-
-
-def _was_said(context: click.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source is not click.core.ParameterSource.DEFAULT
 
 
 @click.command()

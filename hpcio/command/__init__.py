@@ -12,6 +12,7 @@ from hpcio.command.options import (
     RUN_OPTIONS,
     create_plan,
     refuse_plan_options,
+    was_said,
     with_options,
 )
 from hpcio.command.running import run_here
@@ -24,5 +25,6 @@ __all__ = [
     "create_plan",
     "refuse_plan_options",
     "run_here",
+    "was_said",
     "with_options",
 ]

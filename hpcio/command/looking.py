@@ -38,7 +38,7 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
     if watch and as_json:
         raise click.UsageError("--watch and --json exclude each other.")
     out = result_of(out)
-    kept = RunDirectory.of(out).path.exists() or not Path(out).exists()
+    kept = RunDirectory.of(out).plan.exists() or not Path(out).exists()
     if watch and kept:
         try:
             follow_status(Plan.load(out))

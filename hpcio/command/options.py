@@ -20,6 +20,7 @@ __all__ = [
     "RUN_OPTIONS",
     "create_plan",
     "refuse_plan_options",
+    "was_said",
     "with_options",
 ]
 
@@ -216,22 +217,23 @@ RUN_OPTIONS = [
 ]  # fmt: skip
 
 
-_MAKES_A_PLAN = [
-    param
+# The name of each option that says how a plan is made, and how it is written.
+_MAKES_A_PLAN = {
+    param.name: param.opts
     for param in click.command()(with_options(PLAN_OPTIONS)(lambda: None)).params
-    if param.name != "fresh"
-]
+    if param.name and param.name != "fresh"
+}
+
+
+def was_said(name: str) -> bool:
+    """Whether an option of the command at hand was given, and is not its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not None and source is not click.core.ParameterSource.DEFAULT
 
 
 def refuse_plan_options(out: str) -> None:
     """Raise UsageError if options say how a plan is made, where that of `out` is made already."""
-    context = click.get_current_context()
-    default = (None, click.core.ParameterSource.DEFAULT)
-    given = {
-        param.name or "": param.opts[0]
-        for param in _MAKES_A_PLAN
-        if context.get_parameter_source(param.name or "") not in default
-    }
+    given = {name: words[0] for name, words in _MAKES_A_PLAN.items() if was_said(name)}
     for needed in ("trials", "out"):
         if needed in given:
             raise click.UsageError(f"Missing argument 'SOURCE' (with --{needed}).")

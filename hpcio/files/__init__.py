@@ -18,6 +18,7 @@ from hpcio.files.behind import (
     where_hdf5_looks,
 )
 from hpcio.files.bytes import (
+    NewNames,
     StreamedChecksum,
     allocate,
     checksum,
@@ -74,6 +75,7 @@ __all__ = [
     "Layout",
     "Mark",
     "Modes",
+    "NewNames",
     "Packer",
     "Place",
     "RunDirectory",

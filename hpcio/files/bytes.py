@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import xxhash
 from hpcio.machine import in_memory
 
 __all__ = [
+    "NewNames",
     "Raw",
     "StreamedChecksum",
     "allocate",
@@ -47,6 +49,27 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+class NewNames:
+    """Folders that have got names since the last sync: a file is as safe as its name."""
+
+    def __init__(self) -> None:
+        self._folders: set[Path] = set()
+
+    def add(self, *folders: Path) -> None:
+        """Note that there are new names in some folders."""
+        self._folders.update(folders)
+
+    def take(self) -> Callable[[], None]:
+        """What makes the names so far safe; any thread may call it."""
+        folders, self._folders = sorted(self._folders), set()
+
+        def bring() -> None:
+            for folder in folders:
+                sync(folder)
+
+        return bring
 
 
 def sync_file_system(fd: int, path: str | os.PathLike[str]) -> None:

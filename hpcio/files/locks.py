@@ -108,12 +108,19 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
-def holder_of(fd: int) -> int | None:
-    """Which process of this machine has a `flock` of an open file, as far as the system says."""
-    inode = str(os.fstat(fd).st_ino)
-    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as f:
+def holder_of(file: int | str | os.PathLike[str]) -> int | None:
+    """Which process of this machine has a `flock` of a file; None if none, or of another machine.
+
+    Raises
+    ------
+    OSError
+        If the file is not there, or the system does not say.
+    """
+    inode = str(os.stat(file).st_ino)
+    with open("/proc/locks", encoding="ascii") as f:
         for line in f:
             fields = line.split()  # 1: FLOCK ADVISORY READ 4711 00:19:1234 0 EOF
+            # The device is not compared: btrfs shows another one there than stat does.
             if "FLOCK" in fields and fields[-3].rpartition(":")[2] == inode:
                 return int(fields[-4])
     return None

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from hpcio.errors import PlanError, as_read_error
-from hpcio.files import check_types, checksum, read_own, sync, write_at
+from hpcio.files import NewNames, check_types, checksum, read_own, write_at
 from hpcio.machine import is_local
 
 __all__ = [
@@ -158,8 +158,8 @@ class Journal:
             self._map = mmap.mmap(self._fd, HEADER + _ROOM)
         self._notes: int | None = None
         self._noted = 0
-        # Whether the names of journal and notes are as safe as what is in them.
-        self._is_named = False
+        self._names = NewNames()
+        self._names.add(self.path.parent)
 
     def append(
         self,
@@ -200,7 +200,7 @@ class Journal:
         if self._notes is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             self._notes = os.open(self.path.with_suffix(".notes"), flags, self._mode)
-            self._is_named = False
+            self._names.add(self.path.parent)
         _write(self._notes, text)
         self.append(kind, block, offset=self._noted, check=checksum(text), nbytes=len(text))
         self._noted += len(text)
@@ -218,9 +218,7 @@ class Journal:
     def sync(self) -> None:
         """Make the journal itself safe."""
         os.fsync(self._fd)  # pages of the map included
-        if not self._is_named:
-            self._is_named = True  # first: notes that begin meanwhile ask for another sync
-            sync(self.path.parent)
+        self._names.take()()
 
     def close(self) -> None:
         """Close the files; what was appended stays."""

@@ -15,7 +15,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from hpcio.errors import DAMAGE, Failure, as_read_error
-from hpcio.files import open_file, reading
+from hpcio.files import mark_of, open_file, read_table, reading
 from hpcio.journals import journal
 from hpcio.journals.journal import (
     DETAILS,
@@ -39,6 +39,7 @@ __all__ = [
     "Tried",
     "attempt_name",
     "open_journal",
+    "published_state",
     "read_logs",
     "tried_by",
     "tried_since",
@@ -116,28 +117,29 @@ def read_logs(plan: Plan) -> tuple[JournalRecords, ...]:
         for log in logs
         for r in log.records[log.records["kind"] == VOID]
     }
-    void |= {(log.attempt, block) for block in _gaps(plan) for log in logs}
-    return tuple(_without(log, void) for log in logs) if void else tuple(logs)
+    # They stay gaps, though a process that was given up may have journalled such a block since.
+    state = published_state(plan)
+    gaps = [] if state is None else np.flatnonzero(state != DONE).tolist()
+    return tuple(
+        _without(log, gaps + [block for attempt, block in void if attempt == log.attempt])
+        for log in logs
+    )
 
 
-def _gaps(plan: Plan) -> list[int]:
-    """The gaps of the result that the run has published, if it has.
+def published_state(plan: Plan) -> np.ndarray | None:
+    """For each block whether it is DONE in the result that the run has published, shape (B,).
 
-    They stay gaps, though a process that was given up may have journalled such a block since.
+    None if it has published nothing, or that cannot be read.
     """
-    if not os.path.lexists(plan.out):
-        return []
+    mark = mark_of(plan.out)
+    if mark is None or mark.plan != plan.digest or mark.run_id == plan.replaces:
+        return None
     try:
         with open_file(plan.out) as f:
-            said = f["hpcio"].attrs
-            of_plan, run_id = bytes(said["plan"]).decode(), bytes(said["run_id"]).decode()
-            state = np.asarray(f["hpcio/state"][()])
+            state: np.ndarray = read_table(f["hpcio/state"])
     except DAMAGE:  # whoever opens the result says what is wrong with it
-        return []
-    if of_plan != plan.digest or run_id == plan.replaces or state.size != len(plan):
-        return []
-    gaps: list[int] = np.flatnonzero(state != DONE).tolist()
-    return gaps
+        return None
+    return state if state.shape == (len(plan),) else None
 
 
 def _of_plan(log: JournalRecords, plan: Plan) -> JournalRecords:
@@ -150,14 +152,14 @@ def _of_plan(log: JournalRecords, plan: Plan) -> JournalRecords:
     return replace(log, records=log.records[:good], safe=min(log.safe, good))
 
 
-def _without(log: JournalRecords, void: set[tuple[str, int]]) -> JournalRecords:
-    """A journal without those of its results that are void."""
-    name, records = log.attempt, log.records
-    gone = [block for attempt, block in void if attempt == name]
-    kept = (records["kind"] != DONE) | ~np.isin(records["block"], gone)
+def _without(log: JournalRecords, blocks: list[int]) -> JournalRecords:
+    """A journal without its results of some blocks."""
+    if not blocks:
+        return log
+    records = log.records
+    kept = (records["kind"] != DONE) | ~np.isin(records["block"], blocks)
     # `safe` counts records before the last SYNC, so it shrinks with those that are dropped.
-    safe = int(kept[: log.safe].sum())
-    return replace(log, records=records[kept], safe=safe) if gone else log
+    return replace(log, records=records[kept], safe=int(kept[: log.safe].sum()))
 
 
 def _lost_details(log: JournalRecords) -> list[int]:

@@ -112,7 +112,8 @@ def start_over(plan: Plan) -> Plan:
     mark = mark_of(plan.out)
     if mark is None and os.path.lexists(plan.out):
         raise OutputError(
-            f"'{plan.out}' was not made by hpcio and is not replaced. Choose another output."
+            f"'{plan.out}' was not made by hpcio, or is damaged, and is not replaced. Choose "
+            "another output, or move it away."
         )
     for file in (plan.source.path, *(behind.path for behind in plan.source.behind)):
         if lies_in_result(file, plan.out):

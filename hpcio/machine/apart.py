@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from typing import Any
 from hpcio.errors import HpcioError, WorkerError, as_message, from_message
 from hpcio.machine.pythons import new_python, with_threads
 from hpcio.machine.resources import cores
-from hpcio.words import plain
+from hpcio.words import print_traceback
 
 __all__ = ["Death", "call_apart", "how_it_ended"]
 
@@ -260,8 +259,8 @@ def serve(fd: str) -> None:
             say({"result": call(job)})
     except HpcioError as error:
         say(as_message(error))
-    except BaseException:  # noqa: BLE001  (the process ends here)
-        print(plain(traceback.format_exc()), end="", file=sys.stderr)
+    except BaseException as error:  # noqa: BLE001  (the process ends here)
+        print_traceback(error)
     finally:
         sys.stderr.flush()
         os._exit(status)

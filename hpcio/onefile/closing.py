@@ -208,10 +208,17 @@ def _copy(fd: int, path: Path) -> None:
         part.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        pid = holder_of(fd)
         raise OutputError(
             error.errno,
             f"Cannot copy '{path}': {error.strerror}. A copy is needed, since a process"
-            f"{'' if pid is None else f' ({pid})'} that was given up still has the file open to "
-            "write. End that process, or make room; then resume.",
+            f"{_named(fd)} that was given up still has the file open to write. End that process, "
+            "or make room; then resume.",
         ) from error
+
+
+def _named(fd: int) -> str:
+    try:
+        pid = holder_of(fd)
+    except OSError:  # then it goes without
+        pid = None
+    return "" if pid is None else f" ({pid})"

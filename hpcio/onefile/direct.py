@@ -16,7 +16,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from hpcio.errors import OutputError, as_output_error
-from hpcio.files import checksum, sync, unlock, write_at
+from hpcio.files import NewNames, checksum, unlock, write_at
 from hpcio.journals import Journal
 from hpcio.machine import is_local
 from hpcio.onefile.closing import check_open, enter
@@ -53,7 +53,7 @@ class Direct:
                 raise as_output_error(error, path) from error
             self._open = undo.pop_all()
         self._seams: int | None = None
-        self._is_named = True  # whether the name of the seams is safe
+        self._names = NewNames()
         self._held = bytearray()
         self._start = 0
 
@@ -104,22 +104,21 @@ class Direct:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._seams = os.open(self._seams_path, flags, 0o600)
             self._open.callback(os.close, self._seams)
-            self._is_named = False
+            self._names.add(self._seams_path.parent)
         whole = memoryview(SEAM.pack(offset, len(data), checksum(data)) + bytes(data))
         while whole:
             whole = whole[os.write(self._seams, whole) :]
 
     def prepare_sync(self) -> Callable[[], None]:
         fds = [fd for fd in (self._fd, self._seams) if fd is not None]
-        is_named, self._is_named = self._is_named, True
+        names = self._names.take()
 
-        def bring() -> None:
+        def sync() -> None:
             for fd in fds:
                 os.fsync(fd)
-            if not is_named:
-                sync(self._seams_path.parent)
+            names()
 
-        return bring
+        return sync
 
     def close(self) -> None:
         self._open.close()

@@ -144,7 +144,8 @@ def check_output(out: str | os.PathLike[str]) -> str:
     path = Path(os.path.expanduser(os.fspath(out))).absolute()
     if os.path.lexists(path) and mark_of(path) is None:
         raise OutputError(
-            f"The output '{path}' exists, and was not made by hpcio. Choose another name."
+            f"The output '{path}' exists, and was not made by hpcio, or is damaged. Choose another "
+            "name, or move it away."
         )
     if not path.parent.is_dir():
         raise OutputError(f"There is no folder '{path.parent}' for the output. Make it first.")

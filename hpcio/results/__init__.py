@@ -11,13 +11,12 @@ from hpcio.machine import lazily
 if TYPE_CHECKING:
     from hpcio.results.opening import open
     from hpcio.results.parts import what_is_gone
-    from hpcio.results.publishing import provenance, publish
+    from hpcio.results.publishing import publish
     from hpcio.results.repacking import repack
     from hpcio.results.verifying import verify
 
 __all__ = [
     "open",
-    "provenance",
     "publish",
     "repack",
     "verify",
@@ -29,7 +28,6 @@ __getattr__ = lazily(
     __name__,
     {
         "open": "opening",
-        "provenance": "publishing",
         "publish": "publishing",
         "repack": "repacking",
         "verify": "verifying",

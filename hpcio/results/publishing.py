@@ -19,7 +19,7 @@ from hpcio.machine import user_name
 from hpcio.results.besides import keep_sums
 from hpcio.writers import backend_of
 
-__all__ = ["provenance", "publish"]
+__all__ = ["publish"]
 
 # Characters of what is said of versions that differ.
 _MOST_VERSIONS = 50_000
@@ -85,7 +85,7 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     group.attrs["run_id"] = np.bytes_(plan.run_id)
     stored = backend_of(plan).add_data(ledger, f, folder)
     ledger = stored.ledger
-    f.attrs.update(provenance(ledger))
+    f.attrs.update(_provenance(ledger))
     stored.target.save(group.create_group("target"))
     group["state"], group["checksum"] = stored.state, stored.checksum
     attach(plan.axes, f, f["data"])
@@ -116,7 +116,7 @@ def trial_table(ledger: Ledger) -> np.ndarray:
     return table
 
 
-def provenance(ledger: Ledger) -> dict[str, str | int]:
+def _provenance(ledger: Ledger) -> dict[str, str | int]:
     """Where a result came from, as attributes of its file."""
     plan = ledger.plan
     said: dict[str, str | int] = {
@@ -140,15 +140,16 @@ def provenance(ledger: Ledger) -> dict[str, str | int]:
 
 def _versions(ledger: Ledger) -> dict[str, str]:
     """The versions that most blocks were computed with, and all of them if there are several."""
-    groups = [
-        {"blocks": group.blocks, "versions": dict(group.versions)} for group in computed_by(ledger)
-    ]
-    said = {"versions": json.dumps(groups[0]["versions"] if groups else {})}
+    groups = computed_by(ledger)
+    said = {"versions": json.dumps(dict(groups[0].versions) if groups else {})}
     if len(groups) > 1:
-        # HDF5 holds an attribute of up to 64 kB; nobody has as many kinds of processes.
-        while len(json.dumps(groups)) > _MOST_VERSIONS:
-            groups.pop()
-        said["versions_of_blocks"] = json.dumps(groups)
+        shown = [{"blocks": g.blocks, "versions": dict(g.versions)} for g in groups]
+        # HDF5 holds an attribute of up to 64 kB.
+        while len(json.dumps(shown)) > _MOST_VERSIONS:
+            shown.pop()
+        if left := sum(group.blocks for group in groups[len(shown) :]):
+            shown.append({"blocks": left, "versions": {}})
+        said["versions_of_blocks"] = json.dumps(shown)
     return said
 
 

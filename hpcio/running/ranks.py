@@ -16,7 +16,6 @@ import secrets
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -30,7 +29,7 @@ from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
 from hpcio.running.partition import batches_of, from_runs, runs
 from hpcio.running.run import Work
-from hpcio.words import plain
+from hpcio.words import plain, print_traceback
 
 __all__ = ["Ranks", "call_on_ranks", "share_out"]
 
@@ -184,7 +183,7 @@ def _abort(world: Any, error: BaseException) -> None:
     if isinstance(error, HpcioError):
         print(f"hpcio: rank {world.rank}: {plain(str(error))}", file=sys.stderr)
     else:
-        print(plain("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+        print_traceback(error)
     sys.stdout.flush()
     sys.stderr.flush()
     world.Abort(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -172,7 +172,8 @@ def _finished(plan: Plan) -> Done:
     if not plan.run_directory.is_dir():  # one file was made of it
         return Done(plan.out, blocks=blocks, counted=plan.counted)
     ledger = Ledger.read(plan)
-    return record(ledger, {log.path for log in ledger.logs})
+    # A run that was starting over may have set journals aside.
+    return replace(record(ledger, {log.path for log in ledger.logs}), blocks=blocks)
 
 
 def record(ledger: Ledger, known: set[Path]) -> Done:

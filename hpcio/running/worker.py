@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from typing import Any
 
 from hpcio.errors import HpcioError, as_message
@@ -16,7 +15,7 @@ from hpcio.planning import load_plan
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
 from hpcio.running.partition import from_runs
-from hpcio.words import plain
+from hpcio.words import print_traceback
 
 __all__ = ["serve"]
 
@@ -37,8 +36,8 @@ def serve(fd: str, task: str) -> None:
     try:
         _serve(int(fd), json.loads(task))
         status = 0
-    except BaseException:  # noqa: BLE001  (the process ends below)
-        print(plain(traceback.format_exc()), end="", file=sys.stderr)
+    except BaseException as error:  # noqa: BLE001  (the process ends below)
+        print_traceback(error)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -8,7 +8,6 @@ ever queued.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import warnings
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hpcio.errors import DAMAGE, HpcioError, HpcioWarning, PlanError, as_read_error
-from hpcio.files import RunDirectory, read_table, result_of
+from hpcio.files import RunDirectory, holder_of, read_table, result_of
 from hpcio.journals import (
     DONE,
     HEADER,
@@ -30,6 +29,7 @@ from hpcio.journals import (
     SYNC,
     Follower,
     JournalRecords,
+    published_state,
     read_logs,
 )
 from hpcio.machine import is_local
@@ -62,7 +62,7 @@ def status(out: str) -> Status:
     (1200, 800, 64.2)
     """
     out = result_of(out)
-    if not RunDirectory.of(out).path.exists() and Path(out).exists():
+    if not RunDirectory.of(out).plan.exists() and Path(out).exists():
         return _of_one_file(out)
     plan = load_plan(out)
     # Look for a session first: one that ends after this has written all that is read below.
@@ -71,7 +71,13 @@ def status(out: str) -> Status:
     for log in read_logs(plan):
         tally.add(log)
     state = tally.status(session=session)
-    return replace(state, gone=what_is_gone(plan.out)) if state.published else state
+    if not state.published:
+        return state
+    # What the result has counts: a run that was starting over may have set the journals aside.
+    found = published_state(plan)
+    done = state.done if found is None else int((found == DONE).sum())
+    failed = state.failed if found is None else found.size - done
+    return replace(state, done=done, failed=failed, gone=what_is_gone(plan.out))
 
 
 def _of_one_file(out: str) -> Status:
@@ -162,15 +168,12 @@ def _session(plan: Plan) -> bool | None:
     The table of locks is read. Trying the lock instead would refuse a run that begins just then.
     """
     try:
-        inode = os.stat(plan.rundir.lock).st_ino
-        locks = Path("/proc/locks").read_text()
+        if holder_of(plan.rundir.lock) is not None:
+            return True
     except FileNotFoundError:
         return False  # never run
     except OSError:
         return None
-    # The device is not compared: btrfs shows another one there than stat does.
-    if f":{inode} " in locks:
-        return True
     return False if is_local(plan.run_directory) else None
 
 

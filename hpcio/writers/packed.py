@@ -36,6 +36,7 @@ from hpcio.files import (
     READABLE,
     Chunking,
     Compression,
+    NewNames,
     Packer,
     checksum,
     in_memory_file,
@@ -111,7 +112,7 @@ class PackedTaskFiles:
         self._sizes = plan.target.sizes()
         self._file = -1
         self._fd = -1
-        self._is_named = True  # whether the name of the log is safe
+        self._names = NewNames()
         self._held = bytearray()
         self._packer: Packer | None = None
 
@@ -130,7 +131,7 @@ class PackedTaskFiles:
             self._fd = os.open(task_log(self._path), flags, 0o600)
         except OSError as error:
             raise as_output_error(error, self._path) from error
-        self._is_named = False
+        self._names.add(self._path.parent)
         self._end = self._next = self._number = 0
         self._unlogged = False
         journal.append(FILE, file=self._file, nbytes=self._total)
@@ -175,15 +176,14 @@ class PackedTaskFiles:
         if self._fd < 0:
             return lambda: None
         fd = os.dup(self._fd)  # the log may be closed meanwhile
-        folder, is_named, self._is_named = self._path.parent, self._is_named, True
+        names = self._names.take()
 
         def bring() -> None:
             try:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-            if not is_named:
-                sync(folder)
+            names()
 
         return bring
 

@@ -23,11 +23,11 @@ from hpcio.errors import ResultError, as_output_error, as_read_error, is_of_disk
 from hpcio.files import (
     READABLE_FOLDER,
     Layout,
+    NewNames,
     Slab,
     checksum,
     layout,
     read_at,
-    sync,
     sync_file_system,
     write_file,
 )
@@ -82,10 +82,9 @@ class TaskFiles(Unbuffered):
         self._plan, self._attempt = plan, attempt
         self._sizes = plan.target.sizes()
         self._slabs: list[Slab] = []  # the last one is written to, the others await their sync
-        self._folder = (plan.run_directory / task_path(attempt, 0)).parent
         self._file = -1
         self._next = 0
-        self._is_named = True  # whether all names are safe
+        self._names = NewNames()
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         self._file += 1
@@ -96,7 +95,7 @@ class TaskFiles(Unbuffered):
             self._slabs.append(Slab(path, file_layout))
         except OSError as error:
             raise as_output_error(error, path) from error
-        self._is_named = False
+        self._names.add(path.parent)
         journal.append(FILE, file=self._file, offset=file_layout.offset, nbytes=file_layout.nbytes)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
@@ -108,17 +107,16 @@ class TaskFiles(Unbuffered):
     def prepare_sync(self) -> Callable[[], None]:
         slabs = list(self._slabs)
         self._slabs = slabs[-1:]
-        is_named, self._is_named = self._is_named, True
+        names = self._names.take()
 
-        def bring() -> None:
+        def sync() -> None:
             for slab in slabs:
                 slab.sync()
             for slab in slabs[:-1]:
                 slab.close()
-            if not is_named:
-                sync(self._folder)
+            names()
 
-        return bring
+        return sync
 
     def close(self) -> None:
         for slab in self._slabs:
@@ -143,9 +141,8 @@ class TrialFiles(Unbuffered):
             self._fd = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise as_output_error(error, self._root) from error
-        # Folders that have got names since the last sync, and those of the batch at hand.
-        self._named: set[Path] = set()
-        self._at_hand: set[Path] = set()
+        self._names = NewNames()
+        self._at_hand: set[Path] = set()  # folders in which the batch makes files
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         self._at_hand = set()
@@ -156,7 +153,7 @@ class TrialFiles(Unbuffered):
             except OSError as error:
                 raise as_output_error(error, folder) from error
             self._at_hand |= {folder, folder.parent}
-        self._named |= self._at_hand
+        self._names.add(*self._at_hand)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         self._write_file(self._root + trial_path(self._attempt, block), block, data)
@@ -166,18 +163,13 @@ class TrialFiles(Unbuffered):
         write_file(path, self._shapes[self._shape_index[block]], data, sync=self._each)
 
     def prepare_sync(self) -> Callable[[], None]:
-        folders, self._named = sorted(self._named), set(self._at_hand)
-
-        def bring() -> None:
-            # One call syncs all files since the last one. An `fsync` of each would cost a hundred
-            # times as much as writing a small file.
-            if not self._each:
-                sync_file_system(self._fd, self._root)
-                return
-            for folder in folders:
-                sync(folder)
-
-        return bring
+        names = self._names.take()
+        self._names.add(*self._at_hand)  # there will be more
+        if self._each:
+            return names
+        # One call syncs all files since the last one, and their names. An `fsync` of each would
+        # cost a hundred times as much as writing a small file.
+        return lambda: sync_file_system(self._fd, self._root)
 
     def close(self) -> None:
         os.close(self._fd)

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import ResultError, as_output_error, as_read_error
-from hpcio.files import checksum, read_at, sync, write_at, write_under_name
+from hpcio.files import NewNames, checksum, read_at, write_at, write_under_name
 from hpcio.journals import DONE, Journal, JournalRecords, Ledger, StoredReader
 from hpcio.layout import Average, Moments, Target, combine
 from hpcio.planning import Plan, WriterAbilities
@@ -49,12 +49,12 @@ class _SumsWriter:
     def __init__(self, plan: Plan, attempt: str) -> None:
         self._plan, self._average = plan, _average(plan)
         path = _path(plan, attempt)
-        self._folder = path.parent
-        self._is_named = False  # whether the name of the file is safe
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise as_output_error(error, path) from error
+        self._names = NewNames()
+        self._names.add(path.parent)
         # The sums of one group lie one after the other, by channel block.
         each = [
             _HEAD.size + sum(p.nbytes for p in Moments(self._average, shape).parts())
@@ -103,14 +103,13 @@ class _SumsWriter:
         """Do nothing: a sum cannot be kept before its group is complete."""
 
     def prepare_sync(self) -> Callable[[], None]:
-        is_named, self._is_named = self._is_named, True
+        names = self._names.take()
 
-        def bring() -> None:
+        def sync() -> None:
             os.fsync(self._fd)
-            if not is_named:
-                sync(self._folder)
+            names()
 
-        return bring
+        return sync
 
     def close(self) -> None:
         os.close(self._fd)

@@ -79,9 +79,9 @@ class Dispatcher:
         self.workers: dict[str, DaskWorker] = {}
         self.flying: dict[Any, Flight] = {}
         self.submitted = 0
-        # Answers are waited for in threads, and come to this one by a queue.
         # How often a cluster that has lost all of its workers was asked for new ones, and when.
         self.asked, self.asked_at = 0, float("-inf")
+        # Answers are waited for in threads, and come to this one by a queue.
         self.pool = ThreadPoolExecutor(32, thread_name_prefix="hpcio-answers")
         self.landed: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from hpcio.errors import ClusterError, PlanError
+from hpcio.errors import ClusterError
 from hpcio.journals import held, prepare, published
 from hpcio.planning import Plan, check_disk
 from hpcio.results import publish
+from hpcio.watching import check_queues
 from hpcio.writers import backend_of, trusted_ledger
 from slurm.forecast import BASE_TASK, check_memory, check_walltime, measured_speed
 from slurm.mapping import arrays_of
 from slurm.site import SubmitOptions, call, job_number, read_site
 from slurm.submissions import records
 from slurm.submissions.making import job_scripts, plan_tasks, write_submission
-from slurm.submissions.queue import living_rows
 from slurm.submissions.records import Jobs, Submission
 from slurm.submissions.request import JobRequest, make_request
 
@@ -55,12 +54,12 @@ def _make_and_send(plan: Plan, options: SubmitOptions, send: Send) -> None:
     request = make_request(plan, options, site)
     _check_fits(plan, request, probe=options.probe)
     if plan.starts_over:
-        _refuse_if_at_work(plan)
+        check_queues(plan)
     plan = prepare(plan)
     with held(plan):
         if published(plan):
             return
-        _refuse_if_at_work(plan)
+        check_queues(plan)
         ledger = trusted_ledger(plan)
         missing = ledger.missing()
         if not missing.size:
@@ -85,14 +84,6 @@ def _check_fits(plan: Plan, request: JobRequest, *, probe: bool) -> None:
     if probe and request.seconds is not None:
         speed = measured_speed(plan)
         check_walltime(plan, request.seconds - request.signal, bytes_per_second=speed)
-
-
-def _refuse_if_at_work(plan: Plan) -> None:
-    if living_rows(plan):
-        raise PlanError(
-            f"'{plan.out}' is at work in the queue already. Wait for it, or cancel it first: "
-            f"hpcio cancel {shlex.quote(plan.out)}"
-        )
 
 
 def _with_fewer_tasks_if_refused(

@@ -7,7 +7,6 @@ import ctypes
 import os
 import signal
 import sys
-import traceback
 import warnings
 
 import numpy as np
@@ -17,7 +16,7 @@ from hpcio.journals import Tried, tried_by, tried_since
 from hpcio.machine import how_it_ended
 from hpcio.planning import Plan
 from hpcio.running import Deaths
-from hpcio.words import plain
+from hpcio.words import plain, print_traceback
 from slurm.site import environment
 from slurm.tasks.assignment import Assignment, Whereabouts
 from slurm.tasks.ending import AGAIN, DONE, ENDED, TROUBLE, restart
@@ -101,8 +100,8 @@ class TaskWatcher:
             code = TaskWorker(self._assignment, self._whereabouts, self._told).run()
         except HpcioError as error:
             print(f"hpcio: {plain(str(error))}", file=sys.stderr)
-        except BaseException:  # noqa: BLE001  (a fork must not return from here)
-            print(plain(traceback.format_exc()), end="", file=sys.stderr)
+        except BaseException as error:  # noqa: BLE001  (a fork must not return from here)
+            print_traceback(error)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -184,7 +184,10 @@ def test_messages_of_repack_name_no_option_that_it_does_not_have(folder):
     (folder / "one.h5").write_text("something else")
     status, said = command_here(folder, "repack", "out.h5", "one.h5")
     assert status == 2
-    assert said.endswith("one.h5' exists, and was not made by hpcio. Choose another name.\n")
+    assert said.endswith(
+        "one.h5' exists, and was not made by hpcio, or is damaged. Choose another name, or move it "
+        "away.\n"
+    )
     shutil.copy(folder / "out.h5", folder / "one.h5")
     status, said = command_here(folder, "repack", "out.h5", "one.h5")
     assert status == 2

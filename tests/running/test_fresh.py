@@ -260,3 +260,17 @@ def test_a_file_that_a_process_was_killed_over_is_no_bar(short, tmp_path, name):
     plan_of(short, tmp_path, 3.0).run(workers=0, progress=False, fresh=True)
     np.testing.assert_array_equal(values(tmp_path / "out.h5"), 3.0 * LFP[:30])
     assert not (run / name).exists()
+
+
+@pytest.mark.parametrize("plan_too", [False, True])
+def test_what_a_killed_start_has_set_aside_is_not_missed(short, tmp_path, plan_too):
+    """The old result is whole: so say status, and a run that is asked again."""
+    plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
+    run, aside = tmp_path / "out.h5.run", tmp_path / "out.h5.run" / "0123456789abcdef.old"
+    aside.mkdir()
+    for name in ["journal", *(["plan.h5"] if plan_too else [])]:
+        (run / name).rename(aside / name)
+    found = status(str(tmp_path / "out.h5"))
+    assert (found.published, found.done, found.failed, found.left) == (True, 5, 0, 0)
+    done = plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
+    assert (done.blocks, done.computed) == (5, 0)
