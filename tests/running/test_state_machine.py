@@ -14,7 +14,6 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from hpcio.report import write_page
 from hpcio.status import status
 from tests.rigs.capabilities import held_to_permissions
 from tests.rigs.forks import forked
+from tests.rigs.model import How, Place, Refused, Result, Run, may_be_read
 from tests.rigs.opened import sources_of
 from tests.rigs.resuming import finished
 from tests.rigs.support import group, names
@@ -59,73 +59,6 @@ wheres = st.integers(0, len(PLACES) - 1)
 # How many sequences of how many steps the long test has.
 SEQUENCES = int(os.environ.get("HPCIO_SEQUENCES", "200"))
 STEPS = int(os.environ.get("HPCIO_STEPS", "75"))
-
-
-@dataclass
-class Run:
-    """What is in a run directory."""
-
-    key: Key
-    run_id: str
-    replaces: str = ""
-    done: frozenset[int] = frozenset()
-    # The one file of some writers is the result by now.
-    given_away: bool = False
-
-
-@dataclass
-class Result:
-    """What a result shows; its parts by their names relative to its folder, and what they hold."""
-
-    key: Key
-    run_id: str
-    done: frozenset[int]
-    parts: dict[str, bytes] = field(default_factory=dict)
-
-
-@dataclass
-class Place:
-    """A folder with a run directory, a result, both, or nothing."""
-
-    folder: Path
-    run: Run | None = None
-    result: Result | None = None
-
-    @property
-    def out(self) -> Path:
-        return self.folder / "out.h5"
-
-    @property
-    def run_folder(self) -> Path:
-        return self.folder / "out.h5.run"
-
-    @property
-    def published(self) -> bool:
-        """Whether the result is not one that the run is to replace."""
-        result, run = self.result, self.run
-        return result is not None and not (run and run.replaces == result.run_id)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the result and all of its parts are there as they were, and may be read."""
-        assert self.result is not None
-        parts = self.result.parts.items()
-        return may_be_read(self.out) and all(
-            may_be_read(path := self.folder / name) and path.read_bytes() == held
-            for name, held in parts
-        )
-
-
-def may_be_read(path: Path) -> bool:
-    try:
-        path.open("rb").close()
-    except OSError:
-        return False
-    return True
-
-
-class Refused(Exception):
-    """The model says that a run is refused, by one of these errors."""
 
 
 class Runs(RuleBasedStateMachine):
@@ -152,7 +85,7 @@ class Runs(RuleBasedStateMachine):
         self.one_file = "writer" in WAYS[way] and "keeptrials" not in WAYS[way]
         # What a writer gathers in memory dies with the process.
         self.holds_back = way == "packed"
-        self._run(self.places["a"], False, False, False, 0, event, trial)
+        self._run(self.places["a"], How(event=event, trial=trial))
 
     def teardown(self) -> None:
         self.unlock()
@@ -195,7 +128,7 @@ class Runs(RuleBasedStateMachine):
         if event == "raise":
             self.work.mark("sick", trial)
         try:
-            self._run(place, fresh, gaps, loaded, workers, event, trial)
+            self._run(place, How(fresh, gaps, loaded, workers, event, trial))
         finally:
             for what in ("kill", "stop", "orphan"):
                 self.work.clear(what)
@@ -213,44 +146,36 @@ class Runs(RuleBasedStateMachine):
     def run_on(self, where: str, fresh: bool, gaps: bool, loaded: bool) -> None:
         """Run a plan of any place, or begin one there."""
         self.unlock()
-        self._run(self.places[where], fresh, gaps, loaded, 0, None, 0)
+        self._run(self.places[where], How(fresh, gaps, loaded))
 
     marked: frozenset[int] = frozenset()
 
-    def _run(
-        self,
-        place: Place,
-        fresh: bool,
-        gaps: bool,
-        loaded: bool,
-        workers: int,
-        event: str | None,
-        trial: int,
-    ) -> None:
+    def _run(self, place: Place, how: How) -> None:
+        event, trial = how.event, how.trial
         self.work.forget_calls()
         try:
-            missing = self._missing(place, fresh=fresh, loaded=loaded)
+            missing = self._missing(place, how)
         except Refused:
             with pytest.raises(HpcioError):
-                self._start(place, fresh=fresh, gaps=gaps, loaded=loaded, workers=workers)
+                self._start(place, how)
             assert self.work.calls == []
             self._is_as_before(place)
             return
         if missing is None:  # it is done and published
-            done = self._start(place, fresh=fresh, gaps=gaps, loaded=loaded, workers=workers)
+            done = self._start(place, how)
             assert (done.computed, self.work.calls) == (0, [])
             return
         happens = event in ("kill", "stop", "orphan") and trial in missing
         if happens:  # and else not, or a mistake of ours would end the test without a word
             self.work.mark(event, trial)
-        if happens and (event == "orphan" or not workers) and event != "stop":
-            self._killed(place, fresh, gaps, loaded, workers)
-            self._resync(place, fresh, self._sure(event, trial), gaps=gaps)
+        if happens and (event == "orphan" or not how.workers) and event != "stop":
+            self._killed(place, how)
+            self._resync(place, how.fresh, self._sure(event, trial), gaps=how.gaps)
             return
         sick = self.work.sick & missing
-        run = self._begun(place, fresh=fresh, loaded=loaded)
+        run = self._begun(place, how)
         try:
-            self._start(place, fresh=fresh, gaps=gaps, loaded=loaded, workers=workers)
+            self._start(place, how)
         except Interrupted:
             assert happens
             assert event == "stop"
@@ -258,13 +183,13 @@ class Runs(RuleBasedStateMachine):
             place.run.done = run.done | self._sure(event, trial)
         except BlocksFailed as error:
             assert sick
-            assert not (gaps and len(run.done | missing - sick))
+            assert not (how.gaps and len(run.done | missing - sick))
             self._adopt(place, run)
             failed = {failure.block for failure in error.done.failed}
             assert failed == sick
             place.run.done = run.done | (missing - sick)
         else:
-            assert not sick or gaps
+            assert not sick or how.gaps
             self._adopt(place, run)
             place.run.done = run.done | (missing - sick)
             self._publish(place)
@@ -282,10 +207,10 @@ class Runs(RuleBasedStateMachine):
             if not place.published:
                 assert finished(place.out) == self._done(place)
 
-    def _start(self, place: Place, *, loaded: bool, **options: Any) -> Any:
+    def _start(self, place: Place, how: How) -> Any:
         self.work.forget_modules()
-        plan = hpcio.Plan.load(place.out) if loaded else self._plan(place)
-        return plan.run(progress=False, **options)
+        plan = hpcio.Plan.load(place.out) if how.loaded else self._plan(place)
+        return plan.run(progress=False, fresh=how.fresh, gaps=how.gaps, workers=how.workers)
 
     def _plan(self, place: Place) -> hpcio.Plan:
         plan = self.work.plan(place.out)
@@ -293,31 +218,31 @@ class Runs(RuleBasedStateMachine):
         assert len({*self.digests.values()}) == len(self.digests)
         return plan
 
-    def _missing(self, place: Place, *, fresh: bool, loaded: bool) -> frozenset[int] | None:
+    def _missing(self, place: Place, how: How) -> frozenset[int] | None:
         """The trials that a run computes; None if it is published."""
         run = place.run
-        if loaded and run is None:
+        if how.loaded and run is None:
             raise Refused
-        key = run.key if loaded else self.work.key
-        if not fresh and place.published:
+        key = run.key if how.loaded else self.work.key
+        if not how.fresh and place.published:
             if place.result.key != key or not place.is_whole:
                 raise Refused
             return None
-        if loaded and key.recording != self.work.recording:
+        if how.loaded and key.recording != self.work.recording:
             raise Refused
-        if not fresh and run and run.key != key:
+        if not how.fresh and run and run.key != key:
             raise Refused
-        missing = ALL if fresh or run is None else ALL - self._done(place)
-        if loaded and missing and key.function != self.work.function:
+        missing = ALL if how.fresh or run is None else ALL - self._done(place)
+        if how.loaded and missing and key.function != self.work.function:
             raise Refused
         return missing
 
-    def _begun(self, place: Place, *, fresh: bool, loaded: bool) -> Run:
+    def _begun(self, place: Place, how: How) -> Run:
         """The run directory as it will be when nothing is computed yet."""
-        if place.run and not fresh:
+        if place.run and not how.fresh:
             return Run(place.run.key, place.run.run_id, place.run.replaces, self._done(place))
-        key = place.run.key if loaded else self.work.key
-        replaces = place.result.run_id if fresh and place.result else ""
+        key = place.run.key if how.loaded else self.work.key
+        replaces = place.result.run_id if how.fresh and place.result else ""
         return Run(key, "", replaces)
 
     def _adopt(self, place: Place, run: Run) -> None:
@@ -356,15 +281,15 @@ class Runs(RuleBasedStateMachine):
         kept += names(place.folder, f".out.h5.{place.run.run_id}*")
         return not [name for name in kept if name.endswith((".part", ".old"))]
 
-    def _killed(self, place: Place, fresh: bool, gaps: bool, loaded: bool, workers: int) -> None:
+    def _killed(self, place: Place, how: How) -> None:
         """Run in a child, which dies; nothing of it is left."""
-        if not loaded:
+        if not how.loaded:
             self._plan(place)  # so that its digest is known here
 
         def child() -> str:
             os.setsid()
             (self.folder / "session").write_text(str(os.getpid()))
-            self._start(place, fresh=fresh, gaps=gaps, loaded=loaded, workers=workers)
+            self._start(place, how)
             return "fine"
 
         assert forked(child) == "signal 9"
@@ -421,13 +346,13 @@ class Runs(RuleBasedStateMachine):
     ) -> None:
         """Run a plan in a process that is killed at some call to the system."""
         self.unlock()
-        place = self._at(where)
+        place, how = self._at(where), How(fresh, gaps, loaded)
         self.work.forget_calls()
         try:
-            missing = self._missing(place, fresh=fresh, loaded=loaded)
+            missing = self._missing(place, how)
         except Refused:
             return
-        if not loaded:
+        if not how.loaded:
             self._plan(place)  # so that its digest is known here
 
         def child() -> str:
@@ -558,17 +483,17 @@ class Runs(RuleBasedStateMachine):
     @rule(where=wheres, fresh=st.booleans(), gaps=st.booleans(), loaded=st.booleans())
     def run_locked(self, where: int, fresh: bool, gaps: bool, loaded: bool) -> None:
         """Run where something may not be read or written: it does what it should, or refuses."""
-        place = self._at(where)
+        place, how = self._at(where), How(fresh, gaps, loaded)
         self.work.forget_calls()
         try:
-            missing = self._missing_if_open(place, fresh=fresh, loaded=loaded)
+            missing = self._missing_if_open(place, how)
         except Refused:
             with pytest.raises(HpcioError):
-                self._start(place, fresh=fresh, gaps=gaps, loaded=loaded, workers=0)
+                self._start(place, how)
             assert self.work.calls == []
             return
         try:
-            self._start(place, fresh=fresh, gaps=gaps, loaded=loaded, workers=0)
+            self._start(place, how)
         except HpcioError:
             pass
         calls = self.work.calls
@@ -577,12 +502,12 @@ class Runs(RuleBasedStateMachine):
         if missing is not None:
             self._resync(place, fresh, self._all_but_the_last(calls), gaps=gaps)
 
-    def _missing_if_open(self, place: Place, *, fresh: bool, loaded: bool) -> frozenset[int] | None:
+    def _missing_if_open(self, place: Place, how: How) -> frozenset[int] | None:
         """What would be missing if everything could be read."""
         locked = {**self.locked}
         self.unlock()
         try:
-            return self._missing(place, fresh=fresh, loaded=loaded)
+            return self._missing(place, how)
         finally:
             self.locked = locked
             for path in locked:
