@@ -36,7 +36,7 @@ def opened(tmp_path, request, monkeypatch):
     out = make(tmp_path)
     if request.param == "pages":
         monkeypatch.setattr("hpcio.results.opening.room_for", lambda n: n < 20)
-        monkeypatch.setattr("hpcio.results.opening.SOURCES_PER_PAGE", 16)
+        monkeypatch.setattr("hpcio.results.guarding.SOURCES_PER_PAGE", 16)
     with hpcio.open(out) as f:
         yield f, out
 
@@ -93,10 +93,10 @@ def test_whatever_way_was_read_the_end_tells_of_it(tmp_path, monkeypatch, pages)
         monkeypatch.setattr("hpcio.results.opening.room_for", lambda n: n < 20)
     out = make(tmp_path)
     with hpcio.open(out) as f:
-        assert f["/"]["data"][14].tolist() == (-LFP[14]).tolist()
+        assert f["hpcio"].parent["data"][14].tolist() == (-LFP[14]).tolist()
     f = hpcio.open(out)
     sources_of(out)[7].unlink()
-    assert np.isnan(f["/"]["data"][14]).all()
+    assert np.isnan(f["hpcio"].parent["data"][14]).all()
     with pytest.raises(ResultError, match="cannot be read"):
         f.close()
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hpcio
-from hpcio.results import opening as result
-from hpcio.results.opening import PagedDataset, Sources
+from hpcio.results import guarding
+from hpcio.results.guarding import PagedDataset, Sources
 from tests.rigs.bench import Bench
 from tests.rigs.opened import sources_of
 from tests.rigs.support import run
@@ -166,7 +166,7 @@ def pair(request, tmp_path_factory) -> Iterator[tuple[PagedDataset, h5py.Dataset
     )  # fmt: skip
     plan.run(workers=0, progress=False)
     patch = pytest.MonkeyPatch()
-    patch.setattr(result, "SOURCES_PER_PAGE", 4)
+    patch.setattr(guarding, "SOURCES_PER_PAGE", 4)
     with h5py.File(folder / "out.h5") as f:
         sources = Sources.of(f)
     sources.look()

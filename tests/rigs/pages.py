@@ -44,7 +44,7 @@ def work(
     """The journal of an attempt that did blocks one after the other, then failed at others."""
     done = np.asarray(list(blocks), np.int64)
     count = len(list(plan.rundir.journals.glob("*.jnl")))
-    about = {"label": label, "token": plan.run_id, "host": host, "pid": 1, "user": "ada",
+    about = {"label": label, "run_id": plan.run_id, "host": host, "pid": 1, "user": "ada",
              "start": start}  # fmt: skip
     made = Journal(plan.rundir.journals, f"{label}-{count:08x}", plan.digest, about)
     made.close()
