@@ -18,7 +18,7 @@ from hpcio.errors import (
     TrialError,
     as_output_error,
 )
-from hpcio.files import open_file
+from hpcio.files import open_file, sync
 from hpcio.function import unwrap_io
 from hpcio.journals import Ledger, discard
 from hpcio.plan import Plan
@@ -118,6 +118,7 @@ def make_recording(
             with h5py.File(part, "w") as f:
                 f.attrs.update(title=TITLE, seed=seed)
                 _fill(f, lfp, table, names, rate)
+            sync(part)  # a real one is on the disk by then, and holds up no sync of results
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
