@@ -1,4 +1,4 @@
-"""Workers that dask gives up: in a file of its own, since dask's patience is one for all clusters."""
+"""Workers that dask gives up: apart, since its patience is one for all clusters of a process."""
 
 from __future__ import annotations
 
