@@ -18,7 +18,22 @@ import numpy as np
 from benchmarks.functions import subtract_mean
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-clock = time.perf_counter
+clock = time.perf_counter  # the same for all processes of a machine
+# So long, in seconds, processes keep busy before they are timed.
+_SETTLE = 0.03
+
+
+def begin(barrier: Barrier) -> float:
+    """The time at which a process begins, with all others.
+
+    For some ms, a process that was woken may have to share the CPU of the one that woke it. How
+    often it does depends on what both did before, and was a tenth of what was measured.
+    """
+    barrier.wait()
+    until = clock() + _SETTLE
+    while (now := clock()) < until:
+        pass
+    return now
 
 
 def files(folder: Path, data: memoryview, count: int) -> float:
@@ -157,8 +172,7 @@ def _serve(barrier: Barrier, pipe: Connection, size: int, count: int) -> None:
             path, sync, first = pipe.recv()
         except EOFError:
             return
-        barrier.wait()
-        started = clock()  # the same clock for all processes of a machine
+        started = begin(barrier)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         for i in range(count):
             os.pwrite(fd, data, first + i * size)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.limits import clock
+from benchmarks.limits import begin, clock
 from hpcio.files.bytes import checksum
 from hpcio.journals.journal import DONE
 from hpcio.planning import load_plan
@@ -47,7 +47,6 @@ def serve(barrier: Barrier, pipe: Connection, part: int, parts: int) -> None:
         data = np.random.default_rng(os.getpid()).random(shape).astype(plan.target.dtype)
         blocks = np.array_split(np.arange(len(plan)), parts)[part]
         with Attempt(plan, f"p{part}") as attempt:
-            barrier.wait()
-            started = clock()
+            started = begin(barrier)
             write(attempt, data, blocks, sync=sync)
             pipe.send((started, clock()))
