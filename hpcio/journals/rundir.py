@@ -52,23 +52,36 @@ def prepare(plan: Plan) -> Plan:
     OutputError
         If it cannot be made.
     """
+    if not plan.starts_over:
+        return _made_or_adopted(replace(plan, replaces=plan.replaces or ""))
+    # A plan that was loaded may be refused yet: what it would compute by has changed.
+    plan.load_function()
+    plan.arguments()
+    rundir, folder = plan.rundir, plan.run_directory
+    try:
+        folder.mkdir(mode=plan.modes.run_folder, exist_ok=True)
+        check_run_folder(rundir)
+        if not rundir.plan.exists() and (foreign := _foreign(rundir)):
+            raise _not_a_run(folder, foreign)
+        # Else another process that starts over would take away what this one makes.
+        with _held(rundir):
+            _set_aside(plan)
+            return _made_or_adopted(replace(plan, starts_over=False), beside_others=True)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise as_output_error(error, folder) from error
+
+
+def _made_or_adopted(plan: Plan, *, beside_others: bool = False) -> Plan:
+    """Make what is not there of a run directory; perhaps beside files that are not of a run."""
     folder = plan.run_directory
-    starts_over = plan.starts_over
-    if starts_over:
-        # A plan that was loaded may be refused yet: what it would compute by has changed.
-        plan.load_function()
-        plan.arguments()
-        _make_room(plan)
-    plan = replace(plan, replaces=plan.replaces or "", starts_over=False)
     try:
         folder.mkdir(mode=plan.modes.run_folder, exist_ok=True)
         check_run_folder(plan.rundir)  # it may have been there, of somebody else
         is_new = not plan.rundir.plan.exists()
-        if is_new and not starts_over and (foreign := _foreign(plan.rundir)):
-            raise PlanError(
-                f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). "
-                "Choose another output."
-            )
+        if is_new and not beside_others and (foreign := _foreign(plan.rundir)):
+            raise _not_a_run(folder, foreign)
         # A failure of power may have left the plan alone.
         plan.rundir.sources.mkdir(mode=READABLE_FOLDER, exist_ok=True)
         for inside in plan.rundir.records():
@@ -147,35 +160,29 @@ def _replaced_by_run(plan: Plan) -> str:
         return ""
 
 
-def _make_room(plan: Plan) -> None:
+def _not_a_run(folder: Path, foreign: list[str]) -> PlanError:
+    return PlanError(
+        f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). Choose another "
+        "output."
+    )
+
+
+def _set_aside(plan: Plan) -> None:
     """Set aside what the run before has kept, but for what its result needs to be read."""
-    rundir = plan.rundir
-    folder = rundir.path
-    if not folder.exists():
+    rundir, folder = plan.rundir, plan.run_directory
+    there = [path.name for path in folder.iterdir() if rundir.is_ours(path.name)]
+    kept = {rundir.lock.name}
+    if plan.replaces:  # its result is read by plain HDF5, which finds parts by name
+        kept.add(rundir.sources.name)
+    names = [name for name in there if name not in kept]
+    if not names:
         return
-    check_run_folder(rundir)
-    if not rundir.plan.exists() and (foreign := _foreign(rundir)):
-        raise PlanError(
-            f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). "
-            "Choose another output."
-        )
-    try:
-        with _held(rundir):
-            aside = folder / f"{secrets.token_hex(8)}.old"
-            aside.mkdir(mode=0o700)
-            kept = {rundir.lock.name, aside.name}
-            if plan.replaces:  # its result is read by plain HDF5, which finds parts by name
-                kept.add(rundir.sources.name)
-            # The plan last: without it, nobody takes what is left for a run.
-            there = [path.name for path in folder.iterdir() if rundir.is_ours(path.name)]
-            names = [name for name in there if name not in kept]
-            for name in sorted(names, key=lambda name: name == rundir.plan.name):
-                os.rename(folder / name, aside / name)
-            sync(folder)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise as_output_error(error, folder) from error
+    aside = folder / f"{secrets.token_hex(8)}.old"
+    aside.mkdir(mode=0o700)
+    # The plan last: without it, nobody takes what is left for a run.
+    for name in sorted(names, key=lambda name: name == rundir.plan.name):
+        os.rename(folder / name, aside / name)
+    sync(folder)
 
 
 def _remove_old(folder: Path) -> None:
