@@ -85,7 +85,7 @@ def _check_numbers(array: h5py.Dataset, name: str) -> None:
     """Raise SourceError unless a dataset is an array of numbers that trials can be cut from."""
     try:
         array.dtype  # noqa: B018
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise SourceError(
             f"{name} has a type of HDF5 that numpy has no word for ({error}). Convert it to "
             "integers of 8, 16, 32 or 64 bits, or to floats."
@@ -116,11 +116,12 @@ class _OpenHdf5:
             self._dataset = find_dataset(self._file, recording.dataset)
             for code in recording.filters:
                 load_filter(code, str(recording))
-            offset = plain_offset(self._dataset, recording.path)
+            with reading(recording.path):
+                offset = plain_offset(self._dataset, recording.path)
+                self.shape, self.dtype = self._dataset.shape, np.dtype(self._dataset.dtype.str)
         except BaseException:
             self._file.close()
             raise
-        self.shape, self.dtype = self._dataset.shape, np.dtype(self._dataset.dtype.str)
         self._has_scales = has_sound_scales(self._dataset)
         self.name: str = self._file.filename
         self.plain = None if offset is None else (recording.path, offset)

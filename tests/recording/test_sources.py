@@ -169,3 +169,16 @@ def test_scales_that_would_crash_hdf5_are_none(tmp_path, name, value):
     with Recording.read(f"{tmp_path}/rec.h5::lfp").open() as opened:
         assert [opened.axis_name(axis) for axis in range(2)] == ["", ""]
         assert [opened.coordinates(axis) for axis in range(2)] == [None, None]
+
+
+def test_floats_that_no_machine_has_are_named(tmp_path):
+    """Of 128 bits by IEEE, as some compilers of Fortran have them."""
+    kind = h5py.h5t.IEEE_F64LE.copy()
+    kind.set_size(16)
+    kind.set_precision(128)
+    kind.set_fields(127, 112, 15, 0, 112)
+    kind.set_ebias(16383)
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        h5py.h5d.create(f.id, b"lfp", kind, h5py.h5s.create_simple((6, 2)))
+    with pytest.raises(SourceError, match="'lfp'.* has a type of HDF5 that numpy has no word for"):
+        Recording.read(f"{tmp_path}/rec.h5::lfp")
