@@ -180,5 +180,5 @@ def test_floats_that_no_machine_has_are_named(tmp_path):
     kind.set_ebias(16383)
     with h5py.File(tmp_path / "rec.h5", "w") as f:
         h5py.h5d.create(f.id, b"lfp", kind, h5py.h5s.create_simple((6, 2)))
-    with pytest.raises(SourceError, match="'lfp'.* has a type of HDF5 that numpy has no word for"):
+    with pytest.raises(SourceError, match=r"'lfp'.* has a type of HDF5 that numpy has no word for"):
         Recording.read(f"{tmp_path}/rec.h5::lfp")
