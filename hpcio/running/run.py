@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,14 @@ from typing import Protocol
 
 import numpy as np
 
-from hpcio.errors import BlocksFailed, Done, Interrupted, OutputError
+from hpcio.errors import (
+    BlocksFailed,
+    Done,
+    HpcioError,
+    HpcioWarning,
+    Interrupted,
+    OutputError,
+)
 from hpcio.files import mark_of
 from hpcio.journals import DONE, Ledger, held, prepare, published, start_over
 from hpcio.planning import Plan, RunPolicy, check_disk
@@ -167,6 +175,7 @@ def _finished(plan: Plan) -> Done:
             f"The output '{plan.out}' exists and is not the result of this plan. "
             "Choose another name, or start over with fresh=True (in the shell: --fresh)."
         )
+    _say_what_has_changed(plan)
     with open_result(plan.out) as f:  # which says what of it is gone, if anything is
         blocks = int((f["hpcio/state"][()] == DONE).sum())
     if not plan.run_directory.is_dir():  # one file was made of it
@@ -174,6 +183,19 @@ def _finished(plan: Plan) -> Done:
     ledger = Ledger.read(plan)
     # A run that was starting over may have set journals aside.
     return replace(record(ledger, {log.path for log in ledger.logs}), blocks=blocks)
+
+
+def _say_what_has_changed(plan: Plan) -> None:
+    """Warn if the function or the recording of a plan that was loaded is another by now."""
+    try:
+        plan.load_function()
+        plan.source.check_content()
+    except HpcioError as error:
+        warnings.warn(
+            f"'{plan.out}' is done, and stays as it was computed. Since then: {error}",
+            HpcioWarning,
+            stacklevel=4,
+        )
 
 
 def record(ledger: Ledger, known: set[Path]) -> Done:
@@ -227,6 +249,8 @@ def _failed_message(ledger: Ledger, max_failed: int, most: int = 10) -> str:
         lines.append(f"  {lost} {counted} were not tried" + stopped * (len(failures) > max_failed))
     lines.append(
         f"Tracebacks: hpcio status {ledger.plan.out} --failed. Mend the cause, then run again: "
-        f"only the missing {counted} are computed. Or ask for gaps=True (in the shell: --gaps)."
+        f"only the missing {counted} are computed. But a function that is edited is another one, "
+        "whose run starts over (fresh=True, in the shell: --fresh); to keep what is done, publish "
+        "with gaps=True (--gaps) before that."
     )
     return "\n".join(lines)

@@ -280,6 +280,7 @@ class TaskReader(_SourceReader):
 
 def defect_of(path: Path, size: int, header: int, check: int) -> ResultError | None:
     """What is wrong with a source: absent, of another size, or with another header."""
+    remedy = "Restore it from a backup, or remove the result and resume the run."
     try:
         # A pipe in its place must not hold us up.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -292,9 +293,9 @@ def defect_of(path: Path, size: int, header: int, check: int) -> ResultError | N
         return ResultError(
             getattr(error, "errno", None),
             f"The source '{path}' cannot be read ({getattr(error, 'strerror', error)}). Move a "
-            "result together with its folder OUT.run, or make one file of it first: hpcio repack",
+            f"result together with its folder OUT.run. If the source is lost: {remedy[0].lower()}"
+            f"{remedy[1:]}",
         )
-    remedy = "Restore it from a backup, or remove the result and resume the run."
     if found != size:
         return ResultError(f"The source '{path}' has {found} bytes instead of {size}. {remedy}")
     if checksum(head) != check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -274,3 +275,19 @@ def test_what_a_killed_start_has_set_aside_is_not_missed(short, tmp_path, plan_t
     assert (found.published, found.done, found.failed, found.left) == (True, 5, 0, 0)
     done = plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
     assert (done.blocks, done.computed) == (5, 0)
+
+
+def test_a_result_that_is_done_tells_of_an_edit_since(short, tmp_path, monkeypatch):
+    """It stays what it is: but whoever edits a function and runs the old plan expects another."""
+    module = tmp_path / "edited_later.py"
+    module.write_text("def scaled(trial):\n    return 2.0 * trial\n")
+    out = tmp_path / "out.h5"
+    Plan.create(f"{module}:scaled", short, trials=6, out=out).run(workers=0, progress=False)
+    call = [sys.executable, "-m", "hpcio", "run", str(out)]
+    first = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert "Since then" not in first.stderr
+    module.write_text("def scaled(trial):\n    return 3.0 * trial\n")
+    again = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert "done already" in again.stdout + again.stderr
+    assert "is done, and stays as it was computed. Since then: " in again.stderr
+    np.testing.assert_array_equal(values(out), 2.0 * LFP[:30])
