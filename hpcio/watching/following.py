@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -103,8 +105,25 @@ def _live(console: Console, states: Iterator[tuple[Status, dict[str, Queue]]]) -
             header = Group(run_table(state, asked), Padding(bar, (1, 0)))
             height = len(console.render_lines(header))
             most = max(3, min(MOST_ROWS, console.height - height - 4))
-            live.update(Group(header, workers_table(state, asked, most=most)), refresh=True)
+            with _to_its_end():
+                live.update(Group(header, workers_table(state, asked, most=most)), refresh=True)
         live.transient = True  # all of it is printed once more
+
+
+@contextlib.contextmanager
+def _to_its_end() -> Iterator[None]:
+    """Ctrl-C counts when a frame is drawn: what clears it has to know how much was drawn."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no signal interrupts it here
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _log(console: Console, states: Iterator[tuple[Status, dict[str, Queue]]]) -> None:

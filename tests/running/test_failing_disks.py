@@ -157,7 +157,7 @@ def test_calls_of_a_rank_that_fail(shim, mpi_python, tmp_path, kind, each):
     for moment in range(1, calls + 1, each) if each else [calls // 2]:
         name = f"failed{moment}"
         said = job(name, moment)
-        assert "Traceback" not in said.stderr
+        assert "Traceback (most" not in said.stderr
         assert said.returncode == 0 or "error" in said.stderr.lower()
         again = job(name, 0)
         assert again.returncode == 0, again.stderr

@@ -120,9 +120,7 @@ class Terminal:
         """What was drawn, one after the other, without colours."""
         clear = re.compile(r"(?:\x1b\[2K|\x1b\[1A)+")
         plain = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
-        drawn = [plain.sub("", frame) for frame in clear.split(self.said) if frame.strip()]
-        # Ctrl-C while one is drawn has it drawn once more, right behind.
-        return [frame for d in drawn for frame in re.split("(?m)^(?= *result  )", d) if frame]
+        return [plain.sub("", frame) for frame in clear.split(self.said) if frame.strip()]
 
     def wait(self) -> int:
         found = (0, 0)
