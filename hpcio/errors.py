@@ -8,6 +8,7 @@ names the thing (file, dataset, trial), and its last sentence is the remedy.
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import re
 from collections.abc import Mapping
@@ -39,6 +40,8 @@ __all__ = [
     "as_message",
     "as_output_error",
     "as_read_error",
+    "check_path",
+    "check_whole",
     "from_message",
 ]
 
@@ -265,6 +268,29 @@ def as_read_error(error: Exception, path: str | os.PathLike[str]) -> SourceError
         what = os.strerror(number)
     said = f"Cannot read '{path}': {what}. Check the file system, then resume."
     return SourceError(said) if number is None else SourceError(number, said)
+
+
+def check_path(name: str, value: object) -> None:
+    """Raise OptionError unless an option can be the path of a file."""
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise OptionError(f"{name}={value!r:.100} is no path. Give a str or a pathlib.Path.")
+
+
+def check_whole(
+    name: str,
+    value: object,
+    *,
+    least: int | None = None,
+    error: type[HpcioError] = OptionError,
+) -> None:
+    """Raise an error unless an option is a whole number, and large enough."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # what if it has none is below
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        use = "a whole number" if least is None else f"{least} or more"
+        raise error(f"{name}={value!r:.100} makes no sense. Use {use}.")
 
 
 def as_message(error: HpcioError) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 __all__ = [
+    "START_OVER",
     "column",
     "count",
     "duration",
@@ -22,6 +23,13 @@ __all__ = [
     "size",
     "when",
 ]
+
+
+# What to do where what a plan was made of is another by now: such a plan cannot start over itself.
+START_OVER = (
+    "plan anew and start over (run(fresh=True), in the shell: hpcio run FUNCTION SOURCE ... "
+    "--fresh)"
+)
 
 
 def size(nbytes: float) -> str:

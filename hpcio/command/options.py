@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from hpcio.files import Access
 from hpcio.plan import Plan
 from hpcio.planning import check_trial_table
 from hpcio.recording import Recording, Trials
@@ -181,13 +182,10 @@ PLAN_OPTIONS = [
     *CHUNK_OPTIONS,
     click.option(
         "--shared",
-        "access",
-        flag_value="shared",
+        is_flag=True,
         help="Let others read plan, journals and logs, too, and not the result alone.",
     ),
-    click.option(
-        "--private", "access", flag_value="private", help="Let nobody else read the result."
-    ),
+    click.option("--private", is_flag=True, help="Let nobody else read the result."),
     click.option(
         "--same-versions",
         is_flag=True,
@@ -249,6 +247,11 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     for name in ("trials", "out"):
         if options[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
+    if options["shared"] and options["private"]:
+        raise click.UsageError("--shared and --private exclude each other.")
+    access: Access = (
+        "shared" if options["shared"] else "private" if options["private"] else "result"
+    )
     trials: Any = options["trials"]
     trials = int(trials) if trials.isdigit() else trials
     chosen = {
@@ -275,5 +278,5 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         args=[_literal(a) for a in options["args"]], kwargs=options["kwargs"],
         out_shape=options["out_shape"], out_dtype=options["out_dtype"], axes=options["axes"],
         chunks=options["chunks"], compression=options["compression"],
-        same_versions=options["same_versions"], access=options["access"] or "result",
+        same_versions=options["same_versions"], access=access,
     )  # fmt: skip

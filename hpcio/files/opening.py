@@ -14,7 +14,7 @@ from typing import Any
 
 import h5py
 
-from hpcio.errors import HpcioError, SourceError, as_read_error, is_of_disk
+from hpcio.errors import HpcioError, SourceError, as_read_error, check_path, is_of_disk
 
 __all__ = [
     "find_dataset",
@@ -60,6 +60,7 @@ def split_spec(spec: str | os.PathLike[str]) -> tuple[str, str]:
     >>> split_spec("rec.h5::/lfp")
     ('rec.h5', '/lfp')
     """
+    check_path("source", spec)
     file, separator, dataset = os.fspath(spec).rpartition("::")
     if not separator or not file or not dataset:
         raise SourceError(

@@ -122,8 +122,8 @@ def _open(name: str, flags: int, path: Path, folder: int | None) -> int:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR):
             raise
         raise PlanError(
-            f"'{path}' is a link or no folder, which no run has made. Start over (in the shell: "
-            "--fresh), or choose another output."
+            f"'{path}' is a link or no folder, which no run has made. Remove it, or choose "
+            "another output."
         ) from None
 
 
@@ -137,6 +137,6 @@ def _check(fd: int, path: Path) -> None:
     if found.st_mode & _BY_OTHERS and kind_of(path) not in _WITHOUT_MODES:
         raise PlanError(
             f"Others may write to '{path}', so that what is there may be anybody's, and it would "
-            f"be run. If you trust it: chmod -R go-w {shlex.quote(str(path))}. If not, start over "
-            "(in the shell: --fresh), or choose another output."
+            f"be run. If you trust it: chmod -R go-w {shlex.quote(str(path))}. If not, remove "
+            "it, or choose another output."
         )

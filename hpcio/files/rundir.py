@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcio.errors import check_path
+
 __all__ = ["RunDirectory", "lies_in_result", "result_of"]
 
 
@@ -15,6 +17,7 @@ def result_of(name: str | os.PathLike[str]) -> str:
 
     The shell completes ``OUT.run/`` as readily as ``OUT``.
     """
+    check_path("out", name)
     path = os.path.expanduser(os.fspath(name))
     folder = path.rstrip("/")
     if folder.endswith(".run") and os.path.exists(RunDirectory(Path(folder)).plan):

@@ -165,7 +165,7 @@ class Arguments:
         """
         if not isinstance(args, Sequence) or isinstance(args, str | bytes):
             raise OptionError(f"args={args!r:.100} is no tuple. Write args=(value,) for one value.")
-        if not isinstance(kwargs, Mapping):
+        if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
             raise OptionError(f"kwargs={kwargs!r:.100} is no dict. Write kwargs={{'name': value}}.")
         named = {name: _for_each_trial(value) for name, value in kwargs.items()}
         return cls(tuple(map(_for_each_trial, args)), named)

@@ -16,6 +16,7 @@ from typing import Any
 from hpcio.errors import FunctionError, HpcioWarning, PlanError
 from hpcio.fingerprints import Fingerprint, fingerprint, has_version, version_of
 from hpcio.function.arguments import pickled
+from hpcio.words import START_OVER
 
 __all__ = ["Function", "check_versions", "other_versions", "takes"]
 
@@ -195,10 +196,9 @@ class Function:
             raise PlanError(
                 f"The function '{self.name}' has changed since the plan was made (in "
                 f"{_listed(changes)}), and old and new results would be mixed. Undo the change to "
-                "keep what is done, or start over (in the shell: hpcio run --fresh ...); in a "
-                "session that still has the old code, import it anew. What differs from process to "
-                "process, or fills while it computes, should be an argument, or be kept by "
-                "functools.cache."
+                f"keep what is done, or {START_OVER}; in a session that still has the old code, "
+                "import it anew. What differs from process to process, or fills while it computes, "
+                "should be an argument, or be kept by functools.cache."
             )
         check_versions(self.fingerprint.packages, same=same_versions)
         return func
@@ -208,8 +208,7 @@ class Function:
         if planned.split(".")[:2] != here.split(".")[:2]:
             raise PlanError(
                 f"The plan was made by Python {planned}, and this is Python {here}, which "
-                f"compiles '{self.name}' otherwise. Use that Python, or start over (in the shell: "
-                "hpcio run --fresh ...)."
+                f"compiles '{self.name}' otherwise. Use that Python, or {START_OVER}."
             )
 
     def _unpickled(self) -> Compute:
@@ -252,9 +251,7 @@ def check_versions(planned: Mapping[str, str], *, same: bool) -> None:
     said = ", ".join(f"{name} {planned[name]} (now {now})" for name, now in others.items())
     message = f"The plan was made with {said}."
     if same:
-        raise PlanError(
-            f"{message} Use that environment, or start over (in the shell: hpcio run --fresh ...)."
-        )
+        raise PlanError(f"{message} Use that environment, or {START_OVER}.")
     warnings.warn(
         f"{message} Results may differ from earlier ones; same_versions=True (in the shell: "
         "hpcio run --same-versions ...) refuses that.",

@@ -27,7 +27,7 @@ from hpcio.files import (
 from hpcio.function import check_versions
 from hpcio.journals.ledger import Ledger
 from hpcio.machine import look_again
-from hpcio.planning import Plan, load_plan, open_plan_file, write_plan
+from hpcio.planning import Plan, load_plan, open_plan_file, what_differs, write_plan
 
 __all__ = ["discard", "held", "prepare", "published", "remove", "start_over", "sweep"]
 
@@ -101,7 +101,7 @@ def _made_or_adopted(plan: Plan, *, beside_others: bool = False) -> Plan:
     there = load_plan(plan.out)
     if there.digest != plan.digest:
         raise PlanError(
-            f"'{folder}' belongs to another plan (function, trials, source or options differ). "
+            f"'{folder}' belongs to another plan (other {what_differs(plan, there)}). "
             "Start over with fresh=True (in the shell: --fresh), or choose another output."
         )
     same = plan.same_versions or there.same_versions

@@ -37,9 +37,9 @@ def parse_bytes(value: str | int) -> int:
     >>> parse_bytes("4GB"), parse_bytes("1 KiB")
     (4000000000, 1024)
     """
-    if isinstance(value, int):
+    if isinstance(value, int) and value > 0:
         return value
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?i?)b?\s*", value.lower())
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?i?)b?\s*", str(value).lower())
     if not match or (match[2] and match[2] not in _UNITS | _BINARY):
         raise OptionError(f"'{value}' is no size. Write a number of bytes, or such as 4GB.")
     return int(float(match[1]) * (_UNITS | _BINARY)[match[2]])

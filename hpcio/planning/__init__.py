@@ -21,6 +21,7 @@ from hpcio.planning.planfile import load_plan, open_plan_file, write_plan
 
 if TYPE_CHECKING:
     from hpcio.planning.describing import Description, describe, probe
+    from hpcio.planning.digest import what_differs
     from hpcio.planning.limits import block_memory, check_disk, check_memory
     from hpcio.planning.making import check_new_output, check_trial_table, make_plan
 
@@ -43,6 +44,7 @@ __all__ = [
     "make_plan",
     "open_plan_file",
     "probe",
+    "what_differs",
     "write_plan",
 ]
 
@@ -59,5 +61,6 @@ __getattr__ = lazily(
         "describe": "describing",
         "make_plan": "making",
         "probe": "describing",
+        "what_differs": "digest",
     },
 )

@@ -4,13 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 
 from hpcio.planning.plan import Plan
 from hpcio.planning.planfile import FORMAT, plain_average, plain_input_kind
 
-__all__ = ["digest_of"]
+__all__ = ["digest_of", "what_differs"]
+
+
+def _parts(plan: Plan) -> dict[str, Any]:
+    """All that decides the bytes, by what people call it; JSON can hold it."""
+    source, target = plan.source, plan.target
+    return {
+        "format": FORMAT,
+        "function": [plan.function.name, plan.function.digest],
+        "arguments": plan.given.digest,
+        "recording": [
+            source.kind, source.dataset, source.shape, source.dtype.str, source.size,
+            source.mtime_ns, source.sample, [(f.size, f.mtime_ns) for f in source.behind],
+        ],
+        "trials": [
+            *(_hash(array) for array in plan.arrays().values()),
+            *(plain_input_kind(kind) for kind in plan.blocks.input_kinds),
+        ],
+        "shape or type of the results": [
+            target.dtype.str, target.shape, target.shapes, plan.casting,
+            *(_hash(array) for array in (target.shape_index, target.start, target.channel)),
+        ],
+        "how they are joined": [plan.join, target.axis, target.channel_axis],
+        "average": plain_average(plan.average),
+        "axes": [[axis.name, _hash(axis.values)] for axis in plan.axes],
+        "writer": [plan.writer, plan.sources, plan.chunks, plan.compression],
+    }  # fmt: skip
+
+
+def _hash(array: np.ndarray | None) -> str | None:
+    if array is None:
+        return None
+    return hashlib.sha256(array.dtype.str.encode() + b" " + array.tobytes()).hexdigest()
 
 
 def digest_of(plan: Plan) -> str:
@@ -21,24 +54,10 @@ def digest_of(plan: Plan) -> str:
     plan : Plan
         Its own field `digest` is ignored.
     """
-    source, target = plan.source, plan.target
-    spec = {
-        "format": FORMAT, "function": [plan.function.name, plan.function.digest],
-        "source": [source.kind, source.dataset, source.shape, source.dtype.str, source.size,
-                   source.mtime_ns, source.sample, [(f.size, f.mtime_ns) for f in source.behind]],
-        "arguments": plan.given.digest, "dtype": target.dtype.str, "shape": target.shape,
-        "writer": plan.writer, "sources": plan.sources, "join": plan.join,
-        "casting": plan.casting, "average": plain_average(plan.average),
-        "axes": [axis.name for axis in plan.axes],
-        "input_kinds": [plain_input_kind(kind) for kind in plan.blocks.input_kinds],
-        "shapes": target.shapes, "join_axis": target.axis,
-        "channel_axis": target.channel_axis,
-    }  # fmt: skip
-    if plan.chunks is not None:
-        spec |= {"chunks": plan.chunks, "compression": plan.compression}
-    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
-    values = [axis.values for axis in plan.axes if axis.values is not None]
-    placed = (target.shape_index, target.start, target.channel)
-    for array in (*plan.arrays().values(), *placed, *values):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:32]
+    return hashlib.sha256(json.dumps(_parts(plan), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def what_differs(plan: Plan, other: Plan) -> str:
+    """The parts in which two plans differ, in words: ``function, trials``."""
+    ours, theirs = (json.loads(json.dumps(_parts(p))) for p in (plan, other))
+    return ", ".join(name for name, part in ours.items() if part != theirs[name])

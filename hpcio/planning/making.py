@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpcio.errors import FunctionError, HpcioWarning, OptionError, OutputError
+from hpcio.errors import FunctionError, HpcioWarning, OptionError, OutputError, check_path
 from hpcio.files import CHUNK, Chunking, layout, lies_in_result, mark_of, split_spec
 from hpcio.fingerprints import fingerprint
 from hpcio.function import Arguments, Function, text_of
@@ -141,6 +141,7 @@ def check_output(out: str | os.PathLike[str]) -> str:
     OutputError
         If something else is there, or nothing can be made there.
     """
+    check_path("out", out)
     path = Path(os.path.expanduser(os.fspath(out))).absolute()
     if os.path.lexists(path) and mark_of(path) is None:
         raise OutputError(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpcio.errors import OptionError
+from hpcio.errors import OptionError, check_whole
 from hpcio.files import ACCESS, Access
 from hpcio.layout import Join, Reduce
 from hpcio.recording import Trials
@@ -35,6 +35,9 @@ class ReadingOptions:
     axis: int = 0
     channel_axis: int | None = None
     channels_per_block: int | None = None
+
+    def __post_init__(self) -> None:
+        check_whole("axis", self.axis)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,9 @@ class LayoutOptions:
             raise OptionError(f"join='{self.join}' is unknown. Choose concatenate or stack.")
         if self.keeptrials and self.reduce is not None:
             raise OptionError(f"reduce='{self.reduce}' goes with keeptrials=False. Say that, too.")
+        for name in ("join_axis", "out_channel_axis"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name))
         if not self.keeptrials and (self.join, self.join_axis) != ("concatenate", None):
             raise OptionError("An average joins nothing: leave out join and join_axis.")
 
@@ -144,10 +150,9 @@ class RunPolicy:
     gaps: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("retries", "max_failed"):
-            number = getattr(self, name)
-            if number is not None and number < 0:
-                raise OptionError(f"{name}={number} makes no sense. Use 0 or more.")
+        check_whole("retries", self.retries, least=0)
+        if self.max_failed is not None:
+            check_whole("max_failed", self.max_failed, least=0)
 
     def most_failed(self, blocks: int) -> int:
         """How many blocks may fail, of so many."""

@@ -16,7 +16,7 @@ from hpcio.function import Arguments, Function
 from hpcio.layout import Average, Axis, Join, Target
 from hpcio.planning.options import Sources
 from hpcio.recording import Blocks, Recording, Trials
-from hpcio.words import count
+from hpcio.words import START_OVER, count
 
 __all__ = ["Plan"]
 
@@ -146,8 +146,7 @@ class Plan:
         if changes:
             raise PlanError(
                 f"An argument of the plan leads to code that has changed since ({changes[0]}), and "
-                "old and new results would be mixed. Start over "
-                "(in the shell: hpcio run --fresh ...)."
+                f"old and new results would be mixed. Undo the change, or {START_OVER}."
             )
         return given
 

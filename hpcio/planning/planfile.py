@@ -33,6 +33,7 @@ from hpcio.files import (
     check_types,
     checksum,
     in_memory_file,
+    mark_of,
     open_file,
     open_own,
     own_run_folder,
@@ -45,6 +46,7 @@ from hpcio.function import Function
 from hpcio.layout import Average, Axis, Target
 from hpcio.planning.plan import Plan
 from hpcio.recording import Blocks, InputKind, Recording, Trials
+from hpcio.words import START_OVER
 
 __all__ = [
     "FORMAT",
@@ -149,7 +151,7 @@ def _check_seal(fd: int, path: Path) -> None:
     if seal != _SEAL.pack(_SEALED, total.intdigest()):
         raise PlanError(
             f"'{path}' is damaged: its bytes are not those that were written. Restore it from a "
-            "backup, or start over (in the shell: --fresh)."
+            f"backup, or {START_OVER}."
         )
 
 
@@ -185,7 +187,7 @@ def _damaged(out: str, error: BaseException) -> PlanError:
     what = str(error).partition("\n")[0] or type(error).__name__
     return PlanError(
         f"'{RunDirectory.of(out).plan}' makes no sense ({what}). Restore it from a backup, or "
-        "start over (in the shell: --fresh)."
+        f"{START_OVER}."
     )
 
 
@@ -285,6 +287,12 @@ def _opened(out: str) -> Iterator[int]:
             _check_seal(fd, path)
             yield fd
     except FileNotFoundError:
+        if mark_of(out) is not None:
+            raise PlanError(
+                f"'{out}' is finished and has no plan '{path}' any more (it was made one file, or "
+                "moved alone), so that nothing of it is left to run. To compute it once more, "
+                f"{START_OVER}."
+            ) from None
         raise PlanError(
             f"There is no plan '{path}'. Make one: hpcio plan ... --out {out}"
         ) from None

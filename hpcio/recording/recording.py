@@ -8,9 +8,10 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from hpcio.errors import SourceError
+from hpcio.errors import SourceError, check_path
 from hpcio.files import FileState, Place, check_place, sample_of
 from hpcio.machine import Registry
+from hpcio.words import START_OVER
 
 __all__ = ["RECORDINGS", "OpenRecording", "Recording", "RecordingKind"]
 
@@ -66,6 +67,7 @@ class Recording:
         SourceError
             If it cannot be read, or holds no plain numbers.
         """
+        check_path("source", spec)
         text = os.fspath(spec)
         kind = next(kind for kind in RECORDINGS.added_first() if kind.claims(text))
         return kind.look(text)
@@ -84,7 +86,7 @@ class Recording:
             opened.close()
             raise SourceError(
                 f"'{self.dataset}' in '{self.path}' is not what the plan was made for. "
-                "Make a new plan (in the shell: hpcio run --fresh ...)."
+                f"To compute with this one, {START_OVER}."
             )
         return opened
 
@@ -102,7 +104,7 @@ class Recording:
             if now != file:
                 raise SourceError(
                     f"{self._named(file, '')} has changed since the plan was made. "
-                    "Make a new plan (in the shell: hpcio run --fresh ...)."
+                    f"To compute with what it is now, {START_OVER}."
                 )
 
     def check_content(self) -> None:
@@ -111,7 +113,7 @@ class Recording:
         if self.sample and sample_of(self._files()) != self.sample:
             raise SourceError(
                 f"The source '{self.path}' has been replaced by another of the same size and time "
-                "since the plan was made. Make a new plan (in the shell: hpcio run --fresh ...)."
+                f"since the plan was made. To compute with this one, {START_OVER}."
             )
 
     def _files(self) -> tuple[FileState, ...]:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from hpcio.errors import FunctionError, HpcioError, OutputError, ResultError, as_output_error
-from hpcio.files import result_of
+from hpcio.files import RunDirectory, mark_of, result_of
 from hpcio.machine import write_whole
 from hpcio.planning import Plan, load_plan
 from hpcio.reporting import account
@@ -57,7 +57,10 @@ def write_page(path: str | os.PathLike[str] | None, out: str | os.PathLike[str])
     PosixPath('report.html')
     """
     result = Path(os.path.abspath(result_of(out)))
-    if result.is_file() and not Path(f"{result}.run").exists():
+    kept = RunDirectory.of(str(result)).path.exists()
+    if result.is_file() and not kept and mark_of(result) is None:
+        raise ResultError(f"'{result}' is no result of hpcio. Name the OUT of a run.")
+    if result.is_file() and not kept:
         raise ResultError(
             f"'{result}' has no run directory any more, where all that a report says is kept. "
             "Make the report before the result becomes one file."

@@ -25,6 +25,7 @@ from hpcio.errors import (
     ResultError,
     WorkerError,
     as_output_error,
+    check_whole,
 )
 from hpcio.files import (
     Chunking,
@@ -112,8 +113,8 @@ def repack(
     >>> repack("out.h5", "one.h5")  # doctest: +SKIP
     Verified(path='one.h5', blocks=300, gaps=0, nbytes=1228800, counted='trial')
     """
-    if workers is not None and workers < 1:
-        raise WorkerError(f"workers={workers} makes no sense. Use 1 or more.")
+    if workers is not None:
+        check_whole("workers", workers, least=1, error=WorkerError)
     source = Path(os.path.realpath(result_of(path)))
     check_finished(source)
     final = source if into is None else Path(check_new_output(into))

@@ -18,6 +18,7 @@ from hpcio.layout import Target
 from hpcio.results import opening as result
 from hpcio.results.besides import check_besides
 from hpcio.results.extents import PIECE, SPAN, copying_threads, in_threads
+from hpcio.words import count, size
 
 __all__ = ["Verified", "comparing", "runs_of_bytes", "spans", "verify"]
 
@@ -70,10 +71,10 @@ class Verified:
         )  # fmt: skip
 
     def __str__(self) -> str:
-        gaps = f", {self.gaps} gaps" if self.gaps else ""
-        megabytes = f"{self.nbytes / 1e6:.1f} MB"
+        gaps = f", {count(self.gaps, 'gap')}" if self.gaps else ""
         rest = "" if self.besides else "; there are no checksums of its tables and details"
-        return f"{self.path}: {self.blocks} {self.counted}s, {megabytes} verified{gaps}{rest}"
+        done = f"{count(self.blocks, self.counted)}, {size(self.nbytes)} verified"
+        return f"{self.path}: {done}{gaps}{rest}"
 
 
 def spans(target: Target, nbytes: int = THROUGH_HDF5) -> Iterator[tuple[np.ndarray, int, int]]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-from hpcio.errors import WorkerError
+from hpcio.errors import OptionError, WorkerError, check_whole
 from hpcio.machine import Registry, cores
 from hpcio.planning import Plan, check_memory
 from hpcio.running.attempt import Attempt
@@ -59,11 +59,15 @@ def choose(executor: Executor | str | None, *, workers: int | None, threads: int
         If there is no such executor.
     """
     if executor is not None and not isinstance(executor, str):
+        if not callable(getattr(executor, "execute", None)):
+            raise OptionError(
+                f"executor={executor!r:.100} is none. Give one, or its name; the number of "
+                "processes of this machine is workers."
+            )
         return executor
-    if workers is not None and workers < 0:
-        raise WorkerError(f"workers={workers} makes no sense. Use 0 or more.")
-    if threads < 1:
-        raise WorkerError(f"threads={threads} makes no sense. Use 1 or more.")
+    if workers is not None:
+        check_whole("workers", workers, least=0, error=WorkerError)
+    check_whole("threads", threads, least=1, error=WorkerError)
     name = executor or ("this-process" if workers == 0 else "processes")
     return EXECUTORS[name](workers=workers, threads=threads)
 

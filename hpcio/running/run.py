@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -19,9 +19,9 @@ from hpcio.errors import (
     Interrupted,
     OutputError,
 )
-from hpcio.files import mark_of
+from hpcio.files import Mark, mark_of
 from hpcio.journals import DONE, Ledger, held, prepare, published, start_over
-from hpcio.planning import Plan, RunPolicy, check_disk
+from hpcio.planning import Plan, RunPolicy, check_disk, load_plan, what_differs
 from hpcio.results import open as open_result
 from hpcio.results import publish
 from hpcio.writers import backend_of, trusted_ledger
@@ -172,7 +172,8 @@ def _finished(plan: Plan) -> Done:
     mark = mark_of(plan.out)
     if mark is None or mark.plan != plan.digest:
         raise OutputError(
-            f"The output '{plan.out}' exists and is not the result of this plan. "
+            f"The output '{plan.out}' exists and is not the result of this plan"
+            f"{_differing(plan, mark)}. "
             "Choose another name, or start over with fresh=True (in the shell: --fresh)."
         )
     _say_what_has_changed(plan)
@@ -183,6 +184,15 @@ def _finished(plan: Plan) -> Done:
     ledger = Ledger.read(plan)
     # A run that was starting over may have set journals aside.
     return replace(record(ledger, {log.path for log in ledger.logs}), blocks=blocks)
+
+
+def _differing(plan: Plan, mark: Mark | None) -> str:
+    """In what the plan of a result differs from another, as far as it is there."""
+    with suppress(HpcioError):
+        there = load_plan(plan.out)
+        if mark is not None and there.digest == mark.plan:
+            return f" (other {what_differs(plan, there)})"
+    return ""
 
 
 def _say_what_has_changed(plan: Plan) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcio.errors import OptionError
+from hpcio.errors import OptionError, check_whole
 from hpcio.machine import parse_bytes
 from hpcio.planning import Plan
 from hpcio.writers import needs_ranks
@@ -107,9 +107,8 @@ def make_request(plan: Plan, options: SubmitOptions, site: Site) -> JobRequest:
 
 def _check(plan: Plan, values: Mapping[str, Any]) -> None:
     for option in ("tasks", "cpus", "throttle", "ranks"):
-        number = values.get(option)
-        if number is not None and number < 1:
-            raise OptionError(f"{option}={number} makes no sense. Use 1 or more.")
+        if values.get(option) is not None:
+            check_whole(option, values[option], least=1)
     check_options(values["sbatch"])
     if needs_ranks(plan) and values.get("ranks") is None:
         raise OptionError(

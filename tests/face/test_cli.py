@@ -85,7 +85,7 @@ def test_run_status_verify_repack(folder):
     status, said, _ = command(folder, "status", "out.h5", "--json")
     state = json.loads(said)
     assert (status, state["done"], state["failed"], state["left"]) == (0, 100, 0, 0)
-    assert command(folder, "verify", "out.h5")[:2] == (0, "out.h5: 100 trials, 0.0 MB verified\n")
+    assert command(folder, "verify", "out.h5")[:2] == (0, "out.h5: 100 trials, 19.2 kB verified\n")
     assert command(folder, "repack", "out.h5")[0] == 0
     assert not (folder / "out.h5.run").exists()
     assert command(folder, "verify", "out.h5")[0] == 0
@@ -218,13 +218,34 @@ def test_the_command_works_without_standard_streams(folder, closed):
     assert hpcio.verify(folder / "out.h5").blocks == 100
 
 
+def test_what_is_left_of_a_result_says_what_can_be_done(folder):
+    assert command_here(folder, "run", "numpy:negative", *RUN[1:], "--quiet")[0] == 0
+    assert command_here(folder, "repack", "out.h5")[0] == 0
+    for words in (("run", "out.h5"), ("resume", "out.h5")):
+        status, said = command_here(folder, *words)
+        assert status == 2
+        assert "is finished and has no plan" in said
+        assert "FUNCTION SOURCE ... --fresh" in said
+    status, said = command_here(folder, "report", "rec.h5")
+    assert status == 1
+    assert "rec.h5' is no result of hpcio. Name the OUT of a run." in said
+
+
+def test_access_is_one_or_the_other(folder):
+    status, said = command_here(folder, "run", "numpy:negative", *RUN[1:], "--shared", "--private")
+    assert status == 2
+    assert "--shared and --private exclude each other." in said
+
+
 def test_messages_of_resume_name_no_option_that_it_does_not_have(folder):
     assert command(folder, "plan", *RUN)[0] == 0
     with h5py.File(folder / "rec.h5", "a") as f:
         f["more"] = 1
     status, _, said = command(folder, "resume", "out.h5", "--workers", "0", "--quiet")
     assert status == 2
-    assert said.endswith("Make a new plan (in the shell: hpcio run --fresh ...).\n")
+    assert said.endswith(
+        "(run(fresh=True), in the shell: hpcio run FUNCTION SOURCE ... --fresh).\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import hpcio
 from hpcio.errors import BlocksFailed, ResultError
 from hpcio.layout.target import Target
 from hpcio.results.verifying import spans
+from hpcio.words import size
 from tests.rigs.bench import CHANNELS, ROWS, TRIALS, Bench
 from tests.rigs.support import damage
 
@@ -47,7 +48,7 @@ def test_says_what_was_verified(done):
     verified = hpcio.verify(done.out)
     assert (verified.blocks, verified.gaps) == (TRIALS, 0)
     assert verified.nbytes == done.expected.nbytes
-    assert "12 trials, 0.0 MB verified" in str(verified)
+    assert f"12 trials, {size(done.expected.nbytes)} verified" in str(verified)
 
 
 def flip_and_verify(bench: Bench, step: int) -> None:

@@ -59,7 +59,13 @@ def test_a_function_that_does_not_keep_its_word(folder, what, says):
     ("error", "says", "given"),
     [
         case(WorkerError, "workers=-1", "Use 0 or more", workers=-1),
+        case(WorkerError, "workers='2'", "Use 0 or more", workers="2"),
         case(WorkerError, "threads=0", "Use 1 or more", threads=0),
+        case(WorkerError, "threads=1.5", "Use 1 or more", threads=1.5),
+        case(PlanError, "retries='2'", "Use 0 or more", retries="2"),
+        case(PlanError, "max_failed=0.5", "Use 0 or more", max_failed=0.5),
+        case(PlanError, "executor=4 is none", "workers", executor=4),
+        case(PlanError, "'-1' is no size", "4GB", memory=-1),
         case(PlanError, "'much' is no size", "4GB", memory="much"),
         case(PlanError, "retries=-1", "Use 0 or more", retries=-1),
         case(MemoryLimitError, "Trial 0 needs", "Use fewer workers", memory=1000),
@@ -111,7 +117,7 @@ def test_a_recording_that_has_changed_since(folder, change, begun, workers):
     change(folder / "rec.h5")
     with pytest.raises(SourceError) as info:
         plan.run(workers=workers, progress=False)
-    check_error(info.value, r"rec\.h5' .*(has changed|cannot be found).*new plan")
+    check_error(info.value, r"rec\.h5' .*(has changed|cannot be found).*plan")
     assert not (folder / "out.h5").exists()
 
 
@@ -130,7 +136,7 @@ def test_a_recording_that_is_cut_short_while_the_run_goes_on(folder):
         os.utime(path, ns=(plan.source.mtime_ns, plan.source.mtime_ns))
         with pytest.raises(SourceError) as info:
             plan.run(workers=workers, progress=False)
-        check_error(info.value, r"big\.h5'.*(cut short|changed).*new plan")
+        check_error(info.value, r"big\.h5'.*(cut short|changed).*plan anew")
     assert not (folder / "out.h5").exists()
 
 

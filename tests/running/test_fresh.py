@@ -47,10 +47,8 @@ def while_absent(trial, factor, path):
 
 def plan_of(lfp, tmp_path, factor, **options) -> Plan:
     kwargs = {"factor": factor, "path": str(tmp_path / "bad")}
-    options = {"trials": 6, "out": tmp_path / "out.h5", **options}
-    return Plan.create(
-        while_absent, lfp, kwargs=kwargs, out_shape=(6, 4), out_dtype=LFP.dtype, **options
-    )
+    options = {"trials": 6, "out": tmp_path / "out.h5", "out_shape": (6, 4), **options}
+    return Plan.create(while_absent, lfp, kwargs=kwargs, out_dtype=LFP.dtype, **options)
 
 
 def values(path) -> np.ndarray:
@@ -291,3 +289,24 @@ def test_a_result_that_is_done_tells_of_an_edit_since(short, tmp_path, monkeypat
     assert "done already" in again.stdout + again.stderr
     assert "is done, and stays as it was computed. Since then: " in again.stderr
     np.testing.assert_array_equal(values(out), 2.0 * LFP[:30])
+
+
+@pytest.mark.parametrize(
+    ("changed", "other"),
+    [
+        ({}, "arguments"),
+        ({"trials": 3, "out_shape": (3, 4)}, "trials, shape or type of the results"),
+        ({"join": "stack"}, "shape or type of the results, how they are joined, axes"),
+        ({"writer": "direct"}, "writer"),
+    ],
+)
+@pytest.mark.parametrize("published", ["published", "not yet"])
+def test_a_plan_that_is_refused_says_in_what_it_differs(short, tmp_path, changed, other, published):
+    plan = plan_of(short, tmp_path, 2.0)
+    if published == "published":
+        plan.run(workers=0, progress=False)
+    else:
+        prepare(plan)
+    asked = plan_of(short, tmp_path, 2.0 if changed else 3.0, **changed)
+    with pytest.raises((OutputError, PlanError), match=rf"\(other {other}\)\. .*fresh=True"):
+        asked.run(workers=0, progress=False)

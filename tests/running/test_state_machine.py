@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ from hypothesis.stateful import (
 )
 
 import hpcio
-from hpcio.errors import BlocksFailed, HpcioError, Interrupted
+from hpcio.errors import BlocksFailed, HpcioError, HpcioWarning, Interrupted
 from hpcio.files import RunDirectory, mark_of
 from hpcio.report import write_page
 from hpcio.status import status
@@ -210,7 +211,12 @@ class Runs(RuleBasedStateMachine):
     def _start(self, place: Place, how: How) -> Any:
         self.work.forget_modules()
         plan = hpcio.Plan.load(place.out) if how.loaded else self._plan(place)
-        return plan.run(progress=False, fresh=how.fresh, gaps=how.gaps, workers=how.workers)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", HpcioWarning)
+            done = plan.run(progress=False, fresh=how.fresh, gaps=how.gaps, workers=how.workers)
+        # A result that is done may tell of an edit since.
+        assert not said or (place.published and place.run.key != self.work.key), said[0].message
+        return done
 
     def _plan(self, place: Place) -> hpcio.Plan:
         plan = self.work.plan(place.out)
