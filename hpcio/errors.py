@@ -188,9 +188,12 @@ class Done:
         earlier = self.blocks - self.computed
         if not self.computed and not self.failed:
             return f"done already, {self.blocks} {self.counted}s; nothing was computed"
-        return (
+        new = (
             f"{self.computed} {self.counted}s in {self.seconds:.2f} s "
             f"({self.blocks_per_second:.0f} {self.counted}s/s, {self.mb_per_second:.0f} MB/s)"
+        )
+        return (
+            (new if self.computed else "nothing was computed")
             + (f", {earlier} from earlier runs" if earlier else "")
             + (f", {self.repeated} computed twice" if self.repeated else "")
             + (f", {len(self.failed)} failed" if self.failed else "")

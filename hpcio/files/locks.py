@@ -22,9 +22,11 @@ import fcntl
 import os
 import struct
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import h5py
 
@@ -64,6 +66,9 @@ _UNSOUND = {
 PATIENCE = 60.0
 # How long a file may be open elsewhere, such as in a process that is just being killed.
 STILL_OPEN = 10.0
+
+# How often, in seconds, a process that waits for a lock looks whether its holder is stopped.
+LOOK_EVERY = 10.0
 
 # `struct flock` of 64-bit Linux: type, whence, start, length, pid.
 _WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -217,7 +222,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
         try:
             lock = os.open(f"{real}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, lock)
-            _take(lock, shared=shared)
+            _take(lock, f"{real}.lock", shared=shared)
             in_order = os.fstat(lock).st_size == 0
             os.pwrite(lock, b"in use", 0)
             if shared:
@@ -226,6 +231,8 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
             stack.callback(os.close, data)
             if shared:
                 os.posix_fadvise(data, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OutputError:
+            raise
         except OSError as error:
             raise as_output_error(error, path) from error
         yield in_order
@@ -237,18 +244,71 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
             raise as_output_error(error, path) from error
 
 
-def _take(fd: int, *, shared: bool) -> None:
+def _take(fd: int, path: str, *, shared: bool) -> None:
     """Wait for the exclusive lock of an open file; closing the file gives it back.
+
+    A process that is stopped (by a debugger, by Ctrl-Z) may never give it back. Nobody waits for
+    one that holds it.
 
     On a local file system it is a lock of the open file (OFD). This machine may serve the file
     system by NFS, and the locks of its clients collide with that lock, but not with `flock`. On a
     shared file system it is `flock`: NFS treats both the same, and how other file systems treat
     OFD locks is less known.
     """
-    if shared:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    else:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _WHOLE_FILE)
+
+    def take(*, wait: bool) -> None:
+        if shared:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        else:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _WHOLE_FILE)
+
+    with contextlib.suppress(BlockingIOError):
+        take(wait=False)
+        return
+    refused: list[OSError] = []
+
+    def wait() -> None:
+        try:
+            take(wait=True)
+        except OSError as error:
+            refused.append(error)
+
+    # A thread waits, so that this one can look around.
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(LOOK_EVERY)
+    while waiting.is_alive():
+        stopped = _stopped_holder(path)
+        if stopped is not None:
+            raise OutputError(
+                errno.EDEADLK,
+                f"Process {stopped} is stopped, and holds the lock '{path}', for which all others "
+                f"would wait. End it (kill -9 {stopped}), or let it go on (kill -CONT {stopped}); "
+                "then run again.",
+            )
+        waiting.join(LOOK_EVERY)
+    if refused:
+        raise refused[0]
+
+
+def _stopped_holder(path: str) -> int | None:
+    """A process of this machine that is stopped and holds a lock of a file; None if there is none.
+
+    Locks of open files have no owner in the table of locks, but stand beside the descriptors.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        # It may end meanwhile, or be somebody else's.
+        with contextlib.suppress(OSError):
+            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+            if state not in ("T", "t"):
+                continue
+            for fd in (process / "fd").iterdir():
+                if (
+                    os.readlink(fd) == path
+                    and "lock:" in (process / "fdinfo" / fd.name).read_text()
+                ):
+                    return int(process.name)
+    return None
 
 
 @contextmanager

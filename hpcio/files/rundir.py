@@ -33,13 +33,27 @@ def lies_in_result(file: str | os.PathLike[str], out: str | os.PathLike[str]) ->
     return os.path.realpath(file).startswith(folder + os.sep)
 
 
-# The plan and the one file, half made or not; job scripts; what is being removed.
+# What a run that starts over has set aside.
+_ASIDE = re.compile(r"[0-9a-f]{16}\.old")
+# The plan and the one file, half made or not; job scripts.
 _OTHERS = re.compile(
     r"plan\.h5|plan\.[0-9a-f]+\.part|data\.[0-9a-f]+\.part|data\.h5\.lock"
-    r"|(array|ranks|finish)(-\d+)?\.sh|[0-9a-f]{16}\.old"
+    r"|(array|ranks|finish)(-\d+)?\.sh"
 )
+# Into these folders people may put files of their own; what is in others is ours.
+_INSIDE = {
+    "journal": re.compile(r".+-[0-9a-f]{8}\.(jnl|notes)"),
+    "sources": re.compile(r"(\d{4,}/)?[^./]+-[0-9a-f]{8}(-\d+)?\.[^/]+"),
+    "logs": re.compile(r"[^/]+\.log"),
+}
 # A small file that a process was killed over; see `hpcio.machine.write_whole`.
 _HALF_MADE = re.compile(r"\.(?P<name>.+)\.\d+\.part")
+
+
+def _whole(name: str) -> str:
+    """The name that a file gets when it is whole."""
+    half_made = _HALF_MADE.fullmatch(name)
+    return half_made["name"] if half_made else name
 
 
 @dataclass(frozen=True)
@@ -70,11 +84,23 @@ class RunDirectory:
         return self.journals, self.logs
 
     def is_ours(self, name: str) -> bool:
-        """Whether a run may have something of that name; all else is of somebody else."""
-        folders = (*self.records(), self.sources, self.claims, self.heartbeats, self.submissions)
-        files = (self.lock, self.usage, self.data, self.closed, self.offsets, self.outcome)
-        half_made = _HALF_MADE.fullmatch(name)
-        whole = half_made["name"] if half_made else name
+        """Whether a run may have something of that name; all else is of somebody else.
+
+        Parameters
+        ----------
+        name : str
+            Relative to the run directory.
+        """
+        top, _, inside = name.partition("/")
+        if _ASIDE.fullmatch(top):
+            return not inside or self.is_ours(inside)
+        folders = (*self.records(), self.sources, self.claims, self.heartbeats, self.submissions,
+                   self.usage)  # fmt: skip
+        if inside and top in {path.name for path in folders}:
+            pattern = _INSIDE.get(top)
+            return pattern is None or bool(pattern.fullmatch(_whole(inside)))
+        files = (self.lock, self.data, self.closed, self.offsets, self.outcome)
+        whole = _whole(name)
         return whole in {path.name for path in (*folders, *files)} or bool(_OTHERS.fullmatch(whole))
 
     # What every run has.

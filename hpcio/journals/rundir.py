@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +128,11 @@ def start_over(plan: Plan) -> Plan:
             f"'{plan.out}' was not made by hpcio, or is damaged, and is not replaced. Choose "
             "another output, or move it away."
         )
+    if os.path.islink(plan.out):
+        raise OutputError(
+            f"'{plan.out}' is a link to '{os.path.realpath(plan.out)}', and would be replaced "
+            "itself. Remove the link, or choose that file as the output."
+        )
     for file in (plan.source.path, *(behind.path for behind in plan.source.behind)):
         if lies_in_result(file, plan.out):
             raise OutputError(
@@ -189,19 +194,35 @@ def _remove_old(folder: Path) -> None:
     """Remove what was set aside."""
     for old in folder.glob("*.old"):
         if re.fullmatch(r"[0-9a-f]{16}\.old", old.name):
-            with suppress(FileNotFoundError):  # somebody else removes it, too
-                shutil.rmtree(old)
+            _remove_ours(old)
+
+
+def _remove_ours(folder: Path) -> None:
+    """Remove a run directory, or what was set aside of one, but for the files of somebody else."""
+    rundir = RunDirectory(folder)
+    for at, _, names in os.walk(folder, topdown=False):
+        inside = os.path.relpath(at, folder)
+        for name in names:
+            if rundir.is_ours(os.path.normpath(os.path.join(inside, name))):
+                Path(at, name).unlink(missing_ok=True)
+        try:
+            os.rmdir(at)
+        except NotADirectoryError:  # a link to a disk with more room
+            os.unlink(at)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
 
 
 def sweep(ledger: Ledger) -> None:
     """Remove parts of a result that was replaced: files of attempts that are not of this run."""
     ours = {log.attempt for log in ledger.logs}
-    for path in ledger.plan.rundir.sources.rglob("*"):
+    rundir = ledger.plan.rundir
+    for path in rundir.sources.rglob("*.*"):
         name = path.name.partition(".")[0]
         # See the page of formats: ATTEMPT, ATTEMPT-FILE, or BLOCK-ATTEMPT.
         of = (name, name.rpartition("-")[0], name.partition("-")[2])
-        of_a_run = re.search(r"-[0-9a-f]{8}(-\d+)?$", name)
-        if of_a_run and path.is_file() and ours.isdisjoint(of):
+        if rundir.is_ours(os.path.relpath(path, rundir.path)) and ours.isdisjoint(of):
             path.unlink(missing_ok=True)
 
 
@@ -304,4 +325,6 @@ def remove(folder: Path) -> None:
     sync(folder.parent)
     for doomed in folder.parent.glob(f"{glob.escape(folder.name)}.????????.old"):
         if RunDirectory(doomed).plan.exists() or doomed == gone:
-            shutil.rmtree(doomed)
+            _remove_ours(doomed)
+    if gone.exists() and not folder.exists():  # with files of somebody else
+        gone.rename(folder)

@@ -26,7 +26,7 @@ from hpcio.errors import WorkerError, as_output_error, from_message
 from hpcio.journals import tried_by
 from hpcio.machine import how_it_ended, new_python, with_threads
 from hpcio.planning import Plan, check_memory
-from hpcio.running.deaths import Deaths
+from hpcio.running.deaths import FRUITLESS, Deaths
 from hpcio.running.partition import batches_of, runs
 from hpcio.running.run import Work
 
@@ -228,7 +228,8 @@ class _Pool:
             return  # it has ended in good order
         if worker.batch is None:
             self.idle_deaths += 1
-            if not worker.ready or self.idle_deaths > self.wanted:
+            # One that ended by itself would do so again; one that was killed need not.
+            if (not worker.ready and status > 0) or self.idle_deaths > FRUITLESS:
                 raise WorkerError(
                     f"A worker ended with {how_it_ended(status)} before it took work. "
                     f"Its output:\n"

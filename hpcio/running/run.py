@@ -250,6 +250,12 @@ def _failed_message(ledger: Ledger, max_failed: int, most: int = 10) -> str:
     failures = ledger.failures()
     lost = int((~ledger.done).sum()) - len(failures)
     counted = f"{ledger.plan.counted}s"
+    if not failures:
+        return (
+            f"{lost} of {len(ledger.plan)} {counted} are not done, though none has failed; nothing "
+            "was published. What is done stays. Go on with: hpcio resume "
+            f"{shlex.quote(ledger.plan.out)}"
+        )
     lines = [f"{len(failures)} of {len(ledger.plan)} {counted} failed; nothing was published."]
     lines += [f"  {failure.name}: {failure.reason}" for failure in failures[:most]]
     if len(failures) > most:

@@ -118,6 +118,8 @@ class Status:
         What people count, ``trial`` or ``block``.
     gone : str
         What of a published result is gone, and what to do then; empty if nothing is.
+    older : bool
+        Whether an older result stays under the name until this one is published.
     """
 
     out: str
@@ -139,6 +141,7 @@ class Status:
     workers: tuple[WorkerStatus, ...] = ()
     counted: str = "block"
     gone: str = ""
+    older: bool = False
 
     @property
     def left(self) -> int:

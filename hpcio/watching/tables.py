@@ -159,7 +159,8 @@ def blocks_words(state: Status) -> str:
 def _how_it_is(state: Status) -> str:
     if state.gone:
         return " (parts of it are gone)"
-    return "" if state.published else " (not published yet)"
+    older = "; until then an older result has this name" if state.older else ""
+    return "" if state.published else f" (not published yet{older})"
 
 
 def run_table(state: Status, asked: Mapping[str, Queue]) -> RenderableType:

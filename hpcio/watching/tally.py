@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +113,11 @@ class Tally:
             for key, worker in self._workers.items()
             if key[0] != "session"
         )
+        is_there = published(plan)
         return Status(
             out=plan.out,
-            published=published(plan),
+            published=is_there,
+            older=not is_there and os.path.lexists(plan.out),
             blocks=len(plan),
             done=int((state == DONE).sum()),
             failed=len(failed),

@@ -29,6 +29,7 @@ from hpcio.journals import (
     SYNC,
     Follower,
     JournalRecords,
+    published,
     published_state,
     read_logs,
 )
@@ -38,6 +39,7 @@ from hpcio.results import open as open_result
 from hpcio.results import what_is_gone
 from hpcio.watching.state import Queue, Status
 from hpcio.watching.tally import Tally
+from hpcio.writers import without_lost
 
 __all__ = ["Watcher", "check_queues", "queues", "status"]
 
@@ -68,8 +70,9 @@ def status(out: str) -> Status:
     # Look for a session first: one that ends after this has written all that is read below.
     session = _session(plan)
     tally = Tally(plan)
+    is_there = published(plan)
     for log in read_logs(plan):
-        tally.add(log)
+        tally.add(log if is_there else without_lost(plan, log))
     state = tally.status(session=session)
     if not state.published:
         return state

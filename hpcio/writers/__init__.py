@@ -14,6 +14,7 @@ from hpcio.writers.backend import (
     backend_of,
     needs_ranks,
     trusted_ledger,
+    without_lost,
 )
 from hpcio.writers.virtual import check_sources
 
@@ -27,4 +28,5 @@ __all__ = [
     "check_sources",
     "needs_ranks",
     "trusted_ledger",
+    "without_lost",
 ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import h5py
 import numpy as np
 
-from hpcio.journals import Journal, JournalRecords, Ledger, StoredReader
+from hpcio.files import reading
+from hpcio.journals import DONE, Journal, JournalRecords, Ledger, StoredReader
 from hpcio.layout import Target
 from hpcio.machine import Registry
 from hpcio.planning import Plan, WriterAbilities
@@ -24,6 +25,7 @@ __all__ = [
     "backend_of",
     "needs_ranks",
     "trusted_ledger",
+    "without_lost",
 ]
 
 
@@ -164,6 +166,22 @@ def backend_of(plan: Plan) -> Backend:
 def needs_ranks(plan: Plan) -> bool:
     """Whether only the ranks of an MPI job can write the results of a plan."""
     return backend_of(plan).abilities.needs_ranks
+
+
+def without_lost(plan: Plan, log: JournalRecords) -> JournalRecords:
+    """A journal without what was synced and is gone all the same, as if somebody has removed it.
+
+    That is a glance: only where the last result is gone, the others are looked at.
+    """
+    done = np.flatnonzero(log.records["kind"] == DONE)
+    synced = done[done < log.safe]
+    if not synced.size:
+        return log
+    with reading(plan.rundir.sources), backend_of(plan).open_reader(plan, log) as stored:
+        if stored.there(log.records[synced[-1:]]).all():
+            return log
+        gone = synced[~stored.there(log.records[synced])]
+    return replace(log, records=np.delete(log.records, gone))
 
 
 def trusted_ledger(plan: Plan) -> Ledger:

@@ -20,6 +20,8 @@ import hpcio
 from hpcio.errors import OutputError, SourceError
 from hpcio.files import locks
 from hpcio.files.locks import check_locks, locked, open_to_write
+from hpcio.journals import prepare
+from hpcio.writers import backend_of
 from tests.rigs.bench import Bench
 from tests.rigs.shared_sum import awaited, holding, one_more, same, shared_file, total
 from tests.rigs.support import REPOSITORY
@@ -98,6 +100,52 @@ def test_who_waits_gets_the_lock_of_a_killed_holder(tmp_path):
         process.kill()
         assert waiting.wait(timeout=PATIENCE) == 0
     assert total(path) == 1.0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_nobody_waits_for_a_stopped_holder(tmp_path, monkeypatch, shared):
+    """As an orphan of a session that was killed may be, or one that a debugger has stopped."""
+    path = shared_file(tmp_path)
+    monkeypatch.setattr(locks, "LOOK_EVERY", 0.05)
+    if shared:
+        monkeypatch.setattr(locks, "is_local", lambda _: False)
+        monkeypatch.setattr(locks, "check_locks", lambda _: None)
+    if not (pid := os.fork()):
+        with locked(path):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    try:
+        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+        with (
+            pytest.raises(OutputError, match=rf"Process {pid} is stopped.*kill -9 {pid}"),
+            locked(path),
+        ):
+            pass
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        os.waitpid(pid, 0)
+    with locked(path) as in_order:  # those who gave up waiting have not got it meanwhile
+        assert in_order
+
+
+def test_a_run_says_which_process_holds_it_up(tmp_path, monkeypatch):
+    bench = Bench(tmp_path, writer="mutex")
+    monkeypatch.setattr(locks, "LOOK_EVERY", 0.05)
+    plan = bench.plan()
+    prepare(plan)
+    backend_of(plan).reserve(plan)
+    if not (pid := os.fork()):
+        with locked(plan.rundir.data):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    try:
+        os.waitpid(pid, os.WUNTRACED)
+        with pytest.raises(OutputError, match=f"Process {pid} is stopped"):
+            plan.run(workers=0, progress=False)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert bench.plan().run(workers=0, progress=False).blocks == len(plan)
 
 
 def test_the_lock_is_free_after_every_error(tmp_path):

@@ -12,10 +12,9 @@ import pytest
 
 import hpcio
 from hpcio import Plan, per_trial
-from hpcio.errors import (
-    BlocksFailed,
-    FunctionError,
-)
+from hpcio.errors import BlocksFailed, FunctionError, WorkerError
+from hpcio.planning import RunPolicy
+from hpcio.running import Nobody, execute
 from tests.rigs.everyday import combinations
 from tests.rigs.runs import LARGE, LFP, TABLE, Array, check, record, run
 
@@ -191,3 +190,47 @@ def test_a_result_that_was_not_planned_is_a_failure(tmp_path, lfp, func, reason)
 def test_a_masked_result_is_refused_when_planned(tmp_path, lfp):
     with pytest.raises(FunctionError, match=r"result\.filled"):
         run(lambda x: np.ma.masked_less(x, 0), lfp, tmp_path / "out.h5")
+
+
+KILLED = """
+import os, signal
+HERE = os.path.dirname(os.path.abspath(__file__))
+for left in sorted(name for name in os.listdir(HERE) if name.startswith("kill-")):
+    os.unlink(f"{HERE}/{left}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def negative(trial):
+    return -trial
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_killed_before_it_takes_work_is_replaced(lfp, tmp_path, workers):
+    (tmp_path / "killed_early.py").write_text(KILLED)
+    plan = Plan.create(
+        f"{tmp_path}/killed_early.py:negative", lfp, trials=TABLE, out=tmp_path / "out.h5"
+    )
+    for k in range(3):
+        (tmp_path / f"kill-{k}").touch()
+    done = plan.run(workers=workers, progress=False)
+    assert (done.computed, done.failed) == (5, ())
+    assert not list(tmp_path.glob("kill-*"))
+    check(tmp_path / "out.h5", -LFP)
+
+
+def test_workers_that_are_always_killed_before_they_take_work_end_the_run(lfp, tmp_path):
+    (tmp_path / "killed_always.py").write_text(KILLED)
+    plan = Plan.create(
+        f"{tmp_path}/killed_always.py:negative", lfp, trials=TABLE, out=tmp_path / "out.h5"
+    )
+    for k in range(100):
+        (tmp_path / f"kill-{k}").touch()
+    with pytest.raises(WorkerError, match=r"signal 9 .* before it took work"):
+        plan.run(workers=1, progress=False)
+
+
+def test_a_run_that_only_lacks_trials_does_not_speak_of_failures(lfp, tmp_path):
+    plan = Plan.create(np.negative, lfp, trials=TABLE, out=tmp_path / "out.h5")
+    with pytest.raises(BlocksFailed, match=r"5 of 5 trials are not done.*resume") as info:
+        execute(plan, Nobody(), policy=RunPolicy())
+    assert "Mend" not in str(info.value)

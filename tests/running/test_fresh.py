@@ -73,13 +73,15 @@ def test_the_old_result_stays_until_the_new_one_replaces_it(short, tmp_path, way
     with pytest.raises(BlocksFailed):
         plan_of(short, tmp_path, 3.0, **WAYS[way]).run(workers=0, progress=False, fresh=True)
     np.testing.assert_array_equal(values(out), 2.0 * LFP[:30])
-    assert not status(out).published
+    found = status(out)
+    assert (found.published, found.older) == (False, True)
     bad.unlink()
     # A second call goes on with what was begun, and needs no word about it.
     plan_of(short, tmp_path, 3.0, **WAYS[way]).run(workers=1, progress=False)
     np.testing.assert_array_equal(values(out), 3.0 * LFP[:30])
     hpcio.verify(out)
-    assert status(out).published
+    found = status(out)
+    assert (found.published, found.older) == (True, False)
     assert not parts & set((tmp_path / "out.h5.run/sources").rglob("*.h5"))
 
 
@@ -144,12 +146,30 @@ def test_a_folder_of_the_user_with_a_name_alike_stays(short, tmp_path):
 
 def test_what_the_user_put_into_the_run_directory_stays(short, tmp_path):
     plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
-    for name in ("notes.txt", "data.csv", "thesis.old"):
-        (tmp_path / "out.h5.run" / name).write_text("mine")
+    mine = ["notes.txt", "data.csv", "thesis.old", "sources/more.h5", "logs/notes.txt",
+            "journal/diary.md"]  # fmt: skip
+    run = tmp_path / "out.h5.run"
+    for name in mine:
+        (run / name).write_text(name)
     plan_of(short, tmp_path, 3.0).run(workers=0, progress=False, fresh=True)
     np.testing.assert_array_equal(values(tmp_path / "out.h5"), 3.0 * LFP[:30])
-    for name in ("notes.txt", "data.csv", "thesis.old"):
-        assert (tmp_path / "out.h5.run" / name).read_text() == "mine"
+    # What lay beside files that were set aside is with them.
+    assert {path.read_text() for path in run.rglob("*") if path.name in map(os.path.basename, mine)
+            } == {*mine}  # fmt: skip
+    hpcio.repack(tmp_path / "out.h5")
+    left = [path for path in run.rglob("*") if path.is_file()]
+    assert sorted(path.read_text() for path in left) == sorted(mine)
+
+
+def test_a_result_behind_a_link_is_not_replaced_by_a_file(short, tmp_path):
+    plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
+    hpcio.repack(tmp_path / "out.h5")
+    (tmp_path / "out.h5").rename(tmp_path / "on another disk.h5")
+    (tmp_path / "out.h5").symlink_to("on another disk.h5")
+    with pytest.raises(OutputError, match=r"out\.h5' is a link to '.*on another disk\.h5'"):
+        plan_of(short, tmp_path, 3.0).run(workers=0, progress=False, fresh=True)
+    assert (tmp_path / "out.h5").is_symlink()
+    np.testing.assert_array_equal(values(tmp_path / "out.h5"), 2.0 * LFP[:30])
 
 
 def test_a_published_result_whose_parts_are_gone_is_not_done(short, tmp_path):
