@@ -285,8 +285,8 @@ def check_whole(
     *,
     least: int | None = None,
     error: type[HpcioError] = OptionError,
-) -> None:
-    """Raise an error unless an option is a whole number, and large enough."""
+) -> int:
+    """The number of an option; raise an error unless it is a whole one, and large enough."""
     try:
         number = operator.index(value)  # type: ignore[arg-type]  # what if it has none is below
     except TypeError:
@@ -294,6 +294,7 @@ def check_whole(
     if number is None or (least is not None and number < least):
         use = "a whole number" if least is None else f"{least} or more"
         raise error(f"{name}={value!r:.100} makes no sense. Use {use}.")
+    return number
 
 
 def as_message(error: HpcioError) -> dict[str, Any]:

@@ -247,7 +247,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
 def _take(fd: int, path: str, *, shared: bool) -> None:
     """Wait for the exclusive lock of an open file; closing the file gives it back.
 
-    A process that is stopped (by a debugger, by Ctrl-Z) may never give it back. Nobody waits for
+    A process that is stopped (by Ctrl-Z, or with its job) may never give it back. Nobody waits for
     one that holds it.
 
     On a local file system it is a lock of the open file (OFD). This machine may serve the file
@@ -256,36 +256,42 @@ def _take(fd: int, path: str, *, shared: bool) -> None:
     OFD locks is less known.
     """
 
-    def take(*, wait: bool) -> None:
+    def take(fd: int, *, wait: bool) -> None:
         if shared:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         else:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _WHOLE_FILE)
 
     with contextlib.suppress(BlockingIOError):
-        take(wait=False)
+        take(fd, wait=False)
         return
     refused: list[OSError] = []
+    # The lock is that of the open file. If this thread gives up, the number of its descriptor will
+    # be that of another file, which the one that waits must not take for this one.
+    own = os.dup(fd)
 
     def wait() -> None:
         try:
-            take(wait=True)
+            take(own, wait=True)
         except OSError as error:
             refused.append(error)
+        finally:
+            os.close(own)
 
     # A thread waits, so that this one can look around.
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
+    before = None
     waiting.join(LOOK_EVERY)
     while waiting.is_alive():
         stopped = _stopped_holder(path)
-        if stopped is not None:
+        if stopped is not None and stopped == before:
             raise OutputError(
-                errno.EDEADLK,
                 f"Process {stopped} is stopped, and holds the lock '{path}', for which all others "
                 f"would wait. End it (kill -9 {stopped}), or let it go on (kill -CONT {stopped}); "
                 "then run again.",
             )
+        before = stopped
         waiting.join(LOOK_EVERY)
     if refused:
         raise refused[0]
@@ -300,7 +306,7 @@ def _stopped_holder(path: str) -> int | None:
         # It may end meanwhile, or be somebody else's.
         with contextlib.suppress(OSError):
             state = (process / "stat").read_text().rpartition(")")[2].split()[0]
-            if state not in ("T", "t"):
+            if state != "T":  # not "t": a debugger lets it go on
                 continue
             for fd in (process / "fd").iterdir():
                 if (

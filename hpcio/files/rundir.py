@@ -103,6 +103,10 @@ class RunDirectory:
         whole = _whole(name)
         return whole in {path.name for path in (*folders, *files)} or bool(_OTHERS.fullmatch(whole))
 
+    def set_aside(self) -> list[Path]:
+        """What runs that started over have set aside; removed with the next run."""
+        return [path for path in self.path.glob("*.old") if _ASIDE.fullmatch(path.name)]
+
     # What every run has.
 
     @property

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import glob
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +60,9 @@ def prepare(plan: Plan) -> Plan:
     try:
         folder.mkdir(mode=plan.modes.run_folder, exist_ok=True)
         check_run_folder(rundir)
-        if not rundir.plan.exists() and (foreign := _foreign(rundir)):
+        # But for files of the user, a run that was repacked, or starting over, leaves nothing else.
+        was_a_run = rundir.plan.exists() or plan.replaces or rundir.set_aside()
+        if not was_a_run and (foreign := _foreign(rundir)):
             raise _not_a_run(folder, foreign)
         # Else another process that starts over would take away what this one makes.
         with _held(rundir):
@@ -167,8 +168,8 @@ def _replaced_by_run(plan: Plan) -> str:
 
 def _not_a_run(folder: Path, foreign: list[str]) -> PlanError:
     return PlanError(
-        f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). Choose another "
-        "output."
+        f"'{folder}' exists and is no run directory (it holds '{foreign[0]}'). Move that away, or "
+        "choose another output."
     )
 
 
@@ -176,7 +177,7 @@ def _set_aside(plan: Plan) -> None:
     """Set aside what the run before has kept, but for what its result needs to be read."""
     rundir, folder = plan.rundir, plan.run_directory
     there = [path.name for path in folder.iterdir() if rundir.is_ours(path.name)]
-    kept = {rundir.lock.name}
+    kept = {rundir.lock.name, *(path.name for path in rundir.set_aside())}
     if plan.replaces:  # its result is read by plain HDF5, which finds parts by name
         kept.add(rundir.sources.name)
     names = [name for name in there if name not in kept]
@@ -192,9 +193,8 @@ def _set_aside(plan: Plan) -> None:
 
 def _remove_old(folder: Path) -> None:
     """Remove what was set aside."""
-    for old in folder.glob("*.old"):
-        if re.fullmatch(r"[0-9a-f]{16}\.old", old.name):
-            _remove_ours(old)
+    for old in RunDirectory(folder).set_aside():
+        _remove_ours(old)
 
 
 def _remove_ours(folder: Path) -> None:

@@ -243,7 +243,10 @@ def serve(fd: str) -> None:
     os.close(nothing)
 
     def say(message: dict[str, Any]) -> None:
-        out.write(json.dumps(message).encode() + b"\n")
+        try:
+            out.write(json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:  # nobody waits for it any more
+            os._exit(1)
 
     status = 1
     try:

@@ -37,7 +37,7 @@ class ReadingOptions:
     channels_per_block: int | None = None
 
     def __post_init__(self) -> None:
-        check_whole("axis", self.axis)
+        object.__setattr__(self, "axis", check_whole("axis", self.axis))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,8 @@ class LayoutOptions:
             raise OptionError(f"reduce='{self.reduce}' goes with keeptrials=False. Say that, too.")
         for name in ("join_axis", "out_channel_axis"):
             if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name))
+                whole = check_whole(name, getattr(self, name))
+                object.__setattr__(self, name, whole)  # no integer of numpy, which JSON refuses
         if not self.keeptrials and (self.join, self.join_axis) != ("concatenate", None):
             raise OptionError("An average joins nothing: leave out join and join_axis.")
 

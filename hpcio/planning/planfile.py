@@ -57,7 +57,7 @@ __all__ = [
     "write_plan",
 ]
 
-FORMAT = 6
+FORMAT = 7
 _SEAL = struct.Struct("<8sQ")
 _SEALED = b"HPCIOPLN"
 # So many bytes are read at a time to see whether a file is whole.
@@ -287,6 +287,11 @@ def _opened(out: str) -> Iterator[int]:
             _check_seal(fd, path)
             yield fd
     except FileNotFoundError:
+        if RunDirectory.of(out).set_aside():
+            raise PlanError(
+                f"A run was starting over in '{path.parent}', and was ended before its plan was "
+                f"there. An older result has stayed as it was. To compute it anew, {START_OVER}."
+            ) from None
         if mark_of(out) is not None:
             raise PlanError(
                 f"'{out}' is finished and has no plan '{path}' any more (it was made one file, or "

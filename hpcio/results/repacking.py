@@ -29,6 +29,7 @@ from hpcio.errors import (
 )
 from hpcio.files import (
     Chunking,
+    RunDirectory,
     allocate,
     has_sound_scales,
     read_table,
@@ -383,8 +384,9 @@ def _chunked(
 
 def _drop(folder: Path, digest: str) -> None:
     """Remove the run directory of a result that is now one file."""
-    if not folder.is_dir():
-        return
+    rundir = RunDirectory(folder)
+    if not folder.is_dir() or not any(rundir.is_ours(path.name) for path in folder.iterdir()):
+        return  # or there are only files of the user, which an earlier repack has left
     try:
         with open_plan_file(str(folder).removesuffix(".run")) as f:
             of_this = str(f.attrs["digest"]) == digest

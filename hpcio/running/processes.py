@@ -109,7 +109,8 @@ class _Pool:
             while self.workers and not all(w.ready for w in self.workers):
                 self._wait()
             for worker in list(self.workers):
-                self._feed(worker)
+                if worker.batch is None:  # in place of one that was killed, it has begun already
+                    self._feed(worker)
             while any(w.batch is not None for w in self.workers) or self.queue:
                 if self._given_up():
                     self.queue.clear()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,38 @@ def test_nobody_waits_for_a_stopped_holder(tmp_path, monkeypatch, shared):
         os.waitpid(pid, 0)
     with locked(path) as in_order:  # those who gave up waiting have not got it meanwhile
         assert in_order
+
+
+def test_who_gave_up_waiting_locks_nothing_else(tmp_path, monkeypatch):
+    """The thread that waits outlives it, and the system may ask again by the same number."""
+    path = shared_file(tmp_path)
+    monkeypatch.setattr(locks, "LOOK_EVERY", 0.05)
+    if not (holder := os.fork()):
+        with locked(path):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    os.waitpid(holder, os.WUNTRACED)
+    if not (waiting := os.fork()):
+        try:
+            with locked(path):
+                os._exit(2)
+        except OutputError:
+            others = [os.open(tmp_path / f"other-{k}", os.O_RDWR | os.O_CREAT) for k in range(8)]
+            os.kill(
+                os.getpid(), signal.SIGSTOP
+            )  # after this the system call of the thread begins anew
+            os.kill(holder, signal.SIGCONT)
+            until(lambda: threading.active_count() == 1, "the end of the thread")
+            infos = [Path(f"/proc/self/fdinfo/{fd}").read_text() for fd in others]
+            os._exit(int(any("lock:" in info for info in infos)))
+        os._exit(3)
+    os.waitpid(waiting, os.WUNTRACED)
+    os.kill(waiting, signal.SIGCONT)
+    _, status = os.waitpid(waiting, 0)
+    os.waitpid(holder, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    with locked(path):
+        pass
 
 
 def test_a_run_says_which_process_holds_it_up(tmp_path, monkeypatch):

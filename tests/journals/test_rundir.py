@@ -88,7 +88,7 @@ def test_fresh_removes_nothing_that_is_not_its_own(bench):
     (other / "thesis.tex").write_text("my thesis")
     with pytest.raises(PlanError, match="is no run directory"):
         plan.run(workers=0, fresh=True, progress=False)
-    with pytest.raises(PlanError, match=r"thesis\.tex.*Choose another output"):
+    with pytest.raises(PlanError, match=r"thesis\.tex.*choose another output"):
         plan.run(workers=0, progress=False)
     assert (other / "thesis.tex").read_text() == "my thesis"
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hpcio
+from hpcio.files import holder_of
 from tests.rigs.everyday import combinations
 from tests.rigs.support import ended, run, start
 from tests.rigs.waiting import PATIENCE, until
@@ -115,7 +116,10 @@ def test_a_child_that_a_session_forked_does_not_keep_its_lock(folder):
     with ended(start(SESSION, folder, "0")) as child:
         until(lambda: child.poll() is not None, "the end of the session")
         assert child.returncode == -signal.SIGKILL
-        hpcio.Plan.load(folder / "out.h5").run(workers=1, progress=False)
+        plan = hpcio.Plan.load(folder / "out.h5")
+        # The child lets go of it as the first thing that it does.
+        until(lambda: holder_of(plan.rundir.lock) is None, "the child")
+        plan.run(workers=1, progress=False)
     np.testing.assert_array_equal(data(folder), SUMS)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +17,11 @@ from hpcio import Plan, per_trial
 from hpcio.errors import BlocksFailed, FunctionError, WorkerError
 from hpcio.planning import RunPolicy
 from hpcio.running import Nobody, execute
+from tests.rigs.bench import TRIALS, Bench
 from tests.rigs.everyday import combinations
 from tests.rigs.runs import LARGE, LFP, TABLE, Array, check, record, run
+from tests.rigs.support import ended
+from tests.rigs.waiting import PATIENCE, until
 
 
 def failing(counts: Path, *, times: int) -> Callable[..., Array]:
@@ -234,3 +239,26 @@ def test_a_run_that_only_lacks_trials_does_not_speak_of_failures(lfp, tmp_path):
     with pytest.raises(BlocksFailed, match=r"5 of 5 trials are not done.*resume") as info:
         execute(plan, Nobody(), policy=RunPolicy())
     assert "Mend" not in str(info.value)
+
+
+def test_workers_that_are_killed_one_after_the_other_leave_nothing_undone(tmp_path):
+    """One before it has taken work, then one that worked while the new one started."""
+    bench = Bench(tmp_path)
+    bench.hold(*range(TRIALS))
+    with ended(bench.start(workers=2)) as session:
+        until(lambda: len(children_of(session.pid)) == 2, "two workers")
+        first, second = children_of(session.pid)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(bench.calls) == 2, "two trials")
+        os.kill(second, signal.SIGKILL)
+        until(lambda: len(bench.calls) == 3, "another trial")
+        bench.hold()
+        assert session.wait(timeout=PATIENCE) == 0
+    with hpcio.open(bench.out) as f:
+        assert f["data"][...].tobytes() == bench.expected.tobytes()
+
+
+def children_of(pid: int) -> list[int]:
+    """The workers that a session has started, in order."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(c) for c in listed if b"running.worker" in Path(f"/proc/{c}/cmdline").read_bytes()]

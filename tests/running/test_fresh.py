@@ -161,6 +161,43 @@ def test_what_the_user_put_into_the_run_directory_stays(short, tmp_path):
     assert sorted(path.read_text() for path in left) == sorted(mine)
 
 
+@pytest.mark.parametrize("way", ["a file a trial", "direct"])
+def test_files_of_the_user_hold_up_nothing(short, tmp_path, way):
+    out, notes = tmp_path / "out.h5", tmp_path / "out.h5.run" / "notes.txt"
+    plan_of(short, tmp_path, 2.0, **WAYS[way]).run(workers=0, progress=False)
+    notes.write_text("mine")
+    hpcio.repack(out)
+    hpcio.repack(out, compression="gzip")
+    plan_of(short, tmp_path, 3.0, **WAYS[way]).run(workers=0, progress=False, fresh=True)
+    np.testing.assert_array_equal(values(out), 3.0 * LFP[:30])
+    assert notes.read_text() == "mine"
+
+
+def test_a_start_over_that_was_killed_before_its_plan_can_be_done_again(short, tmp_path):
+    out, run = tmp_path / "out.h5", tmp_path / "out.h5.run"
+    plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
+    (run / "notes.txt").write_text("mine")
+    aside = run / "0123456789abcdef.old"
+    aside.mkdir()
+    for name in ("journal", "logs", "plan.h5"):
+        (run / name).rename(aside / name)
+    with pytest.raises(PlanError, match=r"was starting over .* was ended before its plan"):
+        Plan.load(out)
+    plan_of(short, tmp_path, 3.0).run(workers=0, progress=False, fresh=True)
+    np.testing.assert_array_equal(values(out), 3.0 * LFP[:30])
+    assert [path.name for path in run.glob("*.old")] == []
+
+
+def test_files_of_the_user_are_not_set_aside_deeper_and_deeper(short, tmp_path):
+    run = tmp_path / "out.h5.run"
+    plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
+    (run / "journal" / "notes.txt").write_text("mine")
+    for factor in (3.0, 4.0, 5.0):
+        plan_of(short, tmp_path, factor).run(workers=0, progress=False, fresh=True)
+    (notes,) = run.rglob("notes.txt")
+    assert len(notes.relative_to(run).parts) == 3
+
+
 def test_a_result_behind_a_link_is_not_replaced_by_a_file(short, tmp_path):
     plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
     hpcio.repack(tmp_path / "out.h5")

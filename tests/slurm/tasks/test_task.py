@@ -74,7 +74,7 @@ def test_a_task_without_progress_gives_up_and_says_why(slurm, place):
     run.wait(timeout=PATIENCE)
     assert "gives up: its trials take longer than a task may run" in place.logs()
     assert place.outcome()["status"] == "incomplete"
-    with pytest.raises(BlocksFailed, match="48 trials were not tried"):
+    with pytest.raises(BlocksFailed, match="48 of 48 trials are not done"):
         run.result()
 
 
