@@ -12,6 +12,7 @@ import numpy as np
 from hpcio.errors import Done
 from hpcio.files import Access
 from hpcio.layout import Join, Reduce
+from hpcio.machine import parse_seconds
 from hpcio.planning import (
     CallOptions,
     Description,
@@ -245,6 +246,7 @@ class Plan(Value):
         retries: int = 0,
         max_failed: int | None = None,
         gaps: bool = False,
+        trial_time: float | str | None = None,
         fresh: bool = False,
         progress: bool | None = None,
     ) -> Done:
@@ -270,6 +272,9 @@ class Plan(Value):
             them, and at least 100.
         gaps : bool
             Publish even if blocks failed, with NaN (or zero) in their place.
+        trial_time : float or str, optional
+            After how long a trial has failed, in seconds or like ``"10m"``: the function is left,
+            or its process ended. The others go on.
         fresh : bool
             Compute all blocks anew, instead of continuing what is there. An older result stays
             until the new one replaces it. Refused while jobs of the run wait or run.
@@ -287,7 +292,10 @@ class Plan(Value):
         Interrupted
             After Ctrl-C; what is finished stays, and `run` continues.
         """
-        policy = RunPolicy(retries=retries, max_failed=max_failed, gaps=gaps)
+        policy = RunPolicy(
+            retries=retries, max_failed=max_failed, gaps=gaps,
+            trial_time=None if trial_time is None else parse_seconds(trial_time),
+        )  # fmt: skip
         chosen = choose(executor, workers=workers, threads=threads)
         observe = None if progress is False else partial(watch, force=progress is True)
         if fresh:

@@ -48,6 +48,8 @@ _POLICY_OPTIONS = [
                  help="How often a block that raises is tried again.  [default: 0]"),
     click.option("--max-failed", type=click.IntRange(0),
                  help="Stop when more have failed.  [default: a tenth, at least 100]"),
+    click.option("--trial-time", metavar="TIME",
+                 help="How long a trial may take, such as 90s or 10m: then it has failed."),
     click.option("--gaps/--no-gaps", default=None,
                  help="Publish even if blocks failed, with NaN instead."),
 ]  # fmt: skip

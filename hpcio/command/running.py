@@ -42,6 +42,7 @@ def _run_plan(plan: Plan, options: dict[str, Any], executor: Executor | None = N
     done = plan.run(
         executor, workers=options["workers"], threads=options["threads"], memory=options["memory"],
         retries=options["retries"], max_failed=options["max_failed"], gaps=options["gaps"],
+        trial_time=options["trial_time"],
         fresh=options.get("fresh", False), progress=False if options["quiet"] else None,
     )  # fmt: skip
     click.echo(f"{done.out}: {done}")

@@ -19,7 +19,14 @@ from hpcio.machine.launch import Launch, communicator, launched
 from hpcio.machine.lazy import lazily
 from hpcio.machine.plugins import Registry
 from hpcio.machine.pythons import new_python, with_threads
-from hpcio.machine.resources import available, check_room, cores, parse_bytes, user_name
+from hpcio.machine.resources import (
+    available,
+    check_room,
+    cores,
+    parse_bytes,
+    parse_seconds,
+    user_name,
+)
 
 __all__ = [
     "Death",
@@ -41,6 +48,7 @@ __all__ = [
     "new_python",
     "options_of",
     "parse_bytes",
+    "parse_seconds",
     "user_name",
     "with_threads",
     "write_whole",

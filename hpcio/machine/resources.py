@@ -29,6 +29,9 @@ def user_name() -> str:
         return str(os.geteuid())
 
 
+_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
 def parse_bytes(value: str | int) -> int:
     """A size in bytes, from a number or text such as ``"4GB"`` or ``"512MiB"``.
 
@@ -43,6 +46,23 @@ def parse_bytes(value: str | int) -> int:
     if not match or (match[2] and match[2] not in _UNITS | _BINARY):
         raise OptionError(f"'{value}' is no size. Write a number of bytes, or such as 4GB.")
     return int(float(match[1]) * (_UNITS | _BINARY)[match[2]])
+
+
+def parse_seconds(value: str | float) -> float:
+    """A time in seconds, from a number or text such as ``"90s"``, ``"10m"`` or ``"1.5h"``.
+
+    Examples
+    --------
+    >>> parse_seconds("10m"), parse_seconds("1.5 h"), parse_seconds(90)
+    (600.0, 5400.0, 90.0)
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|sec|m|min|h|d)?\s*", str(value).lower())
+    seconds = float(match[1]) * _SECONDS[match[2] or "s"] if match else 0.0
+    if not seconds:
+        raise OptionError(
+            f"'{value}' is no time. Write a number of seconds, or such as 90s, 10m, 2h."
+        )
+    return seconds
 
 
 def available() -> int:

@@ -139,6 +139,8 @@ class RunPolicy:
         all blocks, and at least 100.
     gaps : bool
         Whether to publish even if blocks failed.
+    trial_time : float or None
+        How long a trial may take, in seconds; it is no failure to take longer if that is None.
 
     Raises
     ------
@@ -149,6 +151,7 @@ class RunPolicy:
     retries: int = 0
     max_failed: int | None = None
     gaps: bool = False
+    trial_time: float | None = None
 
     def __post_init__(self) -> None:
         check_whole("retries", self.retries, least=0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hpcio.machine import lazily
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
+from hpcio.running.clock import failed_for_time
 from hpcio.running.deaths import FRUITLESS, Deaths, blame
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "choose",
     "divide",
     "execute",
+    "failed_for_time",
     "from_runs",
     "record",
     "run_batch",

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Self
+from typing import Literal, Self
 
 from hpcio.errors import HpcioError, SourceError, as_output_error
 from hpcio.function import FreshArguments, takes
 from hpcio.journals import LOST, SYNC, attempt_name, open_journal, versions_here
 from hpcio.planning import Plan
 from hpcio.recording import Reader
+from hpcio.running.clock import TrialClock, stacks_of
 from hpcio.writers import backend_of
 
 __all__ = ["Attempt", "Stop"]
@@ -38,6 +39,10 @@ class Attempt:
         How often a block that raises is tried again.
     max_failed : int, optional
         How many blocks may fail here before the attempt stops; by default all.
+    trial_time : float, optional
+        After how many seconds a trial has failed; by default it may take any time.
+    when_stuck : {"end", "wait"}
+        Whether this process ends if a trial takes too long and cannot be left.
     on_tick : callable, optional
         Called with the attempt some times a second while it works, between two blocks; it may
         call `request_stop` and `limit_to`.
@@ -60,6 +65,8 @@ class Attempt:
         *,
         retries: int = 0,
         max_failed: int | None = None,
+        trial_time: float | None = None,
+        when_stuck: Literal["end", "wait"] = "end",
         on_tick: Callable[[Attempt], None] | None = None,
     ) -> None:
         self.plan = plan
@@ -88,6 +95,11 @@ class Attempt:
                 raise as_output_error(error, plan.run_directory) from error
             undo.callback(self.journal.close)
             self.writer = backend_of(plan).open_writer(plan, self.name)
+            undo.callback(self.writer.close)
+            self.clock = None
+            if trial_time is not None:
+                stacks = stacks_of(plan, self.name) if when_stuck == "end" else None
+                self.clock = TrialClock(trial_time, self.leave, stacks)
             undo.pop_all()
         # Threads to read ahead, for checksums, and to sync; they start when first used.
         self.pool = ThreadPoolExecutor(3, thread_name_prefix="hpcio")
@@ -176,6 +188,8 @@ class Attempt:
 
     def close(self) -> None:
         """Let go of all files; what was journalled stays."""
+        if self.clock is not None:
+            self.clock.close()
         self.pool.shutdown(cancel_futures=True)
         try:
             with ExitStack() as open_yet:

@@ -16,6 +16,7 @@ from hpcio.function import compute, pack_details
 from hpcio.journals import DETAILS, DONE, FAILED, HELD
 from hpcio.recording import LARGE, ReadAhead
 from hpcio.running.attempt import Attempt, Stop
+from hpcio.running.clock import OutOfTime
 
 __all__ = ["BatchDone", "run_batch"]
 
@@ -101,6 +102,7 @@ class _Batch:
         self._journal, self._writer = attempt.journal, attempt.writer
         self._func, self._arguments = attempt.func, attempt.arguments
         self._shared = attempt.arguments.shared
+        self._clock = attempt.clock
         self._args, kwargs = attempt.arguments.of(0)
         self._kwargs = {**kwargs, **attempt.extra}
         self._shapes, self._dtype, self._casting = plan.target.shapes, plan.dtype, plan.casting
@@ -131,7 +133,10 @@ class _Batch:
             ):
                 if block >= attempt.limit:
                     break
-                self._try(k, block, number, self._shapes[index])
+                try:
+                    self._try(k, block, number, self._shapes[index])
+                except OutOfTime:
+                    self._leave(block)
                 self._tried = k + 1
                 now = perf_counter()
                 if now - ticked > TICK_EVERY:
@@ -166,12 +171,16 @@ class _Batch:
                 if not self._shared:
                     self._args, own = self._arguments.of(number)
                     self._kwargs = {**own, **attempt.extra}
+                if self._clock is not None:
+                    self._clock.begin(block)
                 attempt.computing = True
                 result, details = compute(
                     self._func, trial, self._args, self._kwargs, shape, self._dtype,
                     casting=self._casting,
                 )  # fmt: skip
                 attempt.computing = False
+                if self._clock is not None:
+                    self._clock.end()
                 if _forks != self._forks:
                     _exit(0)
             except (Exception, SystemExit) as error:
@@ -184,9 +193,7 @@ class _Batch:
                     raise
                 tries += 1
                 if tries > attempt.retries:
-                    self._at_writer = True
-                    self._fail(block, error)
-                    self._at_writer = False
+                    self._fail(block, _why(error, block))
                     return
             else:
                 if attempt.left is not None:
@@ -208,8 +215,16 @@ class _Batch:
         self._attempt.plan.source.check_unchanged()
         return True
 
-    def _fail(self, block: int, error: BaseException) -> None:
-        self._journal.note(FAILED, block, _why(error, block).encode())
+    def _leave(self, block: int) -> None:
+        """Record a block as failed whose trial takes longer than it may."""
+        assert self._clock is not None
+        self._clock.end()
+        self._attempt.computing, self._attempt.left = False, None
+        self._fail(block, self._clock.why())
+
+    def _fail(self, block: int, why: str) -> None:
+        self._at_writer = True
+        self._journal.note(FAILED, block, why.encode())
         self._writer.mark_failed(block)
         if self._held and self._writer.is_flushed:
             self._flush()
@@ -217,6 +232,7 @@ class _Batch:
         self._attempt.may_fail -= 1
         if self._attempt.may_fail < 0:
             self._attempt.request_stop()
+        self._at_writer = False
 
     def _store(
         self, block: int, result: np.ndarray, details: Any, started: float, read: float

@@ -83,7 +83,10 @@ class ThisProcess:
 
     def execute(self, work: Work) -> None:
         """Try every block of the work; see `hpcio.running.Executor`."""
-        attempt = Attempt(work.plan, "here", retries=work.retries, max_failed=work.max_failed)
+        attempt = Attempt(
+            work.plan, "here", retries=work.retries, max_failed=work.max_failed,
+            trial_time=work.trial_time, when_stuck="wait",
+        )  # fmt: skip
         with attempt, _interruptible(attempt):
             run_batch(attempt, work.blocks)
             attempt.sync()

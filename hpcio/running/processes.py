@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from hpcio.errors import WorkerError, as_output_error, from_message
-from hpcio.journals import tried_by
+from hpcio.journals import Tried, tried_by
 from hpcio.machine import how_it_ended, new_python, with_threads
 from hpcio.planning import Plan, check_memory
+from hpcio.running.clock import failed_for_time
 from hpcio.running.deaths import FRUITLESS, Deaths
 from hpcio.running.partition import batches_of, runs
 from hpcio.running.run import Work
@@ -91,6 +92,7 @@ class _Pool:
 
     def __init__(self, processes: Processes, work: Work) -> None:
         self.plan, self.retries, self.max_failed = work.plan, work.retries, work.max_failed
+        self.trial_time = work.trial_time
         self.wanted = min(processes.workers, work.blocks.size)
         self.queue = deque(batches_of(work.plan, work.blocks, self.wanted * BATCHES_PER_WORKER))
         self.threads = processes.threads
@@ -134,7 +136,7 @@ class _Pool:
         log = self.plan.rundir.logs / f"{self.plan.run_id}-{os.getpid()}-{label}.log"
         task = {
             "out": self.plan.out, "label": label, "retries": self.retries,
-            "max_failed": self.max_failed, "parent": os.getpid(),
+            "max_failed": self.max_failed, "trial_time": self.trial_time, "parent": os.getpid(),
         }  # fmt: skip
         try:
             output = log.open("wb")
@@ -239,11 +241,20 @@ class _Pool:
         else:
             ended = how_it_ended(status)
             why = f"{_tail(worker.log)}\nWorkerError: the worker ended with {ended}"
-            left = self.deaths.left(worker.batch, tried_by(self.plan, worker.attempt), why)
+            left = self._left(worker.batch, tried_by(self.plan, worker.attempt), why)
             if left.size:
                 self.queue.appendleft(left)
         if self.queue:
             self._start()
+
+    def _left(self, batch: np.ndarray, tried: Tried, why: str) -> np.ndarray:
+        """The blocks of a dead worker to do again."""
+        too_long = failed_for_time(self.plan, self.trial_time)
+        if not too_long:
+            return self.deaths.left(batch, tried, why)
+        self.failed += len(too_long)
+        left, _ = tried.left_of(batch)
+        return np.setdiff1d(left, too_long)
 
     def _finish(self) -> None:
         """Let all workers bring their data to the disk and end."""

@@ -112,7 +112,8 @@ class Ranks:
         ClaimFolder(work.plan.rundir.claims).make()
         task = {
             "out": work.plan.out, "blocks": runs(work.blocks), "retries": work.retries,
-            "max_failed": work.max_failed, "claim": secrets.token_hex(8),
+            "max_failed": work.max_failed, "trial_time": work.trial_time,
+            "claim": secrets.token_hex(8),
         }  # fmt: skip
         self.at_work = True
         for rank in range(1, self._world.size):
@@ -205,8 +206,9 @@ def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
         attempt.request_stop(at_once=number == signal.SIGTERM)
 
     attempt = Attempt(
-        plan, f"r{world.rank}", retries=task["retries"], max_failed=task["max_failed"]
-    )
+        plan, f"r{world.rank}", retries=task["retries"], max_failed=task["max_failed"],
+        trial_time=task["trial_time"],
+    )  # fmt: skip
     numbers = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
     with attempt:
         before = [signal.signal(number, stop) for number in numbers]

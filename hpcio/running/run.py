@@ -24,6 +24,7 @@ from hpcio.journals import DONE, Ledger, held, prepare, published, start_over
 from hpcio.planning import Plan, RunPolicy, check_disk, load_plan, what_differs
 from hpcio.results import open as open_result
 from hpcio.results import publish
+from hpcio.running.clock import failed_for_time
 from hpcio.writers import backend_of, trusted_ledger
 
 __all__ = ["Executor", "Nobody", "Observe", "Work", "execute", "record"]
@@ -43,12 +44,15 @@ class Work:
         How often a block that raises, or whose worker dies, is tried again.
     max_failed : int
         When more blocks than this have failed, the others need not be tried.
+    trial_time : float or None
+        After how many seconds a trial has failed.
     """
 
     plan: Plan
     blocks: np.ndarray
     retries: int
     max_failed: int
+    trial_time: float | None = None
 
 
 class Executor(Protocol):
@@ -130,6 +134,7 @@ def execute(
     with held(plan):
         if published(plan):  # another run has finished meanwhile
             return _finished(plan)
+        failed_for_time(plan, policy.trial_time)
         before = trusted_ledger(plan)
         _compute(plan, before.missing(), executor, policy, observe)
         return _publish(plan, policy, known={log.path for log in before.logs})
@@ -143,7 +148,7 @@ def _compute(
         return
     check_disk(plan, blocks)
     backend_of(plan).reserve(plan)
-    work = Work(plan, blocks, policy.retries, policy.most_failed(len(plan)))
+    work = Work(plan, blocks, policy.retries, policy.most_failed(len(plan)), policy.trial_time)
     with nullcontext() if observe is None else observe(plan, executor.about):
         try:
             executor.execute(work)

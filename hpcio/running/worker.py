@@ -61,6 +61,7 @@ def _serve(fd: int, task: dict[str, Any]) -> None:
         plan = load_plan(task["out"])
         attempt = Attempt(
             plan, task["label"], retries=task["retries"], max_failed=task["max_failed"],
+            trial_time=task["trial_time"],
             on_tick=end_as_orphan,
         )  # fmt: skip
     except HpcioError as error:

@@ -21,7 +21,7 @@ from distributed import Client, KilledWorker
 from hpcio.errors import ClusterError, HpcioError, WorkerError
 from hpcio.journals import ClaimFolder, read_logs, tried_since
 from hpcio.planning import block_memory
-from hpcio.running import FRUITLESS, Work, blame, from_runs, runs
+from hpcio.running import FRUITLESS, Work, blame, failed_for_time, from_runs, runs
 from slurm.live import worker
 from slurm.mapping import map_blocks
 
@@ -66,6 +66,7 @@ class Dispatcher:
 
     def __init__(self, client: Client, work: Work, batches_per_worker: int) -> None:
         self.client, self.plan, self.retries = client, work.plan, work.retries
+        self.trial_time = work.trial_time
         self.max_failed, self.failed, self.fruitless = work.max_failed, 0, 0
         self.session_id = secrets.token_hex(8)
         self.claims = ClaimFolder(work.plan.rundir.claims)
@@ -215,7 +216,7 @@ class Dispatcher:
         self.submitted += 1
         future = self.client.submit(
             worker.run_batches, self.plan.out, self.session_id, [runs(b) for b in batches],
-            self.retries, self.max_failed, name,
+            self.retries, self.max_failed, self.trial_time, name,
             key=f"hpcio-{name}", workers=[found.address], allow_other_workers=False, pure=False,
         )  # fmt: skip
         found.busy += 1
@@ -264,7 +265,12 @@ class Dispatcher:
         worker. So suspects run again one at a time, with nothing beside them. A suspect whose
         worker dies then is to blame.
         """
+        too_long = failed_for_time(self.plan, self.trial_time)
+        self.failed += len(too_long)
         left, at_hand = tried_since(self.plan, self.known).left_of(flight.blocks)
+        if np.isin(too_long, flight.blocks).any():
+            self.again.append(left)
+            return
         claimed = self.claims.is_taken(flight.name)
         if left.size < flight.blocks.size:
             self.fruitless = 0

@@ -12,7 +12,7 @@ from typing import Any
 
 from hpcio.journals import ClaimFolder, Ledger
 from hpcio.planning import load_plan
-from hpcio.running import Attempt, from_runs, run_batch, runs
+from hpcio.running import Attempt, failed_for_time, from_runs, run_batch, runs
 from slurm.site import environment
 
 __all__ = ["finish", "run_batches", "stop"]
@@ -30,6 +30,7 @@ def run_batches(
     pieces: list[list[list[int]]],
     retries: int,
     max_failed: int,
+    trial_time: float | None,
     claim: str,
 ) -> Any:
     """Run batches of blocks, and return a few numbers.
@@ -43,6 +44,7 @@ def run_batches(
     pieces : list of list of [first, last)
         The blocks of each batch.
     retries, max_failed : int
+    trial_time : float or None
     claim : str
         A new name for each call. If a worker died, dask sends its task again under the same
         name; then only blocks that no journal has are done.
@@ -55,10 +57,11 @@ def run_batches(
     """
     failed = 0
     left: list[list[int]] = []
-    with _attempt(out, session_id, retries, max_failed) as attempt:
+    with _attempt(out, session_id, retries, max_failed, trial_time) as attempt:
         batches = [from_runs(piece) for piece in pieces]
         # If the claim was taken before, dask sends again what a worker died of.
         if not ClaimFolder(attempt.plan.rundir.claims).take(claim):
+            failed += len(failed_for_time(attempt.plan, trial_time))
             state = Ledger.read(attempt.plan).state
             batches = [blocks[state[blocks] == 0] for blocks in batches]
         for blocks in batches:
@@ -98,7 +101,9 @@ def stop(session_id: str) -> None:
 
 
 @contextmanager
-def _attempt(out: str, session_id: str, retries: int, max_failed: int) -> Iterator[Attempt]:
+def _attempt(
+    out: str, session_id: str, retries: int, max_failed: int, trial_time: float | None
+) -> Iterator[Attempt]:
     """The attempt of this thread, at work: a thread has a journal and files of its own."""
     key = (session_id, threading.get_ident())
     with _lock:
@@ -109,6 +114,7 @@ def _attempt(out: str, session_id: str, retries: int, max_failed: int) -> Iterat
                 environment.label() or f"dask{os.getpid()}",
                 retries=retries,
                 max_failed=max_failed,
+                trial_time=trial_time,
                 on_tick=_look_at_the_clock,
             )
             _attempts[key] = attempt

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from hpcio.machine import parse_seconds
 from hpcio.planning import RunPolicy
 
 __all__ = ["SubmitOptions"]
@@ -33,6 +34,7 @@ class SubmitOptions:
     retries: int = 0
     max_failed: int | None = None
     gaps: bool = False
+    trial_time: str | float | None = None
     prologue: str | None = _configurable(str, "")
     sbatch: Sequence[str] | None = _configurable(list, [])
     probe: bool = False
@@ -74,7 +76,11 @@ class SubmitOptions:
         OptionError
             If a number is negative.
         """
-        return RunPolicy(retries=self.retries, max_failed=self.max_failed, gaps=bool(self.gaps))
+        limit = None if self.trial_time is None else parse_seconds(self.trial_time)
+        return RunPolicy(
+            retries=self.retries, max_failed=self.max_failed, gaps=bool(self.gaps),
+            trial_time=limit,
+        )  # fmt: skip
 
     def said(self) -> dict[str, Any]:
         """What was asked for, to be kept and asked for again.

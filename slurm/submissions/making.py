@@ -99,7 +99,8 @@ def write_submission(
         finish_script=str(folder / FINISH), options=options, cpus=request.cpus,
         memory=request.memory, seconds=request.seconds, signal=request.signal,
         stale=request.stale, retries=policy.retries, max_failed=policy.most_failed(len(plan)),
-        gaps=policy.gaps, known=tuple(log.path.name for log in ledger.logs), ranks=request.ranks,
+        gaps=policy.gaps, trial_time=policy.trial_time, ranks=request.ranks,
+        known=tuple(log.path.name for log in ledger.logs),
     )  # fmt: skip
     records.write(plan, made, work)
     return made

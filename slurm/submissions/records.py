@@ -74,6 +74,8 @@ class Submission:
     gaps : bool
     known : tuple of str
         Journals that existed before: blocks that failed in those are tried again.
+    trial_time : float or None
+        After how many seconds a trial has failed.
     ranks : int or None
         How many ranks, if this is one MPI job; None for job arrays.
     """
@@ -98,11 +100,15 @@ class Submission:
     gaps: bool
     known: tuple[str, ...]
     ranks: int | None = None
+    trial_time: float | None = None
 
     @property
     def policy(self) -> RunPolicy:
         """What the run does about blocks that fail."""
-        return RunPolicy(retries=self.retries, max_failed=self.max_failed, gaps=self.gaps)
+        return RunPolicy(
+            retries=self.retries, max_failed=self.max_failed, gaps=self.gaps,
+            trial_time=self.trial_time,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

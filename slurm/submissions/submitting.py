@@ -66,7 +66,7 @@ def submit(plan: Plan, options: SubmitOptions) -> Submitted:
         How many tasks may run at a time.
     name : str, optional
         Of the jobs.
-    retries, max_failed, gaps
+    retries, max_failed, gaps, trial_time
         As for :meth:`hpcio.Plan.run`.
     prologue : str, optional
         Shell that comes before Python, such as ``"module load hdf5"``.

@@ -15,7 +15,7 @@ from hpcio.errors import HpcioError
 from hpcio.journals import Tried, tried_by, tried_since
 from hpcio.machine import how_it_ended
 from hpcio.planning import Plan
-from hpcio.running import Deaths
+from hpcio.running import Deaths, failed_for_time
 from hpcio.words import plain, print_traceback
 from slurm.site import environment
 from slurm.tasks.assignment import Assignment, Whereabouts
@@ -58,6 +58,8 @@ class TaskWatcher:
             code = os.waitstatus_to_exitcode(self._fork_and_wait())
             mine, others = self._tried()
             tried += mine.blocks.size
+            if self._failed_for_time():
+                continue
             if code == AGAIN:
                 return restart(plan, progress=tried > 0)
             if code in (DONE, ENDED, TROUBLE):
@@ -117,6 +119,17 @@ class TaskWatcher:
             return Tried.of([]), tried_since(plan, known)
         own = plan.rundir.journals / f"{at.attempt}.jnl"
         return tried_by(plan, at.attempt), tried_since(plan, known | {own})
+
+    def _failed_for_time(self) -> list[int]:
+        """Blocks that took the process along since they took longer than they may."""
+        found = failed_for_time(self._assignment.plan, self._assignment.submission.trial_time)
+        if found:
+            print(
+                f"hpcio: blocks {found} took longer than trial_time, and their process ended with "
+                "them; see hpcio status --failed",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        return found
 
     def _blame(self, deaths: Deaths, code: int, mine: Tried, others: Tried) -> None:
         """Say how a worker died, and of which block; that one may be recorded as failed."""

@@ -52,7 +52,7 @@ class TaskWorker:
         environment.limit_memory()
         self._attempt = Attempt(
             plan, assignment.label, retries=submission.retries,
-            max_failed=submission.max_failed, on_tick=self._tick,
+            max_failed=submission.max_failed, trial_time=submission.trial_time, on_tick=self._tick,
         )  # fmt: skip
         self._claims = Claims(plan, submission.number, self._attempt.name)
         self._helper = Helper(assignment, self._attempt, self._claims, self._progress)
