@@ -85,8 +85,9 @@ class TrialClock:
         if self._is_main:
             self._before = signal.signal(_SIGNAL, self._interrupt)
         self._thread = threading.Thread(target=self._watch, name="hpcio-clock", daemon=True)
-        self._thread.start()
         _clocks.add(self)
+        self._arm()  # the first trial may let no thread run
+        self._thread.start()
 
     def _open(self, stacks: Path) -> None:
         try:
@@ -114,7 +115,6 @@ class TrialClock:
 
     def _watch(self) -> None:
         every = min(max(self.limit / 20, 0.02), 5.0)
-        self._arm()
         while not self._closed.wait(every):
             self._arm()
             at = self._at
@@ -144,6 +144,7 @@ class TrialClock:
             signal.signal(_SIGNAL, self._before)
         if self._fd >= 0:
             faulthandler.cancel_dump_traceback_later()
+            assert isinstance(self._page, mmap.mmap)
             self._page.close()
             os.close(self._fd)
             assert self._stacks is not None
