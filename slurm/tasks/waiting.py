@@ -15,7 +15,7 @@ from hpcio.errors import HpcioError
 from hpcio.journals import Tried, tried_by, tried_since
 from hpcio.machine import how_it_ended
 from hpcio.planning import Plan
-from hpcio.running import Deaths, failed_for_time
+from hpcio.running import Deaths, blame, failed_for_time
 from hpcio.words import plain, print_traceback
 from slurm.site import environment
 from slurm.tasks.assignment import Assignment, Whereabouts
@@ -23,6 +23,11 @@ from slurm.tasks.ending import AGAIN, DONE, ENDED, TROUBLE, restart
 from slurm.tasks.working import TaskWorker
 
 __all__ = ["TaskWatcher"]
+
+_HUNG = (
+    "TimeoutError: it was not done after two starts of its task. Ask for more time (--time), or "
+    "say how long a trial may take (--trial-time)"
+)
 
 
 class TaskWatcher:
@@ -61,7 +66,8 @@ class TaskWatcher:
             if self._failed_for_time():
                 continue
             if code == AGAIN:
-                return restart(plan, progress=tried > 0)
+                hung = not tried and environment.restarts() > 0 and self._blame_hung(mine, others)
+                return restart(plan, progress=tried > 0 or hung)
             if code in (DONE, ENDED, TROUBLE):
                 return code
             if signal.SIGTERM in self._told:
@@ -130,6 +136,22 @@ class TaskWatcher:
                 file=sys.stderr, flush=True,
             )  # fmt: skip
         return found
+
+    def _blame_hung(self, mine: Tried, others: Tried) -> bool:
+        """Record as failed the block that was at hand all the time; whether there was one.
+
+        It was left at the end of the start before, too.
+        """
+        at = self._whereabouts.read()
+        if at is None:
+            return False
+        blocks = at.blocks(self._assignment.work)
+        left, at_hand = mine.left_of(blocks[~np.isin(blocks, others.blocks)])
+        if at_hand >= left.size:
+            return False
+        blame(self._assignment.plan, int(left[at_hand]), _HUNG)
+        print(f"hpcio: block {left[at_hand]} has failed: {_HUNG}", file=sys.stderr, flush=True)
+        return True
 
     def _blame(self, deaths: Deaths, code: int, mine: Tried, others: Tried) -> None:
         """Say how a worker died, and of which block; that one may be recorded as failed."""

@@ -29,10 +29,11 @@ STORED: dict[str, dict[str, Any]] = {**WRITERS, "averages": {"keeptrials": False
 
 # The first sample of a trial is its number. `double` tells of each call in the file `calls`. In a
 # trial that has a file `hold-NUMBER` it waits until that is gone; so it does in any trial of an
-# array task that has a file `hold-task-INDEX`. With a file `stop-NUMBER` it stops the run as
-# Ctrl-C does; `raise-NUMBER` and `die-NUMBER` speak for themselves. With a file `meet-2` it waits
-# until two nodes are at work: or one might do it all before the other has begun. When a process
-# has been told of its near end, there is a file `told-PID`.
+# array task that has a file `hold-task-INDEX`. With `stuck-NUMBER` it waits, too, and catches all
+# that is raised in it. With `stop-NUMBER` it stops the run as Ctrl-C does; `raise-NUMBER` and
+# `die-NUMBER` speak for themselves. With a file `meet-2` it waits until two nodes are at work: or
+# one might do it all before the other has begun. When a process has been told of its near end,
+# there is a file `told-PID`.
 WORK = """
 import os
 import signal
@@ -81,6 +82,11 @@ def double(trial, chunkShape=None, noCompute=None):
         time.sleep(0.005)
     while marked("hold", number) or (task and marked("hold-task", task)):
         time.sleep(0.002)
+    while marked("stuck", number):
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            pass
     if marked("stop", number):
         raise KeyboardInterrupt
     if marked("raise", number):

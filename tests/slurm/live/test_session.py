@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -90,6 +91,26 @@ def test_a_block_that_kills_its_workers_fails_alone(client):
     (failure,) = caught.value.done.failed
     assert failure.block == 7
     assert "worker died" in failure.reason
+    assert caught.value.done.blocks == 399
+
+
+def test_a_block_that_takes_too_long_fails_alone(client):
+    """In a thread of a dask worker nothing can be raised: the worker ends, and another comes."""
+
+    def hanging(trial):
+        while trial[0, 0] == marked:
+            time.sleep(0.01)
+        return -trial
+
+    with h5py.File("rec.h5") as f:
+        marked = f["lfp"][50 * 7, 0]
+    plan = make(hanging, out_shape=(50, 4), out_dtype="f8")
+    with pytest.raises(BlocksFailed) as caught:
+        slurm_side.run(plan, client, progress=False, trial_time=5.0)
+    (failure,) = caught.value.done.failed
+    assert failure.block == 7
+    assert "took longer than 5 s (trial_time)" in failure.reason
+    assert "in hanging" in failure.traceback
     assert caught.value.done.blocks == 399
 
 

@@ -64,7 +64,7 @@ def test_a_trial_that_takes_too_long_is_left_for_the_next_start(slurm, place):
     assert len(place.calls) == place.trials + 1
 
 
-def test_a_task_without_progress_gives_up_and_says_why(slurm, place):
+def test_a_trial_that_outlives_two_starts_fails_and_the_others_go_on(slurm, place):
     place.mark("hold", 0)
     run = place.submit(1, signal=61)
     for start in (1, 2):
@@ -72,10 +72,33 @@ def test_a_task_without_progress_gives_up_and_says_why(slurm, place):
         job, _ = place.task_of(0)
         slurm.call("scancel", "-b", "-s", "USR1", job)
     run.wait(timeout=PATIENCE)
-    assert "gives up: its trials take longer than a task may run" in place.logs()
-    assert place.outcome()["status"] == "incomplete"
-    with pytest.raises(BlocksFailed, match="48 of 48 trials are not done"):
+    with pytest.raises(BlocksFailed, match="1 of 48 trials failed") as caught:
         run.result()
+    (failure,) = caught.value.done.failed
+    assert failure.trial == 0
+    assert "not done after two starts of its task" in failure.reason
+    assert caught.value.done.blocks == place.trials - 1
+    place.clear("hold")
+    run.resume()
+    place.finished(run)
+
+
+@pytest.mark.parametrize("what", ["hold", "stuck"])
+def test_a_trial_that_hangs_fails_and_the_others_go_on(slurm, place, what):
+    place.mark(what, 5)
+    run = place.submit(2, trial_time=5, retries=2)
+    run.wait(timeout=PATIENCE)
+    with pytest.raises(BlocksFailed, match="1 of 48 trials failed") as caught:
+        run.result()
+    (failure,) = caught.value.done.failed
+    assert failure.trial == 5
+    assert failure.reason == "TimeoutError: the trial took longer than 5 s (trial_time)"
+    assert "in called" in failure.traceback
+    assert place.calls.count(5) == 1
+    assert caught.value.done.blocks == place.trials - 1
+    place.clear(what)
+    run.resume()  # with the same limit
+    place.finished(run)
 
 
 def test_a_trial_that_kills_its_process_is_named(slurm, place):
