@@ -35,6 +35,7 @@ def test_a_run_begun_on_ranks_goes_on_anywhere(mpi_python, place, monkeypatch):
     assert "1 of 20 trials failed" in done.stderr
     (place / "mended").touch()
     monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
     monkeypatch.delitem(sys.modules, "work", raising=False)  # one of another test
     there = hpcio.Plan.load(place / "out.h5").run(workers=0, progress=False)
     assert (there.computed, there.blocks) == (1, 20)
