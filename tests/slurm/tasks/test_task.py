@@ -93,7 +93,7 @@ def test_a_trial_that_hangs_fails_and_the_others_go_on(slurm, place, what):
     (failure,) = caught.value.done.failed
     assert failure.trial == 5
     assert failure.reason == "TimeoutError: the trial took longer than 5 s (trial_time)"
-    assert "in called" in failure.traceback
+    assert "in double" in failure.traceback
     assert place.calls.count(5) == 1
     assert caught.value.done.blocks == place.trials - 1
     place.clear(what)
