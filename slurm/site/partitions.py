@@ -48,6 +48,8 @@ class Partition:
     seconds : int or None
         Its time limit; None if it has none.
     nodes : tuple of NodeType
+    default_seconds : int or None
+        The limit of jobs that ask for none; None if that is the partition's own.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Partition:
     up: bool
     seconds: int | None
     nodes: tuple[NodeType, ...]
+    default_seconds: int | None = None
 
     def fits(self, *, cpus: int, memory: int, seconds: int | None) -> bool:
         """Whether a task can ever run there: CPUs, bytes of memory, seconds of walltime."""
@@ -97,6 +100,17 @@ class Site:
                 return partition
         names = ", ".join(p.name for p in self.partitions)
         raise ClusterError(f"There is no partition '{name}'. Choose one of: {names}.")
+
+    def seconds_of(self, name: str | None) -> int | None:
+        """The time limit of a job that asks for none; None if it has none, or that is not known.
+
+        Parameters
+        ----------
+        name : str or None
+            The partition; None for the default.
+        """
+        found = [p for p in self.partitions if (p.default if name is None else p.name == name)]
+        return (found[0].default_seconds or found[0].seconds) if found else None
 
     def choose(
         self, name: str | None, *, cpus: int, memory: int, seconds: int | None
@@ -216,7 +230,7 @@ def read_site() -> Site:
     ClusterError
         If there is no SLURM here, or it does not answer.
     """
-    partitions = call(["sinfo", "--noheader", "--all", "--format=%P|%a|%l"])
+    partitions = call(["sinfo", "--noheader", "--all", "--format=%P|%a|%l|%L"])
     nodes = call(["sinfo", "--noheader", "--all", "--Node", "--format=%R|%c|%m|%f"])
     config = call(["scontrol", "show", "config"])
     return parse_site(partitions, nodes, config)
@@ -230,13 +244,14 @@ def parse_site(partitions: str, nodes: str, config: str) -> Site:
         counts = of.setdefault(name, {})
         counts[key] = counts.get(key, 0) + 1
     found: dict[str, Partition] = {}
-    for starred, state, limit in _fields(partitions, 3):
+    for starred, state, limit, default in _fields(partitions, 4):
         name = starred.removesuffix("*")
         found[name] = Partition(
             name=name,
             default=starred.endswith("*"),
             up=state == "up",
             seconds=parse_time(limit),
+            default_seconds=parse_time(default),
             nodes=tuple(NodeType(n, *key) for key, n in of.get(name, {}).items()),
         )
     settings = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", config, re.MULTILINE))

@@ -42,6 +42,11 @@ class Row:
         """Whether it waits, runs, or will run again."""
         return self.state not in ENDED
 
+    @property
+    def ends(self) -> bool:
+        """Whether SLURM waits for the end of its processes, which it has told to end."""
+        return self.state == "COMPLETING"
+
 
 @dataclass(frozen=True)
 class Queue:

@@ -85,19 +85,21 @@ def make_request(plan: Plan, options: SubmitOptions, site: Site) -> JobRequest:
     seconds = None if values["walltime"] is None else parse_time(values["walltime"])
     memory = None if values["memory"] is None else parse_bytes(values["memory"])
     lead = int(values["signal"])
+    partition = site.choose(
+        values["partition"], cpus=values["cpus"], memory=memory or 0, seconds=seconds
+    )
+    limit = site.seconds_of(partition) if seconds is None else seconds
     return JobRequest(
         # The controller has no room for more. sbatch would wait in vain.
         tasks=min(int(values["tasks"]), max(1, site.max_jobs // 2)),
         ranks=values.get("ranks"),
-        partition=site.choose(
-            values["partition"], cpus=values["cpus"], memory=memory or 0, seconds=seconds
-        ),
+        partition=partition,
         seconds=seconds,
         memory=memory,
         cpus=values["cpus"],
         throttle=values["throttle"],
         name=values.get("name") or f"hpcio {Path(plan.out).stem}",
-        signal=lead if seconds is None else max(1, min(lead, seconds // 2)),
+        signal=lead if limit is None else max(1, min(lead, limit // 2)),
         stale=float(values["stale"]),
         sbatch=tuple(values["sbatch"]),
         prologue=values["prologue"],

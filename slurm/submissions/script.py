@@ -30,7 +30,7 @@ def array_script(plan: Plan, request: JobRequest, *, submission: int, first: int
         "The result is put together by the job of finish.sh, or: hpcio resume OUT",
         [
             ("array", index), *_common(plan, request, log="%A_%a"),
-            ("cpus-per-task", str(request.cpus)), *memory, *_signal(request),
+            ("cpus-per-task", str(request.cpus)), *memory, _signal(request),
         ],
         request,
         f"{_threads(request)}\n\n"
@@ -51,7 +51,7 @@ def ranks_script(plan: Plan, request: JobRequest, *, submission: int, ranks: int
         "To go on after its end, whatever the reason: hpcio resume OUT",
         [
             ("ntasks", str(ranks)), *_common(plan, request, log="%j_0"),
-            ("cpus-per-task", str(request.cpus)), *memory, *_signal(request),
+            ("cpus-per-task", str(request.cpus)), *memory, _signal(request),
         ],
         request,
         f"{_threads(request)}\n\n"
@@ -83,9 +83,9 @@ def _common(plan: Plan, request: JobRequest, *, log: str) -> list[tuple[str, str
     return own
 
 
-def _signal(request: JobRequest) -> list[tuple[str, str]]:
-    """The directive by which a task hears of its end, if it has one."""
-    return [] if request.seconds is None else [("signal", f"B:USR1@{request.signal}")]
+def _signal(request: JobRequest) -> tuple[str, str]:
+    """The directive by which a task hears of its end, be that its own or the partition's."""
+    return "signal", f"B:USR1@{request.signal}"
 
 
 def _megabytes(nbytes: int) -> str:

@@ -84,7 +84,8 @@ def queue(plan: Plan) -> SlurmQueue | None:
         cluster=newest.cluster,
         line=line + (f"; finished: the result is {outcome['status']}" if outcome else ""),
         states=_states(rows or (), ranked={number for number in numbers if made[number].ranks}),
-        alive=None if rows is None else sum(row.alive for row in rows),
+        # What is completing (after a cancel that may take a minute) computes no more.
+        alive=None if rows is None else sum(row.alive and not row.ends for row in rows),
         rows=rows or (),
         outcome=outcome,
     )

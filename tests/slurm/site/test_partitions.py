@@ -11,7 +11,9 @@ from hpcio.errors import ClusterError
 from slurm import SLURMArrayCluster, read_site, submit
 from slurm.site.partitions import MB, format_time, parse_site, parse_time
 
-PARTITIONS = "short|up|1:00:00\nlong*|up|7-00:00:00\ngpu|down|infinite\nempty|up|10:00\n"
+PARTITIONS = (
+    "short|up|1:00:00|n/a\nlong*|up|7-00:00:00|2:00:00\ngpu|down|infinite|n/a\nempty|up|10:00|n/a\n"
+)
 NODES = "short|8|16000|(null)\nshort|8|16000|(null)\nlong|64|512000+|big,avx\ngpu|32|64000|a100\n"
 CONFIG = "ClusterName             = demo\nMaxArraySize            = 1001\nMaxJobCount = 500\n"
 
@@ -33,6 +35,8 @@ def test_partitions_and_limits(site):
     assert not gpu.up
     assert gpu.seconds is None
     assert empty.nodes == ()
+    assert [site.seconds_of(name) for name in ("short", "long", "gpu")] == [3600, 7200, None]
+    assert site.seconds_of(None) == 7200  # of the default partition
 
 
 def test_the_smallest_that_fits(site):

@@ -49,7 +49,7 @@ def test_a_script_says_what_was_asked_for(plan):
 
 def test_what_is_not_asked_for_is_left_to_the_site(plan):
     text = array_script(plan, ask(), submission=1, first=0, size=1)
-    for name in ("partition", "time", "mem", "signal"):
+    for name in ("partition", "time", "mem"):
         assert f"--{name}" not in text
 
 

@@ -204,12 +204,14 @@ def test_odd_names(slurm, place, monkeypatch):
         there.submit(1)
 
 
-def test_cancel_then_resume(slurm, place):
+@pytest.mark.parametrize("when", ["when all has ended", "at once"])
+def test_cancel_then_resume(slurm, place, when):
     place.mark("hold", 5, 40)
     run = place.submit(2)
     until(lambda: {5, 40} <= set(place.calls), "both")
     assert "Cancelled" in hpcio_command("cancel", "out.h5")
-    run.wait(timeout=PATIENCE)
+    if when == "when all has ended":
+        run.wait(timeout=PATIENCE)
     place.clear("hold")
     before = place.calls
     said = hpcio_command("resume", "out.h5", "--time", "00:20:00")

@@ -83,6 +83,23 @@ def test_a_trial_that_outlives_two_starts_fails_and_the_others_go_on(slurm, plac
     place.finished(run)
 
 
+@pytest.mark.torture
+def test_a_task_hears_of_the_end_that_its_partition_sets(slurm, place):
+    nodes = slurm.call("sinfo", "--noheader", "--format=%N").split()[0]
+    slurm.call("scontrol", "create", "PartitionName=brief", f"Nodes={nodes}", "MaxTime=1",
+               "State=UP")  # fmt: skip
+    try:
+        place.mark("hold", 5)
+        run = place.submit(1, partition="brief", walltime=None)
+        job, _ = place.task_of(5)
+        until(lambda: "Restarts=1" in slurm.call("scontrol", "show", "job", job), "a restart")
+        place.clear("hold")
+        place.finished(run)
+    finally:
+        slurm.call("scontrol", "delete", "PartitionName=brief")
+    assert place.calls.count(5) == 2
+
+
 @pytest.mark.parametrize("what", ["hold", "stuck"])
 def test_a_trial_that_hangs_fails_and_the_others_go_on(slurm, place, what):
     place.mark(what, 5)
