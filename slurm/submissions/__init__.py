@@ -13,7 +13,9 @@ from hpcio.machine import lazily
 if TYPE_CHECKING:
     from slurm.submissions.handle import Submitted, attach
     from slurm.submissions.logs import log_files
+    from slurm.submissions.queue import pending_tasks
     from slurm.submissions.records import Submission, jobs, newest, read_submission, task_plan
+    from slurm.submissions.status import outcome
     from slurm.submissions.submitting import scripts, submit, write_scripts
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "jobs",
     "log_files",
     "newest",
+    "outcome",
+    "pending_tasks",
     "read_submission",
     "scripts",
     "submit",
@@ -41,6 +45,8 @@ __getattr__ = lazily(
         "jobs": "records",
         "log_files": "logs",
         "newest": "records",
+        "outcome": "status",
+        "pending_tasks": "queue",
         "read_submission": "records",
         "scripts": "submitting",
         "submit": "submitting",

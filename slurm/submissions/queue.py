@@ -12,7 +12,7 @@ from hpcio.planning import Plan
 from slurm.site import ENDED, queued_jobs
 from slurm.submissions import records
 
-__all__ = ["Queue", "Row", "living_rows", "read_queue"]
+__all__ = ["Queue", "Row", "living_rows", "pending_tasks", "read_queue"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,13 @@ def living_rows(plan: Plan) -> list[Row]:
     if found.trouble:
         raise ClusterError(found.trouble)
     return [row for row in found.rows if row.alive]
+
+
+def pending_tasks(plan: Plan, submission: int) -> list[str]:
+    """The tasks of a submission that have not begun, as SLURM's commands take them."""
+    rows = [row for row in living_rows(plan) if row.submission == submission]
+    waiting = [row for row in rows if row.task is not None and row.state == "PENDING"]
+    return [f"{row.job}_{row.index}" for row in waiting]
 
 
 @dataclass(frozen=True)

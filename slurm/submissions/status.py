@@ -77,17 +77,17 @@ def queue(plan: Plan) -> SlurmQueue | None:
     if not numbers:
         return None
     made = {number: records.read_submission(plan, number) for number in numbers}
-    newest, outcome = made[numbers[-1]], _outcome(plan, numbers[-1])
-    rows, line = _ask(plan, newest, numbers, finished=outcome is not None)
+    newest, said = made[numbers[-1]], outcome(plan, numbers[-1])
+    rows, line = _ask(plan, newest, numbers, finished=said is not None)
     return SlurmQueue(
         submission=newest.number,
         cluster=newest.cluster,
-        line=line + (f"; finished: the result is {outcome['status']}" if outcome else ""),
+        line=line + (f"; finished: the result is {said['status']}" if said else ""),
         states=_states(rows or (), ranked={number for number in numbers if made[number].ranks}),
         # What is completing (after a cancel that may take a minute) computes no more.
         alive=None if rows is None else sum(row.alive and not row.ends for row in rows),
         rows=rows or (),
-        outcome=outcome,
+        outcome=said,
     )
 
 
@@ -126,7 +126,7 @@ def _is_ours(row: Row, jobs: Jobs | None) -> bool:
     return row.alive or jobs is None or row.job in (*jobs.arrays, jobs.finish)
 
 
-def _outcome(plan: Plan, number: int) -> dict[str, Any] | None:
+def outcome(plan: Plan, number: int) -> dict[str, Any] | None:
     """What the finalizer of a submission has said; None if it has not ended."""
     try:
         said = json.loads(plan.rundir.outcome.read_text())

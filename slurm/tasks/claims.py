@@ -10,6 +10,7 @@ Names in ``OUT.run/claims``, for submission S and batch K:
 ``S-K.gG@B@ATTEMPT``       this attempt took it, from block B on
 ``S-K.gG@left``            the attempt has left it, in good order
 ``S.stop``                 too many blocks have failed: nobody goes on
+``S.publish``              a task has found that no block is left, and publishes
 =========================  ==========================================================
 """
 

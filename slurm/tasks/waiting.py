@@ -12,12 +12,13 @@ import warnings
 import numpy as np
 
 from hpcio.errors import HpcioError
-from hpcio.journals import Tried, tried_by, tried_since
+from hpcio.journals import ClaimFolder, Ledger, Tried, tried_by, tried_since
 from hpcio.machine import how_it_ended
 from hpcio.planning import Plan
 from hpcio.running import Deaths, blame, failed_for_time
 from hpcio.words import plain, print_traceback
-from slurm.site import environment
+from slurm.site import call, environment
+from slurm.submissions import pending_tasks
 from slurm.tasks.assignment import Assignment, Whereabouts
 from slurm.tasks.ending import AGAIN, DONE, ENDED, TROUBLE, restart
 from slurm.tasks.working import TaskWorker
@@ -68,11 +69,33 @@ class TaskWatcher:
             if code == AGAIN:
                 hung = not tried and environment.restarts() > 0 and self._blame_hung(mine, others)
                 return restart(plan, progress=tried > 0 or hung)
+            if code == DONE:
+                self._finish_if_done()
             if code in (DONE, ENDED, TROUBLE):
                 return code
             if signal.SIGTERM in self._told:
                 return ENDED
             self._blame(deaths, code, mine, others)
+
+    def _finish_if_done(self) -> None:
+        """Put the result together if no block is left: it is there then, whatever comes after.
+
+        The finalizer only makes sure of it. Tasks that have not begun are not needed any more.
+        """
+        plan, number = self._assignment.plan, self._assignment.submission.number
+        if not Ledger.read(plan).done.all():
+            return
+        if not ClaimFolder(plan.rundir.claims).take(f"{number}.publish"):
+            return  # another task is at it
+        # Most tasks have no use for it, and tasks are many.
+        from slurm.tasks.finishing import publish_early
+
+        try:
+            publish_early(plan, number)
+            if idle := pending_tasks(plan, number):
+                call(["scancel", "--quiet", "--state=PENDING", *idle])
+        except HpcioError as error:  # the finalizer says what becomes of it
+            print(f"hpcio: {plain(str(error))}", file=sys.stderr, flush=True)
 
     def _pass_on(self, number: int, _: object) -> None:
         self._told.append(number)

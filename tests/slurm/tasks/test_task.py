@@ -100,6 +100,23 @@ def test_a_task_hears_of_the_end_that_its_partition_sets(slurm, place):
     assert place.calls.count(5) == 2
 
 
+def test_who_does_the_last_block_publishes(slurm, place):
+    """Without a finalizer: it was cancelled, and might as well have died on a bad node."""
+    place.mark("hold", 5)
+    run = place.submit(6, throttle=1)  # one does it all, and the others never begin
+    place.task_of(5)
+    rows = run.queue().rows
+    (finish,) = [row.job for row in rows if row.task is None]
+    slurm.call("scancel", str(finish))
+    place.clear("hold")
+    place.finished(run)
+    assert place.outcome()["status"] == "complete"
+    assert "verified" in place.outcome()["message"]
+    assert len(place.calls) == place.trials
+    # SLURM has them as one record, since it has made none for each.
+    assert "CANCELLED" in {row.state for row in run.queue().rows if row.task is not None}
+
+
 @pytest.mark.parametrize("what", ["hold", "stuck"])
 def test_a_trial_that_hangs_fails_and_the_others_go_on(slurm, place, what):
     place.mark(what, 5)
