@@ -83,14 +83,14 @@ class TaskWatcher:
         The finalizer only makes sure of it. Tasks that have not begun are not needed any more.
         """
         plan, number = self._assignment.plan, self._assignment.submission.number
-        if not Ledger.read(plan).done.all():
-            return
-        if not ClaimFolder(plan.rundir.claims).take(f"{number}.publish"):
-            return  # another task is at it
-        # Most tasks have no use for it, and tasks are many.
+        # Imported here: most tasks come to an end before, and tasks are many.
         from slurm.tasks.finishing import publish_early
 
         try:
+            if not Ledger.read(plan).done.all():
+                return
+            if not ClaimFolder(plan.rundir.claims).take(f"{number}.publish"):
+                return  # another task is at it
             publish_early(plan, number)
             if idle := pending_tasks(plan, number):
                 call(["scancel", "--quiet", "--state=PENDING", *idle])
