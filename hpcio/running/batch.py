@@ -89,6 +89,8 @@ def run_batch(attempt: Attempt, blocks: np.ndarray) -> BatchDone:
         raise as_output_error(error, attempt.plan.run_directory) from error
     finally:
         attempt.computing = False
+        if attempt.clock is not None:
+            attempt.clock.end()
     attempt.begin_sync()
     return batch.done()
 
@@ -185,6 +187,8 @@ class _Batch:
                     _exit(0)
             except (Exception, SystemExit) as error:
                 attempt.computing = False
+                if self._clock is not None:
+                    self._clock.end()
                 if _forks != self._forks:
                     _exit(1)
                 if attempt.left is not None:

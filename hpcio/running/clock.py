@@ -107,6 +107,7 @@ class TrialClock:
     def end(self) -> None:
         """Note that the function has returned, or raised."""
         self._at = None
+        _BLOCK.pack_into(self._page, 0, -1)
 
     def _interrupt(self, _: int, frame: FrameType | None) -> None:
         if self._told is not None and self._told is self._at:
@@ -122,7 +123,7 @@ class TrialClock:
             if passed > self.limit and self._told is not at and self._is_main:
                 self._told = at
                 signal.pthread_kill(self._owner, _SIGNAL)
-            if passed > self.limit + self._grace and self._fd >= 0:
+            if passed > self.limit + self._grace and self._at is at and self._fd >= 0:
                 faulthandler.dump_traceback(self._fd)
                 os._exit(1)
 
@@ -152,10 +153,10 @@ class TrialClock:
 
     def why(self) -> str:
         """The stack of a trial that was left, and why it was."""
-        return f"Stack (most recent call last):\n{self.stack}{took_too_long(self.limit)}"
+        return f"Stack (most recent call last):\n{self.stack}{_took_too_long(self.limit)}"
 
 
-def took_too_long(limit: float) -> str:
+def _took_too_long(limit: float) -> str:
     """Why a trial has failed, in words."""
     return f"TimeoutError: the trial took longer than {duration(limit)} (trial_time)\n"
 
@@ -165,7 +166,7 @@ def stacks_of(plan: Plan, attempt: str) -> Path:
     return plan.rundir.logs / f"{attempt}{_SUFFIX}"
 
 
-def failed_for_time(plan: Plan, limit: float | None) -> list[int]:
+def failed_for_time(plan: Plan, limit: float | None, attempt: str = "*") -> list[int]:
     """Journal as failed the trials along with which processes have ended; their blocks.
 
     Parameters
@@ -173,11 +174,14 @@ def failed_for_time(plan: Plan, limit: float | None) -> list[int]:
     plan : Plan
     limit : float or None
         How long a trial might take, in seconds; if None, no process has ended for that.
+    attempt : str
+        The attempt whose process has ended. By default those of all: others must not wait to hear
+        of theirs then.
     """
     if limit is None:
         return []
     found: dict[int, str] = {}
-    for path in sorted(plan.rundir.logs.glob(f"*{_SUFFIX}")):
+    for path in sorted(plan.rundir.logs.glob(f"{attempt}{_SUFFIX}")):
         with contextlib.suppress(FileNotFoundError):  # somebody else has just done it
             raw = path.read_bytes()
             if len(raw) > _PAGE and (block := _BLOCK.unpack_from(raw)[0]) >= 0:
@@ -188,7 +192,7 @@ def failed_for_time(plan: Plan, limit: float | None) -> list[int]:
     journal = open_journal(plan, attempt_name("session"), "session")
     try:
         for block, stacks in found.items():
-            journal.note(FAILED, block, f"{stacks}{took_too_long(limit)}".encode())
+            journal.note(FAILED, block, f"{stacks}{_took_too_long(limit)}".encode())
         journal.sync()
     finally:
         journal.close()

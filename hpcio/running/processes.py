@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from hpcio.errors import WorkerError, as_output_error, from_message
-from hpcio.journals import Tried, tried_by
+from hpcio.journals import tried_by
 from hpcio.machine import how_it_ended, new_python, with_threads
 from hpcio.planning import Plan, check_memory
 from hpcio.running.clock import failed_for_time
@@ -241,15 +241,16 @@ class _Pool:
         else:
             ended = how_it_ended(status)
             why = f"{_tail(worker.log)}\nWorkerError: the worker ended with {ended}"
-            left = self._left(worker.batch, tried_by(self.plan, worker.attempt), why)
+            left = self._left(worker.batch, worker.attempt, why)
             if left.size:
                 self.queue.appendleft(left)
         if self.queue:
             self._start()
 
-    def _left(self, batch: np.ndarray, tried: Tried, why: str) -> np.ndarray:
+    def _left(self, batch: np.ndarray, attempt: str, why: str) -> np.ndarray:
         """The blocks of a dead worker to do again."""
-        too_long = failed_for_time(self.plan, self.trial_time)
+        tried = tried_by(self.plan, attempt)
+        too_long = failed_for_time(self.plan, self.trial_time, attempt)
         if not too_long:
             return self.deaths.left(batch, tried, why)
         self.failed += len(too_long)

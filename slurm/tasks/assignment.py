@@ -67,7 +67,10 @@ class Part:
 
 
 class Whereabouts:
-    """The part that the process that works is at, in memory shared with the one that waits."""
+    """The part that the process that works is at, in memory shared with the one that waits.
+
+    Not by its exit status: a function may end its process with any.
+    """
 
     def __init__(self) -> None:
         self._shared = mmap.mmap(-1, 4096)
@@ -85,3 +88,12 @@ class Whereabouts:
         """What was told last; None if nothing was."""
         text = self._shared[:].partition(b"\0")[0]
         return Part(*json.loads(text)) if text else None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it has found that no block is left, for no task."""
+        return bool(self._shared[-1])
+
+    @is_last.setter
+    def is_last(self, value: bool) -> None:
+        self._shared[-1] = value

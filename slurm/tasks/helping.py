@@ -124,6 +124,10 @@ class Helper:
             time.sleep(self._nap)
         return None
 
+    def nothing_left(self) -> bool:
+        """Whether every block of the submission was done, or has failed, by the last look."""
+        return not any(self._progress.left(b).size for b in self._assignment.work.batches)
+
     def _unfinished_parts(self) -> Iterator[tuple[Claim, np.ndarray]]:
         """Each claim that is not done, and the blocks that are left of it."""
         for batch, blocks in enumerate(self._assignment.work.batches):

@@ -69,16 +69,16 @@ class TaskWatcher:
             if code == AGAIN:
                 hung = not tried and environment.restarts() > 0 and self._blame_hung(mine, others)
                 return restart(plan, progress=tried > 0 or hung)
-            if code == DONE:
-                self._finish_if_done()
+            if code == DONE and self._whereabouts.is_last:
+                self._publish()
             if code in (DONE, ENDED, TROUBLE):
                 return code
             if signal.SIGTERM in self._told:
                 return ENDED
             self._blame(deaths, code, mine, others)
 
-    def _finish_if_done(self) -> None:
-        """Put the result together if no block is left: it is there then, whatever comes after.
+    def _publish(self) -> None:
+        """Put the result together: it is there then, whatever comes after.
 
         The finalizer only makes sure of it. Tasks that have not begun are not needed any more.
         """
@@ -87,10 +87,11 @@ class TaskWatcher:
         from slurm.tasks.finishing import publish_early
 
         try:
-            if not Ledger.read(plan).done.all():
-                return
+            # All that end now see that no block is left; one of them is enough.
             if not ClaimFolder(plan.rundir.claims).take(f"{number}.publish"):
-                return  # another task is at it
+                return
+            if not Ledger.read(plan).done.all():
+                return  # some have failed: the finalizer says so
             publish_early(plan, number)
             if idle := pending_tasks(plan, number):
                 call(["scancel", "--quiet", "--state=PENDING", *idle])
@@ -150,12 +151,16 @@ class TaskWatcher:
         return tried_by(plan, at.attempt), tried_since(plan, known | {own})
 
     def _failed_for_time(self) -> list[int]:
-        """Blocks that took the process along since they took longer than they may."""
-        found = failed_for_time(self._assignment.plan, self._assignment.submission.trial_time)
+        """The block along with which the worker has ended since it took longer than it may."""
+        at, limit = self._whereabouts.read(), self._assignment.submission.trial_time
+        if at is None:
+            return []
+        # Those of other tasks are for these to find.
+        found = failed_for_time(self._assignment.plan, limit, at.attempt)
         if found:
             print(
-                f"hpcio: blocks {found} took longer than trial_time, and their process ended with "
-                "them; see hpcio status --failed",
+                f"hpcio: block {found[0]} took longer than trial_time, and its process ended with "
+                "it; see hpcio status --failed",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
         return found

@@ -66,6 +66,8 @@ class TaskWorker:
             self._wind_up()
         if self._again:
             return AGAIN
+        if self._helper.nothing_left():
+            self._whereabouts.is_last = True
         return ENDED if self._ended else DONE
 
     def _heartbeat(self) -> contextlib.closing[Heartbeat]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,9 @@ import pytest
 import hpcio
 from hpcio import Plan, per_trial
 from hpcio.errors import BlocksFailed, OptionError
+from hpcio.journals import Ledger, prepare
+from hpcio.running import Attempt, failed_for_time, run_batch
+from hpcio.running.clock import stacks_of
 from hpcio.status import status
 from tests.rigs.runs import LFP, TABLE
 
@@ -42,6 +48,11 @@ def swallowing(trial, number):
             pass
     return -trial
 
+def raising(trial, number):
+    if number == 2:
+        raise ValueError("sick")
+    return -trial
+
 def holding(trial, number):
     '''In C, without letting go of the interpreter.'''
     if number == 2:
@@ -63,14 +74,13 @@ def made(lfp, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "workers"),
-    [("sleeping", 0), ("returning", 0), ("sleeping", 2), ("returning", 1), ("swallowing", 1),
-     ("holding", 2)],
+    ("name", "workers", "way"),
+    [("sleeping", 0, "virtual"), ("returning", 0, "virtual"), ("sleeping", 2, "virtual"),
+     ("returning", 1, "virtual"), ("swallowing", 1, "virtual"), ("holding", 2, "virtual"),
+     ("sleeping", 0, "packed"), ("holding", 2, "packed"), ("sleeping", 2, "direct"),
+     ("holding", 2, "direct")],
 )  # fmt: skip
-@pytest.mark.parametrize("way", ["virtual", "packed", "direct"])
 def test_a_trial_that_takes_too_long_fails_and_the_others_go_on(made, tmp_path, name, workers, way):
-    if way != "virtual" and name not in ("sleeping", "holding"):
-        pytest.skip("what it does to a writer is as for the others")
     options = {"packed": {"compression": "gzip"}, "direct": {"writer": "direct"}}.get(way, {})
     plan = made(name, **options)
     with pytest.raises(BlocksFailed, match=r"1 of 5 trials failed") as info:
@@ -107,3 +117,23 @@ def test_trials_that_take_their_time_together_do_not_fail(made, tmp_path):
 def test_no_time(made, limit):
     with pytest.raises(OptionError, match="is no time"):
         made("sleeping").run(workers=0, trial_time=limit, progress=False)
+
+
+def test_a_worker_that_waits_for_work_after_a_failure_is_not_taken_for_a_slow_one(made, tmp_path):
+    plan = prepare(made("raising"))
+    if not (pid := os.fork()):
+        with Attempt(plan, "w0", trial_time=0.2) as attempt:
+            failed = run_batch(attempt, np.arange(3)).failed
+            time.sleep(2.0)  # longer than the limit, and what comes on top
+        os._exit(0 if failed == 1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert failed_for_time(plan, 0.2) == []
+
+
+def test_each_worker_that_ended_for_time_is_told_by_its_own_file(made):
+    plan = prepare(made("holding"))
+    for name, block in (("w0-00000000", 2), ("w1-00000000", 4)):
+        stacks_of(plan, name).write_bytes(struct.pack("<q4088x", block) + b"a stack\n")
+    assert failed_for_time(plan, 1.0, "w1-00000000") == [4]
+    assert failed_for_time(plan, 1.0) == [2]
+    assert [failure.block for failure in Ledger.read(plan).failures()] == [2, 4]
