@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hpcio.errors import as_output_error
 from hpcio.machine import is_first
 
 __all__ = ["ClaimFolder"]
@@ -42,8 +43,18 @@ class ClaimFolder:
         self.folder.mkdir(mode=0o700, exist_ok=True)
 
     def take(self, name: str) -> bool:
-        """Claim a name; whether this process was the first to do so."""
-        return is_first(self.folder / name)
+        """Claim a name; whether this process was the first to do so.
+
+        Raises
+        ------
+        OutputError
+            If the disk refuses: what nobody can claim would not be done, without a word.
+        """
+        path = self.folder / name
+        try:
+            return is_first(path)
+        except OSError as error:
+            raise as_output_error(error, path) from error
 
     def is_taken(self, name: str) -> bool:
         """Whether somebody has claimed a name."""

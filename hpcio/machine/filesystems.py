@@ -102,12 +102,16 @@ def look_again(path: str | os.PathLike[str]) -> None:
 def is_first(path: str | os.PathLike[str]) -> bool:
     """Make an empty file; whether this process was the first to do so.
 
-    Only success means yes. On a network file system, a failure does not always mean that the
-    name was there.
+    Only success means yes: a server that is asked twice says that the name is there.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made, for another reason than that it is there.
     """
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except OSError:
+    except FileExistsError:
         return False
     return True
 

@@ -15,7 +15,8 @@ def test_one_of_many_is_first(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda _: is_first(tmp_path / "claim"), range(40)))
     assert won.count(True) == 1
-    assert not is_first(tmp_path / "absent" / "claim")
+    with pytest.raises(FileNotFoundError):  # that is nobody's
+        is_first(tmp_path / "absent" / "claim")
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
