@@ -332,3 +332,24 @@ def test_a_source_among_the_parts_of_the_output_is_not_replaced(folder):
     with pytest.raises(OutputError, match="which is its own source"):
         again.run(workers=0, progress=False, fresh=True)
     hpcio.verify(folder / "out.h5")
+
+
+def test_shape_type_and_axes_of_results_can_be_said(folder):
+    words = ["numpy:negative", "rec.h5::lfp", "--trials", "25", "--out", "said.h5", "--quiet"]
+    with h5py.File(folder / "rec.h5") as f:
+        shape = f"25,{f['lfp'].shape[1]}"
+        expected = -f["lfp"][: len(f["lfp"]) // 25 * 25].astype("f4")
+    asked = ["--out-shape", shape, "--out-dtype", "float32", "--axes", "time,ch"]
+    assert command_here(folder, "run", *words, *asked)[0] == 0
+    with hpcio.open(folder / "said.h5") as f:
+        assert f["data"].dtype == "f4"
+        assert [dim.label for dim in f["data"].dims] == ["time", "ch"]
+        np.testing.assert_array_equal(f["data"][...], expected)
+    for wrong, said in (
+        (["--out-shape", "8,x"], "is no list of lengths"),
+        (["--out-dtype", "float33"], "is no type of numpy"),
+        (["--axes", "a,a"], "has a name twice"),
+    ):
+        status, error = command_here(folder, "run", *words[:-2], "other.h5", *wrong)
+        assert status == 2
+        assert said in error
