@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -249,9 +250,9 @@ def test_workers_that_are_killed_one_after_the_other_leave_nothing_undone(tmp_pa
         until(lambda: len(children_of(session.pid)) == 2, "two workers")
         first, second = children_of(session.pid)
         os.kill(first, signal.SIGKILL)
-        until(lambda: len(bench.calls) == 2, "two trials")
+        until(lambda: len(bench.calls) >= 2, "two trials")
         os.kill(second, signal.SIGKILL)
-        until(lambda: len(bench.calls) == 3, "another trial")
+        until(lambda: len(bench.calls) >= 3, "another trial")
         bench.hold()
         assert session.wait(timeout=PATIENCE) == 0
     with hpcio.open(bench.out) as f:
@@ -259,6 +260,10 @@ def test_workers_that_are_killed_one_after_the_other_leave_nothing_undone(tmp_pa
 
 
 def children_of(pid: int) -> list[int]:
-    """The workers that a session has started, in order."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(c) for c in listed if b"running.worker" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    """The workers that a session has started and that live, in order."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if b"running.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
