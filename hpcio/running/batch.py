@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import _exit, register_at_fork
 from time import perf_counter
@@ -16,7 +17,7 @@ from hpcio.function import compute, pack_details
 from hpcio.journals import DETAILS, DONE, FAILED, HELD
 from hpcio.recording import LARGE, ReadAhead
 from hpcio.running.attempt import Attempt, Stop
-from hpcio.running.clock import OutOfTime
+from hpcio.running.clock import OutOfTime, TrialClock
 
 __all__ = ["BatchDone", "run_batch"]
 
@@ -89,8 +90,6 @@ def run_batch(attempt: Attempt, blocks: np.ndarray) -> BatchDone:
         raise as_output_error(error, attempt.plan.run_directory) from error
     finally:
         attempt.computing = False
-        if attempt.clock is not None:
-            attempt.clock.end()
     attempt.begin_sync()
     return batch.done()
 
@@ -104,7 +103,8 @@ class _Batch:
         self._journal, self._writer = attempt.journal, attempt.writer
         self._func, self._arguments = attempt.func, attempt.arguments
         self._shared = attempt.arguments.shared
-        self._clock = attempt.clock
+        # Without a limit of time nothing is asked with each trial.
+        self._compute = compute if attempt.clock is None else self._in_time(attempt.clock)
         self._args, kwargs = attempt.arguments.of(0)
         self._kwargs = {**kwargs, **attempt.extra}
         self._shapes, self._dtype, self._casting = plan.target.shapes, plan.dtype, plan.casting
@@ -118,7 +118,8 @@ class _Batch:
         # Records of results that the writer still holds back; they follow their bytes.
         self._held: list[tuple[int, dict[str, Any]]] = []
         self._written = self._failed = self._nbytes = self._tried = 0
-        self._flushed = perf_counter()
+        # When the last block was stored, or has failed.
+        self._now = self._flushed = perf_counter()
         # Ctrl-C may come at any time; a writer that was at work must not be asked for more.
         self._at_writer = False
         self._forks = _forks
@@ -127,7 +128,7 @@ class _Batch:
         """Try each block, in order."""
         attempt, plan, blocks = self._attempt, self._attempt.plan, self._blocks
         shape_index, trial = plan.target.shape_index[blocks], plan.blocks.trial[blocks]
-        ticked = perf_counter()
+        ticked = self._now
         self._writer.begin(blocks, self._journal)
         try:
             for k, (block, index, number) in enumerate(
@@ -140,7 +141,7 @@ class _Batch:
                 except OutOfTime:
                     self._leave(block)
                 self._tried = k + 1
-                now = perf_counter()
+                now = self._now
                 if now - ticked > TICK_EVERY:
                     ticked = now
                     self._at_writer = True
@@ -173,22 +174,16 @@ class _Batch:
                 if not self._shared:
                     self._args, own = self._arguments.of(number)
                     self._kwargs = {**own, **attempt.extra}
-                if self._clock is not None:
-                    self._clock.begin(block)
                 attempt.computing = True
-                result, details = compute(
+                result, details = self._compute(
                     self._func, trial, self._args, self._kwargs, shape, self._dtype,
                     casting=self._casting,
                 )  # fmt: skip
                 attempt.computing = False
-                if self._clock is not None:
-                    self._clock.end()
                 if _forks != self._forks:
                     _exit(0)
             except (Exception, SystemExit) as error:
                 attempt.computing = False
-                if self._clock is not None:
-                    self._clock.end()
                 if _forks != self._forks:
                     _exit(1)
                 if attempt.left is not None:
@@ -219,12 +214,24 @@ class _Batch:
         self._attempt.plan.source.check_unchanged()
         return True
 
+    def _in_time(self, clock: TrialClock) -> Callable[..., Any]:
+        """What computes a trial and is watched by a clock."""
+
+        def in_time(*given: Any, **named: Any) -> Any:
+            clock.begin(int(self._blocks[self._tried]))
+            try:
+                return compute(*given, **named)
+            finally:
+                clock.end()
+
+        return in_time
+
     def _leave(self, block: int) -> None:
         """Record a block as failed whose trial takes longer than it may."""
-        assert self._clock is not None
-        self._clock.end()
-        self._attempt.computing, self._attempt.left = False, None
-        self._fail(block, self._clock.why())
+        attempt = self._attempt
+        attempt.computing, attempt.left = False, None
+        assert attempt.clock is not None
+        self._fail(block, attempt.clock.why())
 
     def _fail(self, block: int, why: str) -> None:
         self._at_writer = True
@@ -233,6 +240,7 @@ class _Batch:
         if self._held and self._writer.is_flushed:
             self._flush()
         self._failed += 1
+        self._now = perf_counter()
         self._attempt.may_fail -= 1
         if self._attempt.may_fail < 0:
             self._attempt.request_stop()
@@ -255,7 +263,8 @@ class _Batch:
         except OSError as error:
             raise as_output_error(error, self._attempt.plan.run_directory) from error
         check = checksum(result) if checking is None else checking.result()
-        io = read - started + perf_counter() - computed
+        self._now = perf_counter()
+        io = read - started + self._now - computed
         if self._writer.is_flushed and not self._held:
             self._append(
                 DONE, block, file=file, offset=offset, check=check, nbytes=size,
