@@ -51,7 +51,9 @@ class Reader:
         self._open = recording.open()
         self._axis, self._shape, self._dtype = axis, recording.shape, recording.dtype
         self._fd = -1
+        # Memory of the last trials, and its shapes.
         self._memory: list[np.ndarray] = []
+        self._shapes: list[tuple[int, ...]] = []
         if axis == 0 and self._open.plain is not None:
             path, self._offset = self._open.plain
             self._row = int(np.prod(self._shape[1:], dtype=np.int64)) * self._dtype.itemsize
@@ -130,11 +132,12 @@ class Reader:
         # Fresh memory for a large trial costs as much as reading it. The memory of an earlier
         # trial is used again if nobody else holds it. The list and the argument are then its only
         # two references; a view, or a trial that the function kept, would be a third.
-        for k in range(len(self._memory)):
-            if self._memory[k].shape == shape and sys.getrefcount(self._memory[k]) == 2:
+        for k, known in enumerate(self._shapes):
+            if known == shape and sys.getrefcount(self._memory[k]) == 2:
                 return self._memory[k]
         array = np.empty(shape, self._dtype)
         self._memory = [*self._memory[-1:], array]
+        self._shapes = [*self._shapes[-1:], shape]
         return array
 
     def close(self) -> None:

@@ -120,8 +120,6 @@ class _Batch:
         self._written = self._failed = self._nbytes = self._tried = 0
         # When the last block was stored, or has failed.
         self._now = self._flushed = perf_counter()
-        # Ctrl-C may come at any time; a writer that was at work must not be asked for more.
-        self._at_writer = False
         self._forks = _forks
 
     def run(self) -> None:
@@ -144,13 +142,12 @@ class _Batch:
                 now = self._now
                 if now - ticked > TICK_EVERY:
                     ticked = now
-                    self._at_writer = True
                     self._tick(now)
-                    self._at_writer = False
                 if attempt.stopping:
                     break
         except (Stop, KeyboardInterrupt):  # what is done before the block at hand stays
-            if not self._at_writer:
+            # Ctrl-C may come at any time; a writer that was at work must not be asked for more.
+            if attempt.computing or attempt.left is not None:
                 self._flush()
             raise
         self._flush()
@@ -199,9 +196,7 @@ class _Batch:
                     raise attempt.left
                 # The trial is let go of only now: its memory may be that of the result. When
                 # this function returns, the reader may use it for the next trial.
-                self._at_writer = True
                 self._store(block, result, details, started, read)
-                self._at_writer = False
                 return
 
     def _is_of_block(self, error: BaseException) -> bool:
@@ -234,7 +229,6 @@ class _Batch:
         self._fail(block, attempt.clock.why())
 
     def _fail(self, block: int, why: str) -> None:
-        self._at_writer = True
         self._journal.note(FAILED, block, why.encode())
         self._writer.mark_failed(block)
         if self._held and self._writer.is_flushed:
@@ -244,7 +238,6 @@ class _Batch:
         self._attempt.may_fail -= 1
         if self._attempt.may_fail < 0:
             self._attempt.request_stop()
-        self._at_writer = False
 
     def _store(
         self, block: int, result: np.ndarray, details: Any, started: float, read: float
