@@ -54,6 +54,8 @@ from tests.rigs.inputs import (
 from tests.rigs.runs import left_by_a_kill
 from tests.rigs.support import REPOSITORY, ended
 
+# The share of a reader that no weight is named for.
+USUAL = 20.0
 RECORDING = np.random.default_rng(1).normal(size=(24, 3))
 TABLE = [[0, 4, 1], [4, 8, 1], [8, 13, 1], [13, 16, 0], [16, 20, 2], [20, 24, -3]]
 WORK = """
@@ -373,7 +375,9 @@ def _submitted(plan: hpcio.Plan) -> None:
 # ---- processes
 
 
-def tried(folder: Path, *, first: int, count: int, weights: dict[str, float]) -> dict[str, Any]:
+def tried(
+    folder: Path, *, first: int, count: int, weights: dict[str, float] | None = None
+) -> dict[str, Any]:
     """Try inputs of every reader, so many in all; what came of it, by the name of the reader.
 
     Parameters
@@ -383,10 +387,11 @@ def tried(folder: Path, *, first: int, count: int, weights: dict[str, float]) ->
     first : int
         Number of the first input of each reader.
     count : int
-    weights : dict of str to float
-        How many more inputs a reader gets than others.
+    weights : dict of str to float, optional
+        How many inputs a reader gets, as a share; without it all get the same number, and one
+        that is not named gets `USUAL`.
     """
-    asked = json.dumps([str(folder), first, count, weights])
+    asked = json.dumps([str(folder), first, count, weights or {}])
     child = subprocess.Popen(
         [sys.executable, "-m", "tests.rigs.readers", asked], cwd=REPOSITORY, text=True,
         start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -409,7 +414,7 @@ def _main(folder: str, first: int, count: int, weights: dict[str, float]) -> Non
         # averages, are refused by some who read them.
         with suppress(HpcioError):
             reader.read()
-    share = [weights.get(reader.name, 1.0) for reader in all_readers]
+    share = [weights.get(reader.name, USUAL) for reader in all_readers]
     for reader, part in zip(all_readers, share, strict=True):
         begun = time.monotonic()
         numbers = range(first, first + max(1, round(count * part / sum(share))))
