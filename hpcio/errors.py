@@ -13,12 +13,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hpcio.words import plain
 
 __all__ = [
     "BlocksFailed",
+    "Cause",
     "ClusterError",
     "ConfigError",
     "Done",
@@ -106,6 +107,9 @@ class WorkerError(HpcioError, RuntimeError):
     """Workers could not be started, or died more often than allowed."""
 
 
+Cause = Literal["raised", "memory", "time", "died"]
+
+
 @dataclass(frozen=True)
 class Failure:
     """A block that failed: its number, its trial, and why.
@@ -116,12 +120,16 @@ class Failure:
     traceback : str
     counted : str
         What people count, ``trial`` or ``block``; see `hpcio.planning.Plan.counted`.
+    cause : {"raised", "memory", "time", "died"}
+        The function has raised an error, needed more memory than it may use, took longer than
+        `trial_time`, or its process has died with it.
     """
 
     block: int
     trial: int
     traceback: str
     counted: str = "block"
+    cause: Cause = "raised"
 
     @property
     def name(self) -> str:

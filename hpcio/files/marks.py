@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from hpcio.errors import DAMAGE
-from hpcio.files.opening import open_file
+from hpcio.files.opening import open_file, read_text
 
 __all__ = ["Mark", "mark_of"]
 
@@ -31,7 +31,7 @@ def mark_of(path: str | os.PathLike[str]) -> Mark | None:
     """The mark of a file; None if it is no result of hpcio, or cannot be read."""
     try:
         with open_file(path) as f:
-            said = f["hpcio"].attrs
-            return Mark(bytes(said["plan"]).decode(), bytes(said["run_id"]).decode())
+            said = f["hpcio"]
+            return Mark(read_text(said, "plan"), read_text(said, "run_id"))
     except DAMAGE:
         return None

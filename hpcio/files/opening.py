@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import h5py
+import numpy as np
 
 from hpcio.errors import HpcioError, SourceError, as_read_error, check_path, is_of_disk
 
@@ -24,6 +25,7 @@ __all__ = [
     "open_file",
     "plain_offset",
     "read_table",
+    "read_text",
     "reading",
     "room_for",
     "split_spec",
@@ -185,6 +187,24 @@ def read_table(dataset: h5py.Dataset) -> Any:
     if (dataset.size or 0) * dataset.dtype.itemsize > most:
         raise ValueError(f"'{dataset.name}' is said to have {dataset.size} values, and has not")
     return dataset[()]
+
+
+def read_text(thing: h5py.Group | h5py.Dataset, name: str, default: str | None = None) -> str:
+    """An attribute that must be text.
+
+    Raises
+    ------
+    KeyError
+        If there is none, nor a default.
+    ValueError
+        If it is no text: ``bytes`` would make as many zeros of a number as it says.
+    """
+    said = thing.attrs[name] if default is None else thing.attrs.get(name, default)
+    if isinstance(said, np.ndarray):
+        said = said[()] if said.ndim == 0 else said.tobytes()
+    if not isinstance(said, str | bytes):
+        raise ValueError(f"'{name}' of '{thing.name}' is no text: {type(said).__name__}")
+    return said.decode() if isinstance(said, bytes) else said
 
 
 @contextmanager

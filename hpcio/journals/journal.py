@@ -11,7 +11,8 @@ Kinds of record:
 FILE      a source file was opened; `offset` is where its data begin in bytes,
           `nbytes` the size of its dataset
 DONE      a block was written: `offset` in bytes within the dataset of `file`
-FAILED    a block raised; its traceback lies at `offset` in the notes
+FAILED    a block failed; its traceback lies at `offset` in the notes, `file` is the
+          place of its cause in `CAUSES`
 DETAILS   a block's details lie at `offset` in the notes
 SYNC      the first `offset` records are safe against a crash of the machine
 LOST      writing to the disk failed: what no SYNC covers never counts
@@ -34,11 +35,12 @@ from typing import Any
 
 import numpy as np
 
-from hpcio.errors import PlanError, as_read_error
+from hpcio.errors import Cause, PlanError, as_read_error
 from hpcio.files import NewNames, check_types, checksum, read_own, write_at
 from hpcio.machine import is_local
 
 __all__ = [
+    "CAUSES",
     "DETAILS",
     "DONE",
     "FAILED",
@@ -54,6 +56,9 @@ __all__ = [
 ]
 
 FILE, DONE, FAILED, DETAILS, SYNC, LOST, HELD, VOID = range(1, 9)
+
+# Why a block has failed; see `hpcio.errors.Failure`. They may not change their places.
+CAUSES: tuple[Cause, ...] = ("raised", "memory", "time", "died")
 
 MAGIC = b"HPCIOJ01"
 HEADER = 1024
@@ -195,14 +200,20 @@ class Journal:
         os.posix_fallocate(self._fd, 0, size)
         self._map.resize(size)
 
-    def note(self, kind: int, block: int, text: bytes) -> None:
+    def note_failure(self, block: int, text: str, cause: Cause = "raised") -> None:
+        """Journal a block as failed, with its traceback."""
+        self.note(FAILED, block, text.encode(), file=CAUSES.index(cause))
+
+    def note(self, kind: int, block: int, text: bytes, *, file: int = 0) -> None:
         """Keep `text` beside the journal, then a record of `kind` that points to it."""
         if self._notes is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             self._notes = os.open(self.path.with_suffix(".notes"), flags, self._mode)
             self._names.add(self.path.parent)
         _write(self._notes, text)
-        self.append(kind, block, offset=self._noted, check=checksum(text), nbytes=len(text))
+        self.append(
+            kind, block, file=file, offset=self._noted, check=checksum(text), nbytes=len(text)
+        )
         self._noted += len(text)
 
     @property
@@ -255,6 +266,11 @@ class JournalRecords:
     def attempt(self) -> str:
         """The name of the attempt."""
         return str(self.header["name"])
+
+    def cause(self, record: np.void) -> Cause:
+        """Why the block of a FAILED record has failed."""
+        place = int(record["file"])
+        return CAUSES[place] if place < len(CAUSES) else "raised"
 
     def note(self, record: np.void) -> bytes:
         """The text that a FAILED or DETAILS record points to, or b'' if it was lost."""

@@ -344,12 +344,20 @@ class Ledger:
         state = np.zeros(count, np.uint8)
         which = np.full(count, -1, np.int32)
         record = np.zeros(count, journal.RECORD)
-        # The last assignment counts: failures first, then results, the first journal last.
-        for kind in (FAILED, DONE):
-            for i in reversed(range(len(logs))):
-                found = logs[i].records[logs[i].records["kind"] == kind][::-1]
-                block = found["block"]
-                state[block], which[block], record[block] = kind, i, found
+        # The last assignment counts. Of failures, that is the latest one.
+        failed = [np.flatnonzero(log.records["kind"] == FAILED) for log in logs]
+        times = [log.records["end"][k] for log, k in zip(logs, failed, strict=True)]
+        for i in sorted(
+            (i for i in range(len(logs)) if failed[i].size), key=lambda i: times[i][-1]
+        ):
+            found = logs[i].records[failed[i]]
+            block = found["block"]
+            state[block], which[block], record[block] = FAILED, i, found
+        # Then results, the first journal last.
+        for i in reversed(range(len(logs))):
+            found = logs[i].records[logs[i].records["kind"] == DONE][::-1]
+            block = found["block"]
+            state[block], which[block], record[block] = DONE, i, found
         return cls(plan, logs, state, which, record)
 
     @property
@@ -411,6 +419,7 @@ class Ledger:
                 trial=int(self.plan.trials.index[self.plan.blocks.trial[b]]),
                 traceback=self.logs[self.log[b]].note(self.record[b]).decode(errors="replace"),
                 counted=self.plan.counted,
+                cause=self.logs[self.log[b]].cause(self.record[b]),
             )
             for b in np.flatnonzero(self.state == FAILED).tolist()
         )

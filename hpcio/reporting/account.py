@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hpcio.errors import Failure, SourceError
-from hpcio.files import open_file
+from hpcio.errors import DAMAGE, Failure
+from hpcio.files import open_file, read_text
 from hpcio.journals import (
     DONE,
     FAILED,
@@ -117,9 +117,9 @@ def provenance_of(plan: Plan) -> dict[str, Any]:
     """What the result says of its making; empty if it is not published."""
     try:
         with open_file(plan.out) as f:
-            ours = bytes(f["hpcio"].attrs["plan"]).decode() == plan.digest
+            ours = read_text(f["hpcio"], "plan") == plan.digest
             return dict(f.attrs) if ours else {}
-    except (SourceError, KeyError):
+    except DAMAGE:  # whoever opens the result says what is wrong with it
         return {}
 
 

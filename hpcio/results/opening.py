@@ -22,6 +22,7 @@ from hpcio.files import (
     locking,
     open_file,
     read_table,
+    read_text,
     result_of,
     room_for,
 )
@@ -141,7 +142,7 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
                 raise ResultError(f"'{name}' is no result of hpcio. Open it with h5py.")
             _check_shape(f)
             sources = Sources.of(f) if "hpcio/sources" in f else None
-            load_filters(bytes(f["hpcio"].attrs.get("compression", b"")).decode(), name)
+            load_filters(read_text(f["hpcio"], "compression", ""), name)
         if sources is not None:
             check_sources(name.parent, sources.table)
             sources.look()

@@ -33,6 +33,7 @@ from hpcio.files import (
     allocate,
     has_sound_scales,
     read_table,
+    read_text,
     result_of,
     sparse_file,
     sync,
@@ -158,7 +159,7 @@ def _checked_copy(
 ) -> tuple[Verified, str]:
     """Copy a result and compare the copy: what was compared, and the digest of the plan."""
     with result.open(source) as f:
-        digest = bytes(f["hpcio"].attrs["plan"]).decode()
+        digest = read_text(f["hpcio"], "plan")
         target = Target.load(f["hpcio/target"])
         chunking = Chunking.choose(
             target.shape, target.dtype, target.axis, chunks=chunks, compression=compression

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from hpcio.errors import HpcioError, SourceError, as_output_error
+from hpcio.errors import Cause, HpcioError, SourceError, as_output_error
 from hpcio.files import checksum
 from hpcio.function import compute, pack_details
-from hpcio.journals import DETAILS, DONE, FAILED, HELD
+from hpcio.journals import DETAILS, DONE, HELD
 from hpcio.recording import LARGE, ReadAhead
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.clock import OutOfTime, TrialClock
@@ -189,7 +189,7 @@ class _Batch:
                     raise
                 tries += 1
                 if tries > attempt.retries:
-                    self._fail(block, _why(error, block))
+                    self._fail(block, *_why(error, block))
                     return
             else:
                 if attempt.left is not None:
@@ -204,6 +204,8 @@ class _Batch:
 
         Trouble of the disk, and another recording than was planned, end the batch.
         """
+        if isinstance(error, MemoryError):
+            return True
         if not isinstance(error, SourceError) or error.errno is not None:
             return False
         self._attempt.plan.source.check_unchanged()
@@ -226,10 +228,10 @@ class _Batch:
         attempt = self._attempt
         attempt.computing, attempt.left = False, None
         assert attempt.clock is not None
-        self._fail(block, attempt.clock.why())
+        self._fail(block, attempt.clock.why(), "time")
 
-    def _fail(self, block: int, why: str) -> None:
-        self._journal.note(FAILED, block, why.encode())
+    def _fail(self, block: int, why: str, cause: Cause) -> None:
+        self._journal.note_failure(block, why, cause)
         self._writer.mark_failed(block)
         if self._held and self._writer.is_flushed:
             self._flush()
@@ -297,9 +299,14 @@ class _Batch:
             self._attempt.begin_sync()
 
 
-def _why(error: BaseException, block: int) -> str:
-    """The traceback of a block that raised."""
-    text = traceback.format_exc()
-    if isinstance(error, MemoryError):
-        text += f"MemoryError: block {block} needs more memory than its worker may use\n"
-    return text
+def _why(error: BaseException, block: int) -> tuple[str, Cause]:
+    """The traceback of a block that raised, and whether it was for want of memory."""
+    text, at = traceback.format_exc(), error
+    while not isinstance(at, MemoryError):
+        if (before := at.__cause__ or at.__context__) is None:
+            return text, "raised"
+        at = before
+    return (
+        text + f"MemoryError: block {block} needs more memory than its worker may use\n",
+        "memory",
+    )

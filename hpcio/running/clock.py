@@ -23,7 +23,7 @@ from time import perf_counter
 from types import FrameType
 
 from hpcio.errors import as_output_error
-from hpcio.journals import FAILED, attempt_name, open_journal
+from hpcio.journals import attempt_name, open_journal
 from hpcio.planning import Plan
 from hpcio.words import duration
 
@@ -192,7 +192,7 @@ def failed_for_time(plan: Plan, limit: float | None, attempt: str = "*") -> list
     journal = open_journal(plan, attempt_name("session"), "session")
     try:
         for block, stacks in found.items():
-            journal.note(FAILED, block, f"{stacks}{_took_too_long(limit)}".encode())
+            journal.note_failure(block, f"{stacks}{_took_too_long(limit)}", "time")
         journal.sync()
     finally:
         journal.close()

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from hpcio.errors import WorkerError
-from hpcio.journals import FAILED, Tried, attempt_name, open_journal
+from hpcio.errors import Cause, WorkerError
+from hpcio.journals import Tried, attempt_name, open_journal
 from hpcio.planning import Plan
 
 __all__ = ["FRUITLESS", "Deaths", "blame"]
@@ -77,11 +77,11 @@ class Deaths:
         return left
 
 
-def blame(plan: Plan, block: int, why: str) -> None:
+def blame(plan: Plan, block: int, why: str, cause: Cause = "died") -> None:
     """Journal as failed a block that killed its worker, which could not journal it."""
     journal = open_journal(plan, attempt_name("session"), "session")
     try:
-        journal.note(FAILED, block, why.encode())
+        journal.note_failure(block, why, cause)
         journal.sync()
     finally:
         journal.close()

@@ -78,7 +78,7 @@ class Tally:
                 self._state[block] = FAILED
                 text = log.note(record).decode(errors="replace")
                 trial = int(self._plan.trials.index[self._plan.blocks.trial[block]])
-                failure = Failure(block, trial, text, self._plan.counted)
+                failure = Failure(block, trial, text, self._plan.counted, log.cause(record))
                 self._failures[block] = failure, key
 
     def _note_recent(self, ends: np.ndarray, nbytes: np.ndarray) -> None:

@@ -42,6 +42,7 @@ from hpcio.files import (
     in_memory_file,
     load_filters,
     open_file,
+    read_text,
     sync,
     write_at,
     write_image,
@@ -391,7 +392,7 @@ class PackedReader:
                 isinstance(data, h5py.Dataset)
                 and data.shape == shape
                 and data.dtype == self._plan.target.dtype
-                and bytes(data.attrs["plan"]) == self._plan.digest.encode()
+                and read_text(data, "plan") == self._plan.digest
             )
         except (KeyError, OSError, RuntimeError, ValueError, TypeError) as error:
             if is_of_disk(error):

@@ -55,7 +55,7 @@ from tests.rigs.runs import left_by_a_kill
 from tests.rigs.support import REPOSITORY, ended
 
 # The share of a reader that no weight is named for.
-USUAL = 20.0
+USUAL = 10.0
 RECORDING = np.random.default_rng(1).normal(size=(24, 3))
 TABLE = [[0, 4, 1], [4, 8, 1], [8, 13, 1], [13, 16, 0], [16, 20, 2], [20, 24, -3]]
 WORK = """

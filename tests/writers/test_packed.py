@@ -238,6 +238,25 @@ def test_a_file_that_was_finished_and_cannot_be_read_is_computed_again(bench):
     bench.check()
 
 
+ANY_MARK = [np.uint64(2**63), np.int64(10**12), 1.5, np.arange(3), h5py.Empty("f8"), "another"]
+
+
+@pytest.mark.parametrize("mark", ANY_MARK, ids=str)
+def test_a_file_with_a_mark_of_another_type_is_not_ours(tmp_path, mark):
+    bench = Packed(tmp_path, sources="trial")
+    bench.stop(TRIALS - 1)
+    with pytest.raises(KeyboardInterrupt):
+        bench.plan().run(workers=0, progress=False)
+    bench.stop()
+    bench.forget_calls()
+    with h5py.File(bench.files()[0], "r+") as f:
+        del f["data"].attrs["plan"]
+        f["data"].attrs["plan"] = mark if isinstance(mark, str | h5py.Empty) else np.asarray(mark)
+    hpcio.Plan.load(bench.out).run(workers=0, progress=False)
+    assert len(bench.calls) == 2
+    bench.check()
+
+
 def test_a_log_that_was_left_is_kept_when_its_result_goes(tmp_path):
     bench = Packed(tmp_path)
     torn(bench)
