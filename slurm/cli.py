@@ -34,6 +34,19 @@ _JOB_OPTIONS = [
     click.option("--time", "walltime", help="Of each task, such as 01:00:00."),
     click.option("--cpus", type=click.IntRange(1), help="Of each task."),
     click.option("--throttle", type=click.IntRange(1), help="Tasks that may run at a time."),
+    click.option(
+        "--mem-retry",
+        metavar="2x|off",
+        help="Trials that lack memory get so much more in another pass.  [default: 2x]",
+    ),
+    click.option(
+        "--mem-max",
+        metavar="SIZE",
+        help="At the most so much.  [default: that of the largest node]",
+    ),
+    click.option(
+        "--time-retry", metavar="2x|off", help="Likewise, once, of --trial-time.  [default: off]"
+    ),
     click.option("--prologue", help="Shell before Python, such as 'module load hdf5'."),
     click.option("--name", help="Of the jobs."),
     click.option("--mpi", is_flag=True, help="One MPI job instead of a job array."),

@@ -108,9 +108,9 @@ def small_slurm(
     """Starts a SLURM of one node with a setting of its own, beside the other one."""
     with contextlib.ExitStack() as stack:
 
-        def start(setting: str) -> slurm_rig.Slurm:
+        def start(setting: str, *, cgroup: str = "") -> slurm_rig.Slurm:
             folder = tmp_path_factory.mktemp("small")
-            small = slurm_rig.Slurm(folder, nodes=1, cpus=8, extra=setting)
+            small = slurm_rig.Slurm(folder, nodes=1, cpus=8, extra=setting, cgroup=cgroup)
             stack.callback(small.down)
             small.up()
             for name in ("SLURM_CONF", "PATH"):

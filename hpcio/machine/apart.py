@@ -37,10 +37,13 @@ def how_it_ended(status: int) -> str:
     Examples
     --------
     >>> how_it_ended(-9), how_it_ended(7)
-    ('signal 9 (often the system, out of memory)', 'exit status 7')
+    ('signal 9 (SIGKILL, often the system, out of memory)', 'exit status 7')
     """
-    hint = " (often the system, out of memory)" if status == -signal.SIGKILL else ""
-    return f"signal {-status}{hint}" if status < 0 else f"exit status {status}"
+    if status >= 0:
+        return f"exit status {status}"
+    names = {s.value: s.name for s in signal.Signals}  # of real-time signals there are few
+    hint = ", often the system, out of memory" if status == -signal.SIGKILL else ""
+    return f"signal {-status} ({names.get(-status, 'SIGRT')}{hint})"
 
 
 @dataclass(frozen=True)

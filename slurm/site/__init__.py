@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from slurm.site import environment
     from slurm.site.commands import call, job_number, refusal, require
     from slurm.site.config import settings
-    from slurm.site.options import SubmitOptions
+    from slurm.site.options import SubmitOptions, parse_factor
     from slurm.site.partitions import Site, format_time, parse_time, read_site
     from slurm.site.sbatch import check_options, join_words, names_option, split_option
     from slurm.site.squeue import ENDED, FIRST_LOOK, LAST_LOOK, queued_jobs
@@ -32,6 +32,7 @@ __all__ = [
     "job_number",
     "join_words",
     "names_option",
+    "parse_factor",
     "parse_time",
     "queued_jobs",
     "read_site",
@@ -53,6 +54,7 @@ __getattr__ = lazily(
         "call": "commands",
         "format_time": "partitions",
         "job_number": "commands",
+        "parse_factor": "options",
         "parse_time": "partitions",
         "queued_jobs": "squeue",
         "read_site": "partitions",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hpcio.errors import ClusterError
 
@@ -26,7 +26,12 @@ def require(command: str) -> None:
         raise ClusterError(NO_SLURM.format(command=command))
 
 
-def call(arguments: Sequence[str], *, timeout: float = PATIENCE) -> str:
+def call(
+    arguments: Sequence[str],
+    *,
+    timeout: float = PATIENCE,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """Run a command of SLURM and return what it prints.
 
     Parameters
@@ -35,6 +40,8 @@ def call(arguments: Sequence[str], *, timeout: float = PATIENCE) -> str:
         The command and its arguments; no shell sees them.
     timeout : float
         Seconds to wait for an answer.
+    environment : mapping of str to str, optional
+        That of the command; by default as here.
 
     Returns
     -------
@@ -49,7 +56,7 @@ def call(arguments: Sequence[str], *, timeout: float = PATIENCE) -> str:
     try:
         done = subprocess.run(
             list(arguments), capture_output=True, text=True, timeout=timeout, check=False,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL, env=environment,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise ClusterError(

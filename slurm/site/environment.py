@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
+from pathlib import Path
 
-__all__ = ["index", "job", "label", "limit_memory", "memory", "restarts"]
+__all__ = [
+    "index",
+    "job",
+    "label",
+    "limit_memory",
+    "memory",
+    "oom_kills",
+    "outside",
+    "restarts",
+]
 
 # Memory of an array task beside the data of Python, in bytes: code, stacks, and what the kernel
 # counts for it.
@@ -48,3 +59,41 @@ def limit_memory() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if limit > 0 and (hard == resource.RLIM_INFINITY or limit < hard):
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def oom_kills() -> int:
+    """How many processes of this task the system has killed for want of memory.
+
+    0 if it does not count them: where SLURM puts no tasks into cgroups.
+    """
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return 0
+    mount = Path("/sys/fs/cgroup")
+    for number, kinds, path in (line.split(":", 2) for line in groups):
+        name = {"0": "memory.events"}.get(number) if not kinds else "memory.oom_control"
+        where = mount if not kinds else mount / "memory"
+        if name is None or (kinds and "memory" not in kinds.split(",")):
+            continue
+        try:
+            said = (where / path.lstrip("/") / name).read_text()
+        except OSError:
+            continue
+        found = re.search(r"^oom_kill (\d+)$", said, re.MULTILINE)
+        if found:
+            return int(found[1])
+    return 0
+
+
+# What users set for SLURM's commands; all else of that name describes the job at hand.
+_FOR_COMMANDS = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+
+
+def outside() -> dict[str, str]:
+    """The environment without what describes this job, for jobs that it submits."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SLURM_") or name in _FOR_COMMANDS
+    }

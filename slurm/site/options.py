@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from hpcio.errors import OptionError
 from hpcio.machine import parse_seconds
 from hpcio.planning import RunPolicy
 
-__all__ = ["SubmitOptions"]
+__all__ = ["SubmitOptions", "parse_factor"]
 
 
 def _configurable(kind: type, default: Any = None) -> Any:
@@ -35,6 +37,9 @@ class SubmitOptions:
     max_failed: int | None = None
     gaps: bool = False
     trial_time: str | float | None = None
+    mem_retry: str | None = _configurable(str, "2x")
+    mem_max: str | None = _configurable(str)
+    time_retry: str | None = _configurable(str, "off")
     prologue: str | None = _configurable(str, "")
     sbatch: Sequence[str] | None = _configurable(list, [])
     probe: bool = False
@@ -95,3 +100,20 @@ class SubmitOptions:
         values = {name: getattr(self, name) for name in self.names() if name != "probe"}
         values["sbatch"] = list(self.sbatch or ()) or None
         return {name: value for name, value in values.items() if value is not None}
+
+
+def parse_factor(name: str, value: str) -> float | None:
+    """How much more a second pass asks for; None for none.
+
+    Examples
+    --------
+    >>> parse_factor("mem_retry", "1.5x"), parse_factor("mem_retry", "off")
+    (1.5, None)
+    """
+    text = str(value).strip().lower()
+    if text == "off":
+        return None
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)x", text)
+    if match is None or not 1 < float(match[1]) <= 1000:
+        raise OptionError(f"{name}='{value}' is no factor. Write such as 2x, or off.")
+    return float(match[1])

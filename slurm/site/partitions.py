@@ -112,6 +112,20 @@ class Site:
         found = [p for p in self.partitions if (p.default if name is None else p.name == name)]
         return (found[0].default_seconds or found[0].seconds) if found else None
 
+    def largest_memory(self, name: str | None) -> int | None:
+        """Bytes of memory of the largest node; None if that is not known.
+
+        Parameters
+        ----------
+        name : str or None
+            The partition; None for the default, ``"auto"`` for all that are up.
+        """
+        if name == "auto":
+            found = [p for p in self.partitions if p.up]
+        else:
+            found = [p for p in self.partitions if (p.default if name is None else p.name == name)]
+        return max((node.memory for p in found for node in p.nodes), default=None)
+
     def choose(
         self, name: str | None, *, cpus: int, memory: int, seconds: int | None
     ) -> str | None:

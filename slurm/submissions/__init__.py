@@ -13,23 +13,29 @@ from hpcio.machine import lazily
 if TYPE_CHECKING:
     from slurm.submissions.handle import Submitted, attach
     from slurm.submissions.logs import log_files
-    from slurm.submissions.queue import pending_tasks
+    from slurm.submissions.passes import next_pass, pass_words, submit_pass
+    from slurm.submissions.queue import Row, pending_tasks, read_queue
     from slurm.submissions.records import Submission, jobs, newest, read_submission, task_plan
     from slurm.submissions.status import outcome
     from slurm.submissions.submitting import scripts, submit, write_scripts
 
 __all__ = [
+    "Row",
     "Submission",
     "Submitted",
     "attach",
     "jobs",
     "log_files",
     "newest",
+    "next_pass",
     "outcome",
+    "pass_words",
     "pending_tasks",
+    "read_queue",
     "read_submission",
     "scripts",
     "submit",
+    "submit_pass",
     "task_plan",
     "write_scripts",
 ]
@@ -39,17 +45,22 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "Row": "queue",
         "Submission": "records",
         "Submitted": "handle",
         "attach": "handle",
         "jobs": "records",
         "log_files": "logs",
         "newest": "records",
+        "next_pass": "passes",
         "outcome": "status",
+        "pass_words": "passes",
         "pending_tasks": "queue",
+        "read_queue": "queue",
         "read_submission": "records",
         "scripts": "submitting",
         "submit": "submitting",
+        "submit_pass": "passes",
         "task_plan": "records",
         "write_scripts": "submitting",
     },

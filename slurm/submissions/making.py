@@ -14,7 +14,7 @@ from hpcio.planning import Plan, RunPolicy
 from slurm.mapping import JobArray, TaskPlan, arrays_of, map_blocks
 from slurm.site import Site, SubmitOptions
 from slurm.submissions import records
-from slurm.submissions.records import Submission
+from slurm.submissions.records import Submission, Why
 from slurm.submissions.request import JobRequest
 from slurm.submissions.script import array_script, finish_script, ranks_script
 
@@ -61,6 +61,8 @@ def write_submission(
     ledger: Ledger,
     options: SubmitOptions,
     policy: RunPolicy,
+    first: int = 0,
+    why: Why = "",
 ) -> Submission:
     """Write the scripts of a submission, and what its tasks read.
 
@@ -77,6 +79,8 @@ def write_submission(
     options : SubmitOptions
         To be kept.
     policy : RunPolicy
+    first, why
+        If it is a pass of an earlier one; see `Submission`.
 
     Returns
     -------
@@ -100,7 +104,8 @@ def write_submission(
         memory=request.memory, seconds=request.seconds, signal=request.signal,
         stale=request.stale, retries=policy.retries, max_failed=policy.most_failed(len(plan)),
         gaps=policy.gaps, trial_time=policy.trial_time, ranks=request.ranks,
-        known=tuple(log.path.name for log in ledger.logs),
+        known=tuple(log.path.name for log in ledger.logs), mem_retry=request.mem_retry,
+        time_retry=request.time_retry, mem_max=request.mem_max, first=first or number, why=why,
     )  # fmt: skip
     records.write(plan, made, work)
     return made

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -28,14 +29,19 @@ from slurm.site import SubmitOptions
 __all__ = [
     "Jobs",
     "Submission",
+    "Why",
     "jobs",
     "newest",
     "note_jobs",
     "numbers",
+    "passes",
     "read_submission",
     "task_plan",
     "write",
 ]
+
+
+Why = Literal["", "left", "memory", "time"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +84,14 @@ class Submission:
         After how many seconds a trial has failed.
     ranks : int or None
         How many ranks, if this is one MPI job; None for job arrays.
+    mem_retry, time_retry : float or None
+        How much more of it another pass gives to trials that failed for want of it.
+    mem_max : int or None
+        Bytes of memory that another pass asks for at the most.
+    first : int
+        Number of the submission whose pass this is: its own, if a user has made it.
+    why : {"", "left", "memory", "time"}
+        Why its blocks are done in another pass: their tasks were gone, or they need more.
     """
 
     number: int
@@ -101,6 +115,11 @@ class Submission:
     known: tuple[str, ...]
     ranks: int | None = None
     trial_time: float | None = None
+    mem_retry: float | None = None
+    time_retry: float | None = None
+    mem_max: int | None = None
+    first: int = 0
+    why: Why = ""
 
     @property
     def policy(self) -> RunPolicy:
@@ -132,6 +151,13 @@ def newest(plan: Plan) -> Submission | None:
     """The last submission of a run; None if it was never submitted."""
     found = numbers(plan)
     return read_submission(plan, found[-1]) if found else None
+
+
+def passes(plan: Plan, last: Submission) -> list[Submission]:
+    """The submission that a user has made, and its passes up to one of them."""
+    first = last.first or last.number
+    found = (read_submission(plan, n) for n in numbers(plan) if first <= n <= last.number)
+    return [made for made in found if (made.first or made.number) == first]
 
 
 def write(plan: Plan, submission: Submission, work: TaskPlan) -> None:

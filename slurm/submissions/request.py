@@ -12,7 +12,7 @@ from hpcio.errors import OptionError, check_whole
 from hpcio.machine import parse_bytes
 from hpcio.planning import Plan
 from hpcio.writers import needs_ranks
-from slurm.site import Site, SubmitOptions, check_options, parse_time, settings
+from slurm.site import Site, SubmitOptions, check_options, parse_factor, parse_time, settings
 
 __all__ = ["JobRequest", "make_request"]
 
@@ -47,6 +47,11 @@ class JobRequest:
         Lines of shell that come before Python, such as ``module load``.
     launcher : str
         The command that starts the ranks of an MPI job, with its options.
+    mem_retry, time_retry : float or None
+        How much more memory, or time for a trial, those get in another pass that failed for want
+        of it; None if they get no other.
+    mem_max : int or None
+        Bytes of memory that another pass asks for at the most; None if nothing is known.
     python : str
     """
 
@@ -63,6 +68,9 @@ class JobRequest:
     sbatch: tuple[str, ...]
     prologue: str
     launcher: str
+    mem_retry: float | None = None
+    time_retry: float | None = None
+    mem_max: int | None = None
     python: str = sys.executable
 
 
@@ -89,6 +97,8 @@ def make_request(plan: Plan, options: SubmitOptions, site: Site) -> JobRequest:
         values["partition"], cpus=values["cpus"], memory=memory or 0, seconds=seconds
     )
     limit = site.seconds_of(partition) if seconds is None else seconds
+    largest = site.largest_memory(values["partition"])
+    most = largest if values["mem_max"] is None else parse_bytes(values["mem_max"])
     return JobRequest(
         # The controller has no room for more. sbatch would wait in vain.
         tasks=min(int(values["tasks"]), max(1, site.max_jobs // 2)),
@@ -104,6 +114,9 @@ def make_request(plan: Plan, options: SubmitOptions, site: Site) -> JobRequest:
         sbatch=tuple(values["sbatch"]),
         prologue=values["prologue"],
         launcher=values["launcher"],
+        mem_retry=parse_factor("mem_retry", values["mem_retry"]),
+        time_retry=parse_factor("time_retry", values["time_retry"]),
+        mem_max=most,
     )
 
 

@@ -16,20 +16,20 @@ from hpcio.watching import check_queues
 from hpcio.writers import backend_of, trusted_ledger
 from slurm.forecast import BASE_TASK, check_memory, check_walltime, measured_speed
 from slurm.mapping import arrays_of
-from slurm.site import SubmitOptions, call, job_number, read_site
+from slurm.site import SubmitOptions, call, environment, job_number, read_site
 from slurm.submissions import records
 from slurm.submissions.making import job_scripts, plan_tasks, write_submission
 from slurm.submissions.records import Jobs, Submission
 from slurm.submissions.request import JobRequest, make_request
 
-__all__ = ["preview", "submit_missing", "write_missing"]
+__all__ = ["preview", "send_jobs", "submit_missing", "write_missing"]
 
 Send = Callable[[Plan, Submission], None]
 
 
 def submit_missing(plan: Plan, options: SubmitOptions) -> None:
     """Submit the blocks that a plan lacks; see `slurm.submit`."""
-    _make_and_send(plan, options, _send)
+    _make_and_send(plan, options, send_jobs)
 
 
 def write_missing(plan: Plan, options: SubmitOptions) -> None:
@@ -99,7 +99,7 @@ def _with_fewer_tasks_if_refused(
         request = replace(request, tasks=request.tasks // 2)
 
 
-def _send(plan: Plan, made: Submission) -> None:
+def send_jobs(plan: Plan, made: Submission) -> None:
     """Call sbatch for each array, then for the finalizer; if one is refused, for none."""
     sent: list[int] = []
     try:
@@ -117,4 +117,4 @@ def _send(plan: Plan, made: Submission) -> None:
 
 
 def _sbatch(arguments: Sequence[str]) -> int:
-    return job_number(call(["sbatch", "--parsable", *arguments]))
+    return job_number(call(["sbatch", "--parsable", *arguments], environment=environment.outside()))

@@ -12,6 +12,7 @@ from typing import Any
 from hpcio.planning import Plan
 from slurm.site import ENDED
 from slurm.submissions import records
+from slurm.submissions.passes import pass_words
 from slurm.submissions.queue import Row, read_queue
 from slurm.submissions.records import Jobs, Submission
 
@@ -102,7 +103,10 @@ def _ask(
         return None, f"SLURM does not answer: {found.trouble if found else 'nothing'}"
     noted = {number: records.jobs(plan, number) for number in numbers}
     rows = tuple(row for row in found.rows if _is_ours(row, noted.get(row.submission)))
-    return rows, _line(rows, newest, noted=noted[newest.number] is not None, finished=finished)
+    return rows, _line(
+        rows, newest, again=_passes(plan, newest), noted=noted[newest.number] is not None,
+        finished=finished,
+    )  # fmt: skip
 
 
 def _states(rows: Sequence[Row], *, ranked: set[int]) -> dict[str, str]:
@@ -140,9 +144,26 @@ def _word(state: str) -> str:
     return state.lower().replace("_", " ")
 
 
-def _line(rows: Sequence[Row], newest: Submission, *, noted: bool, finished: bool) -> str:
+def _passes(plan: Plan, newest: Submission) -> list[str]:
+    """The passes that the submission of the user has had, in words."""
+    chain = records.passes(plan, newest)
+    found = []
+    for k, made in enumerate(chain[1:], 2):
+        blocks = sum(batch.size for batch in records.task_plan(plan, made.number).batches)
+        found.append(f"pass {k}: {pass_words(plan, made, blocks)}")
+    return found
+
+
+def _line(
+    rows: Sequence[Row],
+    newest: Submission,
+    *,
+    again: Sequence[str],
+    noted: bool,
+    finished: bool,
+) -> str:
     """All of it in one line: tasks of the newest submission, its finalizer, older ones."""
-    parts = [_tasks(rows, newest, noted=noted)]
+    parts = [_tasks(rows, newest, noted=noted), *again]
     for row in rows:
         # A finalizer that has spoken exits with 1 if blocks are missing; SLURM calls that failed.
         mine = row.submission == newest.number and row.state != "COMPLETED" and not finished

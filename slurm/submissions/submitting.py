@@ -68,6 +68,15 @@ def submit(plan: Plan, options: SubmitOptions) -> Submitted:
         Of the jobs.
     retries, max_failed, gaps, trial_time
         As for :meth:`hpcio.Plan.run`.
+    mem_retry : str, optional
+        How much more memory trials get, in a pass of their own, that lack it, such as ``"2x"``
+        (the default), and again as long as `mem_max` is not reached; ``"off"`` for none.
+    mem_max : str, optional
+        Memory of a task at the most, such as ``"64GB"``; by default that of the largest node of
+        the partition.
+    time_retry : str, optional
+        How much more time than `trial_time` trials get once, in a pass of their own, that took
+        longer; ``"off"`` (the default) for none.
     prologue : str, optional
         Shell that comes before Python, such as ``"module load hdf5"``.
     sbatch : sequence of str

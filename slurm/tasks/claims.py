@@ -9,6 +9,8 @@ Names in ``OUT.run/claims``, for submission S and batch K:
 ``S-K.gG``                 generation G is taken
 ``S-K.gG@B@ATTEMPT``       this attempt took it, from block B on
 ``S-K.gG@left``            the attempt has left it, in good order
+``S-K.gG@again``           likewise, and goes on with it when its task is started again
+``S-K.gG@dead@B``          its task has ended without a word, and was at block B
 ``S.stop``                 too many blocks have failed: nobody goes on
 ``S.publish``              a task has found that no block is left, and publishes
 =========================  ==========================================================
@@ -17,6 +19,7 @@ Names in ``OUT.run/claims``, for submission S and batch K:
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from hpcio.journals import ClaimFolder
@@ -24,7 +27,7 @@ from hpcio.planning import Plan
 
 __all__ = ["Claim", "Claims"]
 
-_NAME = re.compile(r"(\d+)-(\d+)\.g(\d+)(?:@(left|\d+@(.+)))?")
+_NAME = re.compile(r"(\d+)-(\d+)\.g(\d+)(?:@(left|again|dead@(\d+)|(\d+)@(.+)))?")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Claim:
         Name of the attempt.
     left : bool
         Whether the owner has gone.
+    in_order : bool
+        Whether it has said that it ends.
     """
 
     batch: int
@@ -47,34 +52,52 @@ class Claim:
     start: int = -1
     owner: str = ""
     left: bool = False
+    in_order: bool = False
 
 
 class Claims:
-    """The claims of one submission, as one attempt sees and makes them."""
+    """The claims of one submission, as one attempt sees and makes them.
 
-    def __init__(self, plan: Plan, submission: int, attempt: str) -> None:
+    Parameters
+    ----------
+    plan : Plan
+    submission : int
+    attempt : str
+    first : int
+        The submission whose pass it is; deaths count from there on.
+    """
+
+    def __init__(self, plan: Plan, submission: int, attempt: str, *, first: int = 0) -> None:
         self._folder = ClaimFolder(plan.rundir.claims)
         self.submission, self.attempt = submission, attempt
+        self._first = first or submission
         self.of: dict[int, dict[int, Claim]] = {}
+        # How many tasks have died at each block, in all passes.
+        self.deaths: Counter[int] = Counter()
         self.stopped = False
 
     def look(self) -> None:
         """Read the names that there are."""
         found: dict[int, dict[int, Claim]] = {}
+        deaths: Counter[int] = Counter()
         for name in self._folder.names():
             self.stopped |= name == f"{self.submission}.stop"
             match = _NAME.fullmatch(name)
-            if match is None or int(match[1]) != self.submission:
+            if match is None:
+                continue
+            if match[5] and int(match[1]) >= self._first:
+                deaths[int(match[5])] += 1
+            if int(match[1]) != self.submission:
                 continue
             batch, generation = int(match[2]), int(match[3])
             claims = found.setdefault(batch, {})
             claim = claims.get(generation, Claim(batch, generation))
-            if match[4] == "left":
-                claim = replace(claim, left=True)
-            elif match[4]:
-                claim = replace(claim, start=int(match[4].partition("@")[0]), owner=match[5])
+            if match[4] in ("left", "again"):
+                claim = replace(claim, left=claim.left or match[4] == "left", in_order=True)
+            elif match[7]:
+                claim = replace(claim, start=int(match[6]), owner=match[7])
             claims[generation] = claim
-        self.of = found
+        self.of, self.deaths = found, deaths
 
     def latest(self, batch: int) -> Claim | None:
         """The newest claim to a batch; None if nobody has it."""
@@ -92,9 +115,21 @@ class Claims:
         self._folder.take(f"{name}@{start}@{self.attempt}")
         return claim
 
-    def leave(self, claim: Claim) -> None:
-        """Say that a claim is given up, so that others need not wait and see."""
-        self._folder.take(f"{self.submission}-{claim.batch}.g{claim.generation}@left")
+    def leave(self, claim: Claim, *, again: bool = False) -> None:
+        """Say that a claim is given up, so that others need not wait and see.
+
+        With `again`, its task goes on with it when SLURM has started it again.
+        """
+        self._folder.take(f"{self._name(claim)}@{'again' if again else 'left'}")
+
+    def note_death(self, claim: Claim, block: int) -> int:
+        """Say that the owner of a claim has died at a block; of how many tasks that is known."""
+        self._folder.take(f"{self._name(claim)}@dead@{block}")
+        self.look()
+        return self.deaths[block]
+
+    def _name(self, claim: Claim) -> str:
+        return f"{self.submission}-{claim.batch}.g{claim.generation}"
 
     def stop(self) -> None:
         """Let all tasks of the submission end."""

@@ -7,18 +7,31 @@ import shlex
 import time
 
 from hpcio.errors import HpcioError, as_output_error
-from hpcio.journals import Ledger, published
+from hpcio.journals import Ledger, attempt_name, published
 from hpcio.machine import write_whole
 from hpcio.planning import Plan
 from hpcio.results import verify
-from hpcio.running import Nobody, execute, record
-from hpcio.words import plain
-from slurm.submissions import Submission, outcome, read_submission
+from hpcio.running import Nobody, blame, execute, record
+from hpcio.words import count, duration, plain, size
+from slurm.submissions import (
+    Row,
+    Submission,
+    next_pass,
+    outcome,
+    pass_words,
+    read_queue,
+    read_submission,
+    submit_pass,
+    task_plan,
+)
+from slurm.tasks.claims import Claims
 from slurm.tasks.ending import DONE, TROUBLE
+from slurm.tasks.helping import Progress, spared, unfinished
 
 __all__ = ["finish", "publish_early"]
 
 _COMPLETE = "complete"
+_NO_MEMORY = "MemoryError: task {task} was ended at it, since its memory was used up"
 
 # How many tracebacks the log of the finalizer holds, at the most.
 _MOST_TRACEBACKS = 100
@@ -37,10 +50,14 @@ def finish(plan: Plan, number: int) -> int:
         print(plain(str(said.get("message"))))  # the task that did the last block has done it
         return DONE
     submission = read_submission(plan, number)
+    again, why_not = _submit_again(plan, submission)
+    if again:
+        print(plain(again))
+        return DONE
     try:
         message, complete = _publish(plan, submission), True
     except HpcioError as error:
-        message = f"{error}\nIn the shell: hpcio resume {shlex.quote(plan.out)}"
+        message = f"{error}\n{_advice(plan, submission)}{why_not}"
         complete = False
     ledger = Ledger.read(plan)
     failures = ledger.failures()
@@ -49,6 +66,54 @@ def finish(plan: Plan, number: int) -> int:
     for failure in failures[:_MOST_TRACEBACKS]:
         print(f"\n--- {failure.name}\n{plain(failure.traceback)}")
     return DONE if complete else TROUBLE
+
+
+def _advice(plan: Plan, submission: Submission) -> str:
+    """The command that goes on, with what failures lack."""
+    command = f"In the shell: hpcio resume {shlex.quote(plan.out)}"
+    causes = {failure.cause for failure in Ledger.read(plan).failures()}
+    if "memory" in causes:
+        had = f" than {size(submission.memory)}" if submission.memory else ""
+        command += f" --mem SIZE, where SIZE is more{had} (and --partition, if its nodes have less)"
+    if "time" in causes and submission.trial_time is not None:
+        command += f" --trial-time TIME, where TIME is more than {duration(submission.trial_time)}"
+    return command
+
+
+def _submit_again(plan: Plan, submission: Submission) -> tuple[str, str]:
+    """Submit what another pass may do: what that is, or why it cannot be submitted, in words."""
+    found = read_queue(plan)
+    rows = found.rows if found is not None else ()
+    rows = tuple(row for row in rows if row.submission == submission.number)
+    stopped = not submission.ranks and _bury(plan, submission, rows)
+    again = next_pass(plan, submission, Ledger.read(plan), rows=rows, stopped=stopped)
+    if again is None:
+        return "", ""
+    try:
+        made = submit_pass(plan, submission, again)
+    except HpcioError as error:
+        words = f"{count(again.blocks.size, plan.counted)} would be done again"
+        return "", f"\n{words}, but cannot be submitted from here: {error}"
+    return f"{pass_words(plan, made, again.blocks.size)}: submission {made.number}", ""
+
+
+def _bury(plan: Plan, submission: Submission, rows: tuple[Row, ...]) -> bool:
+    """Record what tasks have died of; whether they were stopped since too much had failed.
+
+    All of them have ended, so that whoever has not said so has died.
+    """
+    short = {row.task for row in rows if row.state == "OUT_OF_MEMORY"}
+    claims = Claims(plan, submission.number, attempt_name("finish"), first=submission.first)
+    progress = Progress(plan, known=submission.known)
+    claims.look()
+    progress.look()
+    for claim, part in unfinished(claims, progress, task_plan(plan, submission.number), len(plan)):
+        task = claim.owner.rpartition("-")[0].rpartition("-")[2]
+        if claim.owner and int(task) in short:
+            blame(plan, progress.at_hand(part), _NO_MEMORY.format(task=task), "memory")
+        else:
+            spared(claims, progress, plan, claim, part)
+    return claims.stopped
 
 
 def publish_early(plan: Plan, number: int) -> None:

@@ -11,17 +11,19 @@ from typing import Literal
 
 import numpy as np
 
-from hpcio.journals import DONE, FAILED, Follower
+from hpcio.journals import DONE, FAILED, HELD, Follower
 from hpcio.planning import Plan
-from hpcio.running import Attempt
+from hpcio.running import Attempt, blame
+from slurm.mapping import TaskPlan
 from slurm.tasks.assignment import Assignment
 from slurm.tasks.claims import Claim, Claims
 from slurm.tasks.heartbeats import HeartbeatMonitor
 
-__all__ = ["Helper", "Progress"]
+__all__ = ["Helper", "Progress", "spared", "unfinished"]
 
-# A batch that was taken over this often is left alone, since one of its blocks may kill.
-_MOST_GENERATIONS = 8
+# A block at which so many tasks have died is not tried again.
+_MOST_DEATHS = 2
+_DEADLY = "WorkerError: {deaths} tasks have died at it as a whole; see hpcio logs {out}"
 
 
 @dataclass
@@ -47,14 +49,20 @@ class Progress:
     def __init__(self, plan: Plan, *, known: tuple[str, ...]) -> None:
         self.sizes = plan.work_sizes()
         self.speeds: dict[str, Speed] = defaultdict(Speed)
-        self._journals = Follower(plan, known=known)
+        self._journals, self._known = Follower(plan), frozenset(known)
         self._state = np.zeros(len(plan), np.uint8)
+        self._begun = np.zeros(len(plan), bool)
 
     def look(self) -> None:
         """Read what is new."""
         for path, records in self._journals.look():
             kept = records[np.isin(records["kind"], (DONE, FAILED))]
+            if path.name in self._known:
+                # What has failed before is tried again. But a task of an earlier submission that
+                # SLURM has lost sight of may be at work yet.
+                kept = kept[kept["kind"] == DONE]
             self._state[kept["block"]] = kept["kind"]
+            self._begun[records["block"][records["kind"] == HELD]] = True
             speed = self.speeds[path.stem]
             speed.records += records.size
             speed.nbytes += int(self.sizes[kept["block"]].sum())
@@ -64,6 +72,42 @@ class Progress:
         """Those of some blocks that nobody has done, or recorded as failed."""
         left: np.ndarray = blocks[self._state[blocks] == 0]
         return left
+
+    def at_hand(self, left: np.ndarray) -> int:
+        """Which of the blocks that are left, in order, their attempt was at when it died."""
+        begun = self._begun[left]
+        return int(left[0 if begun.all() else int(np.argmin(begun))])
+
+
+def unfinished(
+    claims: Claims, progress: Progress, work: TaskPlan, end: int
+) -> Iterator[tuple[Claim, np.ndarray]]:
+    """Each claim that is not done, and the blocks that are left of it; `end` is behind the last."""
+    for batch, blocks in enumerate(work.batches):
+        for claim in list(claims.of.get(batch, {}).values()):
+            until = claims.until(claim, end=end)
+            part = progress.left(blocks[(blocks >= claim.start) & (blocks < until)])
+            if part.size:
+                yield claim, part
+
+
+def spared(
+    claims: Claims, progress: Progress, plan: Plan, claim: Claim, part: np.ndarray
+) -> np.ndarray:
+    """What is left of a claim whose owner is gone, but for the block that it has died of.
+
+    The block at hand has killed it if it was at hand when another one died, too. Then it is
+    recorded as failed.
+    """
+    if claim.in_order or not claim.owner:
+        return part
+    block = progress.at_hand(part)
+    deaths = claims.note_death(claim, block)
+    if deaths < _MOST_DEATHS:
+        return part
+    blame(plan, block, _DEADLY.format(deaths=deaths, out=plan.out))
+    rest: np.ndarray = part[part != block]
+    return rest
 
 
 class Helper:
@@ -78,7 +122,8 @@ class Helper:
         self._monitor = HeartbeatMonitor(self._plan, stale=stale)
         # Helping is worth the trouble if the owner needs longer than this, in seconds.
         self._long = stale / 6
-        self._nap = min(1.0, stale / 20)
+        # While it waits, it looks less and less often: many may wait, and look at one folder.
+        self._nap, self._longest_nap = min(1.0, stale / 20), self._long / 4
         # For each owner, how many records it had when it began its block at hand, and when.
         self._began: dict[str, tuple[int, float]] = {}
 
@@ -109,33 +154,27 @@ class Helper:
         lives and gets on.
         """
         self._began.clear()
+        nap = self._nap
         while not self.over:
             self._claims.look()
             self._progress.look()
+            work, end = self._assignment.work, len(self._plan)
             found = [
                 (claim.batch, self._start_for_us(claim, part))
-                for claim, part in self._unfinished_parts()
+                for claim, part in unfinished(self._claims, self._progress, work, end)
             ]
             for batch, start in found:
                 if isinstance(start, int):
                     return batch, start
             if all(start is None for _, start in found):
                 return None
-            time.sleep(self._nap)
+            time.sleep(nap)
+            nap = max(self._nap, min(1.3 * nap, self._longest_nap))
         return None
 
     def nothing_left(self) -> bool:
         """Whether every block of the submission was done, or has failed, by the last look."""
         return not any(self._progress.left(b).size for b in self._assignment.work.batches)
-
-    def _unfinished_parts(self) -> Iterator[tuple[Claim, np.ndarray]]:
-        """Each claim that is not done, and the blocks that are left of it."""
-        for batch, blocks in enumerate(self._assignment.work.batches):
-            for claim in list(self._claims.of.get(batch, {}).values()):
-                end = self._claims.until(claim, end=len(self._plan))
-                part = self._progress.left(blocks[(blocks >= claim.start) & (blocks < end)])
-                if part.size and claim.generation < _MOST_GENERATIONS:
-                    yield claim, part
 
     def _start_for_us(self, claim: Claim, part: np.ndarray) -> int | Literal["wait"] | None:
         """The first block that we can take over from a claim; None if there is nothing to take."""
@@ -143,7 +182,8 @@ class Helper:
         owner = claim.owner or f"{claim.batch}.{claim.generation}"
         stuck = self._seconds_at_hand(owner)
         if self._is_gone(claim, owner):
-            return int(part[0])
+            part = spared(self._claims, self._progress, self._plan, claim, part)
+            return int(part[0]) if part.size else "wait"  # until its failure is seen here, too
         if not self._monitor.lives(owner):
             return "wait"
         # A part may begin only where a group begins; blocks of a group stay together.
@@ -152,8 +192,8 @@ class Helper:
             return None
         if stuck > self._long:  # all but the block at hand
             return int(part[begins[0]])
-        start = self._second_half(owner, part, begins)
-        return "wait" if start is None and not self._progress.speeds[owner].seconds else start
+        # However little there is behind the block at hand, that one may take for ever.
+        return self._second_half(owner, part, begins) or "wait"
 
     def _seconds_at_hand(self, owner: str) -> float:
         """Look at an owner; for how long it has journalled nothing, since we first looked."""

@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 
-from hpcio.errors import HpcioError
+from hpcio.errors import Failure, HpcioError
 from hpcio.journals import ClaimFolder, Ledger, Tried, tried_by, tried_since
 from hpcio.machine import how_it_ended
 from hpcio.planning import Plan
@@ -28,6 +28,10 @@ __all__ = ["TaskWatcher"]
 _HUNG = (
     "TimeoutError: it was not done after two starts of its task. Ask for more time (--time), or "
     "say how long a trial may take (--trial-time)"
+)
+_NO_MEMORY = (
+    "MemoryError: the memory of its task was used up, and its process was killed; see the log of "
+    "task {job}"
 )
 
 
@@ -52,6 +56,8 @@ class TaskWatcher:
         self._whereabouts = Whereabouts()
         self._child = 0
         self._told: list[int] = []
+        self._died: list[str] = []  # attempts whose process has died
+        self._oom_kills = environment.oom_kills()
 
     def run(self) -> int:
         """Wait until the task is over; an exit status."""
@@ -129,7 +135,7 @@ class TaskWatcher:
             # If the process that waits is killed, this one ends in good order.
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
             # The list itself, not a copy: our handler adds to it until the worker has its own.
-            code = TaskWorker(self._assignment, self._whereabouts, self._told).run()
+            code = TaskWorker(self._assignment, self._whereabouts, self._told, self._died).run()
         except HpcioError as error:
             print(f"hpcio: {plain(str(error))}", file=sys.stderr)
         except BaseException as error:  # noqa: BLE001  (a fork must not return from here)
@@ -185,8 +191,24 @@ class TaskWatcher:
         """Say how a worker died, and of which block; that one may be recorded as failed."""
         ended, job = how_it_ended(code), environment.label()
         why = f"WorkerError: its process ended with {ended}; see the log of task {job}"
-        print(f"hpcio: {why}", file=sys.stderr, flush=True)
-        at = self._whereabouts.read()
+        at, kills = self._whereabouts.read(), environment.oom_kills()
+        for_memory, self._oom_kills = kills > self._oom_kills, kills
+        blocks = np.zeros(0, np.int64)
         if at is not None:
+            self._died.append(at.attempt)
             blocks = at.blocks(self._assignment.work)
-            deaths.left(blocks[~np.isin(blocks, others.blocks)], mine, why)
+            blocks = blocks[~np.isin(blocks, others.blocks)]
+        left, at_hand = mine.left_of(blocks)
+        of = self._name(int(left[at_hand])) if at_hand < left.size else "no trial"
+        print(f"hpcio: at {of}: {why}", file=sys.stderr, flush=True)
+        if for_memory and at_hand < left.size:  # with as much memory, it would die again
+            why = _NO_MEMORY.format(job=job)
+            blame(self._assignment.plan, int(left[at_hand]), why, "memory")
+        else:
+            deaths.left(blocks, mine, why)
+
+    def _name(self, block: int) -> str:
+        """What people call a block."""
+        plan = self._assignment.plan
+        trial = int(plan.trials.index[plan.blocks.trial[block]])
+        return Failure(block, trial, "", plan.counted).name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,7 +18,7 @@ from slurm.tasks.assignment import Assignment, Part, Whereabouts
 from slurm.tasks.claims import Claim, Claims
 from slurm.tasks.ending import AGAIN, DONE, ENDED
 from slurm.tasks.heartbeats import Heartbeat
-from slurm.tasks.helping import Helper, Progress
+from slurm.tasks.helping import Helper, Progress, spared
 
 __all__ = ["TaskWorker"]
 
@@ -38,12 +38,21 @@ class TaskWorker:
         Where to tell what is at hand.
     told : list of int
         Signals that have come already.
+    before : collection of str
+        Attempts of this start of the task that have died; who waits for this one knows of what.
     """
 
-    def __init__(self, assignment: Assignment, whereabouts: Whereabouts, told: list[int]) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        whereabouts: Whereabouts,
+        told: list[int],
+        before: Collection[str] = (),
+    ) -> None:
         self._started = time.time()
         plan, submission = assignment.plan, assignment.submission
         self._assignment, self._whereabouts, self._told = assignment, whereabouts, told
+        self._before = before
         self._end = len(plan)
         self._again = self._ended = False
         self._looked = time.monotonic()
@@ -54,17 +63,23 @@ class TaskWorker:
             plan, assignment.label, retries=submission.retries,
             max_failed=submission.max_failed, trial_time=submission.trial_time, on_tick=self._tick,
         )  # fmt: skip
-        self._claims = Claims(plan, submission.number, self._attempt.name)
+        self._claims = Claims(plan, submission.number, self._attempt.name, first=submission.first)
         self._helper = Helper(assignment, self._attempt, self._claims, self._progress)
 
     def run(self) -> int:
         """Work until nothing is left to do, or the end has come; an exit status."""
         with self._attempt, self._keeping_usage(), self._heartbeat():
             self._hear_signals()
-            with contextlib.suppress(Stop):
-                self._take_all()
-            self._wind_up()
-        if self._again:
+            try:
+                with contextlib.suppress(Stop):
+                    self._take_all()
+                self._wind_up()
+            except HpcioError:
+                # No block is to blame: whoever takes over does not count this as a death.
+                with contextlib.suppress(HpcioError):
+                    self._leave()
+                raise
+        if self._again and self._has_work():
             return AGAIN
         if self._helper.nothing_left():
             self._whereabouts.is_last = True
@@ -82,7 +97,8 @@ class TaskWorker:
             yield
         finally:
             used = measure_usage(
-                self._started, self._assignment.label, memory_asked=asked.memory,
+                self._started, self._assignment.label,
+                memory_asked=asked.memory or environment.memory(),
                 walltime_asked=asked.seconds, cpus_asked=asked.cpus,
             )  # fmt: skip
             # A task does not fail because its usage cannot be kept.
@@ -94,8 +110,15 @@ class TaskWorker:
         if self._attempt.may_fail < 0:
             self._claims.stop()
         self._attempt.sync()
-        if self._claim is not None and not self._again:
-            self._claims.leave(self._claim)
+        self._leave(again=self._again)
+
+    def _leave(self, *, again: bool = False) -> None:
+        if self._claim is not None:
+            self._claims.leave(self._claim, again=again)
+
+    def _has_work(self) -> bool:
+        """Whether it was at work, not only waiting for others, when its time was over."""
+        return self._claim is not None or self._helper.unclaimed() is not None
 
     # ---- the end
 
@@ -136,8 +159,21 @@ class TaskWorker:
         claim = self._claims.latest(batch)
         # SLURM starts a task again only when it has ended, so claims of its earlier attempts are
         # void. If such an attempt lives on, cut off, it does no harm.
-        if claim is None or self._assignment.is_own(claim.owner):
+        if claim is None:
             self._take(batch)
+        elif self._assignment.is_own(claim.owner):
+            if claim.owner not in self._before:
+                self._spare(claim)
+            self._take(batch)
+
+    def _spare(self, claim: Claim) -> None:
+        """Note at which block this task, before it was started again, has died as a whole."""
+        blocks = self._assignment.work.batches[claim.batch]
+        until = self._claims.until(claim, end=self._end)
+        self._progress.look()
+        left = self._progress.left(blocks[(blocks >= claim.start) & (blocks < until)])
+        if left.size:
+            spared(self._claims, self._progress, self._assignment.plan, claim, left)
 
     def _take(self, batch: int, start: int = 0) -> None:
         """Claim what is left of a batch from a block on, and run it."""

@@ -31,10 +31,14 @@ STORED: dict[str, dict[str, Any]] = {**WRITERS, "averages": {"keeptrials": False
 # trial that has a file `hold-NUMBER` it waits until that is gone; so it does in any trial of an
 # array task that has a file `hold-task-INDEX`. With `stuck-NUMBER` it waits, too, and catches all
 # that is raised in it. With `stop-NUMBER` it stops the run as Ctrl-C does; `raise-NUMBER` and
-# `die-NUMBER` speak for themselves. With a file `meet-2` it waits until two nodes are at work: or
-# one might do it all before the other has begun. When a process has been told of its near end,
+# `die-NUMBER` speak for themselves. With `step-NUMBER` it kills its process and the one that waits
+# for it. With `greedy-NUMBER` and `shared-NUMBER` it takes as many MB as the file says, of its own
+# memory or of what processes may share, which only cgroups count. With a file `meet-2` it waits
+# until two nodes are at work: or one might do it all before the other has begun. When a process has
+# been told of its near end,
 # there is a file `told-PID`.
 WORK = """
+import mmap
 import os
 import signal
 import time
@@ -57,6 +61,11 @@ def note_what_is_told():
 
 def marked(what, whom):
     return os.path.exists(f"{{HERE}}/{{what}}-{{whom}}")
+
+
+def asked(what, whom):
+    with open(f"{{HERE}}/{{what}}-{{whom}}") as f:
+        return int(f.read()) << 20
 
 
 def called(trial):
@@ -93,6 +102,16 @@ def double(trial, chunkShape=None, noCompute=None):
         raise ValueError("sick")
     if marked("die", number):
         os._exit(7)
+    if marked("step", number):
+        os.kill(os.getppid(), signal.SIGSTOP)
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if marked("greedy", number):
+        taken = bytearray(asked("greedy", number))
+    if marked("shared", number):
+        taken = mmap.mmap(-1, asked("shared", number))
+        for at in range(0, len(taken), 4096):
+            taken[at] = 1
     return 2.0 * trial
 
 
@@ -186,6 +205,10 @@ class Bench:
         """Let the function do something, in some trials."""
         for one in whom:
             (self.notes / f"{what}-{one}").touch()
+
+    def ask(self, what: str, trial: int, megabytes: int) -> None:
+        """Let the function take so much memory in a trial."""
+        (self.notes / f"{what}-{trial}").write_text(str(megabytes))
 
     def clear(self, what: str, *whom: object) -> None:
         """Take marks away; without numbers, all of them."""

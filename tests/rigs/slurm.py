@@ -55,6 +55,8 @@ class Slurm:
         Of each node, in MB.
     extra : str
         Further lines of slurm.conf.
+    cgroup : str
+        What is in cgroup.conf; without it tasks are in no cgroups.
     at : path, optional
         A folder that nodes are to see by different ways.
     shared : tuple of path
@@ -70,11 +72,15 @@ class Slurm:
         cpus: int = 4,
         memory: int = 8000,
         extra: str = "",
+        cgroup: str = "",
         at: Path | None = None,
         shared: tuple[Path, ...] = (),
     ) -> None:
         self.folder = Path(folder).resolve()
         self.nodes, self.cpus, self.memory, self.extra = nodes, cpus, memory, extra
+        self.cgroup = cgroup
+        # Of cgroups there is one tree for all.
+        self.prefix = f"n{os.getpid()}-" if cgroup else "n"
         self.at, self.shared = at, shared
         self.conf = self.folder / "slurm.conf"
 
@@ -115,6 +121,8 @@ class Slurm:
             f"--seed-file={munge / 'seed'}",
         )  # fmt: skip
         self.conf.write_text(self._config(free_ports(self.nodes + 1)))
+        if self.cgroup:
+            (self.folder / "cgroup.conf").write_text(self.cgroup)
         self.start_controller()
         for k in range(self.nodes):
             self.start_node(k + 1)
@@ -124,7 +132,7 @@ class Slurm:
         self.call("slurmctld", "-f", str(self.conf))
 
     def start_node(self, number: int) -> None:
-        command = ["slurmd", "-f", str(self.conf), "-N", f"n{number}"]
+        command = ["slurmd", "-f", str(self.conf), "-N", f"{self.prefix}{number}"]
         if self.at is not None:
             # In mounts of its own, which go when the last of its processes ends.
             mount = self.shared[(number - 1) % len(self.shared)]
@@ -191,7 +199,7 @@ AuthType=auth/munge
 CredType=cred/munge
 AuthInfo=socket={d}/munge/s,cred_expire=5
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+{"" if self.cgroup else "TaskPlugin=task/none"}
 JobAcctGatherType=jobacct_gather/linux
 JobCompType=jobcomp/filetxt
 JobCompLoc={d}/jobcomp
@@ -213,10 +221,10 @@ JobRequeue=1
 MinJobAge=300
 SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1,batch_sched_delay=0
 {self.extra}
-NodeName=n[1-{self.nodes}] NodeHostname={host} NodeAddr=127.0.0.1 \
+NodeName={self.prefix}[1-{self.nodes}] NodeHostname={host} NodeAddr=127.0.0.1 \
 Port=[{port + 1}-{port + self.nodes}] CPUs={self.cpus} RealMemory={self.memory}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=500
-PartitionName=short Nodes=n1 MaxTime=30 State=UP DefMemPerCPU=500
+PartitionName=short Nodes={self.prefix}1 MaxTime=30 State=UP DefMemPerCPU=500
 """
 
     # -- down
@@ -239,7 +247,11 @@ PartitionName=short Nodes=n1 MaxTime=30 State=UP DefMemPerCPU=500
 
     def down(self) -> None:
         """End the daemons, and every process of a job of this SLURM."""
-        daemons = ["slurmctld", *(f"slurmd-n{k + 1}" for k in range(self.nodes)), "munged"]
+        daemons = [
+            "slurmctld",
+            *(f"slurmd-{self.prefix}{k + 1}" for k in range(self.nodes)),
+            "munged",
+        ]
         if self.pid("slurmctld") is not None:
             with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
                 self.call("scancel", "--quiet", f"--user={os.geteuid()}", timeout=5)

@@ -88,3 +88,23 @@ def test_life_is_told_by_a_change_alone(plan, claims, monkeypatch):
     pulses.look("x")
     assert pulses.dead("x")
     assert not pulses.lives("x")
+
+
+def test_deaths_count_in_all_passes_and_no_earlier_submission(claims, plan):
+    a = claims("a")
+    claim = a.take(0, 0)
+    for name in ("2-0.g1@dead@7", "3-4.g1@dead@7"):  # of another submission, and of a pass
+        (plan.run_directory / "claims" / name).touch()
+    assert a.note_death(claim, 7) == 3
+    assert a.note_death(claim, 7) == 3  # the same one, seen by another
+    later = Claims(plan, 4, "b", first=3)
+    later.look()
+    assert later.deaths == {7: 1}
+    assert not later.of
+
+
+def test_who_goes_on_when_it_is_started_again_has_not_left(claims):
+    a = claims("a")
+    a.leave(a.take(0, 0), again=True)
+    seen = claims("b").latest(0)
+    assert (seen.left, seen.in_order) == (False, True)

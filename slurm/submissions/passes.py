@@ -1,0 +1,183 @@
+"""Further passes: what a submission could not do, its finalizer submits again.
+
+Trials that need more memory, or more time, get it in a job array of their own, which asks for more.
+What was left by tasks that are gone is done as before. All passes of a submission name the first of
+them, which is the one that a user has made; a pass is a submission like any other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hpcio.errors import Cause
+from hpcio.journals import FAILED, Ledger, held, read_usage
+from hpcio.planning import Plan, RunPolicy
+from hpcio.words import count, duration, size
+from hpcio.writers import trusted_ledger
+from slurm.site import SubmitOptions, format_time, read_site
+from slurm.submissions import records
+from slurm.submissions.making import write_submission
+from slurm.submissions.queue import Row
+from slurm.submissions.records import Submission, Why
+from slurm.submissions.request import make_request
+from slurm.submissions.sending import send_jobs
+
+__all__ = ["Pass", "next_pass", "pass_words", "submit_pass"]
+
+# What a task needs beside the trial that takes longest, in seconds.
+_START = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What is to be submitted once more.
+
+    Attributes
+    ----------
+    blocks : numpy.ndarray of int
+    why : {"left", "memory", "time"}
+    options : SubmitOptions
+        With more of what they lacked.
+    """
+
+    blocks: np.ndarray
+    why: Why
+    options: SubmitOptions
+
+
+def next_pass(
+    plan: Plan, last: Submission, ledger: Ledger, *, rows: tuple[Row, ...], stopped: bool
+) -> Pass | None:
+    """What is to be done next of a submission whose tasks have ended; None if nothing is.
+
+    Parameters
+    ----------
+    plan : Plan
+    last : Submission
+        The one that has ended.
+    ledger : Ledger
+        As it is now.
+    rows : tuple of Row
+        Its tasks, as far as SLURM remembers them: what was cancelled is not begun again.
+    stopped : bool
+        Whether it has ended since too many blocks had failed.
+    """
+    chain = records.passes(plan, last)
+    known = {*chain[0].known}
+    failed = _failed(ledger, known)
+    if stopped or sum(map(len, failed.values())) > last.max_failed:
+        return None
+    missing = ledger.missing()
+    groups = missing // plan.blocks_per_group
+    tried = np.concatenate([np.zeros(0, np.int64), *failed.values()])
+    # Blocks of one sum stay together: they are done again with those that have failed.
+    left = missing[~np.isin(groups, tried // plan.blocks_per_group)]
+    if left.size and _may_go_on(last, ledger, rows):
+        return Pass(left, "left", _options(last))
+    for why, more in (("memory", _more_memory), ("time", _more_time)):
+        short = failed[why]  # type: ignore[index]
+        options = more(plan, chain) if short.size else None
+        if options is not None:
+            again = missing[np.isin(groups, short // plan.blocks_per_group)]
+            return Pass(again, why, options)  # type: ignore[arg-type]
+    return None
+
+
+def _failed(ledger: Ledger, known: set[str]) -> dict[Cause, np.ndarray]:
+    """The blocks that have failed in journals that are not known, by cause."""
+    found: dict[Cause, list[int]] = defaultdict(list)
+    for block in np.flatnonzero(ledger.state == FAILED).tolist():
+        log = ledger.logs[ledger.log[block]]
+        if log.path.name not in known:
+            found[log.cause(ledger.record[block])].append(block)
+    nothing = np.zeros(0, np.int64)
+    return defaultdict(lambda: nothing, {k: np.asarray(v) for k, v in found.items()})
+
+
+def _may_go_on(last: Submission, ledger: Ledger, rows: tuple[Row, ...]) -> bool:
+    """Whether what was left is worth another try: a pass that does nothing is the last."""
+    states = {row.state for row in rows if row.task is not None}
+    if not states or "CANCELLED" in states:
+        return False
+    return any(log.records.size for log in ledger.logs if log.path.name not in last.known)
+
+
+def _options(last: Submission) -> SubmitOptions:
+    """What a pass asks for that has as much as the one before."""
+    memory = None if last.memory is None else str(last.memory)
+    walltime = None if last.seconds is None else format_time(last.seconds)
+    return replace(
+        last.options, memory=memory, walltime=walltime, trial_time=last.trial_time, probe=False
+    )
+
+
+def _more_memory(plan: Plan, chain: list[Submission]) -> SubmitOptions | None:
+    last = chain[-1]
+    asked = [made.memory for made in chain if made.memory is not None] or _memory_had(plan, last)
+    if last.mem_retry is None or last.mem_max is None or not asked:
+        return None
+    memory = min(int(max(asked) * last.mem_retry), last.mem_max)
+    return replace(_options(last), memory=str(memory)) if memory > max(asked) else None
+
+
+def _memory_had(plan: Plan, last: Submission) -> list[int]:
+    """What tasks had that asked for nothing, as the site has it."""
+    of = f"{last.number}-"
+    return [
+        used.memory_asked
+        for used in read_usage(plan)[0]
+        if used.memory_asked is not None and used.label.startswith(of)
+    ]
+
+
+def _more_time(_: Plan, chain: list[Submission]) -> SubmitOptions | None:
+    last = chain[-1]
+    # One that hangs would take more and more: more time is given once.
+    if last.time_retry is None or last.trial_time is None or any(p.why == "time" for p in chain):
+        return None
+    seconds = last.trial_time * last.time_retry
+    options = replace(_options(last), trial_time=seconds)
+    if last.seconds is not None:
+        walltime = max(last.seconds, int(seconds) + last.signal + _START)
+        options = replace(options, walltime=format_time(walltime))
+    return options
+
+
+def submit_pass(plan: Plan, last: Submission, found: Pass) -> Submission:
+    """Submit a pass, from the finalizer of the one before.
+
+    Raises
+    ------
+    ClusterError
+        If SLURM refuses, as where jobs may submit no jobs.
+    PlanError
+        If somebody else is at work on the run.
+    """
+    site = read_site()
+    request = make_request(plan, found.options, site)
+    limit = found.options.policy().trial_time
+    with held(plan):
+        made = write_submission(
+            plan, request, found.blocks, site=site, ledger=trusted_ledger(plan),
+            options=last.options, policy=_policy(last, limit), first=last.first or last.number,
+            why=found.why,
+        )  # fmt: skip
+        send_jobs(plan, made)
+    return made
+
+
+def _policy(last: Submission, trial_time: float | None) -> RunPolicy:
+    return replace(last.policy, trial_time=trial_time)
+
+
+def pass_words(plan: Plan, made: Submission, blocks: int) -> str:
+    """What a pass does, in words."""
+    words = f"{count(blocks, plan.counted)} again"
+    if made.why == "memory" and made.memory is not None:
+        return f"{words} with {size(made.memory)} of memory"
+    if made.why == "time" and made.trial_time is not None:
+        return f"{words} with {duration(made.trial_time)} for each"
+    return f"{words}, left by tasks that are gone"
