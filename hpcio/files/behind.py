@@ -12,9 +12,10 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Self
+from functools import partial
+from typing import BinaryIO, Self, TypeVar
 
 import h5py
 import numpy as np
@@ -26,12 +27,15 @@ from hpcio.files.opening import free_files, open_file, reading, room_for
 __all__ = [
     "FileState",
     "Followed",
+    "Mappings",
     "Place",
     "check_links",
     "check_place",
+    "check_readable",
     "check_room_to_open",
     "check_whole",
     "follow",
+    "read_behind",
     "sample_of",
     "where_hdf5_looks",
 ]
@@ -129,6 +133,162 @@ def check_room_to_open(files: Sequence[str], where: str) -> None:
             f"Too many files are open to read '{where}', whose values lie in {len(files)} files. "
             "Close files in the function, or raise the limit (ulimit -n).",
         )
+
+
+T = TypeVar("T")
+
+
+def read_behind(
+    read: Callable[[], T],
+    files: Mapping[str, Callable[[], object]],
+    opened: set[str],
+    *,
+    what: str,
+) -> T:
+    """Read a virtual dataset, and see that HDF5 has opened the files that it needs for that.
+
+    It opens a file when its values are first read, and holds it for as long as the dataset is open.
+    If it cannot, be it for a moment, it shows fill values, without a word.
+
+    Parameters
+    ----------
+    read : callable
+        Reads the values.
+    files : mapping of str to callable
+        The files in which they may lie, each with what reads some value of it.
+    opened : set of str
+        Those of which it is known that HDF5 holds them open; it grows.
+    what : str
+        What is read, for messages.
+
+    Raises
+    ------
+    SourceError
+        If it cannot open one of them.
+    """
+    found = read()
+    late = _not_open(files.keys() - opened)
+    if late:
+        for path in late:  # more files than needed may have been named
+            files[path]()
+        for path, why in _not_open(late).items():
+            raise SourceError(
+                why.errno,
+                f"Values of '{what}' lie in '{path}', which HDF5 cannot open "
+                f"({why.strerror}): it would show others instead. See to it that the file can be "
+                "read, then try again.",
+            )
+        found = read()  # what could be opened only now has shown fill values before
+    opened.update(files)
+    return found
+
+
+def check_readable(files: Iterable[str], what: str) -> None:
+    """Raise SourceError unless files can be opened: HDF5 would show fill values for them."""
+    for path in files:
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            raise SourceError(
+                error.errno,
+                f"Values of '{what}' lie in '{path}', which cannot be read ({error.strerror}). "
+                "See to it that the file can be read, then try again.",
+            ) from error
+
+
+def _not_open(paths: Collection[str]) -> dict[str, OSError]:
+    """Those of some files that this process does not hold open, or could not open now, and why."""
+    if not paths:
+        return {}
+    found = {}
+    for path in paths:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            found[path] = error
+            continue
+        try:
+            stat = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if not _is_held(stat):
+            found[path] = OSError(errno.EIO, "it could not a moment ago")
+    return found
+
+
+# By device and inode, a descriptor by which this process held a file open when it was looked at.
+_held: dict[tuple[int, int], int] = {}
+
+
+def _is_held(stat: os.stat_result) -> bool:
+    """Whether this process holds a file open; True if nobody knows (there is no /proc)."""
+    try:
+        there = {int(name) for name in os.listdir("/proc/self/fd")}
+    except OSError:
+        return True
+    # First those that are new: a dataset may hold hundreds.
+    for some in (set[int](), there - set(_held.values()), there):
+        if some is there:
+            _held.clear()
+        for fd in some:
+            with contextlib.suppress(OSError):  # the one of the list itself
+                _held[_identity(os.fstat(fd))] = fd
+        with contextlib.suppress(OSError, KeyError):
+            if os.path.samestat(os.fstat(_held[_identity(stat)]), stat):
+                return True
+    return False
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
+
+
+class Mappings:
+    """Which files a region of a virtual dataset needs.
+
+    Nothing is known of mappings that stand for any number of files.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Open, and virtual.
+    """
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._dataset = dataset
+        self._paths: list[str] = []
+        low, high = [], []
+        dcpl, main = dataset.id.get_create_plist(), dataset.file.filename
+        for k in range(dcpl.get_virtual_count()):
+            file = dcpl.get_virtual_filename(k)
+            if file == "." or _has_pattern(file, dcpl.get_virtual_dsetname(k)):
+                continue
+            try:
+                bounds = dcpl.get_virtual_vspace(k).get_select_bounds()
+            except (RuntimeError, ValueError):  # it may grow
+                continue
+            looked = where_hdf5_looks(main, _numbered(file, 0), "HDF5_VDS_PREFIX")
+            path = next((p for p in looked if os.path.exists(p)), looked[0])
+            self._paths.append(os.path.realpath(path))
+            low.append(bounds[0])
+            high.append(bounds[1])
+        ndim = len(dataset.shape)
+        self._low, self._high = (np.asarray(x, np.int64).reshape(-1, ndim) for x in (low, high))
+
+    @property
+    def files(self) -> set[str]:
+        """All files that are known."""
+        return set(self._paths)
+
+    def of(self, region: Sequence[slice]) -> dict[str, Callable[[], object]]:
+        """The files that a region may need, each with what reads a value of it."""
+        first = np.asarray([part.start for part in region])
+        last = np.asarray([part.stop - 1 for part in region])
+        meet = ((self._low <= last) & (self._high >= first)).all(axis=1)
+        return {self._paths[k]: partial(self._touch, k) for k in np.flatnonzero(meet).tolist()}
+
+    def _touch(self, k: int) -> object:
+        return self._dataset[tuple(self._low[k].tolist())]
 
 
 def _open_files() -> set[str]:

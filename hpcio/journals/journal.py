@@ -337,6 +337,8 @@ def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None
         # Journals of earlier states say nothing of versions.
         whole = {"versions": None, **header}
         check_types(_Header(*(whole[name] for name in _Header.__annotations__)))
+        if header["name"] != Path(path).stem:  # files are found by it
+            raise ValueError("it is the journal of another attempt")
     except (ValueError, TypeError, KeyError, RecursionError):
         raise PlanError(
             f"'{path}' is no journal of hpcio. Remove it from the run directory."

@@ -12,8 +12,10 @@ import numpy as np
 from hpcio.errors import SourceError, TrialError
 from hpcio.files import (
     FileState,
+    Mappings,
     check_links,
     check_place,
+    check_readable,
     check_room_to_open,
     find_dataset,
     follow,
@@ -21,6 +23,7 @@ from hpcio.files import (
     load_filter,
     open_file,
     plain_offset,
+    read_behind,
     reading,
     sample_of,
     split_spec,
@@ -122,6 +125,13 @@ class _OpenHdf5:
         except BaseException:
             self._file.close()
             raise
+        self._mappings, self._opened = None, set[str]()
+        if self._behind and self._dataset.is_virtual:
+            with reading(recording.path):
+                self._mappings = Mappings(self._dataset)
+        # Files of which it is not known which region needs them.
+        known = set() if self._mappings is None else self._mappings.files
+        self._others = [path for path in self._behind if path not in known]
         self._has_scales = has_sound_scales(self._dataset)
         self.name: str = self._file.filename
         self.plain = None if offset is None else (recording.path, offset)
@@ -130,7 +140,17 @@ class _OpenHdf5:
         if self._behind:  # files that HDF5 opens when they are read, and says nothing if it cannot
             check_place(self._recording.place, self._recording.path)
             check_room_to_open(self._behind, self._recording.path)
+            return self._from_behind(region)
         return _values(self._dataset, region)
+
+    def _from_behind(self, region: tuple[slice, ...]) -> np.ndarray:
+        """Read what HDF5 takes from other files, each of which it must have opened."""
+        files = {} if self._mappings is None else self._mappings.of(region)
+        what = str(self._recording)
+        check_readable(self._others, what)
+        found = read_behind(lambda: _values(self._dataset, region), files, self._opened, what=what)
+        check_readable(self._others, what)
+        return found
 
     def axis_name(self, axis: int) -> str:
         if not self._has_scales:

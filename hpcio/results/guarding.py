@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import h5py
 import numpy as np
 
-from hpcio.errors import ResultError
+from hpcio.errors import ResultError, SourceError
 from hpcio.files import (
     free_files,
     open_file,
+    read_behind,
     read_table,
     room_for,
     where_hdf5_looks,
@@ -27,6 +29,7 @@ __all__ = ["PagedDataset", "ResultDataset", "Sources"]
 SOURCES_PER_PAGE = 256
 
 Rows = range | np.ndarray
+T = TypeVar("T")
 
 
 class Sources:
@@ -93,15 +96,65 @@ class Sources:
                     "Unset that variable, and start Python again."
                 )
 
-    def at(self, rows: range | np.ndarray) -> np.ndarray:
-        """The numbers of the sources that some rows along the axis of joining need."""
+    def at(self, rows: Rows, channels: Rows | None = None) -> np.ndarray:
+        """The numbers of the sources that some rows along the axis of joining need.
+
+        Parameters
+        ----------
+        rows, channels : range or numpy.ndarray of int, ascending
+            Along that axis, and along the one of channels; by default all of these.
+        """
+        target = self.target
         if not len(rows):
             return np.zeros(0, np.int64)
-        starts = self.target.start
-        begins = starts[max(0, int(np.searchsorted(starts, rows[0], side="right")) - 1)]
-        first, last = np.searchsorted(starts, [begins, rows[-1] + 1])
-        numbers = np.unique(self.of_block[first:last])
+        begins = _begin_of(target.start, rows[0])
+        first, last = np.searchsorted(target.start, [begins, rows[-1] + 1])
+        numbers = self.of_block[first:last]
+        if channels is not None and target.channel_axis is not None and len(channels):
+            places = target.channel[first:last]
+            begins = _begin_of(np.unique(places), channels[0])
+            numbers = numbers[(places >= begins) & (places <= channels[-1])]
+        numbers = np.unique(numbers)
         return numbers[numbers >= 0]
+
+    def read(
+        self, dataset: h5py.Dataset, numbers: Iterable[int], opened: set[str], read: Callable[[], T]
+    ) -> T:
+        """Read from some sources, and see that HDF5 has read them, and they are what they were.
+
+        Parameters
+        ----------
+        dataset : h5py.Dataset
+        numbers : iterable of int
+        opened : set of str
+            Those that the dataset is known to hold open; see `hpcio.files.read_behind`.
+        read : callable
+        """
+        numbers = list(numbers)
+        files = {self._paths[k]: partial(self._touch, dataset, k) for k in numbers}
+        try:
+            found = read_behind(read, files, opened, what=self.path)
+        except SourceError as error:
+            self.said = True
+            raise ResultError(error.errno, error.args[-1]) from error
+        self.check(numbers)
+        return found
+
+    def among(self, numbers: Iterable[int], paths: set[str]) -> int:
+        """How many of some sources lie at some paths."""
+        return sum(self._paths[k] in paths for k in numbers) if paths else 0
+
+    def _touch(self, dataset: h5py.Dataset, k: int) -> None:
+        """Have HDF5 read a value of a source."""
+        target = self.target
+        for block in np.flatnonzero(self.of_block == k).tolist():
+            if math.prod(target.shape_of(block)):
+                at = [0] * len(target.shape)
+                at[target.axis] = int(target.start[block])
+                if target.channel_axis is not None:
+                    at[target.channel_axis] = int(target.channel[block])
+                dataset[tuple(at)]
+                return
 
     def check(self, numbers: Iterable[int] | None = None) -> None:
         """Raise ResultError unless sources are what they were; by default all of them."""
@@ -140,6 +193,11 @@ class Sources:
             yield f["data"]
 
 
+def _begin_of(starts: np.ndarray, place: int) -> int:
+    """Where what lies at a place begins, of things that begin at ascending places."""
+    return int(starts[max(0, int(np.searchsorted(starts, place, side="right")) - 1)])
+
+
 def _state(path: str) -> tuple[int, ...]:
     found = os.stat(path)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
@@ -157,28 +215,30 @@ class ResultDataset(h5py.Dataset):  # type: ignore[misc]  # h5py is untyped
     def __init__(self, dataset: h5py.Dataset, sources: Sources) -> None:
         super().__init__(dataset.id)
         self._sources = sources
+        self._plain = dataset
         # HDF5 holds sources open that were read once, as long as this object lives.
-        self._opened: set[int] = set()
+        self._opened: set[str] = set()
 
     def __getitem__(self, args: Any, new_dtype: Any = None) -> Any:
-        numbers = self._needed(args)
+        return self._read(
+            self._needed(args), lambda: super(ResultDataset, self).__getitem__(args, new_dtype)
+        )
+
+    def _read(self, numbers: set[int], read: Callable[[], T]) -> T:
         self._check_room_for(numbers)
-        found = super().__getitem__(args, new_dtype=new_dtype)
-        self._sources.check(numbers)
-        self._opened |= numbers
-        return found
+        return self._sources.read(self._plain, numbers, self._opened, read)
 
     def read_direct(self, dest: Any, source_sel: Any = None, dest_sel: Any = None) -> None:
         """Read into an array; see `h5py.Dataset.read_direct`."""
-        numbers = set(range(len(self._sources)))
-        self._check_room_for(numbers)
-        super().read_direct(dest, source_sel, dest_sel)
-        self._sources.check()
-        self._opened |= numbers
+        everything = set(range(len(self._sources)))
+        self._read(
+            everything,
+            lambda: super(ResultDataset, self).read_direct(dest, source_sel, dest_sel),
+        )
 
     def _check_room_for(self, numbers: set[int]) -> None:
         """Raise ResultError if HDF5 could not open all sources, and would show fill values."""
-        new = len(numbers - self._opened)
+        new = len(numbers) - self._sources.among(numbers, self._opened)
         if new and not room_for(new):
             raise ResultError(
                 f"Too many files are open to read {new} sources of '{self._sources.path}'. Close "
@@ -188,11 +248,13 @@ class ResultDataset(h5py.Dataset):  # type: ignore[misc]  # h5py is untyped
     def _needed(self, args: Any) -> set[int]:
         """The numbers of the sources that an index needs; all of them if in doubt."""
         try:
-            axis = self._sources.target.axis
-            rows = _rows(_expand(args, self.ndim)[axis], self.shape[axis])
+            target, parts = self._sources.target, _expand(args, self.ndim)
+            axes = target.axis, target.channel_axis
+            found = [None if k is None else _rows(parts[k], self.shape[k]) for k in axes]
         except (TypeError, ValueError, IndexError):
             return set(range(len(self._sources)))
-        return set(self._sources.at(range(rows, rows + 1) if isinstance(rows, int) else rows))
+        rows, channels = (range(w, w + 1) if isinstance(w, int) else w for w in found)
+        return set() if rows is None else set(self._sources.at(rows, channels).tolist())
 
 
 class PagedDataset:
@@ -270,12 +332,20 @@ class PagedDataset:
             pages = (self._pages(axis, rows) for axis, rows in enumerate(rows_of))
             for page in itertools.product(*pages):
                 # The file is closed again each time, since that closes its sources.
+                index = tuple(_compact(rows) for _, rows in page)
                 with self._sources.reopened() as data:
-                    whole[tuple(place for place, _ in page)] = data[
-                        tuple(_compact(rows) for _, rows in page)
-                    ]
-                    self._sources.check(self._sources.at(page[self._join_axis][1]))
+                    whole[tuple(place for place, _ in page)] = self._sources.read(
+                        data, self._of_page(page), set(),
+                        partial(data.__getitem__, index),
+                    )  # fmt: skip
         return whole[tuple(0 if isinstance(w, int) else slice(None) for w in wanted)]
+
+    def _of_page(self, page: Sequence[tuple[slice, Rows]]) -> list[int]:
+        """The sources that a page needs."""
+        along = self._sources.target.channel_axis
+        channels = None if along is None else page[along][1]
+        numbers: list[int] = self._sources.at(page[self._join_axis][1], channels).tolist()
+        return numbers
 
     def _masked(self, mask: np.ndarray) -> np.ndarray:
         """The elements that a mask of the whole dataset selects, one after the other."""
