@@ -1,6 +1,20 @@
-"""``python -m hpcio``: the command, of this Python."""
+"""``python -m hpcio``, and ``hpcio``: the command, of this Python."""
 
-from hpcio.cli import main
+import signal
+
+
+def main() -> None:
+    """Run the command."""
+    # Until it can say what Ctrl-C leaves behind, Ctrl-C ends it without a word: imports take a
+    # moment, and nothing is begun.
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from hpcio.cli import main as command
+
+    signal.signal(signal.SIGINT, handler)
+    command()
+
 
 if __name__ == "__main__":
     main()

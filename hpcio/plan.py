@@ -11,6 +11,7 @@ import numpy as np
 
 from hpcio.errors import Done
 from hpcio.files import Access
+from hpcio.journals import published
 from hpcio.layout import Join, Reduce
 from hpcio.machine import parse_seconds
 from hpcio.planning import (
@@ -291,6 +292,8 @@ class Plan(Value):
             If blocks failed and gaps were not asked for.
         Interrupted
             After Ctrl-C; what is finished stays, and `run` continues.
+        PlanError
+            If somebody else is at work on it: a process, or jobs of the run in a queue.
         """
         policy = RunPolicy(
             retries=retries, max_failed=max_failed, gaps=gaps,
@@ -298,6 +301,6 @@ class Plan(Value):
         )  # fmt: skip
         chosen = choose(executor, workers=workers, threads=threads)
         observe = None if progress is False else partial(watch, force=progress is True)
-        if fresh:
+        if fresh or not published(self):
             check_queues(self)
         return execute(self, chosen, policy=policy, memory=memory, fresh=fresh, observe=observe)

@@ -209,7 +209,7 @@ def queues(plan: Plan) -> dict[str, Queue]:
 
 
 def check_queues(plan: Plan) -> None:
-    """Raise PlanError if jobs of the run that is there wait or run, before it is set aside.
+    """Raise PlanError if jobs of the run that is there wait or run: one works on it at a time.
 
     Where that cannot be asked, a warning says so.
     """

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from slurm.submissions.logs import log_files
     from slurm.submissions.passes import next_pass, pass_words, submit_pass
     from slurm.submissions.queue import Row, pending_tasks, read_queue
-    from slurm.submissions.records import Submission, jobs, newest, read_submission, task_plan
+    from slurm.submissions.records import (
+        Submission,
+        jobs,
+        newest,
+        numbers,
+        read_submission,
+        task_plan,
+    )
     from slurm.submissions.status import outcome
     from slurm.submissions.submitting import scripts, submit, write_scripts
 
@@ -28,6 +35,7 @@ __all__ = [
     "log_files",
     "newest",
     "next_pass",
+    "numbers",
     "outcome",
     "pass_words",
     "pending_tasks",
@@ -53,6 +61,7 @@ __getattr__ = lazily(
         "log_files": "logs",
         "newest": "records",
         "next_pass": "passes",
+        "numbers": "records",
         "outcome": "status",
         "pass_words": "passes",
         "pending_tasks": "queue",

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from hpcio.errors import OptionError
 from hpcio.planning import Plan
+from hpcio.words import plain
 from slurm.submissions import records
 from slurm.submissions.records import Submission
 
-__all__ = ["log_files"]
+__all__ = ["last_words", "log_files"]
 
 # What a log holds when something went wrong: words of ours, of Python, of SLURM.
 _TROUBLE = re.compile(rb"^(hpcio: |Traceback |slurmstepd: error)", re.MULTILINE)
@@ -35,6 +36,15 @@ def log_files(plan: Plan, submission: Submission, *, task: int | None = None) ->
         paths = [p for p in paths if p.stem in ours or p.stem.partition("_")[0] in ours]
     wrong = [p for p in paths if _TROUBLE.search(p.read_bytes()) or p.stem.startswith("finish")]
     return sorted(wrong, key=lambda p: p.stat().st_mtime)
+
+
+def last_words(plan: Plan, submission: Submission, task: int) -> str:
+    """The last line that an array task has printed; "" if there is none."""
+    for path in reversed(_of_task(plan, submission, task)):
+        lines = path.read_text(errors="replace").split("\n")
+        if said := [line.strip() for line in lines if line.strip()]:
+            return plain(said[-1])[:300]
+    return ""
 
 
 def _of_task(plan: Plan, submission: Submission, task: int) -> list[Path]:

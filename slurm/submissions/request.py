@@ -100,8 +100,7 @@ def make_request(plan: Plan, options: SubmitOptions, site: Site) -> JobRequest:
     largest = site.largest_memory(values["partition"])
     most = largest if values["mem_max"] is None else parse_bytes(values["mem_max"])
     return JobRequest(
-        # The controller has no room for more. sbatch would wait in vain.
-        tasks=min(int(values["tasks"]), max(1, site.max_jobs // 2)),
+        tasks=min(int(values["tasks"]), _most_tasks(site, values["throttle"])),
         ranks=values.get("ranks"),
         partition=partition,
         seconds=seconds,
@@ -118,6 +117,17 @@ def make_request(plan: Plan, options: SubmitOptions, site: Site) -> JobRequest:
         time_retry=parse_factor("time_retry", values["time_retry"]),
         mem_max=most,
     )
+
+
+def _most_tasks(site: Site, throttle: int | None) -> int:
+    """How many tasks make sense."""
+    # The controller has no room for more. sbatch would wait in vain.
+    most = max(1, site.max_jobs // 2)
+    if throttle is None:
+        return most
+    # SLURM counts how many run of each array by itself. More tasks than may run at a time, in
+    # more arrays than one, would have nothing to do.
+    return min(most, max(throttle, site.max_array_size))
 
 
 def _check(plan: Plan, values: Mapping[str, Any]) -> None:

@@ -17,12 +17,19 @@ __all__ = ["array_script", "finish_script", "ranks_script"]
 _THREADS = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA")
 # Options that the finalizer does not need: it is one process, and copies no data.
 _DEVICES = re.compile(r"gres|gpus?\b|gpus-|cpus-per|ntasks|nodes$|exclusive|mem|dependency|hold")
+# A prologue that fails ends the job there, with words that `hpcio status` shows.
+_FAILS_HERE = (
+    "# What fails here ends the job: say `|| true` where it may.",
+    "set -eE",
+    "trap 'echo \"hpcio: the prologue failed (status $?): $BASH_COMMAND\" >&2' ERR",
+)
 # Memory of the finalizer, in MB.
 _FINISH_MEMORY = 2000
 
 
 def array_script(plan: Plan, request: JobRequest, *, submission: int, first: int, size: int) -> str:
     """The script of one job array, whose first task has the number `first`."""
+    # Several arrays together have no more tasks than may run at a time; see `make_request`.
     index = f"0-{size - 1}" + (f"%{request.throttle}" if request.throttle else "")
     memory = [] if request.memory is None else [("mem", _megabytes(request.memory))]
     return _script(
@@ -109,7 +116,8 @@ def _script(
     lines += ["", f"# {_one_line(about)}.", f"# {more}."]
     lines += ["# A signal that comes before Python is ready must not end the task."]
     lines += ["trap '' USR1 TERM", ""]
-    lines += [request.prologue.rstrip("\n"), ""] if request.prologue.strip() else []
+    if request.prologue.strip():
+        lines += [*_FAILS_HERE, request.prologue.rstrip("\n"), "set +eE", "trap - ERR", ""]
     return "\n".join([*lines, command, ""])
 
 

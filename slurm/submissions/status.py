@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hpcio.planning import Plan
+from hpcio.words import count
 from slurm.site import ENDED
 from slurm.submissions import records
+from slurm.submissions.logs import last_words
 from slurm.submissions.passes import pass_words
 from slurm.submissions.queue import Row, read_queue
 from slurm.submissions.records import Jobs, Submission
@@ -103,10 +105,9 @@ def _ask(
         return None, f"SLURM does not answer: {found.trouble if found else 'nothing'}"
     noted = {number: records.jobs(plan, number) for number in numbers}
     rows = tuple(row for row in found.rows if _is_ours(row, noted.get(row.submission)))
-    return rows, _line(
-        rows, newest, again=_passes(plan, newest), noted=noted[newest.number] is not None,
-        finished=finished,
-    )  # fmt: skip
+    more = [*_passes(plan, newest), *_stillborn(plan, newest, rows)]
+    was_noted = noted[newest.number] is not None
+    return rows, _line(rows, newest, more=more, noted=was_noted, finished=finished)
 
 
 def _states(rows: Sequence[Row], *, ranked: set[int]) -> dict[str, str]:
@@ -137,7 +138,8 @@ def outcome(plan: Plan, number: int) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     is_whole = isinstance(said, dict) and isinstance(said.get("status"), str)
-    return said if is_whole and said.get("submission") == number else None
+    ours = is_whole and (said.get("run_id"), said.get("submission")) == (plan.run_id, number)
+    return said if ours else None
 
 
 def _word(state: str) -> str:
@@ -154,16 +156,35 @@ def _passes(plan: Plan, newest: Submission) -> list[str]:
     return found
 
 
+def _stillborn(plan: Plan, newest: Submission, rows: Sequence[Row]) -> list[str]:
+    """What tasks have said that ended before they did anything, as by a prologue that fails."""
+    begun = {path.stem.rpartition("-")[0] for path in plan.rundir.journals.glob("*.jnl")}
+    found = [
+        row.task
+        for row in rows
+        if row.task is not None
+        and row.submission == newest.number
+        and row.state in ENDED - {"COMPLETED", "CANCELLED"}
+        and _label(row) not in begun
+    ]
+    if not found:
+        return []
+    words = last_words(plan, newest, min(found)) or "nothing"
+    return [
+        f"{count(len(found), 'task')} ended before any trial, and task {min(found)} says: {words}"
+    ]
+
+
 def _line(
     rows: Sequence[Row],
     newest: Submission,
     *,
-    again: Sequence[str],
+    more: Sequence[str],
     noted: bool,
     finished: bool,
 ) -> str:
     """All of it in one line: tasks of the newest submission, its finalizer, older ones."""
-    parts = [_tasks(rows, newest, noted=noted), *again]
+    parts = [_tasks(rows, newest, noted=noted), *more]
     for row in rows:
         # A finalizer that has spoken exits with 1 if blocks are missing; SLURM calls that failed.
         mine = row.submission == newest.number and row.state != "COMPLETED" and not finished

@@ -12,6 +12,7 @@ Names in ``OUT.run/claims``, for submission S and batch K:
 ``S-K.gG@again``           likewise, and goes on with it when its task is started again
 ``S-K.gG@dead@B``          its task has ended without a word, and was at block B
 ``S.stop``                 too many blocks have failed: nobody goes on
+``S.failed.N@ATTEMPT``     N blocks have failed in this attempt
 ``S.publish``              a task has found that no block is left, and publishes
 =========================  ==========================================================
 """
@@ -28,6 +29,8 @@ from hpcio.planning import Plan
 __all__ = ["Claim", "Claims"]
 
 _NAME = re.compile(r"(\d+)-(\d+)\.g(\d+)(?:@(left|again|dead@(\d+)|(\d+)@(.+)))?")
+
+_FAILED = re.compile(r"(\d+)\.failed\.(\d+)@(.+)")
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,20 @@ class Claims:
         self.of: dict[int, dict[int, Claim]] = {}
         # How many tasks have died at each block, in all passes.
         self.deaths: Counter[int] = Counter()
+        # How many blocks have failed in other attempts.
+        self.failed = 0
         self.stopped = False
 
     def look(self) -> None:
         """Read the names that there are."""
         found: dict[int, dict[int, Claim]] = {}
         deaths: Counter[int] = Counter()
+        failed: dict[str, int] = {}
         for name in self._folder.names():
             self.stopped |= name == f"{self.submission}.stop"
+            told = _FAILED.fullmatch(name)
+            if told is not None and int(told[1]) == self.submission and told[3] != self.attempt:
+                failed[told[3]] = max(int(told[2]), failed.get(told[3], 0))
             match = _NAME.fullmatch(name)
             if match is None:
                 continue
@@ -97,7 +106,7 @@ class Claims:
             elif match[7]:
                 claim = replace(claim, start=int(match[6]), owner=match[7])
             claims[generation] = claim
-        self.of, self.deaths = found, deaths
+        self.of, self.deaths, self.failed = found, deaths, sum(failed.values())
 
     def latest(self, batch: int) -> Claim | None:
         """The newest claim to a batch; None if nobody has it."""
@@ -130,6 +139,10 @@ class Claims:
 
     def _name(self, claim: Claim) -> str:
         return f"{self.submission}-{claim.batch}.g{claim.generation}"
+
+    def tell_failed(self, count: int) -> None:
+        """Say how many blocks have failed in this attempt so far."""
+        self._folder.take(f"{self.submission}.failed.{count}@{self.attempt}")
 
     def stop(self) -> None:
         """Let all tasks of the submission end."""

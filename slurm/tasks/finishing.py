@@ -142,8 +142,8 @@ def _keep_outcome(
     """Write what ``hpcio status`` says of the submission from now on."""
     plan, done = ledger.plan, int(ledger.done.sum())
     said = {
-        "submission": number, "status": _COMPLETE if complete else "incomplete",
-        "time": time.time(), "done": done, "failed": failed,
+        "run_id": plan.run_id, "submission": number, "time": time.time(),
+        "status": _COMPLETE if complete else "incomplete", "done": done, "failed": failed,
         "missing": len(plan) - done - failed, "message": message,
     }  # fmt: skip
     path = plan.rundir.outcome

@@ -15,6 +15,7 @@ from hpcio.journals import DONE, FAILED, HELD, Follower
 from hpcio.planning import Plan
 from hpcio.running import Attempt, blame
 from slurm.mapping import TaskPlan
+from slurm.submissions import numbers
 from slurm.tasks.assignment import Assignment
 from slurm.tasks.claims import Claim, Claims
 from slurm.tasks.heartbeats import HeartbeatMonitor
@@ -130,7 +131,11 @@ class Helper:
     @property
     def over(self) -> bool:
         """Whether this task is to take nothing more."""
-        return self._attempt.stopping or self._claims.stopped
+        return self._attempt.stopping or self._claims.stopped or self._is_replaced()
+
+    def _is_replaced(self) -> bool:
+        """Whether the run was submitted anew: SLURM had lost sight of this task."""
+        return numbers(self._plan)[-1:] > [self._assignment.submission.number]
 
     def unclaimed(self) -> int | None:
         """A batch that nobody has begun, from the end of the range that has most of them."""

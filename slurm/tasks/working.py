@@ -24,6 +24,8 @@ __all__ = ["TaskWorker"]
 
 # How often a task looks whether others have taken over a part of its batch, in seconds.
 _LOOK_EVERY = 5.0
+# How often, in seconds, a task tells others that blocks have failed.
+_COUNT_EVERY = 0.5
 # How many seconds before its end a task leaves the block at hand, to sync and go.
 _TO_GO = 60
 
@@ -53,9 +55,10 @@ class TaskWorker:
         plan, submission = assignment.plan, assignment.submission
         self._assignment, self._whereabouts, self._told = assignment, whereabouts, told
         self._before = before
-        self._end = len(plan)
+        self._end, self._max_failed = len(plan), submission.max_failed
         self._again = self._ended = False
-        self._looked = time.monotonic()
+        self._looked = self._counted = time.monotonic()
+        self._told_failed = 0
         self._claim: Claim | None = None
         self._progress = Progress(plan, known=submission.known)
         environment.limit_memory()
@@ -201,11 +204,19 @@ class TaskWorker:
 
     def _tick(self, _: Attempt) -> None:
         """While a batch is at work, see whether somebody has taken over a part of it."""
-        if self._claim is None or time.monotonic() - self._looked < _LOOK_EVERY:
+        now = time.monotonic()
+        failed = self._max_failed - self._attempt.may_fail
+        if failed > self._told_failed and now - self._counted > _COUNT_EVERY:
+            self._told_failed, self._counted, self._looked = failed, now, -_LOOK_EVERY
+            self._claims.tell_failed(failed)
+        if self._claim is None or now - self._looked < _LOOK_EVERY:
             return
         with contextlib.suppress(OSError):
             self._claims.look()
-        self._looked = time.monotonic()
+        self._looked = now
         self._attempt.limit_to(self._claims.until(self._claim, end=self._end))
-        if self._claims.stopped:
+        if self._claims.failed + failed > self._max_failed:
+            self._claims.stop()
+            self._claims.stopped = True
+        if self._helper.over:
             self._attempt.request_stop()

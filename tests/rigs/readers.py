@@ -353,8 +353,8 @@ def _submitted(plan: hpcio.Plan) -> None:
     work = records.TaskPlan((np.arange(3), np.arange(3, 6)), np.arange(2))
     records.write(plan, made, work)
     records.note_jobs(plan, 1, records.Jobs((17,), 18))
-    said = {"submission": 1, "status": "complete", "time": 1.5, "done": 6, "failed": 0,
-            "missing": 0, "message": ""}  # fmt: skip
+    said = {"run_id": plan.run_id, "submission": 1, "status": "complete", "time": 1.5, "done": 6,
+            "failed": 0, "missing": 0, "message": ""}  # fmt: skip
     plan.rundir.outcome.write_text(json.dumps(said))
     used = {"label": "1-0", "memory_asked": 10**9, "memory_peak": 10**8, "walltime_asked": 60.0,
             "seconds": 1.0, "cpus_asked": 1, "cpu_seconds": 0.5}  # fmt: skip

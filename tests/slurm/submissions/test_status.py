@@ -144,7 +144,7 @@ def test_from_pending_to_ended(place):
     assert set(found.states.values()) == {"completed", "cancelled"}
     assert working(status(place.plan.out), [found]) is False
 
-    said = {"submission": 1, "status": "incomplete", "done": 0}
+    said = {"run_id": place.plan.run_id, "submission": 1, "status": "incomplete", "done": 0}
     (place.run / "outcome.json").write_text(json.dumps(said))
     found = place.ask()
     assert found.line == (
