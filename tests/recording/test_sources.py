@@ -111,7 +111,7 @@ def test_a_virtual_recording_without_its_parts_is_refused(tmp_path, move):
     else:
         rec.with_name(move).rename(tmp_path / move)
         with pytest.raises(
-            SourceError, match=rf"{move}', in which values of the source .*cannot be found"
+            SourceError, match=rf"{move}', in which values of the .*cannot be found"
         ):
             plan.run(workers=0, progress=False)
     with pytest.raises(SourceError, match="virtual dataset, and its source"):
