@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hpcio.words import plain
+from hpcio.words import count, number, plain
 
 __all__ = [
     "BlocksFailed",
@@ -169,6 +169,8 @@ class Done:
         Processes that have computed blocks in this run.
     counted : str
         What people count, ``trial`` or ``block``.
+    gaps : int
+        Blocks that the published result does not have, since they had failed.
     """
 
     out: str
@@ -181,6 +183,7 @@ class Done:
     failed: tuple[Failure, ...] = ()
     workers: int = 0
     counted: str = "block"
+    gaps: int = 0
 
     @property
     def blocks_per_second(self) -> float:
@@ -194,17 +197,20 @@ class Done:
 
     def __str__(self) -> str:
         earlier = self.blocks - self.computed
+        gaps = f", published with {count(self.gaps, 'gap')}" if self.gaps else ""
         if not self.computed and not self.failed:
-            return f"done already, {self.blocks} {self.counted}s; nothing was computed"
+            return f"done already, {count(self.blocks, self.counted)}{gaps}; nothing was computed"
         new = (
-            f"{self.computed} {self.counted}s in {self.seconds:.2f} s "
-            f"({self.blocks_per_second:.0f} {self.counted}s/s, {self.mb_per_second:.0f} MB/s)"
+            f"{count(self.computed, self.counted)} in {self.seconds:.2f} s "
+            f"({number(self.blocks_per_second)} {self.counted}s/s, "
+            f"{number(self.mb_per_second)} MB/s)"
         )
         return (
             (new if self.computed else "nothing was computed")
             + (f", {earlier} from earlier runs" if earlier else "")
             + (f", {self.repeated} computed twice" if self.repeated else "")
             + (f", {len(self.failed)} failed" if self.failed else "")
+            + gaps
         )
 
 

@@ -267,18 +267,19 @@ class Plan(Value):
             What one worker may use, in bytes or like ``"4GB"``; by default its share of
             what is free.
         retries : int
-            How often a block that raises is tried again.
+            How often a trial that raises is tried again.
         max_failed : int, optional
-            The run stops when more blocks than this have failed; by default a tenth of
+            The run stops when more trials than this have failed; by default a tenth of
             them, and at least 100.
         gaps : bool
-            Publish even if blocks failed, with NaN (or zero) in their place.
+            Publish even if trials failed, with NaN (or zero) in their place.
         trial_time : float or str, optional
             After how long a trial has failed, in seconds or like ``"10m"``: the function is left,
             or its process ended. The others go on.
         fresh : bool
-            Compute all blocks anew, instead of continuing what is there. An older result stays
-            until the new one replaces it. Refused while jobs of the run wait or run.
+            Compute all trials anew, instead of continuing what is there: a script that is run
+            again throws away what its last run has done. An older result stays until the new one
+            replaces it. Refused while jobs of the run wait or run.
         progress : bool, optional
             Show progress; by default if the error output is a terminal or a log.
 
@@ -289,7 +290,7 @@ class Plan(Value):
         Raises
         ------
         BlocksFailed
-            If blocks failed and gaps were not asked for.
+            If trials failed and gaps were not asked for.
         Interrupted
             After Ctrl-C; what is finished stays, and `run` continues.
         PlanError

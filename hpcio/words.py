@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 __all__ = [
     "START_OVER",
+    "after_failures",
     "column",
     "count",
     "duration",
@@ -30,6 +32,39 @@ START_OVER = (
     "plan anew and start over (run(fresh=True), in the shell: hpcio run FUNCTION SOURCE ... "
     "--fresh)"
 )
+
+
+def after_failures(out: str, counted: str, *, allow: int = 0) -> list[str]:
+    r"""What can be done about trials that have failed, in lines.
+
+    Parameters
+    ----------
+    out : str
+        The result, which is not published yet.
+    counted : str
+        What people count, ``trial`` or ``block``.
+    allow : int
+        How many must be allowed to fail so that all are tried; 0 if all were.
+
+    Examples
+    --------
+    >>> print("\n".join(after_failures("out.h5", "trial")))
+    What now:
+      publish without them: hpcio resume out.h5 --gaps
+      try them again, once the cause is gone (memory, a missing file): hpcio resume out.h5
+      edit the function: publish without them first, since an edited function is another one. Then
+      run it over the failed trials alone into another file, or start over with --fresh
+    """
+    resume = f"hpcio resume {shlex.quote(out)}"
+    all_tried = f" --max-failed {allow}" if allow else ""
+    return [
+        "What now:",
+        f"  publish without them: {resume} --gaps{all_tried}",
+        f"  try them again, once the cause is gone (memory, a missing file): {resume}",
+        "  edit the function: publish without them first, since an edited function is another one. "
+        "Then",
+        f"  run it over the failed {counted}s alone into another file, or start over with --fresh",
+    ]
 
 
 def size(nbytes: float) -> str:
@@ -71,7 +106,13 @@ def when(seconds: float, pattern: str = "%Y-%m-%d %H:%M:%S %Z") -> str:
 
 
 def count(number: int, what: str, several: str = "") -> str:
-    """A number of things: ``3 blocks``."""
+    """A number of things.
+
+    Examples
+    --------
+    >>> count(1, "trial"), count(1200, "trial"), count(2, "is", "are")
+    ('1 trial', '1,200 trials', '2 are')
+    """
     return f"{number:,} {what if number == 1 else several or what + 's'}"
 
 
@@ -93,11 +134,11 @@ def column(values: Sequence[float]) -> list[str]:
 
     Examples
     --------
-    >>> column([1.2345, 0.5, 0.0001]), column([1234.5, 2.0])
-    (['1.23', '0.50', '0.00'], ['1,234', '2'])
+    >>> column([1.2345, 0.5, 0.0001]), column([1234.5, 2.0]), column([0.0])
+    (['1.23', '0.50', '0.00'], ['1,234', '2'], ['0'])
     """
     largest = max(values, default=0.0)
-    decimals = min(6, max(0, 2 - math.floor(math.log10(max(largest, 1e-6)))))
+    decimals = max(0, 2 - math.floor(math.log10(largest))) if largest > 0 else 0
     return [f"{value:,.{decimals}f}" for value in values]
 
 

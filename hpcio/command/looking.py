@@ -19,13 +19,13 @@ from hpcio.watching import status as read
 
 __all__ = ["report", "status"]
 
-# Exit status if blocks have failed or parts of the result are gone, and after Ctrl-C.
+# Exit status if trials have failed or parts of the result are gone, and after Ctrl-C.
 FAILED, INTERRUPTED = 1, 130
 
 
 @click.command()
 @click.argument("out", type=click.Path())
-@click.option("--failed", is_flag=True, help="Show the traceback of each failed block.")
+@click.option("--failed", is_flag=True, help="Show the traceback of each failed trial.")
 @click.option("--watch", is_flag=True, help="Go on showing it until the run is finished.")
 @click.option("--all", "everyone", is_flag=True, help="Show every worker.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -33,7 +33,8 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
     """Say how far a run is, who works on it, how fast, and what failed.
 
     All of it is read from the journals of the run; the queue is asked for the jobs of a run
-    that was submitted. Ends with 1 if blocks have failed, or parts of the result are gone.
+    that was submitted. Ends with 1 if trials have failed, or parts of the result are gone. Whether
+    function or recording have changed since is not looked at.
     """
     if watch and as_json:
         raise click.UsageError("--watch and --json exclude each other.")

@@ -136,7 +136,7 @@ PLAN_OPTIONS = [
         type=click.Choice(["auto", "trial", "task"]),
         default="auto",
         show_default=True,
-        help="Store one file for each block, or for each chunk of blocks.",
+        help="Parts of the result: one file for each trial, or for each run of trials.",
     ),
     click.option(
         "--join",
@@ -207,12 +207,12 @@ RUN_OPTIONS = [
                  help="Threads of numerical libraries in each worker."),
     MEMORY_OPTION,
     click.option("--retries", type=click.IntRange(0), default=0, show_default=True,
-                 help="How often a block that raises is tried again."),
+                 help="How often a trial that raises is tried again."),
     click.option("--max-failed", type=click.IntRange(0),
                  help="Stop when more have failed.  [default: a tenth, at least 100]"),
     click.option("--trial-time", metavar="TIME",
                  help="How long a trial may take, such as 90s or 10m: then it has failed."),
-    click.option("--gaps", is_flag=True, help="Publish even if blocks failed, with NaN instead."),
+    click.option("--gaps", is_flag=True, help="Publish even if trials failed, with NaN instead."),
     click.option("--quiet", is_flag=True, help="Show no progress."),
 ]  # fmt: skip
 

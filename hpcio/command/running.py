@@ -17,7 +17,7 @@ from hpcio.command.options import (
 from hpcio.journals import prepare, start_over
 from hpcio.machine import launched
 from hpcio.plan import Plan
-from hpcio.running import Executor, call_on_ranks
+from hpcio.running import Executor, call_on_ranks, prepare_anew
 from hpcio.watching import check_queues
 from hpcio.writers import needs_ranks
 
@@ -45,7 +45,8 @@ def _run_plan(plan: Plan, options: dict[str, Any], executor: Executor | None = N
         trial_time=options["trial_time"],
         fresh=options.get("fresh", False), progress=False if options["quiet"] else None,
     )  # fmt: skip
-    click.echo(f"{done.out}: {done}")
+    target = plan.target
+    click.echo(f"{done.out}: {done}, data {target.shape} {target.dtype}")
 
 
 def _print_table(rows: list[tuple[str, str]]) -> None:
@@ -69,8 +70,8 @@ def _print_table(rows: list[tuple[str, str]]) -> None:
 def run(function: str, source: str | None, **options: Any) -> None:
     """Plan and run, or run a plan that was made before.
 
-    FUNCTION is MODULE:FUNC or FILE.py:FUNC, SOURCE is FILE::DATASET. With one argument
-    alone, OUT is the result of a plan: hpcio run out.h5
+    FUNCTION is MODULE:FUNC or FILE.py:FUNC, SOURCE is the recording, FILE::DATASET. With one
+    argument alone, OUT is the result of a plan: hpcio run out.h5
     """
     if source is not None:
         run_here(lambda: create_plan(function, source, options), options)
@@ -90,7 +91,9 @@ def plan(function: str, source: str, workers: int | None, **options: Any) -> Non
     _print_table(made.describe(workers=workers).rows())
     if options["fresh"]:
         check_queues(made)
-    prepare(start_over(made) if options["fresh"] else made)
+        prepare_anew(start_over(made))
+    else:
+        prepare(made)
     click.echo(f"Run it with: hpcio run {options['out']}")
 
 
@@ -98,5 +101,5 @@ def plan(function: str, source: str, workers: int | None, **options: Any) -> Non
 @click.argument("out", type=click.Path())
 @with_options(RUN_OPTIONS)
 def resume(out: str, **options: Any) -> None:
-    """Compute what a run lacks: after a kill, Ctrl-C, or failed blocks."""
+    """Compute what a run lacks: after a kill, Ctrl-C, or failed trials."""
     run_here(lambda: Plan.load(out), options)

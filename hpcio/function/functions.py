@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
+from types import FunctionType
 from typing import Any
 
 from hpcio.errors import FunctionError, HpcioWarning, PlanError
@@ -21,6 +22,12 @@ from hpcio.words import START_OVER
 __all__ = ["Function", "check_versions", "other_versions", "takes"]
 
 Compute = Callable[..., Any]
+
+# Where nobody may have edited anything.
+_ITSELF = (
+    "What differs from process to process, or fills while it computes, should be an argument, or "
+    "be kept by functools.cache. "
+)
 
 # Modules that were imported from a FILE.py; another file of that name may replace them.
 _from_files: set[str] = set()
@@ -169,7 +176,9 @@ class Function:
             return _import_file(place, attribute)
         return _import(f"{place}:{attribute}", path=os.getcwd())
 
-    def load(self, *, live: Compute | None = None, same_versions: bool = False) -> Compute:
+    def load(
+        self, *, live: Compute | None = None, same_versions: bool = False, remedy: str = ""
+    ) -> Compute:
         """The function itself, if it is what the plan was made for.
 
         Parameters
@@ -178,6 +187,8 @@ class Function:
             The function as this process has it; it is taken if it is the very same.
         same_versions : bool
             Refuse packages of other versions than the plan was made with, instead of warning.
+        remedy : str
+            What is said to do if it has changed.
 
         Raises
         ------
@@ -195,10 +206,8 @@ class Function:
         if changes:
             raise PlanError(
                 f"The function '{self.name}' has changed since the plan was made (in "
-                f"{_listed(changes)}), and old and new results would be mixed. Undo the change to "
-                f"keep what is done, or {START_OVER}; in a session that still has the old code, "
-                "import it anew. What differs from process to process, or fills while it computes, "
-                "should be an argument, or be kept by functools.cache."
+                f"{_listed(changes)}). {_ITSELF * any(map(_may_change_itself, changes))}"
+                f"{remedy or f'Undo the change, or {START_OVER}.'}"
             )
         check_versions(self.fingerprint.packages, same=same_versions)
         return func
@@ -258,6 +267,17 @@ def check_versions(planned: Mapping[str, str], *, same: bool) -> None:
         HpcioWarning,
         stacklevel=3,
     )
+
+
+def _may_change_itself(part: str) -> bool:
+    """Whether a part may change without being edited: a function with nothing but code does not."""
+    module, _, attribute = part.rpartition(".")
+    found = getattr(sys.modules.get(module), attribute, None)
+    func = inspect.unwrap(found) if isinstance(found, FunctionType) else found
+    if not isinstance(func, FunctionType) or func.__closure__ or func.__dict__:
+        return True
+    given = (*(func.__defaults__ or ()), *(func.__kwdefaults__ or {}).values())
+    return any(type(value).__hash__ is None for value in given)
 
 
 def _listed(names: Sequence[str], most: int = 3) -> str:

@@ -18,7 +18,7 @@ from hpcio.planning.limits import BASE, block_memory
 from hpcio.planning.plan import Plan
 from hpcio.planning.trying import MOST_TRIES, Said, failure, is_tried_apart, tell, try_each
 from hpcio.recording import Reader
-from hpcio.words import duration, size
+from hpcio.words import count, duration, size
 
 __all__ = ["Description", "describe", "probe"]
 
@@ -80,14 +80,15 @@ class Description:
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values, for a table."""
+        blocks = "" if self.blocks == self.trials else f" in {count(self.blocks, 'block')}"
         short = " -- too little!" if self.disk_free < self.nbytes_written else ""
         tight = " -- too little!" if self.memory_available < self.memory * self.workers else ""
         which = "" if self.probe_failed else ", the longest"
         instead = f"; {self.probe_failed}" if self.probe_failed else ""
         return [
             ("function", self.function),
-            ("source", self.source),
-            ("trials", f"{self.trials} in {self.blocks} blocks"),
+            ("recording", self.source),
+            ("trials", count(self.trials, "trial") + blocks),
             ("one trial", f"{size(self.smallest)} to {size(self.largest)}"),
             ("reads", size(self.nbytes_read)),
             ("writes", f"{size(self.nbytes_written)}: {self.dtype} of shape {self.shape}"),
@@ -95,7 +96,7 @@ class Description:
             ("disk free", size(self.disk_free) + short),
             ("memory", f"{size(self.memory)} a worker, {size(self.memory_available)} free{tight}"),
             ("probe", f"trial {self.probe_trial}{which}: {duration(self.probe_seconds)}{instead}"),
-            ("expected", f"{duration(self.seconds)} with {self.workers} workers"),
+            ("expected", f"{duration(self.seconds)} with {count(self.workers, 'worker')}"),
         ]
 
     def __str__(self) -> str:
@@ -121,8 +122,7 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
     FunctionError
         If the function raises for each of the longest trials.
     """
-    count = cores() if workers is None else max(1, workers)
-    count = min(count, len(plan))
+    workers = min(cores() if workers is None else max(1, workers), len(plan))
     read, written = plan.input_sizes(), plan.stored_bytes(np.arange(len(plan)))
     by_length = np.argsort(-read, kind="stable")[:MOST_TRIES]
     probes = probe(plan, by_length.tolist(), enough=1)
@@ -147,8 +147,8 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
         probe_trial=int(plan.trials.index[plan.blocks.trial[longest]]),
         probe_seconds=seconds,
         probe_failed=probes.failed,
-        workers=count,
-        seconds=seconds * share / count,
+        workers=workers,
+        seconds=seconds * share / workers,
         disk_free=shutil.disk_usage(Path(plan.out).parent).free,
     )
 

@@ -60,4 +60,12 @@ def digest_of(plan: Plan) -> str:
 def what_differs(plan: Plan, other: Plan) -> str:
     """The parts in which two plans differ, in words: ``function, trials``."""
     ours, theirs = (json.loads(json.dumps(_parts(p))) for p in (plan, other))
-    return ", ".join(name for name, part in ours.items() if part != theirs[name])
+    names = [name for name, part in ours.items() if part != theirs[name]]
+    if _without_times(ours["recording"]) == _without_times(theirs["recording"]):
+        names = ["time of the recording" if name == "recording" else name for name in names]
+    return ", ".join(names)
+
+
+def _without_times(recording: list[Any]) -> list[Any]:
+    *others, _, sample, behind = recording
+    return [*others, sample, [size for size, _ in behind]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,8 +122,13 @@ class Plan:
             * self.target.nbytes
         )
 
-    def load_function(self) -> Callable[..., Any]:
+    def load_function(self, *, remedy: str = "") -> Callable[..., Any]:
         """The function itself; it is in place only if it is the very one that was planned.
+
+        Parameters
+        ----------
+        remedy : str
+            What is said to do if it has changed; by default how to keep what is done.
 
         Raises
         ------
@@ -131,7 +137,11 @@ class Plan:
         PlanError
             If anything that it reaches has changed since.
         """
-        return self.function.load(live=self.live, same_versions=self.same_versions)
+        return self.function.load(
+            live=self.live,
+            same_versions=self.same_versions,
+            remedy=remedy or self._keep_what_is_done,
+        )
 
     def arguments(self) -> Arguments:
         """The arguments of the function; values of :func:`hpcio.per_trial` are still whole.
@@ -145,10 +155,20 @@ class Plan:
         changes = self.given.reaches_code and fingerprint(given).changes(self.given)
         if changes:
             raise PlanError(
-                f"An argument of the plan leads to code that has changed since ({changes[0]}), and "
-                f"old and new results would be mixed. Undo the change, or {START_OVER}."
+                f"An argument of the plan leads to code that has changed since ({changes[0]}). "
+                f"{self._keep_what_is_done}"
             )
         return given
+
+    @property
+    def _keep_what_is_done(self) -> str:
+        """What to do if the function has changed; old and new results are never mixed."""
+        resume = f"hpcio resume {shlex.quote(self.out)}"
+        return (
+            f"To keep what is done, put the old one back and finish with it ({resume}; with gaps "
+            f"where trials fail: {resume} --gaps), then edit again. Else {START_OVER}; in a "
+            "session, import an edited module anew first."
+        )
 
     def trl_dat(self, i: int) -> dict[str, Any]:
         """The dict of block `i` for a function decorated with `unwrap_io`.

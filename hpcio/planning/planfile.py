@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -298,8 +299,16 @@ def _opened(out: str) -> Iterator[int]:
                 "moved alone), so that nothing of it is left to run. To compute it once more, "
                 f"{START_OVER}."
             ) from None
+        if os.path.lexists(out):
+            raise PlanError(
+                f"'{out}' is no result of hpcio, and there is no run of it. Name the OUT of a run."
+            ) from None
+        there_is_no = (
+            f"no plan '{path}'" if path.parent.exists() else f"no result and no run '{out}'"
+        )
         raise PlanError(
-            f"There is no plan '{path}'. Make one: hpcio plan ... --out {out}"
+            f"There is {there_is_no}. Make one: hpcio plan FUNCTION SOURCE --trials ... "
+            f"--out {shlex.quote(out)}"
         ) from None
     except PermissionError:
         raise PlanError(f"The plan '{path}' is not yours. Make one of your own.") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -93,6 +94,7 @@ class Recording:
     def check_unchanged(self) -> None:
         """Raise SourceError unless sizes and modification times are those of the plan."""
         check_place(self.place, self.path)
+        changed = []
         for file in self._files():
             try:
                 now = FileState.of(file.path)
@@ -102,27 +104,43 @@ class Recording:
                     "Put it back, or make a new plan."
                 ) from error
             if now != file:
-                raise SourceError(
-                    f"{self._named(file, '')} has changed since the plan was made. "
-                    f"To compute with what it is now, {START_OVER}."
-                )
+                changed.append((file, now))
+        if changed:
+            raise SourceError(
+                f"{self._named(changed[0][0], '')} has changed since the plan was made. "
+                f"To compute with what it is now, {START_OVER}.{self._times_back(changed)}"
+            )
 
     def check_content(self) -> None:
         """Raise SourceError unless the files are those of the plan, as a look into them shows."""
         self.check_unchanged()
         if self.sample and sample_of(self._files()) != self.sample:
             raise SourceError(
-                f"The source '{self.path}' has been replaced by another of the same size and time "
-                f"since the plan was made. To compute with this one, {START_OVER}."
+                f"The recording '{self.path}' has been replaced by another of the same size and "
+                f"time since the plan was made. To compute with this one, {START_OVER}."
             )
+
+    def _times_back(self, changed: list[tuple[FileState, FileState]]) -> str:
+        """What to do if files, as they were and are now, differ in their times; else nothing."""
+        sizes = all(now.size == file.size for file, now in changed)
+        if not sizes or not self.sample or sample_of(self._files()) != self.sample:
+            return ""
+        back = (
+            f"touch -d {np.datetime64(file.mtime_ns, 'ns')}Z {shlex.quote(file.path)}"
+            for file, _ in changed
+        )
+        return (
+            " But its size and a sample of its content are the same. If only its time is another "
+            f"(by touch or a copy), set that back and go on: {'; '.join(back)}"
+        )
 
     def _files(self) -> tuple[FileState, ...]:
         return FileState(self.path, self.size, self.mtime_ns), *self.behind
 
     def _named(self, file: FileState, whose: str) -> str:
         if file.path == self.path:
-            return f"The source '{self.path}'{whose}"
-        return f"'{file.path}', in which values of the source '{self.path}'{whose} lie,"
+            return f"The recording '{self.path}'{whose}"
+        return f"'{file.path}', in which values of the recording '{self.path}'{whose} lie,"
 
     def __str__(self) -> str:
         return f"{self.path}::{self.dataset}"

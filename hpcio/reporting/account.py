@@ -143,7 +143,7 @@ def facts_of(ledger: Ledger, times: Timeline) -> list[tuple[str, str]]:
     facts = [
         ("function", name + (" (pickled)" if function.pickled else "")),
         ("arguments", ", ".join(_cut(x, MOST_ARGUMENTS) for x in given if x not in ("()", "{}"))),
-        ("source", f"{plan.source.path}::{plan.source.dataset}"),
+        ("recording", f"{plan.source.path}::{plan.source.dataset}"),
         ("trials", f"{length.size:,} of {_range(length, '{:,}'.format)} {rows}{blocks}"),
         ("read", size(int(plan.input_sizes().sum()))),
         ("result", f"{shape}, {plan.target.dtype}, {size(plan.target.nbytes)}{average}"),

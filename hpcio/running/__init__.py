@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hpcio.running.local import EXECUTORS, ExecutorMaker, choose
     from hpcio.running.partition import batches_of, divide, from_runs, runs
     from hpcio.running.ranks import Ranks, call_on_ranks, share_out
-    from hpcio.running.run import Executor, Nobody, Work, execute, record
+    from hpcio.running.run import Executor, Nobody, Work, execute, prepare_anew, record
 
 __all__ = [
     "EXECUTORS",
@@ -38,6 +38,7 @@ __all__ = [
     "execute",
     "failed_for_time",
     "from_runs",
+    "prepare_anew",
     "record",
     "run_batch",
     "runs",
@@ -60,6 +61,7 @@ __getattr__ = lazily(
         "divide": "partition",
         "execute": "run",
         "from_runs": "partition",
+        "prepare_anew": "run",
         "record": "run",
         "runs": "partition",
         "share_out": "ranks",

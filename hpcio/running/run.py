@@ -25,9 +25,10 @@ from hpcio.planning import Plan, RunPolicy, check_disk, load_plan, what_differs
 from hpcio.results import open as open_result
 from hpcio.results import publish
 from hpcio.running.clock import failed_for_time
+from hpcio.words import START_OVER, after_failures, count
 from hpcio.writers import backend_of, trusted_ledger
 
-__all__ = ["Executor", "Nobody", "Observe", "Work", "execute", "record"]
+__all__ = ["Executor", "Nobody", "Observe", "Work", "execute", "prepare_anew", "record"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,9 @@ def execute(
     executor.check(plan, memory)
     if fresh:
         check_disk(plan, np.arange(len(plan)))
-    plan = prepare(plan)
+        plan = prepare_anew(plan)
+    else:
+        plan = prepare(plan)
     with held(plan):
         if published(plan):  # another run has finished meanwhile
             return _finished(plan)
@@ -138,6 +141,28 @@ def execute(
         before = trusted_ledger(plan)
         _compute(plan, before.missing(), executor, policy, observe)
         return _publish(plan, policy, known={log.path for log in before.logs})
+
+
+def prepare_anew(plan: Plan) -> Plan:
+    """Prepare a plan that starts over.
+
+    If that throws away what an unfinished run of the very same plan has done, a warning says so.
+    """
+    done = 0
+    with suppress(HpcioError):  # what cannot be read would not go on, either
+        there = load_plan(plan.out)
+        if there.digest == plan.digest and not published(there):
+            done = int(Ledger.read(there).done.sum())
+    plan = prepare(plan)
+    if done:
+        warnings.warn(
+            f"Starting over: {count(done, f'done {plan.counted}')} of an unfinished run of this "
+            f"same plan {'is' if done == 1 else 'are'} thrown away; without fresh=True (--fresh) "
+            "it would go on.",
+            HpcioWarning,
+            stacklevel=4,
+        )
+    return plan
 
 
 def _compute(
@@ -155,7 +180,7 @@ def _compute(
         except KeyboardInterrupt:
             finished = int(Ledger.read(plan).done.sum())
             raise Interrupted(
-                f"Stopped with {finished} of {len(plan)} {plan.counted}s done. "
+                f"Stopped with {finished:,} of {count(len(plan), plan.counted)} done. "
                 f"Continue with: hpcio resume {shlex.quote(plan.out)}"
             ) from None
 
@@ -169,7 +194,7 @@ def _publish(plan: Plan, policy: RunPolicy, *, known: set[Path]) -> Done:
         raise BlocksFailed(_failed_message(ledger, policy.most_failed(len(plan))), done)
     plan.source.check_unchanged()
     publish(ledger)
-    return done
+    return replace(done, gaps=int((~ledger.done).sum()))
 
 
 def _finished(plan: Plan) -> Done:
@@ -183,12 +208,18 @@ def _finished(plan: Plan) -> Done:
         )
     _say_what_has_changed(plan)
     with open_result(plan.out) as f:  # which says what of it is gone, if anything is
-        blocks = int((f["hpcio/state"][()] == DONE).sum())
+        if plan.average is None:
+            is_done = f["hpcio/state"][()] == DONE
+        else:  # is one block itself
+            is_done = np.repeat(f["trials"]["done"], plan.blocks.channel_blocks)
+    blocks = int(is_done.sum())
+    gaps = is_done.size - blocks
     if not plan.run_directory.is_dir():  # one file was made of it
-        return Done(plan.out, blocks=blocks, counted=plan.counted)
+        return Done(plan.out, blocks=blocks, counted=plan.counted, gaps=gaps)
     ledger = Ledger.read(plan)
     # A run that was starting over may have set journals aside.
-    return replace(record(ledger, {log.path for log in ledger.logs}), blocks=blocks)
+    known = {log.path for log in ledger.logs}
+    return replace(record(ledger, known), blocks=blocks, gaps=gaps)
 
 
 def _differing(plan: Plan, mark: Mark | None) -> str:
@@ -203,7 +234,7 @@ def _differing(plan: Plan, mark: Mark | None) -> str:
 def _say_what_has_changed(plan: Plan) -> None:
     """Warn if the function or the recording of a plan that was loaded is another by now."""
     try:
-        plan.load_function()
+        plan.load_function(remedy=f"To compute with what it is now, {START_OVER}.")
         plan.source.check_content()
     except HpcioError as error:
         warnings.warn(
@@ -252,26 +283,24 @@ def _first_start(records: np.ndarray, opened: float) -> float:
 
 
 def _failed_message(ledger: Ledger, max_failed: int, most: int = 10) -> str:
-    failures = ledger.failures()
+    plan, failures = ledger.plan, ledger.failures()
     lost = int((~ledger.done).sum()) - len(failures)
-    counted = f"{ledger.plan.counted}s"
+    total = count(len(plan), plan.counted)
     if not failures:
         return (
-            f"{lost} of {len(ledger.plan)} {counted} are not done, though none has failed; nothing "
-            "was published. What is done stays. Go on with: hpcio resume "
-            f"{shlex.quote(ledger.plan.out)}"
+            f"{lost:,} of {total} {'is' if lost == 1 else 'are'} not done, though none has failed; "
+            "nothing was published. What is done stays. Go on with: hpcio resume "
+            f"{shlex.quote(plan.out)}"
         )
-    lines = [f"{len(failures)} of {len(ledger.plan)} {counted} failed; nothing was published."]
+    lines = [f"{len(failures):,} of {total} failed; nothing was published. What is done stays."]
     lines += [f"  {failure.name}: {failure.reason}" for failure in failures[:most]]
     if len(failures) > most:
         lines.append(f"  ... and {len(failures) - most} more")
     if lost:
         stopped = f", since more than {max_failed} had failed (max_failed)"
-        lines.append(f"  {lost} {counted} were not tried" + stopped * (len(failures) > max_failed))
-    lines.append(
-        f"Tracebacks: hpcio status {ledger.plan.out} --failed. Mend the cause, then run again: "
-        f"only the missing {counted} are computed. But a function that is edited is another one, "
-        "whose run starts over (fresh=True, in the shell: --fresh); to keep what is done, publish "
-        "with gaps=True (--gaps) before that."
+        tried = f"{count(lost, plan.counted)} {'was' if lost == 1 else 'were'} not tried"
+        lines.append(f"  {tried}" + stopped * (len(failures) > max_failed))
+    lines.append(f"Tracebacks: hpcio status {shlex.quote(plan.out)} --failed")
+    return "\n".join(
+        [*lines, *after_failures(plan.out, plan.counted, allow=len(plan) if lost else 0)]
     )
-    return "\n".join(lines)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hpcio.planning import Plan
 from hpcio.watching.state import Status
 from hpcio.watching.tables import speed_words
 from hpcio.watching.watcher import Watcher
+from hpcio.words import count
 
 __all__ = ["watch", "watch_probes"]
 
@@ -107,11 +109,14 @@ def _in_notebook() -> bool:
 
 def _looks(watcher: Watcher, ended: threading.Event) -> Iterator[Status]:
     """The state again and again, and once more after the end."""
-    last = False
+    last, began = False, time.monotonic()
     while not last:
         last = ended.wait(_LOOK_EVERY)
         with contextlib.suppress(FileNotFoundError):  # a run directory that was thrown away
-            yield watcher.look()
+            state = watcher.look()
+            # Workers of this run may not have begun, and the last records be those of another day.
+            is_new = time.monotonic() - began < state.quiet
+            yield replace(state, quiet=0.0) if is_new else state
 
 
 def _bar(states: Iterator[Status]) -> None:
@@ -165,8 +170,8 @@ def _lines(states: Iterator[Status]) -> None:
 
 
 def _progress(state: Status) -> str:
-    parts = (f"{state.done:,}/{state.blocks:,} {state.counted}s", speed_words(state, at_work=True))
-    return ", ".join(filter(None, parts))
+    done = f"{state.done:,}/{count(state.blocks, state.counted)}"
+    return ", ".join(filter(None, (done, speed_words(state, at_work=True))))
 
 
 def _line(state: Status) -> str:

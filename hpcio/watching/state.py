@@ -120,6 +120,9 @@ class Status:
         What of a published result is gone, and what to do then; empty if nothing is.
     older : bool
         Whether an older result stays under the name until this one is published.
+    quiet : float
+        Seconds since the last record while blocks are left, if that is much longer than blocks
+        take; else 0.
     """
 
     out: str
@@ -142,6 +145,7 @@ class Status:
     counted: str = "block"
     gone: str = ""
     older: bool = False
+    quiet: float = 0.0
 
     @property
     def left(self) -> int:
@@ -174,7 +178,9 @@ def as_json(state: Status, asked: Mapping[str, Queue]) -> dict[str, Any]:
         **said,
         "left": state.left,
         "working": at_work,
-        "seconds_left": None if state.left and at_work is False else state.seconds_left,
+        "seconds_left": None
+        if state.left and (at_work is False or state.quiet)
+        else state.seconds_left,
         "workers": [{**w, "state": states.get(w["label"])} for w in said["workers"]],
         "queues": {name: queue.as_json() for name, queue in asked.items()},
     }

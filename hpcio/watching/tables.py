@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpcio.watching.state import Queue, Status, WorkerStatus, working
-from hpcio.words import column, count, duration, natural, number, plain
+from hpcio.words import after_failures, column, count, duration, natural, number, plain
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -124,7 +124,7 @@ def _rest(rows: Sequence[_Row], counted: str) -> str:
     words = [f"{n:,} {word}" for word, n in Counter(row.word for row in rows if row.word).items()]
     workers = [row.worker for row in rows if row.worker]
     if workers:
-        words.append(f"{sum(w.done for w in workers):,} {counted}s done")
+        words.append(f"{count(sum(w.done for w in workers), counted)} done")
     trouble = sum(row.bad for row in rows)
     words += [f"{trouble:,} in trouble"] if trouble else []
     return f"and {len(rows):,} more: {', '.join(words)}; --all shows them"
@@ -135,14 +135,14 @@ def _ago(seconds: float) -> str:
 
 
 def speed_words(state: Status, *, at_work: bool | None) -> str:
-    """Blocks and bytes in a second, and the time that is left."""
-    if not state.speed:
-        return ""
+    """Blocks and bytes in a second, and the time that is left; or for how long nothing was done."""
     words = [
         f"{number(state.speed)} {state.counted}s/s",
         f"{number(state.bytes_per_second / 1e6)} MB/s",
-    ]
-    if state.left and state.seconds_left is not None and at_work is not False:
+    ] * bool(state.speed)
+    if state.quiet and at_work is not False:
+        words.append(f"nothing was done for {duration(round(state.quiet))}")
+    elif state.left and state.seconds_left is not None and at_work is not False:
         left = state.seconds_left
         words.append(f"{duration(round(left))} left" if left >= 1 else "less than 1 s left")
     return ", ".join(words)
@@ -159,8 +159,11 @@ def blocks_words(state: Status) -> str:
 def _how_it_is(state: Status) -> str:
     if state.gone:
         return " (parts of it are gone)"
+    if state.published:
+        gaps = state.blocks - state.done
+        return f" (published with {count(gaps, 'gap')})" if gaps else ""
     older = "; until then an older result has this name" if state.older else ""
-    return "" if state.published else f" (not published yet{older})"
+    return f" (not published yet{older})"
 
 
 def run_table(state: Status, asked: Mapping[str, Queue]) -> RenderableType:
@@ -241,7 +244,20 @@ def print_status(
         if not state.failures:
             console.print()
         unsure = "If nobody is at work on it, go" if at_work is None else "Nobody is at work. Go"
-        _say(console, f"{unsure} on with: hpcio resume {out}")
+        if state.left or not state.failed:
+            _say(console, f"{unsure} on with: hpcio resume {out}")
+        if state.failed:
+            allow = state.blocks if state.left else 0
+            _say(console, "\n".join(after_failures(state.out, state.counted, allow=allow)))
+    words = {word for queue in asked.values() for word in queue.states.values()}
+    if state.quiet and (state.session or "running" in words):
+        console.print()
+        _say(
+            console,
+            f"Nothing was done for {duration(round(state.quiet))}. If a {state.counted} hangs, "
+            "stop the run, and go on with a limit, such as: "
+            f"hpcio resume {out} --trial-time 5m",
+        )
 
 
 def _say(console: Console, text: str) -> None:

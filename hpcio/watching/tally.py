@@ -22,6 +22,8 @@ __all__ = ["Tally"]
 RECENT, FEWEST = 60.0, 20
 # If no block was at work for this many seconds, that is a pause, which no speed counts.
 PAUSE = 30.0
+# It is quiet if nobody wrote a record for so many seconds, or for so many blocks if longer.
+QUIET, QUIET_BLOCKS = 30.0, 10
 
 
 @dataclass
@@ -107,6 +109,9 @@ class Tally:
         nbytes, left = (int(self._sizes[state == kind].sum()) for kind in (DONE, 0))
         speed, pace = self._speeds(finished=bool(state.all()), done=(state == DONE), nbytes=nbytes)
         now = time.time()
+        last = max((t for w in self._workers.values() for t in w.last.values()), default=now)
+        taken = sum(w.busy for w in self._workers.values()) / max(1, int((state == DONE).sum()))
+        silent = 0.0 if state.all() else now - last
         # A session, which journals the block it blames for the death of a worker, is not a worker.
         workers = (
             self._worker(*key, worker, sum(by == key for _, by in failed), now=now)
@@ -133,6 +138,7 @@ class Tally:
             session=session,
             since=float(self._begin[-1]) if self._begin.size else 0.0,
             counted=plan.counted,
+            quiet=silent if silent > max(QUIET, QUIET_BLOCKS * taken) else 0.0,
             workers=tuple(sorted(workers, key=lambda w: (natural(w.label), natural(w.host)))),
         )
 

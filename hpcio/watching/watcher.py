@@ -87,15 +87,18 @@ def _of_one_file(out: str) -> Status:
     """The state that a result keeps, after it was made one file."""
     with open_result(out) as f:
         try:
-            state = read_table(f["hpcio/state"])
-            function, trials = str(f.attrs["function"]), f["trials"].size
+            is_done = read_table(f["hpcio/state"]) == DONE
+            trials = read_table(f["trials"])["done"]
+            function = str(f.attrs["function"])
         except DAMAGE as error:
             raise as_read_error(error, out) from error
-    done = int((state == DONE).sum())
+    if is_done.size < trials.size:  # an average, which is one block itself
+        is_done = trials
+    done = int(is_done.sum())
     return Status(
-        out=str(Path(out).absolute()), published=True, blocks=state.size, done=done,
-        failed=state.size - done, attempts=0, function=function, pickled=False, failures=(),
-        seconds_left=0.0, counted="trial" if trials == state.size else "block",
+        out=str(Path(out).absolute()), published=True, blocks=is_done.size, done=done,
+        failed=is_done.size - done, attempts=0, function=function, pickled=False, failures=(),
+        seconds_left=0.0, counted="trial" if trials.size == is_done.size else "block",
     )  # fmt: skip
 
 

@@ -134,7 +134,9 @@ def test_a_failed_run_ends_with_1_and_can_be_looked_into(folder):
         (("run", *RUN, "--kwarg", "scale"), "is not NAME=VALUE"),
         (("run", *RUN, "--select-trials", "x"), "START:STOP:STEP"),
         (("verify", "nothing.h5"), "There is no file"),
-        (("resume", "nothing.h5"), "There is no plan"),
+        (("resume", "nothing.h5"), "There is no result and no run"),
+        (("status", "nothing.h5"), "There is no result and no run"),
+        (("resume", "rec.h5"), "rec.h5' is no result of hpcio, and there is no run of it"),
     ],
 )
 def test_misuse_ends_with_2(folder, words, said):

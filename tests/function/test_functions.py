@@ -133,7 +133,11 @@ def test_a_function_that_changes_is_noticed(tmp_path, lfp):
     (tmp_path / "work.py").write_text(WORK)
     plan = Plan.create(f"{tmp_path}/work.py:shifted", lfp, trials=6, out=tmp_path / "out.h5")
     (tmp_path / "work.py").write_text(WORK.replace("trial + SHIFT", "trial - 2 * SHIFT"))
-    with pytest.raises(HpcioError, match="'work:shifted' has changed since the plan was made"):
+    resume = f"hpcio resume {plan.out}"
+    with pytest.raises(HpcioError, match="'work:shifted' has changed since the plan") as info:
         plan.run(workers=1, progress=False)
+    assert f"put the old one back and finish with it ({resume}; with gaps" in str(info.value)
+    assert f"{resume} --gaps), then edit again" in str(info.value)
+    assert "functools.cache" not in str(info.value)  # somebody has edited it
     # This process has the function that was planned.
     assert plan.run(workers=0, progress=False).computed == 5

@@ -51,6 +51,8 @@ def test_a_value_that_was_set_since_is_noticed_or_plays_no_part(lfp, tmp_path, m
         return
     with pytest.raises(PlanError, match=r"has changed since .* \(in 'scaling_.GAIN'\)"):
         made.run(workers=0, progress=False)
+    with pytest.raises(PlanError, match="fills while it computes, should be an argument"):
+        made.load_function()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

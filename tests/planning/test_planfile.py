@@ -27,7 +27,7 @@ from tests.rigs.plans import rich
 def test_no_plan(folder):
     with pytest.raises(PlanError) as info:
         hpcio.Plan.load("nothing.h5")
-    check_error(info.value, r"no plan '.*nothing\.h5\.run/plan\.h5'.*Make one: hpcio plan")
+    check_error(info.value, r"no result and no run '.*nothing\.h5'.*Make one: hpcio plan")
 
 
 def test_a_plan_of_another_version(folder):
@@ -100,7 +100,7 @@ def test_a_plan_of_another_user_is_never_unpickled(plan):
 
 
 def test_there_is_no_plan(tmp_path):
-    with pytest.raises(PlanError, match=r"no plan '.*none\.h5\.run/plan\.h5'"):
+    with pytest.raises(PlanError, match=r"no result and no run '.*none\.h5'"):
         Plan.load(tmp_path / "none.h5")
 
 

@@ -14,9 +14,8 @@ import pytest
 
 import hpcio
 from hpcio import Plan, Trials
-from hpcio.errors import (
-    SourceError,
-)
+from hpcio.errors import PlanError, SourceError
+from hpcio.journals import prepare
 from hpcio.recording import Recording
 from tests.rigs.runs import LFP, as_virtual_dataset, check, pieces, record, run, tripled
 
@@ -112,7 +111,7 @@ def test_a_virtual_recording_without_its_parts_is_refused(tmp_path, move):
     else:
         rec.with_name(move).rename(tmp_path / move)
         with pytest.raises(
-            SourceError, match=rf"{move}', in which values of the source .*cannot be found"
+            SourceError, match=rf"{move}', in which values of the .*cannot be found"
         ):
             plan.run(workers=0, progress=False)
     with pytest.raises(SourceError, match="virtual dataset, and its source"):
@@ -148,6 +147,22 @@ def test_a_recording_that_changes_is_noticed(tmp_path, lfp, workers):
         f["more"] = 1
     with pytest.raises(hpcio.errors.SourceError, match="has changed since the plan was made"):
         plan.run(workers=workers, progress=False)
+
+
+def test_a_recording_that_was_only_touched_says_how_to_set_its_time_back(tmp_path, lfp):
+    recording = (tmp_path / "rec.h5").rename(tmp_path / "my rec.h5")
+    lfp = f"{recording}::lfp"
+    plan = Plan.create(np.negative, lfp, trials=6, out=tmp_path / "out.h5")
+    prepare(plan)
+    recording.touch()
+    with pytest.raises(PlanError, match=r"another plan \(other time of the recording\)"):
+        Plan.create(np.negative, lfp, trials=6, out=plan.out).run(workers=0, progress=False)
+    with pytest.raises(SourceError, match="a sample of its content are the same") as info:
+        plan.run(workers=0, progress=False)
+    subprocess.run(
+        ["sh", "-c", str(info.value).partition("set that back and go on: ")[2]], check=True
+    )
+    assert plan.run(workers=0, progress=False).computed == 5
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -44,7 +44,7 @@ def test_a_finished_run(real):
     assert page.tiles["failed"] == page.tiles["not tried"] == page.tiles["computed twice"] == "0"
     facts = page.facts
     assert facts["function"] == f"numpy:negative, version {np.__version__}"
-    assert facts["source"] == f"{real.source.path}::/lfp"
+    assert facts["recording"] == f"{real.source.path}::/lfp"
     assert facts["trials"] == "60 of 50 rows"
     assert facts["result"] == "60 trial x 50 time x 4 channel, float64, 96 kB"
     assert facts["output"] == real.out
@@ -169,7 +169,7 @@ def evil(tmp_path) -> Page:
     (plan.run_directory / "usage" / "<i>.json").write_text("<html>")
     page = page_of(plan)
     assert page.facts["output"] == plan.out
-    assert page.facts["source"] == f"{plan.source.path}::{short}"
+    assert page.facts["recording"] == f"{plan.source.path}::{short}"
     assert EVIL in page.facts["result"].replace("_", "/")
     assert page.facts["hosts"] == "<b>n1</b>"
     assert page.failures() == [(EVIL, "trial 2", f"{EVIL}\n{EVIL}")]
@@ -248,7 +248,7 @@ def test_names_that_are_no_text(tmp_path):
 
 
 def test_without_a_run_directory_there_is_nothing_to_tell(tmp_path):
-    with pytest.raises(PlanError, match="There is no plan"):
+    with pytest.raises(PlanError, match="There is no result and no run"):
         write_page(None, tmp_path / "out.h5")
     plan = planned(tmp_path, trials=2)
     plan.run(workers=0, progress=False)

@@ -50,7 +50,7 @@ def test_a_function_that_does_not_keep_its_word(folder, what, says):
     assert [f.block for f in info.value.done.failed] == list(range(6))
     assert all(re.search(says, f.reason) for f in info.value.done.failed)
     assert "bad_functions.py" in info.value.done.failed[0].traceback or what != "error"
-    check_error(info.value, "trial 0: .*Mend the cause, then run again")
+    check_error(info.value, "trial 0: .*What now:.*try them again, once the cause is gone")
     assert not (folder / "out.h5").exists()
     assert list(folder.glob(".out*")) == []
 

@@ -25,6 +25,7 @@ from hpcio.errors import (
 )
 from hpcio.journals import held, prepare, start_over
 from hpcio.status import status
+from hpcio.words import START_OVER
 from tests.rigs.bench import Bench
 from tests.rigs.resuming import resume_here
 from tests.rigs.runs import LFP, check
@@ -344,7 +345,12 @@ def test_a_result_that_is_done_tells_of_an_edit_since(short, tmp_path, monkeypat
     module.write_text("def scaled(trial):\n    return 3.0 * trial\n")
     again = subprocess.run(call, capture_output=True, text=True, check=True)
     assert "done already" in again.stdout + again.stderr
-    assert "is done, and stays as it was computed. Since then: " in again.stderr
+    (note,) = again.stderr.strip().splitlines()
+    said = (
+        "Since then: The function 'edited_later:scaled' has changed since the plan was made (in "
+        f"'edited_later.scaled'). To compute with what it is now, {START_OVER}."
+    )
+    assert note.endswith(f"is done, and stays as it was computed. {said}")
     np.testing.assert_array_equal(values(out), 2.0 * LFP[:30])
 
 

@@ -12,9 +12,13 @@ import hpcio
 from hpcio import Plan, Trials, per_trial
 from hpcio.errors import (
     BlocksFailed,
+    Done,
+    HpcioWarning,
     PlanError,
 )
+from tests.rigs.bench import TRIALS, Bench
 from tests.rigs.everyday import combinations
+from tests.rigs.resuming import half_done
 from tests.rigs.runs import LARGE, LFP, TABLE, Array, check, pieces, record, run
 
 
@@ -46,6 +50,12 @@ def test_every_trial_is_computed_and_stored(tmp_path, lfp, workers, sources):
     assert str(done).startswith(f"5 trials in {done.seconds:.2f} s (")
 
 
+def test_one_trial_is_not_several():
+    done = Done("out.h5", seconds=2.0, blocks=1, computed=1, counted="trial")
+    assert str(done) == "1 trial in 2.00 s (0.5 trials/s, 0 MB/s)"
+    assert str(Done("out.h5", blocks=1, counted="trial")).startswith("done already, 1 trial;")
+
+
 def test_a_second_run_has_nothing_to_do(tmp_path, lfp):
     plan = Plan.create(np.negative, lfp, trials=6, out=tmp_path / "out.h5")
     plan.run(workers=0, progress=False)
@@ -62,6 +72,19 @@ def test_fresh_starts_over(tmp_path, lfp):
     plan.run(workers=0, progress=False)
     assert plan.run(workers=0, fresh=True, progress=False).computed == 5
     check(tmp_path / "out.h5", -LFP)
+
+
+def test_starting_over_says_what_is_thrown_away_of_the_same_plan(tmp_path):
+    bench = Bench(tmp_path)
+    half_done(bench, safe=3, unsafe=2)
+    said = "Starting over: 5 done trials of an unfinished run of this same plan are thrown away"
+    with pytest.warns(HpcioWarning, match=f"{said}; without fresh=True"):
+        done = bench.plan().run(workers=0, progress=False, fresh=True)
+    assert done.computed == TRIALS
+    # A result that is whole is computed anew since somebody wants to, and so is another plan.
+    bench.plan().run(workers=0, progress=False, fresh=True)
+    bench.out.unlink()
+    bench.plan(join="stack").run(workers=0, progress=False, fresh=True)
 
 
 DTYPES = [

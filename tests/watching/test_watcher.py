@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -32,7 +35,7 @@ def logs(plan: hpcio.Plan) -> list[Any]:
 def without_clock(state: Status) -> dict[str, Any]:
     """A state without what depends on when it was asked for."""
     said = as_json(state, {})
-    del said["time"]
+    del said["time"], said["quiet"]
     for worker in said["workers"]:
         del worker["seconds_since"]
     return said
@@ -166,6 +169,8 @@ def test_failed_blocks_and_their_workers(bench):
     assert code == 1
     assert "trial 3: ValueError: unlucky\ntrial 8" in said
     assert f"Tracebacks: hpcio status {bench.out} --failed" in said
+    assert "Go on with" not in said
+    assert f"publish without them: hpcio resume {bench.out} --gaps\n" in said
     code, said, _ = command(bench.out, "--failed")
     assert code == 1
     assert said.count('raise ValueError("unlucky")') == 2
@@ -185,7 +190,7 @@ def test_one_file_and_nothing(bench):
     assert (state.published, state.done, state.left, state.workers) == (True, TRIALS, 0, ())
     assert command(bench.out, "--watch")[0] == 0
     assert json.loads(command(bench.out, "--json")[1])["working"] is False
-    with pytest.raises(PlanError, match="There is no plan"):
+    with pytest.raises(PlanError, match="There is no result and no run"):
         status(f"{bench.folder}/nothing.h5")
     assert command(f"{bench.folder}/nothing.h5", "--watch")[0] == 2
 
@@ -227,6 +232,52 @@ def test_a_pause_counts_for_no_speed(large):
         assert state.workers[0].attempts == 2
         # Its own time is that of its attempts: 50 s and 1 s.
         assert state.workers[0].blocks_per_second == pytest.approx(110 / 51, rel=0.02)
+
+
+@contextlib.contextmanager
+def at_work(plan: hpcio.Plan) -> Iterator[None]:
+    """As long as a process has the lock of a run."""
+    with open(plan.rundir.lock, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.parametrize(("silent", "compute"), [(77, 0.1), (77, 30)])
+def test_a_trial_that_hangs_is_not_almost_done(large, silent, compute):
+    """But one is not said to hang that takes no longer than ten others."""
+    ends = time.time() - silent - compute * np.arange(990)[::-1]
+    attempt(large, "w0", range(990), ends.tolist(), compute=compute)
+    hangs = compute == 0.1
+    with at_work(large):
+        for state in both(large):
+            assert state.session is True
+            assert (state.quiet >= silent) == hangs
+            said = as_json(state, {})
+            assert (said["quiet"], said["seconds_left"] is None) == (state.quiet, hangs)
+        shown = command(large.out, COLUMNS="999")[1]
+    assert ("MB/s, nothing was done for " in shown) == hangs
+    assert bool(re.search(r"MB/s, [\w ]+ left *$", shown, re.MULTILINE)) == (not hangs)
+    assert (f"hpcio resume {large.out} --trial-time 5m" in shown) == hangs
+    # When nobody is at work, nobody hangs.
+    shown = command(large.out)[1]
+    assert "--trial-time" not in shown
+    assert "nothing was done" not in shown
+
+
+def test_a_published_result_tells_of_its_gaps(bench):
+    bench.mark("raise", 3, 8)
+    done = bench.plan().run(workers=0, gaps=True, progress=False)
+    assert str(done).endswith(", 2 failed, published with 2 gaps")
+    for again in (bench.plan(), hpcio.Plan.load(bench.out)):
+        said = str(again.run(workers=0, progress=False))
+        assert said.startswith("nothing was computed, 10 from earlier runs, 2 failed, published")
+        assert said.endswith("with 2 gaps")
+    code, said, _ = command(bench.out, COLUMNS="999")
+    assert (code, f"{bench.out} (published with 2 gaps)" in said) == (1, True)
+    hpcio.repack(bench.out)
+    assert "(published with 2 gaps)" in command(bench.out, COLUMNS="999")[1]
+    said = str(bench.plan().run(workers=0, progress=False))
+    assert said == "done already, 10 trials, published with 2 gaps; nothing was computed"
 
 
 def test_time_left_goes_by_bytes(tmp_path):
