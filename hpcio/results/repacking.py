@@ -21,7 +21,6 @@ import numpy as np
 from hpcio.errors import (
     DAMAGE,
     HpcioError,
-    OutputError,
     ResultError,
     WorkerError,
     as_output_error,
@@ -31,6 +30,7 @@ from hpcio.files import (
     Chunking,
     RunDirectory,
     allocate,
+    give_name,
     has_sound_scales,
     read_table,
     read_text,
@@ -123,20 +123,18 @@ def repack(
     try:
         with _part_of(final) as part:
             try:
-                checked, digest = _checked_copy(
+                checked, run_id = _checked_copy(
                     source, part, final, chunks=chunks, compression=compression,
                     workers=workers, in_place=into is None,
                 )  # fmt: skip
             except (ResultError, *_OF_DAMAGE):
                 verify(source)  # names the damaged file, if it is not the copy
                 raise
-            if into is not None and os.path.lexists(final):
-                raise OutputError(f"The output '{final}' has appeared meanwhile. Move it away.")
             part.chmod(stat.S_IMODE(source.stat().st_mode) & 0o666)
-            os.rename(part, final)
+            give_name(part, final, replaces=run_id if into is None else None)
         sync(final.parent)
         if into is None:
-            _drop(Path(f"{source}.run"), digest)
+            _drop(Path(f"{source}.run"), run_id)
     except HpcioError:
         raise
     except (OSError, RuntimeError) as error:
@@ -157,9 +155,9 @@ def _checked_copy(
     workers: int | None,
     in_place: bool,
 ) -> tuple[Verified, str]:
-    """Copy a result and compare the copy: what was compared, and the digest of the plan."""
+    """Copy a result and compare the copy: what was compared, and the run that made it."""
     with result.open(source) as f:
-        digest = read_text(f["hpcio"], "plan")
+        run_id = read_text(f["hpcio"], "run_id")
         target = Target.load(f["hpcio/target"])
         chunking = Chunking.choose(
             target.shape, target.dtype, target.axis, chunks=chunks, compression=compression
@@ -171,7 +169,7 @@ def _checked_copy(
             _chunked(f, target, part, final, chunking, workers)
     if checked is None:
         checked = _read_back(part, from_disk=in_place)
-    return checked, digest
+    return checked, run_id
 
 
 @contextmanager
@@ -383,14 +381,14 @@ def _chunked(
         _copy_rest(f, g, chunking)
 
 
-def _drop(folder: Path, digest: str) -> None:
+def _drop(folder: Path, run_id: str) -> None:
     """Remove the run directory of a result that is now one file."""
     rundir = RunDirectory(folder)
     if not folder.is_dir() or not any(rundir.is_ours(path.name) for path in folder.iterdir()):
         return  # or there are only files of the user, which an earlier repack has left
     try:
         with open_plan_file(str(folder).removesuffix(".run")) as f:
-            of_this = str(f.attrs["digest"]) == digest
+            of_this = str(f.attrs["run_id"]) == run_id
     except HpcioError as error:  # a run that was starting over was killed, or it is damaged
         raise ResultError(
             f"The result is one file now, but '{folder}' is not removed, since its plan cannot be "
