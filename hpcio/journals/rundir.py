@@ -66,6 +66,11 @@ def prepare(plan: Plan) -> Plan:
             raise _not_a_run(folder, foreign)
         # Else another process that starts over would take away what this one makes.
         with _held(rundir):
+            if _older_result(plan) != plan.replaces:
+                raise PlanError(
+                    f"'{plan.out}' has changed just now: another run has published it, or it was "
+                    "removed. Nothing was touched. Look at it, then run again."
+                )
             _set_aside(plan)
             return _made_or_adopted(replace(plan, starts_over=False), beside_others=True)
     except OSError as error:
@@ -87,8 +92,7 @@ def _made_or_adopted(plan: Plan, *, beside_others: bool = False) -> Plan:
         plan.rundir.sources.mkdir(mode=READABLE_FOLDER, exist_ok=True)
         for inside in plan.rundir.records():
             inside.mkdir(mode=plan.modes.record_folder, exist_ok=True)
-        if is_new:
-            write_plan(plan, folder)
+        if is_new and write_plan(plan, folder):
             # All that follows is nothing without the plan.
             for names in (folder, folder.parent):
                 sync(names)
@@ -123,6 +127,13 @@ def start_over(plan: Plan) -> Plan:
     OutputError
         If what is there is not the result of a run, or is read by the plan itself.
     """
+    replaces = _older_result(plan)
+    return replace(plan, run_id=secrets.token_hex(8), replaces=replaces, starts_over=True)
+
+
+def _older_result(plan: Plan) -> str:
+    """The run whose result a plan that starts over will replace; "" if there is none."""
+    look_again(plan.out)
     mark = mark_of(plan.out)
     if mark is None and os.path.lexists(plan.out):
         raise OutputError(
@@ -140,8 +151,7 @@ def start_over(plan: Plan) -> Plan:
                 f"The result would replace '{file}', which is its own source. Choose another "
                 "output."
             )
-    replaces = "" if mark is None else mark.run_id
-    return replace(plan, run_id=secrets.token_hex(8), replaces=replaces, starts_over=True)
+    return "" if mark is None else mark.run_id
 
 
 def published(plan: Plan) -> bool:
@@ -250,12 +260,15 @@ def held(plan: Plan) -> Iterator[None]:
 
 
 def _check_ours(plan: Plan) -> None:
-    """Raise PlanError if another process has started over since the run directory was prepared."""
+    """Raise PlanError if another process has started over since the run directory was prepared.
+
+    That may be by an equal plan: the run tells them apart.
+    """
     there = ""
     if plan.rundir.plan.exists():
         with open_plan_file(plan.out) as f:
-            there = str(f.attrs["digest"])
-    if there != plan.digest:
+            there = str(f.attrs["run_id"])
+    if there != plan.run_id:
         raise PlanError(
             f"Another process has started over in '{plan.run_directory}' just now. Wait for it, "
             "then run again."

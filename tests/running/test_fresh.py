@@ -23,7 +23,7 @@ from hpcio.errors import (
     ResultError,
     SourceError,
 )
-from hpcio.journals import held, prepare, start_over
+from hpcio.journals import held, prepare, rundir, start_over
 from hpcio.status import status
 from tests.rigs.bench import Bench
 from tests.rigs.resuming import resume_here
@@ -291,6 +291,44 @@ def test_another_process_has_started_over_meanwhile(lfp, tmp_path, writer):
         pass
     theirs.run(workers=0, progress=False)
     assert (values(tmp_path / "out.h5") == LFP * 3).all()
+
+
+@pytest.mark.parametrize("way", ["a file a trial", "direct"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_result_that_another_run_publishes_meanwhile_stays(short, tmp_path, way, before):
+    """Between the moments in which starting over looks at it, and in which it is alone there."""
+    if before:
+        plan_of(short, tmp_path, 2.0, **WAYS[way]).run(workers=0, progress=False)
+    ours = start_over(plan_of(short, tmp_path, 3.0, **WAYS[way]))
+    plan_of(short, tmp_path, 4.0, **WAYS[way]).run(workers=0, progress=False, fresh=True)
+    with pytest.raises(PlanError, match=r"out\.h5' has changed just now"):
+        prepare(ours)
+    np.testing.assert_array_equal(values(tmp_path / "out.h5"), 4.0 * LFP[:30])
+    assert hpcio.verify(tmp_path / "out.h5").blocks == 5
+    plan_of(short, tmp_path, 3.0, **WAYS[way]).run(workers=0, progress=False, fresh=True)
+    np.testing.assert_array_equal(values(tmp_path / "out.h5"), 3.0 * LFP[:30])
+
+
+def test_an_equal_plan_has_started_over_meanwhile(short, tmp_path):
+    ours = prepare(start_over(plan_of(short, tmp_path, 2.0)))
+    theirs = prepare(start_over(plan_of(short, tmp_path, 2.0)))
+    with pytest.raises(PlanError, match="Another process has started over"), held(ours):
+        pass
+    with held(theirs):
+        pass
+
+
+def test_of_two_plans_that_are_written_at_once_one_counts(short, tmp_path, monkeypatch):
+    ours, theirs = plan_of(short, tmp_path, 2.0), plan_of(short, tmp_path, 2.0)
+    write = rundir.write_plan
+
+    def after_them(plan, folder):
+        assert write(theirs, folder)
+        return write(plan, folder)
+
+    monkeypatch.setattr(rundir, "write_plan", after_them)
+    assert prepare(ours).run_id == theirs.run_id
+    assert list((tmp_path / "out.h5.run").glob("*.part")) == []
 
 
 @pytest.mark.skipif(
