@@ -108,8 +108,9 @@ def write_under_name(
         The run whose result it may replace; see `give_name`.
     """
     part = final.with_name(f".{final.name}.{tag}.{os.getpid()}.part")
-    for left in final.parent.glob(f".{glob.escape(final.name)}.{tag}.*.part"):
-        left.unlink(missing_ok=True)  # by a run that was killed while it published
+    for left in final.parent.glob(f".{glob.escape(f'{final.name}.{tag}')}.*.part"):
+        if left.suffixes[-2][1:].isdecimal():  # by a run that was killed while it published
+            left.unlink(missing_ok=True)
     try:
         # libver "v110" lets the group of details hold any number of attributes.
         with in_memory_file(libver=("earliest", "v110")) as f:

@@ -8,7 +8,7 @@ import glob
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from hpcio.files import (
     check_run_folder,
     lies_in_result,
     mark_of,
+    rename_new,
     sync,
     try_lock,
     unlock,
@@ -28,7 +29,7 @@ from hpcio.journals.ledger import Ledger
 from hpcio.machine import look_again
 from hpcio.planning import Plan, load_plan, open_plan_file, what_differs, write_plan
 
-__all__ = ["discard", "held", "prepare", "published", "remove", "start_over", "sweep"]
+__all__ = ["alone", "discard", "held", "prepare", "published", "remove", "start_over", "sweep"]
 
 
 def prepare(plan: Plan) -> Plan:
@@ -202,19 +203,23 @@ def _set_aside(plan: Plan) -> None:
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove what was set aside."""
+    """Remove what was set aside; files of somebody else get back to where they lay."""
     for old in RunDirectory(folder).set_aside():
-        _remove_ours(old)
+        _remove_ours(old, others_to=folder)
 
 
-def _remove_ours(folder: Path) -> None:
+def _remove_ours(folder: Path, *, others_to: Path | None = None) -> None:
     """Remove a run directory, or what was set aside of one, but for the files of somebody else."""
     rundir = RunDirectory(folder)
     for at, _, names in os.walk(folder, topdown=False):
         inside = os.path.relpath(at, folder)
-        for name in names:
-            if rundir.is_ours(os.path.normpath(os.path.join(inside, name))):
+        # Notes of an attempt are known by its journal, which goes after them.
+        for name in sorted(names, reverse=True):
+            unknown = name.endswith(".notes") and f"{name.removesuffix('notes')}jnl" not in names
+            if not unknown and rundir.is_ours(os.path.normpath(os.path.join(inside, name))):
                 Path(at, name).unlink(missing_ok=True)
+            elif others_to is not None:
+                _put_back(Path(at, name), others_to / inside / name)
         try:
             os.rmdir(at)
         except NotADirectoryError:  # a link to a disk with more room
@@ -222,6 +227,13 @@ def _remove_ours(folder: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                 raise
+
+
+def _put_back(path: Path, to: Path) -> None:
+    for folder in reversed([folder for folder in to.parents if not folder.exists()]):
+        folder.mkdir(mode=0o700)
+    with suppress(FileExistsError):  # then it stays where it is
+        rename_new(path, to)
 
 
 def sweep(ledger: Ledger) -> None:
@@ -257,6 +269,29 @@ def held(plan: Plan) -> Iterator[None]:
             raise as_output_error(error, plan.run_directory) from error
         _check_ours(plan)
         yield
+
+
+@contextmanager
+def alone(out: str | os.PathLike[str]) -> Iterator[bool]:
+    """Keep runs away from a result and its run directory.
+
+    Yields
+    ------
+    bool
+        Whether there is anything of a run in the directory. If not, nobody is kept away: another
+        run may make one meanwhile.
+
+    Raises
+    ------
+    PlanError
+        If a run is at work there.
+    """
+    rundir = RunDirectory.of(os.fspath(out))
+    with ExitStack() as stack:
+        of_a_run = rundir.path.is_dir() and any(map(rundir.is_ours, os.listdir(rundir.path)))
+        if of_a_run:
+            stack.enter_context(_held(rundir))
+        yield of_a_run
 
 
 def _check_ours(plan: Plan) -> None:
@@ -332,11 +367,12 @@ def discard(out: str | os.PathLike[str]) -> None:
 def remove(folder: Path) -> None:
     """Remove a run directory, and the rest of earlier ones whose removal was cut short."""
     # Rename it first: its name is free at once, and nobody ever sees a part of it.
-    gone = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
+    gone = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.old")
     folder.rename(gone)
     # Or a failure of power could leave the name, and not all that was in it.
     sync(folder.parent)
-    for doomed in folder.parent.glob(f"{glob.escape(folder.name)}.????????.old"):
+    # No shorter name: a copy that somebody has made may end with a date.
+    for doomed in folder.parent.glob(f"{glob.escape(folder.name)}.{'[0-9a-f]' * 16}.old"):
         if RunDirectory(doomed).plan.exists() or doomed == gone:
             _remove_ours(doomed)
     if gone.exists() and not folder.exists():  # with files of somebody else
