@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpcio.results import about_older
 from hpcio.watching.state import Queue, Status, WorkerStatus, working
 from hpcio.words import column, count, duration, natural, number, plain
 
@@ -242,6 +243,8 @@ def print_status(
             console.print()
         unsure = "If nobody is at work on it, go" if at_work is None else "Nobody is at work. Go"
         _say(console, f"{unsure} on with: hpcio resume {out}")
+    if state.older:
+        _say(console, plain(about_older(state.out)))
 
 
 def _say(console: Console, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import hpcio
 from hpcio import Plan
 from hpcio.errors import (
     BlocksFailed,
+    HpcioWarning,
     Interrupted,
     MemoryLimitError,
     OutputError,
@@ -25,6 +27,7 @@ from hpcio.errors import (
 )
 from hpcio.journals import held, prepare, rundir, start_over
 from hpcio.status import status
+from hpcio.watching import print_status
 from tests.rigs.bench import Bench
 from tests.rigs.resuming import resume_here
 from tests.rigs.runs import LFP, check
@@ -65,16 +68,20 @@ def short(tmp_path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_old_result_stays_until_the_new_one_replaces_it(short, tmp_path, way):
+def test_the_old_result_stays_until_the_new_one_replaces_it(short, tmp_path, capsys, way):
     out, bad = tmp_path / "out.h5", tmp_path / "bad"
     plan_of(short, tmp_path, 2.0, **WAYS[way]).run(workers=0, progress=False)
     parts = set((tmp_path / "out.h5.run/sources").rglob("*.h5"))
     bad.touch()
-    with pytest.raises(BlocksFailed):
+    one_file = way in ("direct", "mutex")
+    back = "to go back to it, remove" if one_file else rf"hpcio repack {out}\), and then remove"
+    with pytest.raises(BlocksFailed, match=back):
         plan_of(short, tmp_path, 3.0, **WAYS[way]).run(workers=0, progress=False, fresh=True)
     np.testing.assert_array_equal(values(out), 2.0 * LFP[:30])
     found = status(out)
     assert (found.published, found.older) == (False, True)
+    print_status(found, {})
+    assert re.search(back, capsys.readouterr().out)
     bad.unlink()
     # A second call goes on with what was begun, and needs no word about it.
     plan_of(short, tmp_path, 3.0, **WAYS[way]).run(workers=1, progress=False)
@@ -83,6 +90,18 @@ def test_the_old_result_stays_until_the_new_one_replaces_it(short, tmp_path, way
     found = status(out)
     assert (found.published, found.older) == (True, False)
     assert not parts & set((tmp_path / "out.h5.run/sources").rglob("*.h5"))
+
+
+def test_who_stops_starting_over_can_go_back_to_the_old_result(tmp_path):
+    bench = Bench(tmp_path)
+    bench.plan().run(workers=0, progress=False)
+    bench.stop(2)
+    with pytest.raises(Interrupted, match=r"(?s)hpcio resume.*its parts lie in .*hpcio repack"):
+        bench.plan().run(workers=0, progress=False, fresh=True)
+    with pytest.warns(HpcioWarning, match=r"That folder is not removed"):
+        hpcio.repack(bench.out)
+    shutil.rmtree(tmp_path / "out.h5.run")
+    bench.check()
 
 
 def test_the_same_plan_anew(short, tmp_path):
@@ -153,9 +172,7 @@ def test_what_the_user_put_into_the_run_directory_stays(short, tmp_path):
         (run / name).write_text(name)
     plan_of(short, tmp_path, 3.0).run(workers=0, progress=False, fresh=True)
     np.testing.assert_array_equal(values(tmp_path / "out.h5"), 3.0 * LFP[:30])
-    # What lay beside files that were set aside is with them.
-    assert {path.read_text() for path in run.rglob("*") if path.name in map(os.path.basename, mine)
-            } == {*mine}  # fmt: skip
+    assert [(run / name).read_text() for name in mine] == mine
     hpcio.repack(tmp_path / "out.h5")
     left = [path for path in run.rglob("*") if path.is_file()]
     assert sorted(path.read_text() for path in left) == sorted(mine)
@@ -188,14 +205,14 @@ def test_a_start_over_that_was_killed_before_its_plan_can_be_done_again(short, t
     assert [path.name for path in run.glob("*.old")] == []
 
 
-def test_files_of_the_user_are_not_set_aside_deeper_and_deeper(short, tmp_path):
+def test_files_of_the_user_are_back_where_they_lay(short, tmp_path):
     run = tmp_path / "out.h5.run"
     plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
     (run / "journal" / "notes.txt").write_text("mine")
     for factor in (3.0, 4.0, 5.0):
         plan_of(short, tmp_path, factor).run(workers=0, progress=False, fresh=True)
-    (notes,) = run.rglob("notes.txt")
-    assert len(notes.relative_to(run).parts) == 3
+    assert [*run.rglob("notes.txt")] == [run / "journal" / "notes.txt"]
+    assert [*run.glob("*.old")] == []
 
 
 def test_a_result_behind_a_link_is_not_replaced_by_a_file(short, tmp_path):
