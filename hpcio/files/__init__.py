@@ -49,6 +49,7 @@ from hpcio.files.locks import (
     unlock,
 )
 from hpcio.files.marks import Mark, mark_of
+from hpcio.files.names import give_name, rename_new
 from hpcio.files.opening import (
     find_dataset,
     free_files,
@@ -100,6 +101,7 @@ __all__ = [
     "find_dataset",
     "follow",
     "free_files",
+    "give_name",
     "has_sound_scales",
     "holder_of",
     "in_memory_file",
@@ -121,6 +123,7 @@ __all__ = [
     "read_table",
     "read_text",
     "reading",
+    "rename_new",
     "result_of",
     "room_for",
     "sample_of",

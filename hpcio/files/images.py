@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 
 from hpcio.files.bytes import write_at
+from hpcio.files.names import give_name
 
 __all__ = ["in_memory_file", "sparse_file", "write_image", "write_under_name"]
 
@@ -85,7 +86,12 @@ def write_image(
 
 
 def write_under_name(
-    fill: Callable[[h5py.File], None], final: Path, *, tag: str, mode: int = 0o666
+    fill: Callable[[h5py.File], None],
+    final: Path,
+    *,
+    tag: str,
+    mode: int = 0o666,
+    replaces: str | None = None,
 ) -> None:
     """Write an HDF5 file under its name: whole, or not at all.
 
@@ -98,16 +104,19 @@ def write_under_name(
         Whose file it is. Parts that earlier, killed processes left under this tag are removed.
     mode : int
         Who may read it, before the umask.
+    replaces : str, optional
+        The run whose result it may replace; see `give_name`.
     """
     part = final.with_name(f".{final.name}.{tag}.{os.getpid()}.part")
-    for left in final.parent.glob(f".{glob.escape(final.name)}.{tag}.*.part"):
-        left.unlink(missing_ok=True)  # by a run that was killed while it published
+    for left in final.parent.glob(f".{glob.escape(f'{final.name}.{tag}')}.*.part"):
+        if left.suffixes[-2][1:].isdecimal():  # by a run that was killed while it published
+            left.unlink(missing_ok=True)
     try:
         # libver "v110" lets the group of details hold any number of attributes.
         with in_memory_file(libver=("earliest", "v110")) as f:
             fill(f)
             write_image(f, part, mode=mode)
-        os.rename(part, final)
+        give_name(part, final, replaces=replaces)
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -33,18 +33,33 @@ def lies_in_result(file: str | os.PathLike[str], out: str | os.PathLike[str]) ->
     return os.path.realpath(file).startswith(folder + os.sep)
 
 
+# All that runs write, and nothing wider: people put files of their own beside it, and copies.
+_HEX = "[0-9a-f]"
+_ATTEMPT = rf"[^/@.]+-{_HEX}{{8}}"
+_TOKEN = _HEX + "{16}"  # such as a run id
 # What a run that starts over has set aside.
-_ASIDE = re.compile(r"[0-9a-f]{16}\.old")
+_ASIDE = re.compile(rf"{_TOKEN}\.old")
 # The plan and the one file, half made or not; job scripts.
 _OTHERS = re.compile(
-    r"plan\.h5|plan\.[0-9a-f]+\.part|data\.[0-9a-f]+\.part|data\.h5\.lock"
-    r"|(array|ranks|finish)(-\d+)?\.sh"
+    rf"plan\.h5|plan\.{_TOKEN}\.part|data\.{_HEX}{{8}}\.part|data\.h5\.lock"
+    r"|(array|ranks)(-\d+)?\.sh|finish\.sh"
 )
-# Into these folders people may put files of their own; what is in others is ours.
 _INSIDE = {
-    "journal": re.compile(r".+-[0-9a-f]{8}\.(jnl|notes)"),
-    "sources": re.compile(r"(\d{4,}/)?[^./]+-[0-9a-f]{8}(-\d+)?\.[^/]+"),
-    "logs": re.compile(r"[^/]+\.log"),
+    "journal": re.compile(rf"{_ATTEMPT}\.(jnl|notes)"),
+    "sources": re.compile(
+        rf"\d{{4,}}/\d{{7,}}-{_ATTEMPT}\.h5|{_ATTEMPT}\.(sums|seams)"
+        rf"|{_ATTEMPT}-\d+\.(h5|packed|{_HEX}{{8}}\.(h5|part))"
+    ),
+    "logs": re.compile(
+        rf"{_TOKEN}-\d+-w\d+\.log|\d+_\d+\.log|finish-\d+\.log|{_ATTEMPT}\.stack\.log"
+    ),
+    "usage": re.compile(rf"{_ATTEMPT}\.json"),
+    "beats": re.compile(_ATTEMPT),
+    "claims": re.compile(
+        rf"\d+-\d+\.g\d+(@(left|again|dead@\d+|\d+@{_ATTEMPT}))?|\d+\.(stop|publish)"
+        rf"|{_TOKEN}(-\d+|\.stop)"
+    ),
+    "submissions": re.compile(r"\d+\.(json|npz|jobs\.json)"),
 }
 # A small file that a process was killed over; see `hpcio.machine.write_whole`.
 _HALF_MADE = re.compile(r"\.(?P<name>.+)\.\d+\.part")
@@ -94,14 +109,15 @@ class RunDirectory:
         top, _, inside = name.partition("/")
         if _ASIDE.fullmatch(top):
             return not inside or self.is_ours(inside)
-        folders = (*self.records(), self.sources, self.claims, self.heartbeats, self.submissions,
-                   self.usage)  # fmt: skip
-        if inside and top in {path.name for path in folders}:
-            pattern = _INSIDE.get(top)
-            return pattern is None or bool(pattern.fullmatch(_whole(inside)))
+        whole = _whole(inside or top)
+        if inside:
+            return top in _INSIDE and bool(_INSIDE[top].fullmatch(whole))
         files = (self.lock, self.data, self.closed, self.offsets, self.outcome)
-        whole = _whole(name)
-        return whole in {path.name for path in (*folders, *files)} or bool(_OTHERS.fullmatch(whole))
+        return (
+            top in _INSIDE
+            or whole in {path.name for path in files}
+            or bool(_OTHERS.fullmatch(whole))
+        )
 
     def set_aside(self) -> list[Path]:
         """What runs that started over have set aside; removed with the next run."""

@@ -32,6 +32,7 @@ from hpcio.journals.ledger import (
     tried_since,
 )
 from hpcio.journals.rundir import (
+    alone,
     discard,
     held,
     prepare,
@@ -70,6 +71,7 @@ __all__ = [
     "StoredReader",
     "Tried",
     "Usage",
+    "alone",
     "attempt_name",
     "computed_by",
     "discard",

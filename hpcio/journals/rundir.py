@@ -8,7 +8,7 @@ import glob
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from hpcio.files import (
     check_run_folder,
     lies_in_result,
     mark_of,
+    rename_new,
     sync,
     try_lock,
     unlock,
@@ -28,7 +29,7 @@ from hpcio.journals.ledger import Ledger
 from hpcio.machine import look_again
 from hpcio.planning import Plan, load_plan, open_plan_file, what_differs, write_plan
 
-__all__ = ["discard", "held", "prepare", "published", "remove", "start_over", "sweep"]
+__all__ = ["alone", "discard", "held", "prepare", "published", "remove", "start_over", "sweep"]
 
 
 def prepare(plan: Plan) -> Plan:
@@ -66,6 +67,11 @@ def prepare(plan: Plan) -> Plan:
             raise _not_a_run(folder, foreign)
         # Else another process that starts over would take away what this one makes.
         with _held(rundir):
+            if _older_result(plan) != plan.replaces:
+                raise PlanError(
+                    f"'{plan.out}' has changed just now: another run has published it, or it was "
+                    "removed. Nothing was touched. Look at it, then run again."
+                )
             _set_aside(plan)
             return _made_or_adopted(replace(plan, starts_over=False), beside_others=True)
     except OSError as error:
@@ -87,8 +93,7 @@ def _made_or_adopted(plan: Plan, *, beside_others: bool = False) -> Plan:
         plan.rundir.sources.mkdir(mode=READABLE_FOLDER, exist_ok=True)
         for inside in plan.rundir.records():
             inside.mkdir(mode=plan.modes.record_folder, exist_ok=True)
-        if is_new:
-            write_plan(plan, folder)
+        if is_new and write_plan(plan, folder):
             # All that follows is nothing without the plan.
             for names in (folder, folder.parent):
                 sync(names)
@@ -123,6 +128,13 @@ def start_over(plan: Plan) -> Plan:
     OutputError
         If what is there is not the result of a run, or is read by the plan itself.
     """
+    replaces = _older_result(plan)
+    return replace(plan, run_id=secrets.token_hex(8), replaces=replaces, starts_over=True)
+
+
+def _older_result(plan: Plan) -> str:
+    """The run whose result a plan that starts over will replace; "" if there is none."""
+    look_again(plan.out)
     mark = mark_of(plan.out)
     if mark is None and os.path.lexists(plan.out):
         raise OutputError(
@@ -140,8 +152,7 @@ def start_over(plan: Plan) -> Plan:
                 f"The result would replace '{file}', which is its own source. Choose another "
                 "output."
             )
-    replaces = "" if mark is None else mark.run_id
-    return replace(plan, run_id=secrets.token_hex(8), replaces=replaces, starts_over=True)
+    return "" if mark is None else mark.run_id
 
 
 def published(plan: Plan) -> bool:
@@ -192,19 +203,23 @@ def _set_aside(plan: Plan) -> None:
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove what was set aside."""
+    """Remove what was set aside; files of somebody else get back to where they lay."""
     for old in RunDirectory(folder).set_aside():
-        _remove_ours(old)
+        _remove_ours(old, others_to=folder)
 
 
-def _remove_ours(folder: Path) -> None:
+def _remove_ours(folder: Path, *, others_to: Path | None = None) -> None:
     """Remove a run directory, or what was set aside of one, but for the files of somebody else."""
     rundir = RunDirectory(folder)
     for at, _, names in os.walk(folder, topdown=False):
         inside = os.path.relpath(at, folder)
-        for name in names:
-            if rundir.is_ours(os.path.normpath(os.path.join(inside, name))):
+        # Notes of an attempt are known by its journal, which goes after them.
+        for name in sorted(names, reverse=True):
+            unknown = name.endswith(".notes") and f"{name.removesuffix('notes')}jnl" not in names
+            if not unknown and rundir.is_ours(os.path.normpath(os.path.join(inside, name))):
                 Path(at, name).unlink(missing_ok=True)
+            elif others_to is not None:
+                _put_back(Path(at, name), others_to / inside / name)
         try:
             os.rmdir(at)
         except NotADirectoryError:  # a link to a disk with more room
@@ -212,6 +227,13 @@ def _remove_ours(folder: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                 raise
+
+
+def _put_back(path: Path, to: Path) -> None:
+    for folder in reversed([folder for folder in to.parents if not folder.exists()]):
+        folder.mkdir(mode=0o700)
+    with suppress(FileExistsError):  # then it stays where it is
+        rename_new(path, to)
 
 
 def sweep(ledger: Ledger) -> None:
@@ -249,13 +271,39 @@ def held(plan: Plan) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def alone(out: str | os.PathLike[str]) -> Iterator[bool]:
+    """Keep runs away from a result and its run directory.
+
+    Yields
+    ------
+    bool
+        Whether there is anything of a run in the directory. If not, nobody is kept away: another
+        run may make one meanwhile.
+
+    Raises
+    ------
+    PlanError
+        If a run is at work there.
+    """
+    rundir = RunDirectory.of(os.fspath(out))
+    with ExitStack() as stack:
+        of_a_run = rundir.path.is_dir() and any(map(rundir.is_ours, os.listdir(rundir.path)))
+        if of_a_run:
+            stack.enter_context(_held(rundir))
+        yield of_a_run
+
+
 def _check_ours(plan: Plan) -> None:
-    """Raise PlanError if another process has started over since the run directory was prepared."""
+    """Raise PlanError if another process has started over since the run directory was prepared.
+
+    That may be by an equal plan: the run tells them apart.
+    """
     there = ""
     if plan.rundir.plan.exists():
         with open_plan_file(plan.out) as f:
-            there = str(f.attrs["digest"])
-    if there != plan.digest:
+            there = str(f.attrs["run_id"])
+    if there != plan.run_id:
         raise PlanError(
             f"Another process has started over in '{plan.run_directory}' just now. Wait for it, "
             "then run again."
@@ -319,11 +367,12 @@ def discard(out: str | os.PathLike[str]) -> None:
 def remove(folder: Path) -> None:
     """Remove a run directory, and the rest of earlier ones whose removal was cut short."""
     # Rename it first: its name is free at once, and nobody ever sees a part of it.
-    gone = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
+    gone = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.old")
     folder.rename(gone)
     # Or a failure of power could leave the name, and not all that was in it.
     sync(folder.parent)
-    for doomed in folder.parent.glob(f"{glob.escape(folder.name)}.????????.old"):
+    # No shorter name: a copy that somebody has made may end with a date.
+    for doomed in folder.parent.glob(f"{glob.escape(folder.name)}.{'[0-9a-f]' * 16}.old"):
         if RunDirectory(doomed).plan.exists() or doomed == gone:
             _remove_ours(doomed)
     if gone.exists() and not folder.exists():  # with files of somebody else

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import OutputError, PlanError, ResultError
-from hpcio.files import checksum, read_at, sparse_file, write_at
+from hpcio.files import checksum, give_name, read_at, sparse_file, write_at
 from hpcio.journals import JournalRecords, Ledger, StoredReader
 from hpcio.onefile import preallocated
 from hpcio.onefile.closing import closed, open_to_read, reopen
@@ -106,7 +106,7 @@ class OneFile:
                     write_at(fd, os.pread(image, last - first, first), first)
                     os.fsync(fd)
             path.chmod(plan.modes.result & ~_umask())
-            os.rename(path, final)
+            give_name(path, final, replaces=plan.replaces)
 
 
 def _fill_in(fd: int, ledger: Ledger, offsets: np.ndarray) -> None:

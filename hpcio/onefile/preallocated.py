@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import OutputError, as_output_error
-from hpcio.files import allocate, checksum, sparse_file, sync, write_at
+from hpcio.files import RunDirectory, allocate, checksum, sparse_file, sync, write_at
 from hpcio.journals import Ledger, published
 from hpcio.machine import write_whole
 from hpcio.planning import Plan
@@ -104,7 +104,7 @@ def reserve(plan: Plan) -> None:
         earlier = Ledger.read(plan)
         if earlier.done.any():
             earlier.void(np.flatnonzero(earlier.done))
-        _remove_left(folder)
+        _remove_left(plan.rundir)
         with opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
             with suppress(OSError):  # no locks on this file system: nothing is removed
                 # A shared one, so that writers are not kept out once the file has its name.
@@ -130,12 +130,12 @@ def reserve(plan: Plan) -> None:
         raise as_output_error(error, part) from error
 
 
-def _remove_left(folder: Path) -> None:
+def _remove_left(rundir: RunDirectory) -> None:
     """Remove files of full size that processes have left which were killed before they were named.
 
     Whoever is still making one has it locked.
     """
-    for left in folder.glob("data.*.part"):
+    for left in filter(lambda path: rundir.is_ours(path.name), rundir.path.glob("data.*.part")):
         with suppress(OSError), opened(left, os.O_RDWR) as fd:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()

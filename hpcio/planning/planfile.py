@@ -39,6 +39,7 @@ from hpcio.files import (
     open_own,
     own_run_folder,
     read_table,
+    rename_new,
     result_of,
     write_image,
 )
@@ -69,8 +70,14 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
-    """Write ``plan.h5`` into `folder`: complete, or not at all."""
+def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> bool:
+    """Write ``plan.h5`` into `folder`: complete, or not at all.
+
+    Returns
+    -------
+    bool
+        False if another process was faster; its plan is there then, and stays.
+    """
     part, final = Path(folder, f"plan.{plan.run_id}.part"), Path(folder, "plan.h5")
     function = asdict(plan.function)
     pickled = function.pop("pickled")
@@ -104,10 +111,14 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> None:
                     f[f"axes/{k}"] = axis.values
             # A plan may hold pickles, and others have no need to read it.
             write_image(f, part, mode=plan.modes.record, seal=_seal)
-        os.rename(part, final)
+        rename_new(part, final)
+    except FileExistsError:
+        part.unlink(missing_ok=True)
+        return False
     except OSError as error:
         part.unlink(missing_ok=True)
         raise as_output_error(error, final) from error
+    return True
 
 
 def _seal(image: bytes) -> bytes:

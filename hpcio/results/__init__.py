@@ -10,12 +10,13 @@ from hpcio.machine import lazily
 
 if TYPE_CHECKING:
     from hpcio.results.opening import open
-    from hpcio.results.parts import what_is_gone
+    from hpcio.results.parts import about_older, what_is_gone
     from hpcio.results.publishing import publish
     from hpcio.results.repacking import repack
     from hpcio.results.verifying import verify
 
 __all__ = [
+    "about_older",
     "open",
     "publish",
     "repack",
@@ -27,6 +28,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "about_older": "parts",
         "open": "opening",
         "publish": "publishing",
         "repack": "repacking",

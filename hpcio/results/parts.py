@@ -10,7 +10,7 @@ from hpcio.errors import HpcioError
 from hpcio.files import open_file
 from hpcio.results.opening import refusing_damage
 
-__all__ = ["what_is_gone"]
+__all__ = ["about_older", "what_is_gone"]
 
 
 def what_is_gone(out: str | os.PathLike[str]) -> str:
@@ -42,6 +42,20 @@ def what_is_gone(out: str | os.PathLike[str]) -> str:
         f"{many} gone or not whole: {defects[0]}{', ...' * (len(defects) > 1)}. Restore "
         "from a backup, or remove the result and compute what is gone: "
         f"rm {shlex.quote(str(out))}; hpcio resume {shlex.quote(str(out))}"
+    )
+
+
+def about_older(out: str | os.PathLike[str]) -> str:
+    """How to go back to an older result, which a run that started over has not replaced yet."""
+    result, folder = os.fspath(out), f"{os.fspath(out)}.run"
+    with refusing_damage(result), open_file(result) as f:
+        has_parts = "hpcio/sources" in f
+    if not has_parts:
+        return f"The older result is still there; to go back to it, remove '{folder}'."
+    return (
+        f"The older result is still there, and its parts lie in '{folder}', too, so do not remove "
+        "that folder; to go back to the older result, make it one file (hpcio repack "
+        f"{shlex.quote(result)}), and then remove the folder."
     )
 
 

@@ -7,10 +7,12 @@ import fcntl
 import glob
 import os
 import secrets
+import shlex
 import stat
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ import numpy as np
 from hpcio.errors import (
     DAMAGE,
     HpcioError,
-    OutputError,
+    HpcioWarning,
     ResultError,
     WorkerError,
     as_output_error,
@@ -31,6 +33,7 @@ from hpcio.files import (
     Chunking,
     RunDirectory,
     allocate,
+    give_name,
     has_sound_scales,
     read_table,
     read_text,
@@ -39,9 +42,9 @@ from hpcio.files import (
     sync,
     write_at,
 )
-from hpcio.journals import DONE, remove
+from hpcio.journals import DONE, alone, remove
 from hpcio.layout import Target
-from hpcio.machine import check_room
+from hpcio.machine import check_room, look_again
 from hpcio.planning import check_new_output, open_plan_file
 from hpcio.results import opening as result
 from hpcio.results.extents import (
@@ -85,7 +88,9 @@ def repack(
     into : str or path, optional
         The new file; result and run directory stay as they are. Without it, the result
         itself becomes one file, and its run directory is removed once every byte of the
-        new file has been read back from the disk and verified.
+        new file has been read back from the disk and verified. If the directory holds
+        another run by then, such as one that starts over and is not finished, it stays, and
+        a warning says so.
     chunks : bool or sequence of int, optional
         Shape of the chunks of ``data``, or True for chunks of about 1 MB along the axis
         that trials were joined along. By default ``data`` is contiguous, or chunked so if
@@ -108,7 +113,7 @@ def repack(
     OutputError
         If `into` exists or cannot be written.
     PlanError
-        If there are no such chunks or compression.
+        If there are no such chunks or compression; in place, if a run is at work there.
 
     Examples
     --------
@@ -120,23 +125,28 @@ def repack(
     source = Path(os.path.realpath(result_of(path)))
     check_finished(source)
     final = source if into is None else Path(check_new_output(into))
+    in_place = into is None
     try:
-        with _part_of(final) as part:
+        with ExitStack() as stack:
+            # Else a run that starts over could publish a newer result meanwhile, or begin in the
+            # directory that is removed here.
+            has_parts = in_place and stack.enter_context(alone(source))
+            part = stack.enter_context(_part_of(final))
             try:
-                checked, digest = _checked_copy(
+                checked, run_id, seen = _checked_copy(
                     source, part, final, chunks=chunks, compression=compression,
-                    workers=workers, in_place=into is None,
+                    workers=workers, in_place=in_place,
                 )  # fmt: skip
             except (ResultError, *_OF_DAMAGE):
                 verify(source)  # names the damaged file, if it is not the copy
                 raise
-            if into is not None and os.path.lexists(final):
-                raise OutputError(f"The output '{final}' has appeared meanwhile. Move it away.")
-            part.chmod(stat.S_IMODE(source.stat().st_mode) & 0o666)
-            os.rename(part, final)
-        sync(final.parent)
-        if into is None:
-            _drop(Path(f"{source}.run"), digest)
+            part.chmod(stat.S_IMODE(seen.st_mode) & 0o666)
+            if in_place:
+                _check_unchanged(source, seen)
+            give_name(part, final, replaces=run_id if in_place else None)
+            sync(final.parent)
+            if has_parts:
+                _drop(source, run_id)
     except HpcioError:
         raise
     except (OSError, RuntimeError) as error:
@@ -156,10 +166,11 @@ def _checked_copy(
     compression: str | None,
     workers: int | None,
     in_place: bool,
-) -> tuple[Verified, str]:
-    """Copy a result and compare the copy: what was compared, and the digest of the plan."""
+) -> tuple[Verified, str, os.stat_result]:
+    """Copy a result and compare the copy: what was compared, whose result it is, and its file."""
     with result.open(source) as f:
-        digest = read_text(f["hpcio"], "plan")
+        seen = os.fstat(f.id.get_vfd_handle())
+        run_id = read_text(f["hpcio"], "run_id")
         target = Target.load(f["hpcio/target"])
         chunking = Chunking.choose(
             target.shape, target.dtype, target.axis, chunks=chunks, compression=compression
@@ -171,7 +182,21 @@ def _checked_copy(
             _chunked(f, target, part, final, chunking, workers)
     if checked is None:
         checked = _read_back(part, from_disk=in_place)
-    return checked, digest
+    return checked, run_id, seen
+
+
+def _check_unchanged(source: Path, seen: os.stat_result) -> None:
+    """Raise ResultError unless a result is still the file that was read, as it was then."""
+    look_again(source)
+    now = os.stat(source)
+    if not os.path.samestat(now, seen) or (now.st_size, now.st_mtime_ns) != (
+        seen.st_size,
+        seen.st_mtime_ns,
+    ):
+        raise ResultError(
+            f"'{source}' was replaced, or written to, while it was repacked, and stays as it is "
+            "now. Repack it again."
+        )
 
 
 @contextmanager
@@ -180,7 +205,7 @@ def _part_of(final: Path) -> Iterator[Path]:
 
     It is locked while somebody works on it. A file without a lock was left by a process that died.
     """
-    for left in final.parent.glob(f".{glob.escape(final.name)}.*.repack"):
+    for left in final.parent.glob(f".{glob.escape(final.name)}.{'[0-9a-f]' * 8}.repack"):
         with contextlib.suppress(OSError), left.open("rb") as f:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()
@@ -383,21 +408,29 @@ def _chunked(
         _copy_rest(f, g, chunking)
 
 
-def _drop(folder: Path, digest: str) -> None:
-    """Remove the run directory of a result that is now one file."""
-    rundir = RunDirectory(folder)
-    if not folder.is_dir() or not any(rundir.is_ours(path.name) for path in folder.iterdir()):
-        return  # or there are only files of the user, which an earlier repack has left
+def _drop(out: Path, run_id: str) -> None:
+    """Remove the run directory of a result that is now one file, unless another run is there."""
+    folder = RunDirectory.of(str(out)).path
     try:
-        with open_plan_file(str(folder).removesuffix(".run")) as f:
-            of_this = str(f.attrs["digest"]) == digest
+        with open_plan_file(str(out)) as f:
+            of_this = str(f.attrs["run_id"]) == run_id
     except HpcioError as error:  # a run that was starting over was killed, or it is damaged
-        raise ResultError(
-            f"The result is one file now, but '{folder}' is not removed, since its plan cannot be "
-            f"read: {error} Remove it yourself if nobody is at work there."
-        ) from error
-    if not of_this:
-        raise ResultError(
-            f"'{folder}' belongs to another run and is not removed; the result is one file now."
-        )
-    remove(folder)
+        _say_it_stays(folder, f"since its plan cannot be read: {error} Remove it")
+        return
+    if of_this:
+        remove(folder)
+        return
+    _say_it_stays(
+        folder,
+        "since it holds another run, which is not finished, and what that has computed. Go on with "
+        f"it: hpcio resume {shlex.quote(str(out))}; or remove the folder",
+    )
+
+
+def _say_it_stays(folder: Path, why: str) -> None:
+    warnings.warn(
+        f"The result is one file now, and needs no '{folder}' any more. That folder is not "
+        f"removed, {why} if nobody needs it, and nobody is at work there.",
+        HpcioWarning,
+        stacklevel=4,
+    )

@@ -22,8 +22,8 @@ from hpcio.errors import (
 from hpcio.files import Mark, mark_of
 from hpcio.journals import DONE, Ledger, held, prepare, published, start_over
 from hpcio.planning import Plan, RunPolicy, check_disk, load_plan, what_differs
+from hpcio.results import about_older, publish
 from hpcio.results import open as open_result
-from hpcio.results import publish
 from hpcio.running.clock import failed_for_time
 from hpcio.words import START_OVER, after_failures, count
 from hpcio.writers import backend_of, trusted_ledger
@@ -181,7 +181,7 @@ def _compute(
             finished = int(Ledger.read(plan).done.sum())
             raise Interrupted(
                 f"Stopped with {finished:,} of {count(len(plan), plan.counted)} done. "
-                f"Continue with: hpcio resume {shlex.quote(plan.out)}"
+                f"Continue with: hpcio resume {shlex.quote(plan.out)}{_older(plan)}"
             ) from None
 
 
@@ -191,10 +191,18 @@ def _publish(plan: Plan, policy: RunPolicy, *, known: set[Path]) -> Done:
     done = record(ledger, known)
     # Only a block that was tried may become a gap.
     if not ledger.done.all() and not (policy.gaps and ledger.state.all()):
-        raise BlocksFailed(_failed_message(ledger, policy.most_failed(len(plan))), done)
+        said = _failed_message(ledger, policy.most_failed(len(plan)))
+        raise BlocksFailed(f"{said}{_older(plan)}", done)
     plan.source.check_unchanged()
     publish(ledger)
     return replace(done, gaps=int((~ledger.done).sum()))
+
+
+def _older(plan: Plan) -> str:
+    """Of the older result that a run was to replace, if it is still there: a line for people."""
+    mark = mark_of(plan.out) if plan.replaces else None
+    is_there = mark is not None and mark.run_id == plan.replaces
+    return f"\n{about_older(plan.out)}" if is_there else ""
 
 
 def _finished(plan: Plan) -> Done:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpcio.results import about_older
 from hpcio.watching.state import Queue, Status, WorkerStatus, working
 from hpcio.words import after_failures, column, count, duration, natural, number, plain
 
@@ -258,6 +259,8 @@ def print_status(
             "stop the run, and go on with a limit, such as: "
             f"hpcio resume {out} --trial-time 5m",
         )
+    if state.older:
+        _say(console, plain(about_older(state.out)))
 
 
 def _say(console: Console, text: str) -> None:

@@ -217,7 +217,9 @@ class _Sums:
 
     def publish(self, ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
         plan = ledger.plan
-        write_under_name(fill, final, tag=plan.run_id, mode=plan.modes.result)
+        write_under_name(
+            fill, final, tag=plan.run_id, mode=plan.modes.result, replaces=plan.replaces
+        )
 
     def add_data(self, ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
         """Add up the groups in their order, and store the average.

@@ -55,7 +55,9 @@ class _Virtual:
 
     def publish(self, ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
         plan = ledger.plan
-        write_under_name(fill, final, tag=plan.run_id, mode=plan.modes.result)
+        write_under_name(
+            fill, final, tag=plan.run_id, mode=plan.modes.result, replaces=plan.replaces
+        )
 
     def add_data(self, ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
         """Make the virtual dataset ``data`` in `file`, and the table of its sources.

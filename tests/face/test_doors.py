@@ -96,7 +96,8 @@ class NumpyFiles:
         return Stored.blocks_of(ledger)
 
     def publish(self, ledger, fill, final):
-        write_under_name(fill, final, tag=ledger.plan.run_id)
+        plan = ledger.plan
+        write_under_name(fill, final, tag=plan.run_id, replaces=plan.replaces)
 
 
 writer = NumpyFiles()

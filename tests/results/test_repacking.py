@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -12,7 +13,17 @@ import numpy as np
 import pytest
 
 import hpcio
-from hpcio.errors import HpcioError, OutputError, ResultError, SourceError
+from hpcio import per_trial
+from hpcio.errors import (
+    BlocksFailed,
+    HpcioWarning,
+    OutputError,
+    PlanError,
+    ResultError,
+    SourceError,
+)
+from hpcio.journals import held
+from hpcio.results import repacking
 from tests.rigs.bench import CHANNELS, ROWS, TRIALS, Bench
 from tests.rigs.repacking import check_ordinary, contents, run_directory
 from tests.rigs.support import damage, names
@@ -136,7 +147,7 @@ def test_what_is_no_result_is_refused(done):
 def test_a_run_directory_whose_plan_is_gone_is_not_removed(done):
     """A run that was starting over was killed before it had written its plan."""
     (done.folder / "out.h5.run/plan.h5").unlink()
-    with pytest.raises(ResultError, match=r"is one file now, but '.*out.h5.run' is not removed"):
+    with pytest.warns(HpcioWarning, match=r"is one file now.*not removed.*plan cannot be read"):
         hpcio.repack(done.out)
     check_ordinary(done.out, done.expected)
     assert names(done.folder, "*out.h5*") == ["out.h5", "out.h5.run"]
@@ -147,10 +158,62 @@ def test_the_run_directory_of_another_run_is_not_removed(done):
     other = Bench(done.folder / "other")
     other.plan(join="stack").run(workers=0, progress=False)
     shutil.copy(f"{other.out}.run/plan.h5", f"{done.out}.run/plan.h5")
-    with pytest.raises(HpcioError, match="belongs to another run and is not removed"):
+    with pytest.warns(HpcioWarning, match=r"is one file now.*holds another run.*hpcio resume"):
         hpcio.repack(done.out)
     assert Path(f"{done.out}.run").is_dir()
     done.check()
+
+
+def test_what_an_equal_plan_that_starts_over_has_done_stays(done):
+    done.mark("raise", 7)
+    with pytest.raises(BlocksFailed):
+        done.plan().run(workers=0, progress=False, fresh=True)
+    done.clear("raise")
+    done.forget_calls()
+    said = subprocess.run(
+        [sys.executable, "-m", "hpcio", "repack", done.out], capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert "hpcio: note: The result is one file now" in said.stderr
+    check_ordinary(done.out, done.expected)
+    hpcio.Plan.load(done.out).run(workers=0, progress=False)
+    assert done.calls == [7]
+    done.check()
+
+
+def test_in_place_is_refused_while_a_run_is_at_work(done):
+    before = run_directory(done), done.out.read_bytes()
+    with held(hpcio.Plan.load(done.out)), pytest.raises(PlanError, match="at work in another"):
+        hpcio.repack(done.out)
+    with held(hpcio.Plan.load(done.out)):
+        hpcio.repack(done.out, done.folder / "one.h5")
+    assert (run_directory(done), done.out.read_bytes()) == before
+
+
+@pytest.mark.parametrize("how", ["replaced", "written to"])
+def test_a_result_that_changes_while_it_is_repacked_stays(done, monkeypatch, how):
+    hpcio.repack(done.out)  # so that no run directory keeps others away
+    copied = repacking._read_back
+
+    def changing(*args, **options):
+        checked = copied(*args, **options)
+        if how == "replaced":
+            done.plan("scaled", args=(per_trial([0] * TRIALS),), kwargs={"factor": [3.0]}).run(
+                workers=0, progress=False, fresh=True
+            )
+        else:
+            with h5py.File(done.out, "r+") as f:
+                f.attrs["note"] = "mine"
+        return checked
+
+    monkeypatch.setattr(repacking, "_read_back", changing)
+    with pytest.raises(ResultError, match=r"out\.h5' was replaced, or written to.*Repack it again"):
+        hpcio.repack(done.out)
+    with hpcio.open(done.out) as f:
+        factor = 3.0 if how == "replaced" else 2.0
+        np.testing.assert_array_equal(f["data"][()], factor * done.lfp)
+        assert ("note" in f.attrs) == (how == "written to")
+    hpcio.verify(done.out)
 
 
 FUNCTION = """

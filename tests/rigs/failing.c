@@ -140,6 +140,12 @@ int rename(const char *old, const char *new) {
     return REAL(rename)(old, new);
 }
 
+int renameat2(int from, const char *old, int to, const char *new, unsigned flags) {
+    if (path_fails("rename", new))
+        FAIL;
+    return REAL(renameat2)(from, old, to, new, flags);
+}
+
 int renameat(int from, const char *old, int to, const char *new) {
     if (path_fails("rename", new))
         FAIL;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import hpcio
 from hpcio import Plan
 from hpcio.errors import (
     BlocksFailed,
+    HpcioWarning,
     Interrupted,
     MemoryLimitError,
     OutputError,
@@ -23,8 +25,9 @@ from hpcio.errors import (
     ResultError,
     SourceError,
 )
-from hpcio.journals import held, prepare, start_over
+from hpcio.journals import held, prepare, rundir, start_over
 from hpcio.status import status
+from hpcio.watching import print_status
 from hpcio.words import START_OVER
 from tests.rigs.bench import Bench
 from tests.rigs.resuming import resume_here
@@ -66,16 +69,20 @@ def short(tmp_path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_old_result_stays_until_the_new_one_replaces_it(short, tmp_path, way):
+def test_the_old_result_stays_until_the_new_one_replaces_it(short, tmp_path, capsys, way):
     out, bad = tmp_path / "out.h5", tmp_path / "bad"
     plan_of(short, tmp_path, 2.0, **WAYS[way]).run(workers=0, progress=False)
     parts = set((tmp_path / "out.h5.run/sources").rglob("*.h5"))
     bad.touch()
-    with pytest.raises(BlocksFailed):
+    one_file = way in ("direct", "mutex")
+    back = "to go back to it, remove" if one_file else rf"hpcio repack {out}\), and then remove"
+    with pytest.raises(BlocksFailed, match=back):
         plan_of(short, tmp_path, 3.0, **WAYS[way]).run(workers=0, progress=False, fresh=True)
     np.testing.assert_array_equal(values(out), 2.0 * LFP[:30])
     found = status(out)
     assert (found.published, found.older) == (False, True)
+    print_status(found, {})
+    assert re.search(back, capsys.readouterr().out)
     bad.unlink()
     # A second call goes on with what was begun, and needs no word about it.
     plan_of(short, tmp_path, 3.0, **WAYS[way]).run(workers=1, progress=False)
@@ -84,6 +91,18 @@ def test_the_old_result_stays_until_the_new_one_replaces_it(short, tmp_path, way
     found = status(out)
     assert (found.published, found.older) == (True, False)
     assert not parts & set((tmp_path / "out.h5.run/sources").rglob("*.h5"))
+
+
+def test_who_stops_starting_over_can_go_back_to_the_old_result(tmp_path):
+    bench = Bench(tmp_path)
+    bench.plan().run(workers=0, progress=False)
+    bench.stop(2)
+    with pytest.raises(Interrupted, match=r"(?s)hpcio resume.*its parts lie in .*hpcio repack"):
+        bench.plan().run(workers=0, progress=False, fresh=True)
+    with pytest.warns(HpcioWarning, match=r"That folder is not removed"):
+        hpcio.repack(bench.out)
+    shutil.rmtree(tmp_path / "out.h5.run")
+    bench.check()
 
 
 def test_the_same_plan_anew(short, tmp_path):
@@ -154,9 +173,7 @@ def test_what_the_user_put_into_the_run_directory_stays(short, tmp_path):
         (run / name).write_text(name)
     plan_of(short, tmp_path, 3.0).run(workers=0, progress=False, fresh=True)
     np.testing.assert_array_equal(values(tmp_path / "out.h5"), 3.0 * LFP[:30])
-    # What lay beside files that were set aside is with them.
-    assert {path.read_text() for path in run.rglob("*") if path.name in map(os.path.basename, mine)
-            } == {*mine}  # fmt: skip
+    assert [(run / name).read_text() for name in mine] == mine
     hpcio.repack(tmp_path / "out.h5")
     left = [path for path in run.rglob("*") if path.is_file()]
     assert sorted(path.read_text() for path in left) == sorted(mine)
@@ -189,14 +206,14 @@ def test_a_start_over_that_was_killed_before_its_plan_can_be_done_again(short, t
     assert [path.name for path in run.glob("*.old")] == []
 
 
-def test_files_of_the_user_are_not_set_aside_deeper_and_deeper(short, tmp_path):
+def test_files_of_the_user_are_back_where_they_lay(short, tmp_path):
     run = tmp_path / "out.h5.run"
     plan_of(short, tmp_path, 2.0).run(workers=0, progress=False)
     (run / "journal" / "notes.txt").write_text("mine")
     for factor in (3.0, 4.0, 5.0):
         plan_of(short, tmp_path, factor).run(workers=0, progress=False, fresh=True)
-    (notes,) = run.rglob("notes.txt")
-    assert len(notes.relative_to(run).parts) == 3
+    assert [*run.rglob("notes.txt")] == [run / "journal" / "notes.txt"]
+    assert [*run.glob("*.old")] == []
 
 
 def test_a_result_behind_a_link_is_not_replaced_by_a_file(short, tmp_path):
@@ -292,6 +309,44 @@ def test_another_process_has_started_over_meanwhile(lfp, tmp_path, writer):
         pass
     theirs.run(workers=0, progress=False)
     assert (values(tmp_path / "out.h5") == LFP * 3).all()
+
+
+@pytest.mark.parametrize("way", ["a file a trial", "direct"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_result_that_another_run_publishes_meanwhile_stays(short, tmp_path, way, before):
+    """Between the moments in which starting over looks at it, and in which it is alone there."""
+    if before:
+        plan_of(short, tmp_path, 2.0, **WAYS[way]).run(workers=0, progress=False)
+    ours = start_over(plan_of(short, tmp_path, 3.0, **WAYS[way]))
+    plan_of(short, tmp_path, 4.0, **WAYS[way]).run(workers=0, progress=False, fresh=True)
+    with pytest.raises(PlanError, match=r"out\.h5' has changed just now"):
+        prepare(ours)
+    np.testing.assert_array_equal(values(tmp_path / "out.h5"), 4.0 * LFP[:30])
+    assert hpcio.verify(tmp_path / "out.h5").blocks == 5
+    plan_of(short, tmp_path, 3.0, **WAYS[way]).run(workers=0, progress=False, fresh=True)
+    np.testing.assert_array_equal(values(tmp_path / "out.h5"), 3.0 * LFP[:30])
+
+
+def test_an_equal_plan_has_started_over_meanwhile(short, tmp_path):
+    ours = prepare(start_over(plan_of(short, tmp_path, 2.0)))
+    theirs = prepare(start_over(plan_of(short, tmp_path, 2.0)))
+    with pytest.raises(PlanError, match="Another process has started over"), held(ours):
+        pass
+    with held(theirs):
+        pass
+
+
+def test_of_two_plans_that_are_written_at_once_one_counts(short, tmp_path, monkeypatch):
+    ours, theirs = plan_of(short, tmp_path, 2.0), plan_of(short, tmp_path, 2.0)
+    write = rundir.write_plan
+
+    def after_them(plan, folder):
+        assert write(theirs, folder)
+        return write(plan, folder)
+
+    monkeypatch.setattr(rundir, "write_plan", after_them)
+    assert prepare(ours).run_id == theirs.run_id
+    assert list((tmp_path / "out.h5.run").glob("*.part")) == []
 
 
 @pytest.mark.skipif(
