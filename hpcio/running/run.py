@@ -25,6 +25,7 @@ from hpcio.planning import Plan, RunPolicy, check_disk, load_plan, what_differs
 from hpcio.results import open as open_result
 from hpcio.results import publish
 from hpcio.running.clock import failed_for_time
+from hpcio.words import listed
 from hpcio.writers import backend_of, trusted_ledger
 
 __all__ = ["Executor", "Nobody", "Observe", "Work", "execute", "record"]
@@ -251,7 +252,7 @@ def _first_start(records: np.ndarray, opened: float) -> float:
     return max(opened, float(first["end"]) - lasted)
 
 
-def _failed_message(ledger: Ledger, max_failed: int, most: int = 10) -> str:
+def _failed_message(ledger: Ledger, max_failed: int) -> str:
     failures = ledger.failures()
     lost = int((~ledger.done).sum()) - len(failures)
     counted = f"{ledger.plan.counted}s"
@@ -262,9 +263,7 @@ def _failed_message(ledger: Ledger, max_failed: int, most: int = 10) -> str:
             f"{shlex.quote(ledger.plan.out)}"
         )
     lines = [f"{len(failures)} of {len(ledger.plan)} {counted} failed; nothing was published."]
-    lines += [f"  {failure.name}: {failure.reason}" for failure in failures[:most]]
-    if len(failures) > most:
-        lines.append(f"  ... and {len(failures) - most} more")
+    lines += listed([f"{failure.name}: {failure.reason}" for failure in failures])
     if lost:
         stopped = f", since more than {max_failed} had failed (max_failed)"
         lines.append(f"  {lost} {counted} were not tried" + stopped * (len(failures) > max_failed))

@@ -279,8 +279,10 @@ class TaskReader(_SourceReader):
 
 
 def defect_of(path: Path, size: int, header: int, check: int) -> ResultError | None:
-    """What is wrong with a source: absent, of another size, or with another header."""
-    remedy = "Restore it from a backup, or remove the result and resume the run."
+    """What is wrong with a part of a result: absent, of another size, or with another header.
+
+    The error has its number, if the system has refused the file, and says no remedy.
+    """
     try:
         # A pipe in its place must not hold us up.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -290,18 +292,12 @@ def defect_of(path: Path, size: int, header: int, check: int) -> ResultError | N
         finally:
             os.close(fd)
     except (OSError, ValueError) as error:  # a name that no file has
-        return ResultError(
-            getattr(error, "errno", None),
-            f"The source '{path}' cannot be read ({getattr(error, 'strerror', error)}). Move a "
-            f"result together with its folder OUT.run. If the source is lost: {remedy[0].lower()}"
-            f"{remedy[1:]}",
-        )
+        why = getattr(error, "strerror", error)
+        return ResultError(getattr(error, "errno", None), f"'{path}' cannot be read ({why})")
     if found != size:
-        return ResultError(f"The source '{path}' has {found} bytes instead of {size}. {remedy}")
+        return ResultError(None, f"'{path}' has {found} bytes instead of {size}")
     if checksum(head) != check:
-        return ResultError(
-            f"The source '{path}' is not the file that was written for this result. {remedy}"
-        )
+        return ResultError(None, f"'{path}' is not the file that was written for this result")
     return None
 
 
