@@ -24,6 +24,8 @@ from hpcio.writers.sources import (
     TrialFiles,
     TrialReader,
     defect_of,
+    full_files,
+    out_of_reach,
     task_pieces,
     trial_pieces,
 )
@@ -89,13 +91,13 @@ def _pieces(ledger: Ledger) -> list[Piece]:
     if plan.sources == "trial":
         return list(trial_pieces(ledger))
     pieces = list(task_pieces(ledger))
+    paths = {piece.path: plan.run_directory / piece.path for piece in pieces}
     if plan.chunks is None:
-        return pieces
-    # Each log that a killed writer has left becomes a file first.
-    files = {
-        piece.path: packed.task_file(plan, plan.run_directory / piece.path, piece.layout.nbytes)
-        for piece in pieces
-    }
+        full = full_files(ledger)
+        files = {p: path if p in full else out_of_reach(path) for p, path in paths.items()}
+    else:  # each log that a killed writer has left becomes a file first
+        sizes = {piece.path: piece.layout.nbytes for piece in pieces}
+        files = {p: packed.task_file(plan, path, sizes[p]) for p, path in paths.items()}
     return [
         replace(piece, path=os.path.relpath(files[piece.path], plan.run_directory))
         for piece in pieces
