@@ -25,7 +25,7 @@ def out_of(result: Path, part: str | None) -> Path:
     """The name that its run has given a result: its parts lie in the run directory of that name."""
     folder = "" if part is None else part.partition("/")[0]
     name = folder.removesuffix(".run")
-    return result.with_name(name) if name and name != folder else result
+    return result.parent / name if name and name != folder else result
 
 
 def remedy(result: Path, out: Path | None = None, damaged: Sequence[str] = ()) -> str:
