@@ -116,6 +116,12 @@ def count(number: int, what: str, several: str = "") -> str:
     return f"{number:,} {what if number == 1 else several or what + 's'}"
 
 
+def listed(lines: Sequence[str], most: int = 10) -> list[str]:
+    """The first lines of a list, to stand below a sentence, and how many more there are."""
+    more = len(lines) - most
+    return [f"  {line}" for line in lines[:most]] + [f"  ... and {more:,} more"] * (more > 0)
+
+
 def number(value: float) -> str:
     """A number with three significant digits, never as a power of ten.
 

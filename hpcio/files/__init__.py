@@ -42,6 +42,7 @@ from hpcio.files.compression import (
 from hpcio.files.images import in_memory_file, sparse_file, write_image, write_under_name
 from hpcio.files.locks import (
     check_locks,
+    copy_out_of_reach,
     holder_of,
     locked,
     open_to_write,
@@ -97,6 +98,7 @@ __all__ = [
     "check_types",
     "check_whole",
     "checksum",
+    "copy_out_of_reach",
     "fill_of",
     "find_dataset",
     "follow",

@@ -20,6 +20,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import struct
 import sys
 import threading
@@ -29,12 +30,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from hpcio.errors import OutputError, as_output_error
+from hpcio.files.bytes import allocate, read_at, sync, write_at
 from hpcio.files.opening import NO_LOCKS, locking
 from hpcio.machine import is_local, kind_of, options_of
 
-__all__ = ["check_locks", "holder_of", "locked", "open_to_write", "try_lock", "unlock"]
+__all__ = [
+    "check_locks",
+    "copy_out_of_reach",
+    "holder_of",
+    "locked",
+    "open_to_write",
+    "try_lock",
+    "unlock",
+]
 
 # File systems that several nodes may share, and whose `flock` keeps writers apart: mount options
 # that must be there, and those that must not. NFS 4.2 was tested; for the others we trust their
@@ -73,6 +84,9 @@ LOOK_EVERY = 10.0
 # `struct flock` of 64-bit Linux: type, whence, start, length, pid.
 _WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
+
+# So many bytes are copied at a time.
+_PIECE = 4 << 20
 
 # Files whose locks this process holds. A child that a function forks must not keep them.
 _held: set[int] = set()
@@ -129,6 +143,70 @@ def holder_of(file: int | str | os.PathLike[str]) -> int | None:
             if "FLOCK" in fields and fields[-3].rpartition(":")[2] == inode:
                 return int(fields[-4])
     return None
+
+
+def copy_out_of_reach(fd: int, path: Path, final: Path, part: str) -> None:
+    """Copy a file that another process has open to write, and that it cannot reach any more then.
+
+    Parameters
+    ----------
+    fd : int
+        Open for reading.
+    path : pathlib.Path
+        Its name.
+    final : pathlib.Path
+        The name of the copy, when it is whole; it may be the same.
+    part : str
+        Until then, its name beside that. It is locked meanwhile.
+
+    Raises
+    ------
+    OutputError
+        If there is no room for it; it names the process that is in the way.
+    """
+    unfinished = final.with_name(part)
+    size = os.fstat(fd).st_size
+    # What this client has cached may be older than what others have written.
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        new = os.open(
+            unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+            stat.S_IMODE(os.fstat(fd).st_mode),
+        )  # fmt: skip
+        try:
+            # Parts that nobody has locked are removed; see `hpcio.onefile.preallocated`.
+            with contextlib.suppress(OSError):
+                fcntl.flock(new, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            allocate(new, size, unfinished)
+            piece = np.empty(_PIECE, np.uint8)
+            for at in range(0, size, _PIECE):
+                now = piece[: size - at]
+                if not read_at(fd, now, at):
+                    raise OSError(errno.EIO, "it has become shorter")
+                write_at(new, now, at)
+            os.fsync(new)
+            os.rename(unfinished, final)
+        finally:
+            os.close(new)
+        sync(final.parent)
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise OutputError(
+            error.errno,
+            f"Cannot copy '{path}': {error.strerror}. A copy is needed, since a process"
+            f"{_named(fd)} that was given up still has the file open to write. End that process, "
+            "or make room; then resume.",
+        ) from error
+
+
+def _named(fd: int) -> str:
+    try:
+        pid = holder_of(fd)
+    except OSError:  # then it goes without
+        pid = None
+    return "" if pid is None else f" ({pid})"
 
 
 def check_locks(path: str | os.PathLike[str]) -> None:

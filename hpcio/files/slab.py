@@ -9,6 +9,8 @@ file, made in fewer steps.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import functools
 import os
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from hpcio.errors import FunctionError, OutputError, as_output_error
 from hpcio.files.access import READABLE
 from hpcio.files.bytes import Raw, allocate, write_at
 from hpcio.files.images import sparse_file
+from hpcio.files.locks import try_lock, unlock
 
 __all__ = ["Layout", "Slab", "layout", "write_file"]
 
@@ -146,6 +149,8 @@ def write_file(path: str, layout: Layout, data: Raw, *, sync: bool = False) -> i
 class Slab:
     """A preallocated file that is filled by `write`, front to back or anywhere.
 
+    As long as it is open, it is locked: whoever publishes it can tell that its writer may come yet.
+
     Parameters
     ----------
     path : path
@@ -158,11 +163,17 @@ class Slab:
         self.path = Path(path)
         self.offset = layout.offset
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READABLE)
+        self._place = -1
         try:
+            # Another descriptor: locks of NFS want it open for reading, and writing goes on even
+            # if a server has forgotten them.
+            self._place = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if not try_lock(self._place, fcntl.LOCK_SH):
+                raise BlockingIOError(errno.EAGAIN, "another process has locked it")
             write_at(self.fd, layout.header, 0)
             allocate(self.fd, layout.size, self.path)
         except BaseException:
-            os.close(self.fd)
+            self.close()
             raise
 
     def write(self, data: Raw, offset: int) -> None:
@@ -174,5 +185,6 @@ class Slab:
         os.fsync(self.fd)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file, and then of its lock."""
         os.close(self.fd)
+        unlock(self._place)

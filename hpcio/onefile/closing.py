@@ -20,19 +20,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
-
 from hpcio.errors import OutputError, as_output_error
-from hpcio.files import allocate, holder_of, read_at, sync, try_lock, unlock, write_at
+from hpcio.files import copy_out_of_reach, sync, try_lock, unlock
 from hpcio.journals import published
 from hpcio.machine import look_again
-from hpcio.onefile.preallocated import opened
 from hpcio.planning import Plan
 
 __all__ = ["check_open", "closed", "enter", "open_to_read", "reopen"]
-
-# So many bytes are copied at a time.
-_PIECE = 4 << 20
 
 
 def _is_closed(plan: Plan) -> bool:
@@ -137,7 +131,7 @@ def closed(plan: Plan) -> Iterator[Path]:
             try:
                 # The lock is not kept: whoever opens the file now finds that it has lost its name.
                 if not try_lock(fd, fcntl.LOCK_EX):
-                    _copy(fd, path)
+                    copy_out_of_reach(fd, path, path, f"data.{secrets.token_hex(4)}.part")
             finally:
                 unlock(fd)
             yield path
@@ -181,44 +175,3 @@ def _alone(plan: Plan) -> Iterator[None]:
 
 def _at_work(plan: Plan) -> str:
     return f"Another process is about to publish '{plan.out}'. Wait for it; if it fails, resume."
-
-
-def _copy(fd: int, path: Path) -> None:
-    """Put a copy of an open file in its place, which those who have the file open do not reach."""
-    part = path.with_name(f"data.{secrets.token_hex(4)}.part")
-    size = os.fstat(fd).st_size
-    # What this client has cached may be older than what others have written.
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    try:
-        with opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as new:
-            # Parts that nobody has locked are removed; see `preallocated`.
-            with suppress(OSError):
-                fcntl.flock(new, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            allocate(new, size, part)
-            piece = np.empty(_PIECE, np.uint8)
-            for at in range(0, size, _PIECE):
-                now = piece[: size - at]
-                if not read_at(fd, now, at):
-                    raise OSError(errno.EIO, "it has become shorter")
-                write_at(new, now, at)
-            os.fsync(new)
-            os.rename(part, path)
-        sync(path.parent)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        raise OutputError(
-            error.errno,
-            f"Cannot copy '{path}': {error.strerror}. A copy is needed, since a process"
-            f"{_named(fd)} that was given up still has the file open to write. End that process, "
-            "or make room; then resume.",
-        ) from error
-
-
-def _named(fd: int) -> str:
-    try:
-        pid = holder_of(fd)
-    except OSError:  # then it goes without
-        pid = None
-    return "" if pid is None else f" ({pid})"

@@ -1,88 +1,179 @@
-"""What a result holds besides its data: tables, coordinates, details; and checksums of these."""
+"""What a result holds besides its data: tables, coordinates, details and attributes; their sums."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import h5py
 import numpy as np
 
-from hpcio.errors import DAMAGE, ResultError
-from hpcio.files import checksum, read_table
+from hpcio.errors import DAMAGE
+from hpcio.files import checksum, has_sound_scales, read_table
 
-__all__ = ["KEPT", "check_besides", "keep_sums"]
+__all__ = ["KEPT", "differing", "keep_sums"]
 
 # The dataset that holds the checksums, as JSON.
 KEPT = "hpcio/besides"
 
 # What is in this group and counts; the rest says where the data lie, which a copy may change.
 _OURS = ("hpcio/target", "hpcio/state", "hpcio/checksum")
+# Of these only the attributes: the data have checksums of their own.
+_ATTRIBUTES_ALONE = ("/", "data", "hpcio")
+# Attributes that refer to other objects, or say how the data are stored; a copy has others.
+_NOT_KEPT = ("DIMENSION_LIST", "DIMENSION_LABELS", "REFERENCE_LIST", "compression")
 
 
 def keep_sums(file: h5py.File) -> None:
     """Keep checksums of all that a result holds besides its data."""
-    names = [name for name in file if name not in ("data", "hpcio")]
-    sums = {name: _sum_of(file[name]) for name in (*names, *_OURS)}
-    file[KEPT] = np.frombuffer(json.dumps(sums).encode(), np.uint8)
+    things: dict[str, list[Any]] = {
+        name: [None, _sums_of_attributes(file[name])] for name in _ATTRIBUTES_ALONE
+    }
+    for name in (*(name for name in file if name not in _ATTRIBUTES_ALONE), *_OURS):
+        for path, thing in _all_in(name, file[name]):
+            values = _sum_of(thing) if isinstance(thing, h5py.Dataset) else None
+            things[path] = [values, _sums_of_attributes(thing)]
+    kept = json.dumps([things, _axes(file["data"])])
+    file[KEPT] = np.frombuffer(kept.encode(), np.uint8)
 
 
-def check_besides(file: h5py.File) -> bool:
-    """Compare all that a result holds besides its data with the checksums kept in it.
+def differing(file: h5py.File) -> list[str] | None:
+    """What is gone or differs of all that a result holds besides its data, in words.
 
     What others have added since under names of its own does not matter.
 
     Returns
     -------
-    bool
-        False if there are none, as in results of earlier versions.
-
-    Raises
-    ------
-    ResultError
-        If anything is gone or differs; it names it.
+    list of str or None
+        None if there are no checksums, as in results of earlier versions.
     """
     if KEPT not in file:
-        return False
+        return None
+    plain = file[KEPT].file  # whose data are those of HDF5, of any number of parts
     try:
-        kept = json.loads(read_table(file[KEPT]).tobytes())
-    except DAMAGE as error:
-        raise _differs(KEPT, file) from error
+        kept = json.loads(read_table(plain[KEPT]).tobytes())
+        # Earlier versions kept less: see `_older_sum_of`.
+        return list(_older(plain, kept) if isinstance(kept, dict) else _newer(plain, *kept))
+    except DAMAGE:
+        return [f"'{KEPT}'"]
+
+
+def _newer(file: h5py.File, things: dict[str, Any], axes: list[Any]) -> Iterator[str]:
+    for name, (values, attributes) in things.items():
+        thing = _thing(file, name)
+        if thing is None:
+            yield f"'{name}'"
+            continue
+        if values is not None and _found(thing) != values:
+            yield f"'{name}'"
+        of = "" if name == "/" else f" of '{name}'"
+        for key, expected in attributes.items():
+            if _found(thing, key) != expected:
+                yield f"the attribute '{key}'{of}"
+    try:
+        there = _axes(file["data"])
+    except DAMAGE:
+        there = [["", []] for _ in axes]
+    for k, ((label, scales), (found, attached)) in enumerate(zip(axes, there, strict=True)):
+        if label and found != label:
+            yield f"the label of axis {k}"
+        if not set(scales) <= set(attached):
+            yield f"the scale of axis {k}"
+
+
+def _thing(file: h5py.File, name: str) -> h5py.Dataset | h5py.Group | None:
+    try:
+        return file[name]
+    except DAMAGE:  # gone, or HDF5 cannot make sense of it
+        return None
+
+
+def _found(thing: h5py.Dataset | h5py.Group, key: str | None = None) -> int | None:
+    """The checksum of the values of a dataset, or of an attribute; None if it makes no sense."""
+    try:
+        return _sum_of(thing) if key is None else _sum(np.asarray(thing.attrs[key]))
+    except DAMAGE:
+        return None
+
+
+# ---------------------------------------------------------------------- what is summed
+
+
+def _all_in(path: str, thing: h5py.Dataset | h5py.Group) -> Iterator[tuple[str, Any]]:
+    """A thing, and all that is in it if it is a group, with their paths."""
+    yield path, thing
+    if isinstance(thing, h5py.Group):
+        for name in thing:
+            yield from _all_in(f"{path}/{name}", thing[name])
+
+
+def _sums_of_attributes(thing: h5py.Dataset | h5py.Group) -> dict[str, int]:
+    return {key: _sum(np.asarray(thing.attrs[key])) for key in thing.attrs if key not in _NOT_KEPT}
+
+
+def _axes(data: h5py.Dataset) -> list[Any]:
+    """The label of each axis, and the names of its scales: what the references of HDF5 mean."""
+    if not has_sound_scales(data):
+        raise ValueError("its axes have scales or labels that HDF5 cannot read")
+    return [[dim.label, [scale.name for scale in dim.values()]] for dim in data.dims]
+
+
+def _sum_of(dataset: h5py.Dataset) -> int:
+    return _sum(np.asarray(_values(dataset)))
+
+
+def _values(dataset: h5py.Dataset) -> Any:
+    # A scale may be as long as its axis and hold nothing.
+    longest = max(dataset.file["data"].shape, default=1)
+    return dataset[()] if (dataset.size or 0) <= longest else read_table(dataset)
+
+
+def _sum(array: np.ndarray) -> int:
+    """One checksum of values and of their type: the same bytes of another type mean another."""
+    return checksum(_bytes_of(array), checksum(f"{_meaning(array.dtype)} {array.shape}".encode()))
+
+
+def _bytes_of(array: np.ndarray) -> bytes:
+    return repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
+
+
+def _meaning(dtype: np.dtype) -> str:
+    """All that says what bytes of a type mean: byte order, names, places, text, enumeration."""
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return f"{shape} of {_meaning(base)}"
+    if dtype.fields is not None:
+        fields = [f"{name!r} {at[1]} {_meaning(at[0])}" for name, at in dtype.fields.items()]
+        return f"{dtype.itemsize} of {fields}"
+    text, names = h5py.check_string_dtype(dtype), h5py.check_enum_dtype(dtype)
+    return f"{dtype.str} {tuple(text or ())} {sorted((names or {}).items())}"
+
+
+# ---------------------------------------------------------------------- results of earlier versions
+
+
+def _older(file: h5py.File, kept: dict[str, Any]) -> Iterator[str]:
     for name, expected in kept.items():
         try:
-            same = name in file and _sum_of(file[name]) == expected
-        except DAMAGE:  # HDF5 cannot make sense of it
+            same = _older_sum_of(file[name]) == expected
+        except DAMAGE:
             same = False
         if not same:
-            raise _differs(name, file)
-    return True
+            yield f"'{name}'"
 
 
-def _differs(name: str, file: h5py.File) -> ResultError:
-    return ResultError(
-        f"'{name}' of '{file.filename}' differs from what was published. Remove the result and "
-        "resume the run, or restore it from a backup."
-    )
-
-
-def _sum_of(thing: h5py.Dataset | h5py.Group) -> int:
-    """One checksum of a dataset, or of a group with its attributes and all that is in it."""
-    total = 0
-    for name, value in _values(thing, ""):
-        array = np.asarray(value)
-        data = repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
-        total = checksum(f"{name} {array.shape} ".encode() + data, total)
-    return int(total)
-
-
-def _values(thing: h5py.Dataset | h5py.Group, name: str) -> Iterator[tuple[str, object]]:
+def _older_sum_of(thing: h5py.Dataset | h5py.Group, name: str = "", total: int = 0) -> int:
+    """One checksum of a dataset, or of a group with its attributes; of values, not of types."""
     if isinstance(thing, h5py.Dataset):
-        # Attributes of datasets refer to others, and change when these are copied.
-        # A scale may be as long as its axis and hold nothing.
-        longest = max(thing.file["data"].shape, default=1)
-        yield name, thing[()] if (thing.size or 0) <= longest else read_table(thing)
-        return
+        return _older_sum(name, _values(thing), total)
     for key in sorted(thing.attrs):
-        yield f"{name}@{key}", thing.attrs[key]
+        total = _older_sum(f"{name}@{key}", thing.attrs[key], total)
     for key in sorted(thing):
-        yield from _values(thing[key], f"{name}/{key}")
+        total = _older_sum_of(thing[key], f"{name}/{key}", total)
+    return total
+
+
+def _older_sum(name: str, values: Any, total: int) -> int:
+    array = np.asarray(values)
+    return checksum(f"{name} {array.shape} ".encode() + _bytes_of(array), total)

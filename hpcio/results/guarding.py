@@ -92,7 +92,7 @@ class Sources:
             first = next((p for p in looked if os.path.exists(p)), path)
             if _state(first) != state:
                 raise ResultError(
-                    f"HDF5_VDS_PREFIX makes HDF5 read '{first}' instead of the source '{path}'. "
+                    f"HDF5_VDS_PREFIX makes HDF5 read '{first}' instead of the part '{path}'. "
                     "Unset that variable, and start Python again."
                 )
 
@@ -171,12 +171,12 @@ class Sources:
         except OSError as error:
             raise ResultError(
                 error.errno,
-                f"The source '{self._paths[k]}' cannot be read ({error.strerror}) since "
+                f"The part '{self._paths[k]}' cannot be read ({error.strerror}) since "
                 f"'{self.path}' was opened. Open the result again.",
             ) from error
         if not same:
             raise ResultError(
-                f"The source '{self._paths[k]}' has changed since '{self.path}' was opened. "
+                f"The part '{self._paths[k]}' has changed since '{self.path}' was opened. "
                 "Open the result again."
             )
 
@@ -241,7 +241,7 @@ class ResultDataset(h5py.Dataset):  # type: ignore[misc]  # h5py is untyped
         new = len(numbers) - self._sources.among(numbers, self._opened)
         if new and not room_for(new):
             raise ResultError(
-                f"Too many files are open to read {new} sources of '{self._sources.path}'. Close "
+                f"Too many files are open to read {new} parts of '{self._sources.path}'. Close "
                 "some, or open the result again: it will be read by pages."
             )
 
@@ -303,7 +303,7 @@ class PagedDataset:
         if most < 4:
             raise ResultError(
                 f"Too many files are open to read '{self._sources.path}', which has "
-                f"{len(self._sources)} sources. Close some."
+                f"{len(self._sources)} parts. Close some."
             )
         if most < self._per_page:
             self._per_page, self._edges = most, self._edges_of_pages(most)

@@ -27,7 +27,7 @@ from hpcio.files import (
     room_for,
 )
 from hpcio.results.guarding import PagedDataset, ResultDataset, Sources
-from hpcio.writers import check_sources
+from hpcio.results.remedies import check_parts, remedy
 
 __all__ = ["ResultFile", "check_finished", "open", "refusing_damage"]
 
@@ -144,7 +144,7 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
             sources = Sources.of(f) if "hpcio/sources" in f else None
             load_filters(read_text(f["hpcio"], "compression", ""), name)
         if sources is not None:
-            check_sources(name.parent, sources.table)
+            check_parts(name, sources.table)
             sources.look()
         return ResultFile(name, sources=sources)
 
@@ -159,7 +159,7 @@ def _check_shape(f: h5py.File) -> None:
             found = f"{data.dtype} of shape {data.shape}"
         raise ResultError(
             f"'data' of '{f.filename}' is {found}, but the run wrote {dtype} of shape {shape}. "
-            "Remove the result and resume the run."
+            f"{remedy(Path(f.filename))}"
         )
 
 
@@ -173,8 +173,8 @@ def refusing_damage(path: str | os.PathLike[str]) -> Iterator[None]:
     except DAMAGE as error:
         what = str(error).partition("\n")[0] or type(error).__name__
         said = (
-            f"'{os.fspath(path)}' is damaged, or cannot be read: {what}. Restore it from a "
-            "backup, or remove it and resume the run."
+            f"'{os.fspath(path)}' is damaged, or cannot be read: {what}. "
+            f"{remedy(Path(os.path.realpath(result_of(path))))}"
         )
         number = number_of(error)
         raise (ResultError(said) if number is None else ResultError(number, said)) from error

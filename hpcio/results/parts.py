@@ -6,9 +6,10 @@ import os
 import shlex
 from pathlib import Path
 
-from hpcio.errors import HpcioError
+from hpcio.errors import HpcioError, ResultError
 from hpcio.files import open_file
 from hpcio.results.opening import refusing_damage
+from hpcio.results.remedies import remedy_for_parts, unless_moved
 
 __all__ = ["about_older", "what_is_gone"]
 
@@ -37,11 +38,12 @@ def what_is_gone(out: str | os.PathLike[str]) -> str:
     defects = [defect for path, size in parts if (defect := _defect(result.parent, path, size))]
     if not defects:
         return ""
+    if moved := unless_moved(result, os.fsdecode(parts[0][0])):
+        return moved
     many = f"{len(defects):,} of its {len(parts):,} parts are" if len(parts) > 1 else "Its part is"
     return (
-        f"{many} gone or not whole: {defects[0]}{', ...' * (len(defects) > 1)}. Restore "
-        "from a backup, or remove the result and compute what is gone: "
-        f"rm {shlex.quote(str(out))}; hpcio resume {shlex.quote(str(out))}"
+        f"{many} gone or not whole: {defects[0][1].strerror}{', ...' * (len(defects) > 1)}. "
+        f"{remedy_for_parts(result, defects)}"
     )
 
 
@@ -59,11 +61,14 @@ def about_older(out: str | os.PathLike[str]) -> str:
     )
 
 
-def _defect(folder: Path, name: bytes, size: int) -> str:
-    """What is wrong with a part of a result, in words; empty if nothing is."""
+def _defect(folder: Path, name: bytes, size: int) -> tuple[Path, ResultError] | None:
+    """A part of a result and what is wrong with it; None if nothing is."""
     path = folder / os.fsdecode(name)
     try:
         found = os.stat(path).st_size
     except (OSError, ValueError) as error:  # a name that no file has
-        return f"'{path}' ({getattr(error, 'strerror', error)})"
-    return "" if found == size else f"'{path}' ({found:,} bytes instead of {size:,})"
+        why = f"'{path}' ({getattr(error, 'strerror', error)})"
+        return path, ResultError(getattr(error, "errno", None), why)
+    if found == size:
+        return None
+    return path, ResultError(None, f"'{path}' ({found:,} bytes instead of {size:,})")

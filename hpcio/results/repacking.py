@@ -58,7 +58,14 @@ from hpcio.results.extents import (
 )
 from hpcio.results.opening import ResultFile, check_finished
 from hpcio.results.packing import fill_chunks, read_region
-from hpcio.results.verifying import Verified, comparing, runs_of_bytes, spans, verify
+from hpcio.results.verifying import (
+    Verified,
+    comparing,
+    in_words,
+    runs_of_bytes,
+    spans,
+    verify,
+)
 
 __all__ = ["repack"]
 
@@ -351,8 +358,14 @@ def _copy_comparing(
     runs = runs_of_bytes(target, PIECE)
     places = [(int(stop[r[0]] - target.sizes()[r[0]]), int(stop[r[-1]])) for r in runs]
     blocks_of = dict(zip(places, runs, strict=True))
-    with comparing(part, begin, target, done, expected, lambda _: f"in '{part}'.") as check:
-        _copy_bytes(extents, part, begin, places, workers, then=lambda span: check(blocks_of[span]))
+    with comparing(part, begin, target, done, expected) as differ:
+
+        def check(span: tuple[int, int]) -> None:
+            for block in differ(blocks_of[span]):
+                what = in_words(target, block)
+                raise ResultError(f"Block {what} differs from what was computed, in '{part}'.")
+
+        _copy_bytes(extents, part, begin, places, workers, then=check)
     sync(part)
     return Verified.of(part, target, done)
 

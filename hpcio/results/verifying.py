@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import h5py
 import numpy as np
 
-from hpcio.errors import ResultError
+from hpcio.errors import HpcioError, ResultError
 from hpcio.files import StreamedChecksum, checksum, plain_offset, read_at, read_table
 from hpcio.journals import DONE
 from hpcio.layout import Target
 from hpcio.results import opening as result
-from hpcio.results.besides import check_besides
+from hpcio.results.besides import differing
 from hpcio.results.extents import PIECE, SPAN, copying_threads, in_threads
-from hpcio.words import count, size
+from hpcio.results.remedies import out_of, remedy
+from hpcio.words import count, listed, size
 
-__all__ = ["Verified", "comparing", "runs_of_bytes", "spans", "verify"]
+__all__ = ["Verified", "comparing", "in_words", "runs_of_bytes", "spans", "verify"]
 
 # How many bytes are read through HDF5 at a time.
 THROUGH_HDF5 = 64 << 20
+# So many blocks that differ are named.
+_MOST = 10
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,8 @@ def verify(path: str | os.PathLike[str]) -> Verified:
     Raises
     ------
     ResultError
-        If a source is missing or anything differs; it names the block, its rows, and the file
-        to blame.
+        If a part is missing or anything differs; it names all blocks that differ (of many the
+        first), their rows and files, and says what mends it.
     """
     with result.refusing_damage(path), result.open(path) as f:
         return _verify(f, path)
@@ -132,7 +137,9 @@ def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
     state, expected = read_table(f["hpcio/state"]), read_table(f["hpcio/checksum"])
     if state.shape != target.start.shape or expected.shape != state.shape:
         raise ValueError("the states and checksums of its blocks do not fit them")
-    besides = check_besides(f)
+    besides = differing(f)
+    if besides:  # what says how blocks must be is among it
+        raise _changed(f, besides)
     done = state == DONE
     # A gap holds fill values: or a result would be lost if only its mark were damaged.
     _expect_fill(target, np.flatnonzero(~done), expected)
@@ -140,16 +147,18 @@ def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
     offset = None
     if target.in_rows and target.nbytes and not f.virtual.is_virtual:
         offset = plain_offset(f.virtual, f.filename)
+    wrong: list[int] = []
     if offset is not None:
-        with comparing(
-            f.filename, offset, target, every, expected, lambda b: _blame(f, path, b)
-        ) as check:
-            in_threads(check, runs_of_bytes(target, SPAN), threads=copying_threads())
+        with comparing(f.filename, offset, target, every, expected) as differ:
+            in_threads(
+                lambda blocks: wrong.extend(differ(blocks)),
+                runs_of_bytes(target, SPAN), threads=copying_threads(),
+            )  # fmt: skip
     else:
-        check_blocks(
-            target, every, expected, lambda region: data[region], lambda b: _blame(f, path, b)
-        )
-    return Verified.of(path, target, done, besides=besides)
+        wrong += differing_blocks(target, every, expected, lambda region: data[region])
+    if wrong:
+        raise _damaged(f, target, sorted(wrong))
+    return Verified.of(path, target, done, besides=besides is not None)
 
 
 def _expect_fill(target: Target, gaps: np.ndarray, expected: np.ndarray) -> None:
@@ -162,51 +171,43 @@ def _expect_fill(target: Target, gaps: np.ndarray, expected: np.ndarray) -> None
         expected[gap] = known[index]
 
 
-def check_blocks(
+def differing_blocks(
     target: Target,
     done: np.ndarray,
     expected: np.ndarray,
     read: Callable[[tuple[slice, ...]], Any],
-    blame: Callable[[int], str],
-) -> None:
-    """Raise ResultError at the first block whose bytes are not those expected."""
+) -> Iterator[int]:
+    """The blocks whose bytes are not those expected, or that HDF5 cannot read."""
     for blocks, first, last in spans(target):
         region: list[slice] = [slice(0, n) for n in target.shape]
         region[target.axis] = slice(first, last)
+        wrong = 0
         try:
-            piece = read(tuple(region))
-        except (OSError, RuntimeError) as error:  # a filter cannot make sense of a chunk
-            raise _unreadable(target, blocks[done[blocks]], read, blame) from error
+            piece, error = read(tuple(region)), None
+        except HpcioError:
+            raise
+        except (OSError, RuntimeError) as said:  # a filter cannot make sense of a chunk
+            piece, error = None, said
         for b in blocks[done[blocks]].tolist():
             inside = list(target.region(b))
             rows = inside[target.axis]
             inside[target.axis] = slice(rows.start - first, rows.stop - first)
-            block = np.ascontiguousarray(piece[tuple(inside)])
-            if checksum(block) != int(expected[b]):
-                raise _differs(target, b, blame)
+            block = _alone(target, b, read) if piece is None else piece[tuple(inside)]
+            if block is None or checksum(np.ascontiguousarray(block)) != int(expected[b]):
+                wrong += 1
+                yield b
+        if error is not None and not wrong:
+            raise ResultError(f"HDF5 cannot read all of the result: {error}.") from error
 
 
-def _unreadable(
-    target: Target,
-    blocks: np.ndarray,
-    read: Callable[[tuple[slice, ...]], Any],
-    blame: Callable[[int], str],
-) -> ResultError:
-    """The error for the first of some blocks that HDF5 cannot read, or for the gaps between."""
-    for b in blocks.tolist():
-        try:
-            read(target.region(b))
-        except (OSError, RuntimeError):
-            return _differs(target, b, blame)
-    return ResultError("HDF5 cannot read all of the result. Restore it from a backup.")
-
-
-def _differs(target: Target, block: int, blame: Callable[[int], str]) -> ResultError:
-    rows = target.region(block)[target.axis]
-    return ResultError(
-        f"Block {block} (rows {rows.start} to {rows.stop - 1} of 'data') differs from what was "
-        f"computed, {blame(block)}"
-    )
+def _alone(target: Target, block: int, read: Callable[[tuple[slice, ...]], Any]) -> Any:
+    """One block; None if HDF5 cannot read it."""
+    try:
+        return read(target.region(block))
+    except HpcioError:
+        raise
+    except (OSError, RuntimeError):
+        return None
 
 
 def runs_of_bytes(target: Target, nbytes: int) -> list[np.ndarray]:
@@ -222,23 +223,21 @@ def comparing(
     target: Target,
     done: np.ndarray,
     expected: np.ndarray,
-    blame: Callable[[int], str],
-) -> Iterator[Callable[[np.ndarray], None]]:
+) -> Iterator[Callable[[np.ndarray], list[int]]]:
     """Open a contiguous dataset at byte `offset` of its file, to compare blocks in any thread.
 
     Yields
     ------
-    check : callable
-        Reads consecutive blocks. It raises ResultError at the first block whose bytes are not
-        those expected.
+    differ : callable
+        Reads consecutive blocks, and returns those whose bytes are not those expected.
     """
     stop = np.cumsum(target.sizes())  # blocks lie in their order
     start = stop - target.sizes()
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def check(blocks: np.ndarray) -> None:
+    def differ(blocks: np.ndarray) -> list[int]:
         memory = np.empty(PIECE, np.uint8)
-        at = 0
+        at, wrong = 0, []
         while at < blocks.size:
             # Take as many blocks as fit into the memory, or one that does not, piece by piece.
             begin = int(start[blocks[at]])
@@ -252,12 +251,11 @@ def comparing(
                 _read(fd, piece, offset + begin)
                 edges = zip(start[some] - begin, stop[some] - begin, strict=True)
                 found = [checksum(piece[a:b]) for a, b in edges]
-            wrong = done[some] & (np.asarray(found, np.uint64) != expected[some])
-            if wrong.any():
-                raise _differs(target, int(some[wrong.argmax()]), blame)
+            wrong += some[done[some] & (np.asarray(found, np.uint64) != expected[some])].tolist()
+        return wrong
 
     try:
-        yield check
+        yield differ
     finally:
         os.close(fd)
 
@@ -277,14 +275,62 @@ def _sum_up(fd: int, begin: int, end: int, memory: np.ndarray) -> int:
     return int(total.intdigest())
 
 
-def _blame(file: h5py.File, path: str | os.PathLike[str], block: int) -> str:
-    """Where a block lies, and how to mend it."""
-    if "hpcio/source_of_block" not in file or file["hpcio/source_of_block"][block] < 0:
-        return f"in '{os.fspath(path)}'. Restore it from a backup, or run the plan again."
-    source = int(file["hpcio/source_of_block"][block])
-    name = os.fsdecode(file["hpcio/sources"][source]["path"])
-    source_path = os.path.join(os.path.dirname(os.path.realpath(path)), name)
-    return (
-        f"in '{source_path}'. Remove the result and the damaged file, then resume the run: it "
-        "computes what is missing."
-    )
+# ---------------------------------------------------------------------- what is said
+
+
+def _changed(file: h5py.File, what: list[str]) -> ResultError:
+    """The error for things beside the data that are not what was published."""
+    result = Path(file.filename)
+    said = f"{what[0]} of '{result}' differs from what was published. "
+    if len(what) > 1:
+        many = f"{len(what):,} things in '{result}' differ from what was published:"
+        said = "\n".join([many, *listed(what), ""])
+    return ResultError(f"{said[0].upper()}{said[1:]}{remedy(result, _run_of(file))}")
+
+
+def _damaged(file: h5py.File, target: Target, blocks: list[int]) -> ResultError:
+    """The error for blocks that are not what was computed, by the files that hold them."""
+    result, by_file = Path(file.filename), _by_file(file, blocks)
+    parts = [path for path in by_file if path != str(result)]
+    what = remedy(result, _run_of(file), parts)
+    if len(blocks) == 1:
+        block = in_words(target, blocks[0])
+        said = f"Block {block} differs from what was computed, in '{next(iter(by_file))}'."
+        return ResultError(f"{said} {what}")
+    shown = [(path, block) for path, inside in by_file.items() for block in inside][:_MOST]
+    lines = [f"{len(blocks):,} blocks of '{result}' differ from what was computed:"]
+    for path, inside in itertools.groupby(shown, key=lambda pair: pair[0]):
+        words = ", ".join(f"block {in_words(target, block)}" for _, block in inside)
+        lines.append(f"  in '{path}': {words}")
+    if len(blocks) > len(shown):
+        lines.append(
+            f"  ... and {len(blocks) - len(shown):,} more; {count(len(by_file), 'file')} in all"
+        )
+    return ResultError("\n".join([*lines, what]))
+
+
+def in_words(target: Target, block: int) -> str:
+    """A block and its rows."""
+    rows = target.region(block)[target.axis]
+    return f"{block} (rows {rows.start} to {rows.stop - 1} of 'data')"
+
+
+def _by_file(file: h5py.File, blocks: list[int]) -> dict[str, list[int]]:
+    """The file in which each block lies, and its blocks."""
+    found: dict[str, list[int]] = {}
+    if "hpcio/sources" not in file:
+        return {file.filename: blocks}
+    folder = os.path.dirname(file.filename)
+    paths = read_table(file["hpcio/sources"])["path"].tolist()
+    source = read_table(file["hpcio/source_of_block"])[blocks].tolist()
+    for block, k in zip(blocks, source, strict=True):
+        # A gap lies in no part.
+        path = os.path.join(folder, os.fsdecode(paths[k])) if k >= 0 else file.filename
+        found.setdefault(path, []).append(block)
+    return found
+
+
+def _run_of(file: h5py.File) -> Path:
+    """The name that its run has given a result."""
+    first = file["hpcio/sources"]["path"][:1].tolist() if "hpcio/sources" in file else []
+    return out_of(Path(file.filename), os.fsdecode(first[0]) if first else None)

@@ -25,7 +25,7 @@ from hpcio.planning import Plan, RunPolicy, check_disk, load_plan, what_differs
 from hpcio.results import about_older, publish
 from hpcio.results import open as open_result
 from hpcio.running.clock import failed_for_time
-from hpcio.words import START_OVER, after_failures, count
+from hpcio.words import START_OVER, after_failures, count, listed
 from hpcio.writers import backend_of, trusted_ledger
 
 __all__ = ["Executor", "Nobody", "Observe", "Work", "execute", "prepare_anew", "record"]
@@ -290,7 +290,7 @@ def _first_start(records: np.ndarray, opened: float) -> float:
     return max(opened, float(first["end"]) - lasted)
 
 
-def _failed_message(ledger: Ledger, max_failed: int, most: int = 10) -> str:
+def _failed_message(ledger: Ledger, max_failed: int) -> str:
     plan, failures = ledger.plan, ledger.failures()
     lost = int((~ledger.done).sum()) - len(failures)
     total = count(len(plan), plan.counted)
@@ -301,9 +301,7 @@ def _failed_message(ledger: Ledger, max_failed: int, most: int = 10) -> str:
             f"{shlex.quote(plan.out)}"
         )
     lines = [f"{len(failures):,} of {total} failed; nothing was published. What is done stays."]
-    lines += [f"  {failure.name}: {failure.reason}" for failure in failures[:most]]
-    if len(failures) > most:
-        lines.append(f"  ... and {len(failures) - most} more")
+    lines += listed([f"{failure.name}: {failure.reason}" for failure in failures])
     if lost:
         stopped = f", since more than {max_failed} had failed (max_failed)"
         tried = f"{count(lost, plan.counted)} {'was' if lost == 1 else 'were'} not tried"

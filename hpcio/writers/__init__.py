@@ -16,7 +16,7 @@ from hpcio.writers.backend import (
     trusted_ledger,
     without_lost,
 )
-from hpcio.writers.virtual import check_sources
+from hpcio.writers.virtual import defects_of
 
 __all__ = [
     "WRITERS",
@@ -25,7 +25,7 @@ __all__ = [
     "Unbuffered",
     "Writer",
     "backend_of",
-    "check_sources",
+    "defects_of",
     "needs_ranks",
     "trusted_ledger",
     "without_lost",

@@ -297,7 +297,7 @@ def seal(path: Path, name: str) -> tuple[int, int, int]:
             head = f.read(min(HEADER, size))
     except OSError as error:
         raise ResultError(
-            error.errno, f"The source '{name}' cannot be read ({error.strerror}). Resume the run."
+            error.errno, f"The part '{name}' cannot be read ({error.strerror}). Resume the run."
         ) from error
     return size, len(head), checksum(head)
 

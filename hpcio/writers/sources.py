@@ -11,7 +11,9 @@ Every attempt writes under its own name, so that two attempts at a block never m
 
 from __future__ import annotations
 
+import fcntl
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +28,12 @@ from hpcio.files import (
     NewNames,
     Slab,
     checksum,
+    copy_out_of_reach,
     layout,
     read_at,
     sync_file_system,
+    try_lock,
+    unlock,
     write_file,
 )
 from hpcio.journals import DONE, FILE, Journal, JournalRecords, Ledger
@@ -43,6 +48,8 @@ __all__ = [
     "TrialFiles",
     "TrialReader",
     "defect_of",
+    "full_files",
+    "out_of_reach",
     "task_path",
     "task_pieces",
     "trial_path",
@@ -279,8 +286,10 @@ class TaskReader(_SourceReader):
 
 
 def defect_of(path: Path, size: int, header: int, check: int) -> ResultError | None:
-    """What is wrong with a source: absent, of another size, or with another header."""
-    remedy = "Restore it from a backup, or remove the result and resume the run."
+    """What is wrong with a part of a result: absent, of another size, or with another header.
+
+    The error has its number, if the system has refused the file, and says no remedy.
+    """
     try:
         # A pipe in its place must not hold us up.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -290,18 +299,12 @@ def defect_of(path: Path, size: int, header: int, check: int) -> ResultError | N
         finally:
             os.close(fd)
     except (OSError, ValueError) as error:  # a name that no file has
-        return ResultError(
-            getattr(error, "errno", None),
-            f"The source '{path}' cannot be read ({getattr(error, 'strerror', error)}). Move a "
-            f"result together with its folder OUT.run. If the source is lost: {remedy[0].lower()}"
-            f"{remedy[1:]}",
-        )
+        why = getattr(error, "strerror", error)
+        return ResultError(getattr(error, "errno", None), f"'{path}' cannot be read ({why})")
     if found != size:
-        return ResultError(f"The source '{path}' has {found} bytes instead of {size}. {remedy}")
+        return ResultError(None, f"'{path}' has {found} bytes instead of {size}")
     if checksum(head) != check:
-        return ResultError(
-            f"The source '{path}' is not the file that was written for this result. {remedy}"
-        )
+        return ResultError(None, f"'{path}' is not the file that was written for this result")
     return None
 
 
@@ -367,6 +370,41 @@ def task_pieces(ledger: Ledger) -> Iterator[Piece]:
         shape = _task_layout(ledger.plan, sizes[number, file])
         path = task_path(ledger.logs[number].attempt, file)
         yield Piece(int(done[a]), int(done[b - 1]) + 1, path, shape, int(record["offset"][a]))
+
+
+def full_files(ledger: Ledger) -> set[str]:
+    """Files of many blocks that hold all of their results, so that nobody writes into them."""
+    full, sizes = set(), _sizes_of_files(ledger)
+    for i, log in enumerate(ledger.logs):
+        done = log.records[log.records["kind"] == DONE]
+        files, which = np.unique(done["file"], return_inverse=True)
+        stored = np.zeros(files.size, np.int64)
+        np.add.at(stored, which, done["nbytes"])
+        for file, nbytes in zip(files.tolist(), stored.tolist(), strict=True):
+            if nbytes == sizes.get((i, file)):
+                full.add(task_path(log.attempt, file))
+    return full
+
+
+def out_of_reach(path: Path) -> Path:
+    """A file of many blocks, or a copy of it if its writer may write into it yet.
+
+    That writer has it locked as long as it is open, and never opens it again; see `Slab`. It may be
+    an orphan of a session that was killed, or the slow copy of a task. Nobody waits for it.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise as_output_error(error, path) from error
+    try:
+        if try_lock(fd, fcntl.LOCK_EX):
+            return path
+        copy = secrets.token_hex(4)
+        made = path.with_suffix(f".{copy}.h5")
+        copy_out_of_reach(fd, path, made, path.with_suffix(f".{copy}.part").name)
+        return made
+    finally:
+        unlock(fd)
 
 
 def _sizes_of_files(ledger: Ledger) -> dict[tuple[int, int], int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from hpcio.errors import ResultError
 from hpcio.files import Layout, checksum, sync, sync_file_system, write_under_name
 from hpcio.journals import DONE, JournalRecords, Ledger, StoredReader
 from hpcio.machine import is_local
@@ -23,11 +24,13 @@ from hpcio.writers.sources import (
     TrialFiles,
     TrialReader,
     defect_of,
+    full_files,
+    out_of_reach,
     task_pieces,
     trial_pieces,
 )
 
-__all__ = ["VIRTUAL", "check_sources"]
+__all__ = ["VIRTUAL", "defects_of"]
 
 SOURCE = [("size", "<i8"), ("header", "<i8"), ("check", "<u8")]
 
@@ -72,7 +75,8 @@ class _Virtual:
         made.create(file)
         _bring_to_disk(ledger, made.paths)
         table = _table(plan, prefix, made.paths, made.layouts)
-        check_sources(folder, table)
+        for _, defect in defects_of(folder, table):
+            raise ResultError(defect.errno, f"The part {defect.strerror}. Resume the run.")
         group = file["hpcio"]
         if plan.chunks is not None:
             group.attrs["compression"] = np.bytes_(plan.compression or "")
@@ -89,13 +93,13 @@ def _pieces(ledger: Ledger) -> list[Piece]:
     if plan.sources == "trial":
         return list(trial_pieces(ledger))
     pieces = list(task_pieces(ledger))
+    paths = {piece.path: plan.run_directory / piece.path for piece in pieces}
     if plan.chunks is None:
-        return pieces
-    # Each log that a killed writer has left becomes a file first.
-    files = {
-        piece.path: packed.task_file(plan, plan.run_directory / piece.path, piece.layout.nbytes)
-        for piece in pieces
-    }
+        full = full_files(ledger)
+        files = {p: path if p in full else out_of_reach(path) for p, path in paths.items()}
+    else:  # each log that a killed writer has left becomes a file first
+        sizes = {piece.path: piece.layout.nbytes for piece in pieces}
+        files = {p: packed.task_file(plan, path, sizes[p]) for p, path in paths.items()}
     return [
         replace(piece, path=os.path.relpath(files[piece.path], plan.run_directory))
         for piece in pieces
@@ -194,12 +198,13 @@ def _table(plan: Plan, prefix: str, paths: list[str], layouts: list[Layout]) -> 
     return table
 
 
-def check_sources(folder: Path, table: np.ndarray) -> None:
-    """Raise ResultError unless every source is there, whole, and the one that was written.
+def defects_of(folder: Path, table: np.ndarray) -> Iterator[tuple[Path, ResultError]]:
+    """Each source that is not there, not whole, or not the one that was written, and why.
 
     HDF5 itself shows fill values for a missing source and says nothing.
     """
-    for path, size, header, check in table.tolist():
-        defect = defect_of(folder / os.fsdecode(path), size, header, check)
+    for name, size, header, check in table.tolist():
+        path = folder / os.fsdecode(name)
+        defect = defect_of(path, size, header, check)
         if defect is not None:
-            raise defect
+            yield path, defect

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import pytest
 
 import hpcio
 from hpcio.errors import HpcioError, ResultError, SourceError
+from hpcio.results import what_is_gone
+from hpcio.status import status
 from tests.rigs.bench import ROWS, Bench, record
 from tests.rigs.opened import sources_of
 from tests.rigs.support import run, without_privileges
@@ -68,7 +72,7 @@ def test_a_source_that_is_not_what_was_written_is_named(done, damage, says):
         hpcio.open(done.out)
     assert str(victim) in str(info.value)
     assert isinstance(info.value, OSError)
-    assert str(info.value).rstrip(".").endswith(("resume the run", "hpcio repack"))
+    assert str(info.value).endswith(f"hpcio resume {done.out}")
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "garbage as long", "of another shape"])
@@ -155,8 +159,34 @@ def test_a_result_renamed_without_its_folder_still_finds_it(done):
 def test_a_result_moved_without_its_folder_says_so(done, tmp_path_factory):
     alone = tmp_path_factory.mktemp("alone") / "out.h5"
     shutil.copy(done.out, alone)
-    with pytest.raises(ResultError, match=r"Move a result together with its folder OUT\.run"):
+    says = r"only the index of the result; its values lie in 'out\.h5\.run'.* Copy that folder"
+    with pytest.raises(ResultError, match=says):
         hpcio.open(alone)
+    assert re.search(says, what_is_gone(alone))
+
+
+def test_a_result_renamed_with_its_folder_says_so_and_what_it_says_mends_it(done):
+    new = done.folder / "new name.h5"
+    done.out.rename(new)
+    Path(f"{done.out}.run").rename(f"{new}.run")
+    with pytest.raises(ResultError, match="were renamed") as info:
+        hpcio.open(new)
+    assert str(info.value).endswith(status(str(new)).gone)
+    subprocess.run(str(info.value).rpartition("Rename both back: ")[2], shell=True, check=True)
+    done.check()
+
+
+def test_all_parts_that_are_gone_are_named_up_to_ten(done):
+    gone = sources_of(done.out)
+    for part in gone:
+        part.unlink()
+    with pytest.raises(ResultError) as info:
+        hpcio.open(done.out)
+    said = str(info.value)
+    assert all(f"'{part}' cannot be read" in said for part in gone[:10])
+    if len(gone) > 10:
+        assert f"{len(gone)} of the {len(gone)} parts" in said
+        assert f"... and {len(gone) - 10} more" in said
 
 
 def test_a_link_leads_to_the_result(done, tmp_path_factory):

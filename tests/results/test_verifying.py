@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from pathlib import Path
 
 import h5py
@@ -15,6 +17,7 @@ from hpcio.layout.target import Target
 from hpcio.results.verifying import spans
 from hpcio.words import size
 from tests.rigs.bench import CHANNELS, ROWS, TRIALS, Bench
+from tests.rigs.opened import sources_of
 from tests.rigs.support import damage
 
 BYTES = ROWS * CHANNELS * 8  # of the result of one trial
@@ -89,12 +92,10 @@ def test_a_flipped_bit_in_any_header_is_found_at_once(done):
 def test_what_the_message_says_mends_it(done):
     path, start = where_is(done, 4)
     damage(path, start)
-    with pytest.raises(ResultError, match="Remove the result and the damaged file, then resume"):
+    with pytest.raises(ResultError) as info:
         hpcio.verify(done.out)
-    plan = hpcio.Plan.load(done.out)
-    done.out.unlink()
-    path.unlink()
-    plan.run(workers=0, progress=False)
+    follow(str(info.value))
+    assert not path.exists()
     done.check()
 
 
@@ -107,8 +108,100 @@ def test_two_blocks_that_changed_places_are_found(done):
         with p.open("r+b") as f:
             f.seek(at)
             f.write(data)
-    with pytest.raises(ResultError, match="Block 2 "):
+    with pytest.raises(ResultError, match=r"2 blocks of .* differ from") as info:
         hpcio.verify(done.out)
+    for block, p in ((2, path), (3, other)):
+        assert re.search(rf"in '{re.escape(str(p))}': .*block {block} ", str(info.value))
+
+
+@pytest.mark.parametrize("how", ["virtual", "one file", "chunked"])
+def test_all_blocks_that_differ_are_named_by_their_files(tmp_path, how):
+    bench = Bench(tmp_path, sources="trial")
+    bench.plan().run(workers=0, progress=False)
+    if how == "one file":
+        hpcio.repack(bench.out)
+    elif how == "chunked":
+        hpcio.repack(bench.out, compression="gzip", chunks=(ROWS, CHANNELS))
+    wrong = [1, 4, 5, 7] if how == "chunked" else [1, *range(3, TRIALS)]
+    parts = {
+        block: sources_of(bench.out)[block] if how == "virtual" else bench.out for block in wrong
+    }
+    for block, path in parts.items():
+        if how == "chunked":  # which HDF5 cannot unpack then
+            with h5py.File(path) as f:
+                at = f["data"].id.get_chunk_info(block).byte_offset + 9
+        else:
+            data = bench.expected[ROWS * block : ROWS * (block + 1)].tobytes()
+            at = path.read_bytes().index(data)
+        damage(path, at)
+    says = f"^{len(wrong)} blocks of '{bench.out}' differ from what was computed"
+    with pytest.raises(ResultError, match=says) as info:
+        hpcio.verify(bench.out)
+    for block in wrong[:10]:
+        where = rf"in '{parts[block]}': .*block {block} \(rows {ROWS * block} "
+        assert re.search(where, str(info.value))
+    assert ("rm " in str(info.value)) == (how == "virtual")
+    with pytest.raises(ResultError, match=says):
+        hpcio.repack(bench.out, tmp_path / "copy.h5")
+    if how == "virtual":
+        follow(str(info.value))
+        bench.check()
+
+
+def follow(said: str) -> None:
+    """Do what the end of a message says: remove some files, and resume."""
+    removing, resuming = said[said.index(": rm ") + 2 :].split("; ")
+    for name in shlex.split(removing)[1:]:
+        Path(name).unlink()
+    command, what, out = shlex.split(resuming)
+    assert (command, what) == ("hpcio", "resume")
+    hpcio.Plan.load(out).run(workers=0, progress=False)
+
+
+KINDS = {
+    "virtual": {}, "packed": {"compression": "gzip"}, "direct": {"writer": "direct"},
+    "mutex": {"writer": "mutex"}, "average": {"keeptrials": False}, "repacked": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["data", "trials"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_said_of_any_damaged_result_mends_it(tmp_path, kind, what):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = np.random.default_rng(0).normal(size=(40, 3))
+    out = tmp_path / "out.h5"
+    plan = hpcio.Plan.create(
+        np.negative, tmp_path / "rec.h5::lfp", trials=5, out=out, **KINDS[kind]
+    )
+    plan.run(workers=0, progress=False)
+    if kind == "repacked":
+        hpcio.repack(out)
+    with hpcio.open(out) as f:
+        before = f["data"][...]
+    if what == "trials":
+        with h5py.File(out, "r+") as f:
+            table = f["trials"][()]
+            table["start"] += 1
+            f["trials"][()] = table
+    elif kind in ("virtual", "packed"):
+        path = max(Path(f"{out}.run", "sources").rglob("*.h5"))
+        with h5py.File(path) as f:
+            at = f["data"].id.get_offset() or f["data"].id.get_chunk_info(0).byte_offset + 9
+        damage(path, at)
+    else:
+        with h5py.File(out, "r+") as f:
+            f["data"][-1] += 1
+    with pytest.raises(ResultError) as info:
+        hpcio.verify(out)
+    said = str(info.value)
+    if kind != "repacked":
+        follow(said)
+    else:
+        assert "run its plan with fresh=True" in said
+        plan.run(workers=0, progress=False, fresh=True)
+    hpcio.verify(out)
+    with hpcio.open(out) as f:
+        np.testing.assert_array_equal(f["data"][...], before)
 
 
 def test_zeros_in_the_place_of_a_block_are_found(done):
