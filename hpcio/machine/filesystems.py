@@ -125,7 +125,9 @@ def write_whole(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600)
     """
     folder, name = os.path.split(os.fspath(path))
     part = os.path.join(folder, f".{name}.{os.getpid()}.part")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(part)  # by a process of our number that was killed, or whatever others put there
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as f:
             f.write(data)

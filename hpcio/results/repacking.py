@@ -185,13 +185,17 @@ def _part_of(final: Path) -> Iterator[Path]:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()
     part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.repack")
-    with part.open("xb") as f:
+    # Nobody else may read it before it has the mode of the result, nor ever if we are killed.
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
         with contextlib.suppress(OSError):  # no locks on this file system: nothing is removed
-            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         try:
             yield part
         finally:
             part.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
 
 
 def _read_back(part: Path, *, from_disk: bool) -> Verified:
