@@ -335,7 +335,9 @@ def _make_room(folder: Path, recording: Path, out: Path, picture: Path) -> None:
     except OSError as error:
         raise as_output_error(error, folder) from error
     _check_replaceable(recording)
-    if picture.exists() and b"hpcio" not in picture.read_bytes()[:200]:
+    # A pipe would wait for somebody to write.
+    is_file, is_there = picture.is_file(), os.path.lexists(picture)
+    if is_there and not (is_file and b"hpcio" in picture.read_bytes()[:200]):
         raise OutputError(f"'{picture}' is not of the demo. Move it, or choose another folder.")
     discard(out)
 

@@ -22,6 +22,7 @@ from hpcio.command import (
 )
 from hpcio.errors import ClusterError, PlanError
 from hpcio.journals import published, start_over
+from hpcio.machine import read_whole
 from hpcio.words import plain
 from slurm import submissions
 from slurm.site import SubmitOptions, join_words, read_site, settings
@@ -201,7 +202,7 @@ def logs(out: str, task: int | None, lines: int) -> None:
         click.echo("No log says that something went wrong." if task is None else "No log yet.")
     for path in found:
         click.secho(f"==> {path} <==", bold=True)
-        kept = path.read_text(errors="replace").splitlines()
+        kept = read_whole(path).decode(errors="replace").splitlines()
         if len(kept) > lines:
             click.secho(f"... {len(kept) - lines} lines before", dim=True)
         click.echo(plain("\n".join(kept[-lines:])))

@@ -22,6 +22,7 @@ import numpy as np
 from hpcio.errors import SourceError, as_read_error
 from hpcio.files.compression import load_filters_of
 from hpcio.files.opening import free_files, open_file, reading, room_for
+from hpcio.machine import only_files
 
 __all__ = [
     "FileState",
@@ -72,7 +73,7 @@ class FileState:
         """
         digest = hashlib.blake2b(digest_size=16)
         try:
-            with open(self.path, "rb") as f:
+            with open(self.path, "rb", opener=only_files) as f:
                 for piece in self._pages(f, pages):
                     digest.update(piece)
         except OSError as error:
@@ -289,7 +290,7 @@ class _Walk:
             )
             try:
                 there = os.stat(path).st_size - offset
-                with open(path, "rb"):
+                with open(path, "rb", opener=only_files):
                     pass
             except OSError as error:
                 raise SourceError(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import re
+import stat
 
 __all__ = [
     "in_memory",
@@ -13,7 +15,9 @@ __all__ = [
     "is_local",
     "kind_of",
     "look_again",
+    "only_files",
     "options_of",
+    "read_whole",
     "write_whole",
 ]
 
@@ -114,6 +118,35 @@ def is_first(path: str | os.PathLike[str]) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def only_files(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
+    """Open a file that has been there before; a pipe or a device is refused, and not waited for.
+
+    It is for ``open(path, "rb", opener=only_files)``, too. Names lie in folders where others may
+    put what they like.
+
+    Raises
+    ------
+    OSError
+    """
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of folders Python and the system say so
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "Is a pipe or a device", os.fspath(path))
+
+
+def read_whole(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a file.
+
+    Raises
+    ------
+    OSError
+    """
+    with open(path, "rb", opener=only_files) as f:
+        return f.read()
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600) -> None:

@@ -41,7 +41,7 @@ from hpcio.files import (
 )
 from hpcio.journals import DONE, remove
 from hpcio.layout import Target
-from hpcio.machine import check_room
+from hpcio.machine import check_room, only_files
 from hpcio.planning import check_new_output, open_plan_file
 from hpcio.results import opening as result
 from hpcio.results.extents import (
@@ -181,7 +181,7 @@ def _part_of(final: Path) -> Iterator[Path]:
     It is locked while somebody works on it. A file without a lock was left by a process that died.
     """
     for left in final.parent.glob(f".{glob.escape(final.name)}.*.repack"):
-        with contextlib.suppress(OSError), left.open("rb") as f:
+        with contextlib.suppress(OSError), open(left, "rb", opener=only_files) as f:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()
     part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.repack")
