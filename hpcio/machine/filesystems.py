@@ -121,16 +121,16 @@ def is_first(path: str | os.PathLike[str]) -> bool:
 
 
 def only_files(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
-    """Open a file that has been there before; a pipe or a device is refused, and not waited for.
+    """Open a file; a pipe or a device that has its name is refused, and not waited for.
 
-    It is for ``open(path, "rb", opener=only_files)``, too. Names lie in folders where others may
-    put what they like.
+    It is for ``open(path, "rb", opener=only_files)``, too. What it makes is its owner's alone.
+    Names may lie in folders where others put what they like.
 
     Raises
     ------
     OSError
     """
-    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of folders Python and the system say so
         return fd
