@@ -356,7 +356,14 @@ def _sources(dataset: h5py.Dataset) -> Iterator[tuple[str, str, tuple[int, ...]]
     dcpl = dataset.id.get_create_plist()
     needed: dict[tuple[str, str], tuple[int, ...]] = {}
     for k in range(dcpl.get_virtual_count()):
-        file, name = dcpl.get_virtual_filename(k), dcpl.get_virtual_dsetname(k)
+        try:
+            file, name = dcpl.get_virtual_filename(k), dcpl.get_virtual_dsetname(k)
+        except UnicodeDecodeError as error:  # h5py has no others
+            raise SourceError(
+                f"'{dataset.name}' of '{dataset.file.filename}' is a virtual dataset, and a source "
+                f"of it has a name that is not in UTF-8: {error.object!r:.200}. Make one file of "
+                "it: hpcio repack, or h5repack."
+            ) from error
         onto = dcpl.get_virtual_vspace(k)
         shape = _bounds(dcpl.get_virtual_srcspace(k), onto)
         pattern = _has_pattern(file, name)
