@@ -1,6 +1,8 @@
 """``python -m hpcio``, and ``hpcio``: the command, of this Python."""
 
+import os
 import signal
+import sys
 
 
 def main() -> None:
@@ -17,4 +19,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # Python has put the folder at hand in front, whatever lies there; `hpcio` does not.
+    if sys.path[0] == os.getcwd() != os.path.dirname(os.path.dirname(os.path.abspath(__file__))):
+        del sys.path[0]
     main()

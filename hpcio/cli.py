@@ -8,10 +8,13 @@ Ctrl-C. Further subcommands come from other packages by the entry-point group
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from typing import TextIO
 
@@ -23,10 +26,11 @@ from hpcio.errors import (
     HpcioError,
     HpcioWarning,
     Interrupted,
+    OutputError,
     ResultError,
     WorkerError,
 )
-from hpcio.words import plain
+from hpcio.words import say
 
 __all__ = ["cli", "main"]
 
@@ -80,8 +84,13 @@ def cli() -> None:
 def main() -> None:
     """Run the command; errors of hpcio become one message and an exit status."""
     _open_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _Output(
+            sys.stdout.buffer, sys.stdout.encoding, sys.stdout.errors,
+            line_buffering=sys.stdout.line_buffering, write_through=sys.stdout.write_through,
+        )  # fmt: skip
     warnings.showwarning = _note
-    status = _status()
+    status = _told(_status())
     if not _holds_up_the_end():
         sys.exit(status)
     # Python would wait for what a function has left running.
@@ -106,6 +115,45 @@ def _open_streams() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
+class _Output(io.TextIOWrapper):
+    """The standard output, by whose errors it is known what could not be written."""
+
+    def write(self, text: str) -> int:
+        with _naming_the_output():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _naming_the_output():
+            super().flush()
+
+
+@contextmanager
+def _naming_the_output() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # who reads it has seen enough, as `head`: click ends us, silently
+        raise
+    except OSError as error:
+        raise OutputError(
+            error.errno,
+            f"Cannot write the standard output: {error.strerror}. Lead it elsewhere.",
+        ) from error
+
+
+def _told(status: int) -> int:
+    """The exit status, once what was printed has gone out, or cannot."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # or Python would try once more, and complain
+        os.close(nowhere)
+        if not status and isinstance(error, OutputError):
+            _complain(str(error))
+        return status or FAILED
+    return status
+
+
 def _status() -> int:
     try:
         cli.main(standalone_mode=False)
@@ -114,7 +162,9 @@ def _status() -> int:
         _complain(str(abort.__cause__) if told else "Stopped.")
         return INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue(), err=True, end="")
         return MISUSE
     except HpcioError as error:
         _complain(str(error))
@@ -145,12 +195,11 @@ def _note(
     """Show a warning of ours as a line, and those of others as Python does."""
     if issubclass(category, HpcioWarning):
         click.secho("hpcio: note: ", fg="yellow", err=True, nl=False)
-        click.echo(plain(str(message)), err=True)
+        say(str(message), err=True)
     else:
-        said = warnings.formatwarning(message, category, filename, lineno, line)
-        click.echo(plain(said), err=True, nl=False)
+        say(warnings.formatwarning(message, category, filename, lineno, line), err=True, end="")
 
 
 def _complain(message: str) -> None:
     click.secho("hpcio: ", fg="red", bold=True, err=True, nl=False)
-    click.echo(plain(message), err=True)
+    say(message, err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from hpcio.plan import Plan
 from hpcio.reporting import COLOURS, canvas, draw_timeline, read_timeline, summary
 from hpcio.results import open as open_result
 from hpcio.results import verify
+from hpcio.words import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,10 +114,10 @@ def make_recording(
     table, samples = _cut(rng, trials, rate)
     lfp = _simulate(rng, table, samples, channels, rate)
     names = [f"ch{k:02d}" for k in range(1, channels + 1)]
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         try:
-            with h5py.File(part, "w") as f:
+            with h5py.File(part, "x") as f:
                 f.attrs.update(title=TITLE, seed=seed)
                 _fill(f, lfp, table, names, rate)
             sync(part)  # a real one is on the disk by then, and holds up no sync of results
@@ -317,7 +319,7 @@ def run(
         power, f"{recording}::/lfp", trials=f"{recording}::/trials", out=out, join="stack",
         axes={"trial": None, "frequency": frequencies(), "channel": names},
     )  # fmt: skip
-    print(plan.describe(workers=workers), end="\n\n")
+    say(f"{plan.describe(workers=workers)}\n")
     done = plan.run(workers=workers)
     checked = verify(out)
     try:
@@ -335,7 +337,9 @@ def _make_room(folder: Path, recording: Path, out: Path, picture: Path) -> None:
     except OSError as error:
         raise as_output_error(error, folder) from error
     _check_replaceable(recording)
-    if picture.exists() and b"hpcio" not in picture.read_bytes()[:200]:
+    # A pipe would wait for somebody to write.
+    is_file, is_there = picture.is_file(), os.path.lexists(picture)
+    if is_there and not (is_file and b"hpcio" in picture.read_bytes()[:200]):
         raise OutputError(f"'{picture}' is not of the demo. Move it, or choose another folder.")
     discard(out)
 
@@ -346,7 +350,7 @@ def _say(plan: Plan, done: Done, out: Path, recording: Path, *, verified: int, d
     shape = " x ".join(
         f"{n} {axis.name}" for n, axis in zip(plan.target.shape, plan.axes, strict=True)
     )
-    print(
+    say(
         f"{done.blocks_per_second:.0f} trials/s, {done.mb_per_second:.0f} MB/s read and written "
         f"by {count} worker{'s' * (count != 1)}; {verified / 1e6:.1f} MB verified.\n\n"
         f"recording   {recording}  ({recording.stat().st_size / 1e6:.0f} MB)\n"

@@ -266,7 +266,7 @@ def as_output_error(
     HDF5 reports a full disk by errors of either type, with the number only in their text.
     """
     number = number_of(error)
-    what = str(error).partition("\n")[0] if number is None else os.strerror(number)
+    what = str(error).partition("\n")[0] if number is None else _said_of(error, number)
     if number in _FULL:
         remedy = "The disk or quota is full. Free some space, then resume."
     elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -282,9 +282,14 @@ def as_read_error(error: Exception, path: str | os.PathLike[str]) -> SourceError
     number = number_of(error)
     what = str(error.args[0] if error.args else error).partition("\n")[0]
     if number is not None:
-        what = os.strerror(number)
+        what = _said_of(error, number)
     said = f"Cannot read '{path}': {what}. Check the file system, then resume."
     return SourceError(said) if number is None else SourceError(number, said)
+
+
+def _said_of(error: BaseException, number: int) -> str:
+    """What the system has said, or would: HDF5 gives the number alone."""
+    return getattr(error, "strerror", None) or os.strerror(number)
 
 
 def check_path(name: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
@@ -9,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,8 @@ __all__ = [
     "number",
     "plain",
     "print_traceback",
+    "say",
+    "say_json",
     "size",
     "when",
 ]
@@ -166,10 +170,20 @@ def plain(text: str) -> str:
     return _COMMANDS.sub(_escaped, text.replace("\r\n", "\n"))
 
 
+def say(text: str, *, err: bool = False, end: str = "\n") -> None:
+    """Print a text as `plain` shows it: all that hpcio prints may hold names of others."""
+    print(plain(text), end=end, file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def say_json(value: Any) -> None:
+    """Print a value for programs, which terminals show all the same."""
+    # JSON leaves one control character as it is.
+    say(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
+
+
 def print_traceback(error: BaseException) -> None:
-    """Tell standard error of an exception that nobody expected, as `plain` shows it."""
-    text = "".join(traceback.format_exception(error))
-    print(plain(text), end="", file=sys.stderr)
+    """Tell standard error of an exception that nobody expected."""
+    say("".join(traceback.format_exception(error)), err=True, end="")
 
 
 def _escaped(found: re.Match[str]) -> str:

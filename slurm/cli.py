@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from typing import Any
@@ -22,7 +21,8 @@ from hpcio.command import (
 )
 from hpcio.errors import ClusterError, PlanError
 from hpcio.journals import published, start_over
-from hpcio.words import plain
+from hpcio.machine import read_whole
+from hpcio.words import plain, say, say_json
 from slurm import submissions
 from slurm.site import SubmitOptions, join_words, read_site, settings
 
@@ -114,7 +114,7 @@ def submit(
     given = _given({**options, "probe": probe}, words)
     if only_print:
         for text in submissions.scripts(plan, **given):
-            click.echo(text)
+            say(text)
         return
     if script_only:
         submissions.write_scripts(plan, **given)
@@ -127,22 +127,22 @@ def _say(plan: Plan) -> None:
     """Tell what was submitted or written, and what to do with it."""
     out = shlex.quote(_short(plan.out))
     if published(plan):
-        click.echo(f"{plan.out} is there: nothing is missing.")
+        say(f"{plan.out} is there: nothing is missing.")
         return
     last = submissions.newest(plan)
     assert last is not None
     jobs = submissions.jobs(plan, last.number)
     if jobs is None:
         for script in last.script:
-            click.echo(f"sbatch {shlex.quote(script)}")
-        click.echo(f"sbatch --dependency=afterany:JOB {shlex.quote(last.finish_script)}")
+            say(f"sbatch {shlex.quote(script)}")
+        say(f"sbatch --dependency=afterany:JOB {shlex.quote(last.finish_script)}")
     else:
         arrays = ", ".join(map(str, jobs.arrays))
         tasks = f"{last.tasks} task{'s' * (last.tasks != 1)}"
         if last.ranks:
             tasks = f"{last.ranks} ranks"
-        click.echo(f"Submitted {tasks} as job {arrays}; job {jobs.finish} finishes the result.")
-    click.echo(f"See how far it is:  hpcio status {out}\nStop it:            hpcio cancel {out}")
+        say(f"Submitted {tasks} as job {arrays}; job {jobs.finish} finishes the result.")
+    say(f"See how far it is:  hpcio status {out}\nStop it:            hpcio cancel {out}")
 
 
 def _short(path: str) -> str:
@@ -180,9 +180,9 @@ def cancel(out: str) -> None:
     alive = [row for row in before.rows if row.alive] if before else []
     run.cancel()
     if alive:
-        click.echo(f"Cancelled. Go on with: hpcio resume {shlex.quote(out)}")
+        say(f"Cancelled. Go on with: hpcio resume {shlex.quote(out)}")
     else:
-        click.echo("No job of this run is in the queue.")
+        say("No job of this run is in the queue.")
 
 
 @click.command()
@@ -198,13 +198,13 @@ def logs(out: str, task: int | None, lines: int) -> None:
         raise PlanError(f"'{plan.out}' was not submitted. Its logs: {plan.rundir.logs}")
     found = submissions.log_files(plan, last, task=task)
     if not found:
-        click.echo("No log says that something went wrong." if task is None else "No log yet.")
+        say("No log says that something went wrong." if task is None else "No log yet.")
     for path in found:
-        click.secho(f"==> {path} <==", bold=True)
-        kept = path.read_text(errors="replace").splitlines()
+        click.secho(plain(f"==> {path} <=="), bold=True)
+        kept = read_whole(path).decode(errors="replace").splitlines()
         if len(kept) > lines:
             click.secho(f"... {len(kept) - lines} lines before", dim=True)
-        click.echo(plain("\n".join(kept[-lines:])))
+        say("\n".join(kept[-lines:]))
 
 
 @click.command()
@@ -218,7 +218,7 @@ def config(as_json: bool) -> None:  # noqa: FBT001
     found = settings(cluster)
     if as_json:
         said = {"path": str(found.path), "cluster": cluster}
-        click.echo(json.dumps({**said, "values": found.values, "origin": found.origin}, indent=2))
+        say_json({**said, "values": found.values, "origin": found.origin})
         return
     there = "" if found.path.exists() else " (not there)"
     rows = [("file", f"{found.path}{there}"), ("cluster", cluster or "none here")]
@@ -226,7 +226,7 @@ def config(as_json: bool) -> None:  # noqa: FBT001
     # Not in a table that folds: a path is to be copied.
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        click.echo(f"{name:>{width}}  {value}")
+        say(f"{name:>{width}}  {value}")
 
 
 def _shown(value: Any) -> str:

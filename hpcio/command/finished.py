@@ -9,6 +9,7 @@ import click
 from hpcio.command.options import CHUNK_OPTIONS, with_options
 from hpcio.results import repack as repack_result
 from hpcio.results import verify as verify_result
+from hpcio.words import say
 
 __all__ = ["repack", "verify"]
 
@@ -17,7 +18,7 @@ __all__ = ["repack", "verify"]
 @click.argument("out", type=click.Path())
 def verify(out: str) -> None:
     """Check every byte of a result against its checksums."""
-    click.echo(str(verify_result(out)))
+    say(str(verify_result(out)))
 
 
 @click.command()
@@ -31,4 +32,4 @@ def repack(out: str, into: str | None, **options: Any) -> None:
     With INTO, a new file is made. Without it, OUT itself becomes one file, and its run
     directory is removed after verification.
     """
-    click.echo(str(repack_result(out, into, **options)))
+    say(str(repack_result(out, into, **options)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hpcio.watching import (
 )
 from hpcio.watching import follow_status, print_status, queues
 from hpcio.watching import status as read
+from hpcio.words import say, say_json
 
 __all__ = ["report", "status"]
 
@@ -49,7 +49,7 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
     asked = queues(Plan.load(out)) if kept else {}
     state = read(out)
     if as_json:
-        click.echo(json.dumps(for_programs(state, asked), indent=2))
+        say_json(for_programs(state, asked))
     else:
         print_status(state, asked, tracebacks=failed, everyone=everyone)
     if state.failed or state.gone:
@@ -61,4 +61,4 @@ def status(out: str, *, failed: bool, watch: bool, everyone: bool, as_json: bool
 @click.option("-o", "--output", type=click.Path(), help="The page.  [default: OUT.html]")
 def report(out: str, output: str | None) -> None:
     """Write a page of HTML about a run, finished or not: speed, workers, failures."""
-    click.echo(str(write_page(output, out)))
+    say(str(write_page(output, out)))

@@ -18,7 +18,8 @@ from hpcio.journals import prepare, start_over
 from hpcio.machine import launched
 from hpcio.plan import Plan
 from hpcio.running import Executor, call_on_ranks, prepare_anew
-from hpcio.watching import check_queues
+from hpcio.watching import check_queues, print_pairs
+from hpcio.words import say
 from hpcio.writers import needs_ranks
 
 __all__ = ["plan", "resume", "run", "run_here"]
@@ -46,21 +47,7 @@ def _run_plan(plan: Plan, options: dict[str, Any], executor: Executor | None = N
         fresh=options.get("fresh", False), progress=False if options["quiet"] else None,
     )  # fmt: skip
     target = plan.target
-    click.echo(f"{done.out}: {done}, data {target.shape} {target.dtype}")
-
-
-def _print_table(rows: list[tuple[str, str]]) -> None:
-    """Print names and values, side by side."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", justify="right")
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, Text(value))
-    Console().print(table)
+    say(f"{done.out}: {done}, data {target.shape} {target.dtype}")
 
 
 @click.command()
@@ -88,13 +75,13 @@ def run(function: str, source: str | None, **options: Any) -> None:
 def plan(function: str, source: str, workers: int | None, **options: Any) -> None:
     """Make a plan and say what its run will take, before any work."""
     made = create_plan(function, source, options)
-    _print_table(made.describe(workers=workers).rows())
+    print_pairs(made.describe(workers=workers).rows())
     if options["fresh"]:
         check_queues(made)
         prepare_anew(start_over(made))
     else:
         prepare(made)
-    click.echo(f"Run it with: hpcio run {options['out']}")
+    say(f"Run it with: hpcio run {options['out']}")
 
 
 @click.command()

@@ -23,6 +23,7 @@ import numpy as np
 from hpcio.errors import SourceError, as_read_error
 from hpcio.files.compression import load_filters_of
 from hpcio.files.opening import free_files, open_file, reading, room_for
+from hpcio.machine import only_files
 
 __all__ = [
     "FileState",
@@ -76,7 +77,7 @@ class FileState:
         """
         digest = hashlib.blake2b(digest_size=16)
         try:
-            with open(self.path, "rb") as f:
+            with open(self.path, "rb", opener=only_files) as f:
                 for piece in self._pages(f, pages):
                     digest.update(piece)
         except OSError as error:
@@ -449,7 +450,7 @@ class _Walk:
             )
             try:
                 there = os.stat(path).st_size - offset
-                with open(path, "rb"):
+                with open(path, "rb", opener=only_files):
                     pass
             except OSError as error:
                 raise SourceError(
@@ -515,7 +516,14 @@ def _sources(dataset: h5py.Dataset) -> Iterator[tuple[str, str, tuple[int, ...]]
     dcpl = dataset.id.get_create_plist()
     needed: dict[tuple[str, str], tuple[int, ...]] = {}
     for k in range(dcpl.get_virtual_count()):
-        file, name = dcpl.get_virtual_filename(k), dcpl.get_virtual_dsetname(k)
+        try:
+            file, name = dcpl.get_virtual_filename(k), dcpl.get_virtual_dsetname(k)
+        except UnicodeDecodeError as error:  # h5py has no others
+            raise SourceError(
+                f"'{dataset.name}' of '{dataset.file.filename}' is a virtual dataset, and a source "
+                f"of it has a name that is not in UTF-8: {error.object!r:.200}. Make one file of "
+                "it: hpcio repack, or h5repack."
+            ) from error
         onto = dcpl.get_virtual_vspace(k)
         shape = _bounds(dcpl.get_virtual_srcspace(k), onto)
         pattern = _has_pattern(file, name)

@@ -35,7 +35,7 @@ import numpy as np
 from hpcio.errors import OutputError, as_output_error
 from hpcio.files.bytes import allocate, read_at, sync, write_at
 from hpcio.files.opening import NO_LOCKS, locking
-from hpcio.machine import is_local, kind_of, options_of
+from hpcio.machine import is_local, kind_of, only_files, options_of
 
 __all__ = [
     "check_locks",
@@ -71,6 +71,9 @@ _UNSOUND = {
     "fuse.glusterfs": "whose clients may read old bytes even under a lock",
     "beegfs": "whose locks are by default those of one node, and which does not say otherwise",
 }
+
+# What a lock file holds while its holder writes; else it is empty.
+_IN_USE = b"in use"
 
 # How long, in seconds, a dask worker queues before it goes to the lock of the file by itself. Dask
 # frees a dead worker's place earlier, unless it was told not to.
@@ -274,7 +277,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
     ------
     OutputError
         If locks do not protect on this file system; if the file is not there, or the lock
-        cannot be had.
+        cannot be had; if ``PATH.lock`` is something else, or another user's and not open to us.
 
     Examples
     --------
@@ -298,14 +301,14 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_queued(real))
         try:
-            lock = os.open(f"{real}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = _open_lock(f"{real}.lock")
             stack.callback(os.close, lock)
             _take(lock, f"{real}.lock", shared=shared)
-            in_order = os.fstat(lock).st_size == 0
-            os.pwrite(lock, b"in use", 0)
+            in_order = _says_nothing(lock, f"{real}.lock")
+            os.pwrite(lock, _IN_USE, 0)
             if shared:
                 os.fsync(lock)  # if this node dies, others must know
-            data = os.open(real, os.O_RDONLY | os.O_CLOEXEC)
+            data = only_files(real)
             stack.callback(os.close, data)
             if shared:
                 os.posix_fadvise(data, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -320,6 +323,42 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
             os.ftruncate(lock, 0)
         except OSError as error:
             raise as_output_error(error, path) from error
+
+
+def _open_lock(path: str) -> int:
+    """Open the file of a lock, or make it; never one that lies elsewhere, behind a link."""
+    try:
+        return only_files(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.EACCES and os.path.lexists(path):
+            raise OutputError(
+                error.errno,
+                f"No permission to lock '{path}', which another user has made. Its owner lets a "
+                "group take turns by chmod g+rw, or removes it when nobody is at work.",
+            ) from error
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO):
+            raise _not_a_lock(path) from error
+        raise
+
+
+def _says_nothing(fd: int, path: str) -> bool:
+    """Whether a lock was given back in good order; refuse a file that is none.
+
+    Whose it is does not matter: whoever may write it may take turns, and what no lock holds is not
+    written over.
+    """
+    said = os.pread(fd, len(_IN_USE) + 1, 0)
+    # A failure of power may leave zeros.
+    if os.fstat(fd).st_nlink > 1 or said.strip(b"\0") not in (b"", _IN_USE):
+        raise _not_a_lock(path)
+    return not said
+
+
+def _not_a_lock(path: str) -> OutputError:
+    return OutputError(
+        f"'{path}' is no lock that hpcio has made (but a link, a file with other content, or no "
+        "file). Move it away, or choose another output."
+    )
 
 
 def _take(fd: int, path: str, *, shared: bool) -> None:

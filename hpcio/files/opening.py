@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import HpcioError, SourceError, as_read_error, check_path, is_of_disk
+from hpcio.machine import only_files
 
 __all__ = [
     "find_dataset",
@@ -118,7 +119,7 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
     """
     name = os.fspath(path)
     try:
-        with open(name, "rb"):
+        with open(name, "rb", opener=only_files):  # HDF5 would wait at a pipe
             pass
         lock = locking(name)
     except FileNotFoundError:

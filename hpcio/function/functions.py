@@ -8,10 +8,11 @@ import os
 import pickle
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
-from types import FunctionType
+from importlib.machinery import ModuleSpec, PathFinder
+from types import FunctionType, ModuleType
 from typing import Any
 
 from hpcio.errors import FunctionError, HpcioWarning, PlanError
@@ -33,13 +34,66 @@ _ITSELF = (
 _from_files: set[str] = set()
 
 
+class _Installed:
+    """Finds what hpcio imports late, the standard library included, where that is installed.
+
+    A folder is on the path for the modules of a function, and may hold files of any names. They
+    count when these modules are imported, and hide nothing from hpcio afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._folders: set[str] = set()
+        self._aside = 0
+
+    def hide(self, folder: str) -> None:
+        """Pass over a folder of the path."""
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+        self._folders.add(folder)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let all folders count, in their order."""
+        self._aside += 1
+        try:
+            yield
+        finally:
+            self._aside -= 1
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """As Python asks a finder of ``sys.meta_path``."""
+        if path is None and not self._aside and (name in _OURS or name in sys.stdlib_module_names):
+            return PathFinder.find_spec(name, [p for p in sys.path if p not in self._folders])
+        return None
+
+
+# Packages that hpcio imports when they are needed.
+_OURS = {
+    "IPython", "cloudpickle", "dask", "dask_jobqueue", "distributed", "hdf5plugin", "jinja2",
+    "markupsafe", "matplotlib", "mpi4py", "rich",
+}  # fmt: skip
+_installed = _Installed()
+
+
+def _lies_in(folder: str, module: str) -> bool:
+    """Whether a module that is not loaded yet would be taken from a folder, if that came first."""
+    top = module.partition(".")[0]
+    found = None if top in sys.modules else PathFinder.find_spec(top, [folder])
+    # A folder without modules of Python is a package only where there is no other.
+    return found is not None and (found.origin is not None or PathFinder.find_spec(top) is None)
+
+
 def _import(name: str, *, path: str | None = None) -> Compute:
     """The function that ``MODULE:FUNC`` names."""
     module_name, _, attribute = name.partition(":")
     if path is not None and path not in sys.path:
         sys.path.insert(0, path)
+        _installed.hide(path)
     try:
-        module = importlib.import_module(module_name)
+        with _installed.aside():
+            module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a script may end with sys.exit(main())
         if isinstance(error, ModuleNotFoundError) and error.name == module_name:
             hint = "Check the name and that its folder is on PYTHONPATH."
@@ -95,6 +149,7 @@ def _add_to_path(folders: Sequence[str]) -> None:
             later = [sys.path.index(p) for p in folders[k + 1 :] if p in sys.path]
             behind = [place for place in later if place > max(library, default=-1)]
             sys.path.insert(min(behind, default=len(sys.path)), folder)
+            _installed.hide(folder)
 
 
 def _version(module_name: str) -> str:
@@ -174,7 +229,8 @@ class Function:
                     f"There is no file '{place}' to take '{attribute}' from. Check the path."
                 )
             return _import_file(place, attribute)
-        return _import(f"{place}:{attribute}", path=os.getcwd())
+        here = os.getcwd()
+        return _import(f"{place}:{attribute}", path=here if _lies_in(here, place) else None)
 
     def load(
         self, *, live: Compute | None = None, same_versions: bool = False, remedy: str = ""

@@ -37,7 +37,7 @@ import numpy as np
 
 from hpcio.errors import Cause, PlanError, as_read_error
 from hpcio.files import NewNames, check_types, checksum, read_own, write_at
-from hpcio.machine import is_local
+from hpcio.machine import is_local, read_whole
 
 __all__ = [
     "CAUSES",
@@ -276,7 +276,7 @@ class JournalRecords:
         """The text that a FAILED or DETAILS record points to, or b'' if it was lost."""
         if not self._notes:
             try:
-                self._notes.append(self.path.with_suffix(".notes").read_bytes())
+                self._notes.append(read_whole(self.path.with_suffix(".notes")))
             except FileNotFoundError:
                 self._notes.append(b"")
             except OSError as error:

@@ -29,7 +29,7 @@ from hpcio.journals.journal import (
     read_log,
 )
 from hpcio.layout import Average
-from hpcio.machine import user_name
+from hpcio.machine import only_files, user_name
 from hpcio.planning import Plan
 
 __all__ = [
@@ -252,7 +252,7 @@ class Follower:
         for path in self.paths():
             name, start = path.name, self._read.get(path.name, journal.HEADER)
             try:
-                with path.open("rb") as f:
+                with open(path, "rb", opener=only_files) as f:
                     f.seek(start)
                     raw = f.read()
             except FileNotFoundError:  # the run is being removed

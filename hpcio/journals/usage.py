@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcio.errors import PlanError, as_output_error
-from hpcio.machine import write_whole
+from hpcio.machine import read_whole, write_whole
 from hpcio.planning import Plan
 
 __all__ = [
@@ -193,7 +193,7 @@ def read_usage(plan: Plan) -> tuple[tuple[Usage, ...], tuple[Damage, ...]]:
     usages, damaged = [], []
     for path in sorted(plan.rundir.usage.glob("*.json")):
         try:
-            usages.append(_parse(path.read_bytes()))
+            usages.append(_parse(read_whole(path)))
         except (OSError, ValueError, RecursionError) as error:
             damaged.append(Damage(path.name, str(error)))
     return tuple(usages), tuple(damaged)

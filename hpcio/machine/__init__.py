@@ -12,7 +12,9 @@ from hpcio.machine.filesystems import (
     is_local,
     kind_of,
     look_again,
+    only_files,
     options_of,
+    read_whole,
     write_whole,
 )
 from hpcio.machine.launch import Launch, communicator, launched
@@ -46,9 +48,11 @@ __all__ = [
     "lazily",
     "look_again",
     "new_python",
+    "only_files",
     "options_of",
     "parse_bytes",
     "parse_seconds",
+    "read_whole",
     "user_name",
     "with_threads",
     "write_whole",

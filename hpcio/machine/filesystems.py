@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import re
+import stat
 
 __all__ = [
     "in_memory",
@@ -13,7 +15,9 @@ __all__ = [
     "is_local",
     "kind_of",
     "look_again",
+    "only_files",
     "options_of",
+    "read_whole",
     "write_whole",
 ]
 
@@ -116,6 +120,35 @@ def is_first(path: str | os.PathLike[str]) -> bool:
     return True
 
 
+def only_files(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
+    """Open a file; a pipe or a device that has its name is refused, and not waited for.
+
+    It is for ``open(path, "rb", opener=only_files)``, too. What it makes is its owner's alone.
+    Names may lie in folders where others put what they like.
+
+    Raises
+    ------
+    OSError
+    """
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of folders Python and the system say so
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "Is a pipe or a device", os.fspath(path))
+
+
+def read_whole(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a file.
+
+    Raises
+    ------
+    OSError
+    """
+    with open(path, "rb", opener=only_files) as f:
+        return f.read()
+
+
 def write_whole(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600) -> None:
     """Write a small file: complete under its name, or not at all. It replaces an older one.
 
@@ -125,7 +158,9 @@ def write_whole(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600)
     """
     folder, name = os.path.split(os.fspath(path))
     part = os.path.join(folder, f".{name}.{os.getpid()}.part")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(part)  # by a process of our number that was killed, or whatever others put there
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as f:
             f.write(data)

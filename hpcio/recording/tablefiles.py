@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from array import array
 from collections.abc import Iterator
 
@@ -11,11 +12,14 @@ import numpy.typing as npt
 
 from hpcio.errors import SourceError, TrialError
 from hpcio.files import find_dataset, open_file, reading, split_spec
+from hpcio.machine import only_files
 from hpcio.recording.tables import TrialTable, check_table, named_columns, plain_table
 
 __all__ = ["CSV", "HDF5"]
 
 _INT64 = range(-(2**63), 2**63)
+# What the shell has opened for us, as by `--trials <(...)`: a pipe that somebody writes into.
+_HANDED_OVER = re.compile(r"/dev/fd/|/dev/stdin$|/proc/self/fd/")
 
 
 class _Hdf5:
@@ -95,7 +99,8 @@ def _csv_lines(name: str) -> Iterator[tuple[int, list[str]]]:
     """Number and cells of each line that has any."""
     sep = ""
     try:
-        with open(name, encoding="utf-8-sig", newline="") as file:
+        opener = None if _HANDED_OVER.match(name) else only_files
+        with open(name, encoding="utf-8-sig", newline="", opener=opener) as file:
             for line, whole in enumerate(file, start=1):
                 text = whole.partition("#")[0].strip(" \r\n")
                 if not text.strip("\t,"):

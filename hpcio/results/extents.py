@@ -98,7 +98,10 @@ class Extents:
             return cls((f.filename,), one, one + offset, one, one + target.nbytes, target.dtype)
         if not target.in_rows or "compression" in f["hpcio"].attrs:
             return None
-        return cls._of_virtual(f, data, target)
+        try:
+            return cls._of_virtual(f, data, target)
+        except UnicodeDecodeError:  # h5py has no names of sources but those in UTF-8
+            return None
 
     @classmethod
     def _of_virtual(cls, f: ResultFile, data: h5py.Dataset, target: Target) -> Self:

@@ -44,7 +44,7 @@ from hpcio.files import (
 )
 from hpcio.journals import DONE, alone, remove
 from hpcio.layout import Target
-from hpcio.machine import check_room, look_again
+from hpcio.machine import check_room, look_again, only_files
 from hpcio.planning import check_new_output, open_plan_file
 from hpcio.results import opening as result
 from hpcio.results.extents import (
@@ -213,17 +213,21 @@ def _part_of(final: Path) -> Iterator[Path]:
     It is locked while somebody works on it. A file without a lock was left by a process that died.
     """
     for left in final.parent.glob(f".{glob.escape(final.name)}.{'[0-9a-f]' * 8}.repack"):
-        with contextlib.suppress(OSError), left.open("rb") as f:
+        with contextlib.suppress(OSError), open(left, "rb", opener=only_files) as f:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()
     part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.repack")
-    with part.open("xb") as f:
+    # Nobody else may read it before it has the mode of the result, nor ever if we are killed.
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
         with contextlib.suppress(OSError):  # no locks on this file system: nothing is removed
-            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         try:
             yield part
         finally:
             part.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
 
 
 def _read_back(part: Path, *, from_disk: bool) -> Verified:

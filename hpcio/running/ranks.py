@@ -29,7 +29,7 @@ from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
 from hpcio.running.partition import batches_of, from_runs, runs
 from hpcio.running.run import Work
-from hpcio.words import plain, print_traceback
+from hpcio.words import print_traceback, say
 
 __all__ = ["Ranks", "call_on_ranks", "share_out"]
 
@@ -182,7 +182,7 @@ def _serve(world: Any) -> None:
 def _abort(world: Any, error: BaseException) -> None:
     """Say what happened, and end all ranks, since others may wait for this one in MPI for ever."""
     if isinstance(error, HpcioError):
-        print(f"hpcio: rank {world.rank}: {plain(str(error))}", file=sys.stderr)
+        say(f"hpcio: rank {world.rank}: {error}", err=True)
     else:
         print_traceback(error)
     sys.stdout.flush()

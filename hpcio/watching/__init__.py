@@ -7,7 +7,7 @@ This room uses `hpcio.running` and those below, and only reads. The face and the
 from hpcio.watching.following import follow_status
 from hpcio.watching.progress import watch, watch_probes
 from hpcio.watching.state import Queue, Status, WorkerStatus, as_json, working
-from hpcio.watching.tables import print_status
+from hpcio.watching.tables import print_pairs, print_status
 from hpcio.watching.watcher import Watcher, check_queues, queues, status
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "as_json",
     "check_queues",
     "follow_status",
+    "print_pairs",
     "print_status",
     "queues",
     "status",

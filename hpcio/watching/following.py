@@ -21,6 +21,7 @@ from hpcio.watching.tables import (
     workers_table,
 )
 from hpcio.watching.watcher import Watcher, queues
+from hpcio.words import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -134,4 +135,4 @@ def _log(console: Console, states: Iterator[tuple[Status, dict[str, Queue]]]) ->
             printed = now
             speed = speed_words(state, at_work=working(state, asked.values()))
             parts = [blocks_words(state), speed, *(queue.line for queue in asked.values())]
-            print("hpcio:", ", ".join(filter(None, parts)), flush=True)
+            say(f"hpcio: {', '.join(filter(None, parts))}")

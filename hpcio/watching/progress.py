@@ -16,7 +16,7 @@ from hpcio.planning import Plan
 from hpcio.watching.state import Status
 from hpcio.watching.tables import speed_words
 from hpcio.watching.watcher import Watcher
-from hpcio.words import count
+from hpcio.words import count, say
 
 __all__ = ["watch", "watch_probes"]
 
@@ -46,7 +46,7 @@ def watch(plan: Plan, about: str = "", *, force: bool = False) -> Iterator[None]
         yield
         return
     if about:
-        print(f"hpcio: {about}", file=sys.stderr, flush=True)
+        say(f"hpcio: {about}", err=True)
     watcher, ended = Watcher(plan), threading.Event()
     show = _cell if notebook else _bar if sys.stderr.isatty() else _lines
     thread = threading.Thread(
@@ -164,9 +164,9 @@ def _lines(states: Iterator[Status]) -> None:
         now, text = time.monotonic(), _line(state)
         if now - printed >= _LINE_EVERY:
             printed, shown = now, text
-            print("hpcio:", text, file=sys.stderr, flush=True)
+            say(f"hpcio: {text}", err=True)
     if text != shown:
-        print("hpcio:", text, file=sys.stderr, flush=True)
+        say(f"hpcio: {text}", err=True)
 
 
 def _progress(state: Status) -> str:

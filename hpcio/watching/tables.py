@@ -6,7 +6,7 @@ import os
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,13 @@ from hpcio.words import after_failures, column, count, duration, natural, number
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
 __all__ = [
     "MOST_ROWS",
     "blocks_words",
     "console_for",
+    "print_pairs",
     "print_status",
     "run_table",
     "speed_words",
@@ -88,7 +90,6 @@ def workers_table(state: Status, asked: Mapping[str, Queue], *, most: int | None
     from rich import box
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
     rows = _rows(state, asked)
     shown = rows if most is None or len(rows) <= most else rows[: max(1, most - 1)]
@@ -114,10 +115,17 @@ def workers_table(state: Status, asked: Mapping[str, Queue], *, most: int | None
         words = name in ("worker", "host", "state")
         table.add_column(name, justify="left" if words else "right", no_wrap=True)
     for k, row in enumerate(shown):
-        cells = [Text(cells[k]) for cells in columns.values() if any(cells)]
+        cells = [_shown(cells[k]) for cells in columns.values() if any(cells)]
         table.add_row(*cells, style="red" if row.bad else None)
     rest = rows[len(shown) :]
-    return Group(table, Text(_rest(rest, state.counted))) if rest else table
+    return Group(table, _shown(_rest(rest, state.counted))) if rest else table
+
+
+def _shown(text: str, style: str = "") -> Text:
+    """A text for rich, which has names of others in it; see `plain`."""
+    from rich.text import Text
+
+    return Text(plain(text), style=style)
 
 
 def _rest(rows: Sequence[_Row], counted: str) -> str:
@@ -169,9 +177,6 @@ def _how_it_is(state: Status) -> str:
 
 def run_table(state: Status, asked: Mapping[str, Queue]) -> RenderableType:
     """The run as a whole."""
-    from rich.table import Table
-    from rich.text import Text
-
     hosts = len({worker.host for worker in state.workers})
     rows = {
         "result": state.out + _how_it_is(state),
@@ -185,13 +190,26 @@ def run_table(state: Status, asked: Mapping[str, Queue]) -> RenderableType:
         else "",
         **{name: queue.line for name, queue in asked.items()},
     }
+    return _pairs((name, value) for name, value in rows.items() if value)
+
+
+def _pairs(rows: Iterable[tuple[str, str]]) -> RenderableType:
+    """Names and values, side by side."""
+    from rich.table import Table
+
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold", justify="right")
     table.add_column(overflow="fold")
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, Text(value))
+    for name, value in rows:
+        table.add_row(_shown(name), _shown(value))
     return table
+
+
+def print_pairs(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values, side by side."""
+    from rich.console import Console
+
+    Console().print(_pairs(rows))
 
 
 def console_for() -> Console:
@@ -219,8 +237,6 @@ def print_status(
     everyone : bool
         A row for every worker.
     """
-    from rich.text import Text
-
     console = console_for()
     console.print(run_table(state, asked))
     if state.workers or any(queue.states for queue in asked.values()):
@@ -230,16 +246,16 @@ def print_status(
     if state.failures:
         console.print()
     for failure in state.failures[: None if tracebacks else _MOST_FAILURES]:
-        head = Text(f"{failure.name}: ", style="bold")
-        text = plain(failure.traceback) if tracebacks else failure.reason
-        console.print(head + Text(text, style="not bold"), soft_wrap=True)
+        head = _shown(f"{failure.name}: ", "bold")
+        text = failure.traceback if tracebacks else failure.reason
+        console.print(head + _shown(text, "not bold"), soft_wrap=True)
     if len(state.failures) > _MOST_FAILURES and not tracebacks:
         console.print(f"... and {len(state.failures) - _MOST_FAILURES:,} more", highlight=False)
     if state.failures and not tracebacks:
         _say(console, f"Tracebacks: hpcio status {out} --failed")
     if state.gone:
         console.print()
-        _say(console, plain(state.gone))
+        _say(console, state.gone)
     at_work = working(state, asked.values())
     if not state.published and not at_work:
         if not state.failures:
@@ -264,4 +280,4 @@ def print_status(
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    console.print(_shown(text), soft_wrap=True, highlight=False)

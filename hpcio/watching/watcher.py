@@ -33,7 +33,7 @@ from hpcio.journals import (
     published_state,
     read_logs,
 )
-from hpcio.machine import is_local
+from hpcio.machine import is_local, only_files
 from hpcio.planning import Plan, load_plan
 from hpcio.results import open as open_result
 from hpcio.results import what_is_gone
@@ -159,7 +159,7 @@ def _kept(records: np.ndarray) -> np.ndarray:
 def _read_header(path: Path, digest: str) -> dict[str, Any] | None:
     """The header of a journal; None if it is not there yet, or of another plan."""
     try:
-        with path.open("rb") as f:
+        with open(path, "rb", opener=only_files) as f:
             head = f.read(HEADER)
         header, _ = json.JSONDecoder().raw_decode(head[len(MAGIC) :].decode(errors="replace"))
     except (FileNotFoundError, ValueError):

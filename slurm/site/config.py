@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcio.errors import OptionError
+from hpcio.machine import read_whole
 from slurm.site.options import SubmitOptions
 
 __all__ = ["DEFAULTS", "Settings", "location", "settings"]
@@ -93,7 +94,7 @@ def _section(path: Path) -> dict[str, Any]:
     import tomllib  # array tasks read no file of defaults
 
     try:
-        said = tomllib.loads(path.read_text())
+        said = tomllib.loads(read_whole(path).decode())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

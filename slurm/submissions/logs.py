@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from hpcio.errors import OptionError
+from hpcio.machine import read_whole
 from hpcio.planning import Plan
 from hpcio.words import plain
 from slurm.submissions import records
@@ -34,7 +35,7 @@ def log_files(plan: Plan, submission: Submission, *, task: int | None = None) ->
     if jobs:
         ours = {*map(str, jobs.arrays), f"finish-{jobs.finish}"}
         paths = [p for p in paths if p.stem in ours or p.stem.partition("_")[0] in ours]
-    wrong = [p for p in paths if _TROUBLE.search(p.read_bytes()) or p.stem.startswith("finish")]
+    wrong = [p for p in paths if _TROUBLE.search(read_whole(p)) or p.stem.startswith("finish")]
     return sorted(wrong, key=lambda p: p.stat().st_mtime)
 
 

@@ -16,6 +16,7 @@ import sys
 
 from hpcio.errors import HpcioError
 from hpcio.planning import Plan, load_plan
+from hpcio.words import say
 from slurm.tasks.ending import TROUBLE
 
 __all__ = ["main"]
@@ -27,7 +28,7 @@ def main() -> None:
     try:
         sys.exit(_run(verb, load_plan(out), int(number), *map(int, first)))
     except HpcioError as error:
-        print(f"hpcio: {error}", file=sys.stderr, flush=True)
+        say(f"hpcio: {error}", err=True)
         sys.exit(TROUBLE)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 
 from hpcio.planning import Plan
+from hpcio.words import say
 from slurm.site import environment
 
 __all__ = ["AGAIN", "DONE", "ENDED", "TROUBLE", "restart"]
@@ -57,5 +57,5 @@ def restart(plan: Plan, *, progress: bool) -> int:
 
 
 def _say(words: str) -> int:
-    print(f"hpcio: {words}", file=sys.stderr, flush=True)
+    say(f"hpcio: {words}", err=True)
     return TROUBLE

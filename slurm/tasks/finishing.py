@@ -12,7 +12,7 @@ from hpcio.machine import write_whole
 from hpcio.planning import Plan
 from hpcio.results import verify
 from hpcio.running import Nobody, blame, execute, record
-from hpcio.words import count, duration, plain, size
+from hpcio.words import count, duration, say, size
 from slurm.submissions import (
     Row,
     Submission,
@@ -47,12 +47,12 @@ def finish(plan: Plan, number: int) -> int:
     """
     said = outcome(plan, number)
     if said is not None and said["status"] == _COMPLETE and published(plan):
-        print(plain(str(said.get("message"))))  # the task that did the last block has done it
+        say(str(said.get("message")))  # the task that did the last block has done it
         return DONE
     submission = read_submission(plan, number)
     again, why_not = _submit_again(plan, submission)
     if again:
-        print(plain(again))
+        say(again)
         return DONE
     try:
         message, complete = _publish(plan, submission), True
@@ -62,9 +62,9 @@ def finish(plan: Plan, number: int) -> int:
     ledger = Ledger.read(plan)
     failures = ledger.failures()
     _keep_outcome(ledger, number, message, failed=len(failures), complete=complete)
-    print(plain(message))
+    say(message)
     for failure in failures[:_MOST_TRACEBACKS]:
-        print(f"\n--- {failure.name}\n{plain(failure.traceback)}")
+        say(f"\n--- {failure.name}\n{failure.traceback}")
     return DONE if complete else TROUBLE
 
 
@@ -126,7 +126,7 @@ def publish_early(plan: Plan, number: int) -> None:
     """
     message = _publish(plan, read_submission(plan, number))
     _keep_outcome(Ledger.read(plan), number, message, failed=0, complete=True)
-    print(plain(message), flush=True)
+    say(message)
 
 
 def _publish(plan: Plan, submission: Submission) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 from hpcio.errors import Interrupted
 from hpcio.journals import read_logs, tried_since
 from hpcio.planning import Plan
 from hpcio.running import Ranks, call_on_ranks, execute
+from hpcio.words import say
 from slurm.submissions import read_submission
 from slurm.tasks.ending import DONE, ENDED, restart
 
@@ -26,7 +25,7 @@ def run_on_ranks(plan: Plan, number: int) -> int:
         try:
             execute(plan, executor, policy=submission.policy)
         except Interrupted as error:
-            print(f"hpcio: {error}", file=sys.stderr, flush=True)
+            say(f"hpcio: {error}", err=True)
             if executor.ended:
                 return ENDED
             return restart(plan, progress=tried_since(plan, known).blocks.size > 0)

@@ -16,7 +16,7 @@ from hpcio.journals import ClaimFolder, Ledger, Tried, tried_by, tried_since
 from hpcio.machine import how_it_ended
 from hpcio.planning import Plan
 from hpcio.running import Deaths, blame, failed_for_time
-from hpcio.words import plain, print_traceback
+from hpcio.words import print_traceback, say
 from slurm.site import call, environment
 from slurm.submissions import pending_tasks
 from slurm.tasks.assignment import Assignment, Whereabouts
@@ -102,7 +102,7 @@ class TaskWatcher:
             if idle := pending_tasks(plan, number):
                 call(["scancel", "--quiet", "--state=PENDING", *idle])
         except HpcioError as error:  # the finalizer says what becomes of it
-            print(f"hpcio: {plain(str(error))}", file=sys.stderr, flush=True)
+            say(f"hpcio: {error}", err=True)
 
     def _pass_on(self, number: int, _: object) -> None:
         self._told.append(number)
@@ -137,7 +137,7 @@ class TaskWatcher:
             # The list itself, not a copy: our handler adds to it until the worker has its own.
             code = TaskWorker(self._assignment, self._whereabouts, self._told, self._died).run()
         except HpcioError as error:
-            print(f"hpcio: {plain(str(error))}", file=sys.stderr)
+            say(f"hpcio: {error}", err=True)
         except BaseException as error:  # noqa: BLE001  (a fork must not return from here)
             print_traceback(error)
         finally:
@@ -164,11 +164,11 @@ class TaskWatcher:
         # Those of other tasks are for these to find.
         found = failed_for_time(self._assignment.plan, limit, at.attempt)
         if found:
-            print(
+            say(
                 f"hpcio: block {found[0]} took longer than trial_time, and its process ended with "
                 "it; see hpcio status --failed",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+                err=True,
+            )
         return found
 
     def _blame_hung(self, mine: Tried, others: Tried) -> bool:
@@ -184,7 +184,7 @@ class TaskWatcher:
         if at_hand >= left.size:
             return False
         blame(self._assignment.plan, int(left[at_hand]), _HUNG)
-        print(f"hpcio: block {left[at_hand]} has failed: {_HUNG}", file=sys.stderr, flush=True)
+        say(f"hpcio: block {left[at_hand]} has failed: {_HUNG}", err=True)
         return True
 
     def _blame(self, deaths: Deaths, code: int, mine: Tried, others: Tried) -> None:
@@ -200,7 +200,7 @@ class TaskWatcher:
             blocks = blocks[~np.isin(blocks, others.blocks)]
         left, at_hand = mine.left_of(blocks)
         of = self._name(int(left[at_hand])) if at_hand < left.size else "no trial"
-        print(f"hpcio: at {of}: {why}", file=sys.stderr, flush=True)
+        say(f"hpcio: at {of}: {why}", err=True)
         if for_memory and at_hand < left.size:  # with as much memory, it would die again
             why = _NO_MEMORY.format(job=job)
             blame(self._assignment.plan, int(left[at_hand]), why, "memory")

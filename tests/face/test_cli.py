@@ -355,3 +355,60 @@ def test_shape_type_and_axes_of_results_can_be_said(folder):
         status, error = command_here(folder, "run", *words[:-2], "other.h5", *wrong)
         assert status == 2
         assert said in error
+
+
+ANY = ("numpy:negative", "rec.h5::/lfp", "--trials", "100", "--out")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("verify", "pipe"), "pipe or a device"),
+        (("status", "pipe"), "pipe or a device"),
+        (("repack", "pipe"), "pipe or a device"),
+        (("repack", "out.h5", "pipe"), "not made by hpcio"),
+        (("report", "out.h5", "-o", "pipe"), "no report of hpcio"),
+        (("run", *ANY, "pipe"), "not made by hpcio"),
+        (("run", *ANY, "pipe", "--fresh"), "not made by hpcio"),
+        (("run", "numpy:negative", "pipe::/lfp", *ANY[2:], "new.h5"), "pipe or a device"),
+        (("plan", *RUN[:2], "--trials", "pipe", "--out", "new.h5"), "pipe or a device"),
+        (("plan", *RUN[:2], "--trials", "/dev/zero", "--out", "new.h5"), "pipe or a device"),
+        (("plan", *RUN[:2], "--trials", "pipe::/t", "--out", "new.h5"), "pipe or a device"),
+        (("config",), "pipe or a device"),
+        (("demo", "--dir", "demo"), "not of the demo"),
+    ],
+)
+def test_a_pipe_is_refused_and_nobody_waits_for_it(folder, words, said, monkeypatch):
+    os.mkfifo(folder / "pipe")
+    (folder / "demo").mkdir()
+    os.mkfifo(folder / "demo/power.png")
+    monkeypatch.setenv("HPCIO_CONFIG", str(folder / "pipe"))
+    if "out.h5" in words:
+        assert command_here(folder, "run", *ANY, "out.h5", "--workers", "0", "--quiet")[0] == 0
+    status, err = command_here(folder, *words)
+    assert (status, said in err) == (2, True)
+
+
+def test_a_pipe_that_appears_at_the_output_is_told(folder):
+    (folder / "mine.py").write_text(
+        "import os\n\ndef func(trial):\n    if not os.path.exists('out.h5'):\n"
+        "        os.mkfifo('out.h5')\n    return trial\n"
+    )
+    options = ("--workers", "0", "--quiet", "--out-shape", "100,3", "--out-dtype", "f8")
+    status, err = command_here(folder, "run", "mine.py:func", *ANY[1:], "out.h5", *options)
+    assert (status, "has appeared during the run" in err) == (2, True)
+
+
+def test_a_pipe_among_what_was_left_does_not_hold_up_repacking(folder):
+    assert command_here(folder, "run", *ANY, "out.h5", "--workers", "0", "--quiet")[0] == 0
+    os.mkfifo(folder / ".one.h5.0123.repack")
+    assert command_here(folder, "repack", "out.h5", "one.h5") == (0, "")
+
+
+def test_a_table_from_the_shell_is_read(folder):
+    call = (
+        f"{sys.executable} -m hpcio run numpy:negative rec.h5::/lfp --out out.h5 --workers 0 "
+        "--quiet --trials <(printf '0,8\\n20,30\\n')"
+    )
+    subprocess.run(["bash", "-c", call], cwd=folder, check=True, capture_output=True)
+    assert hpcio.verify(folder / "out.h5").blocks == 2

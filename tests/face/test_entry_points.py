@@ -290,3 +290,40 @@ def test_a_notebook(folder, where, monkeypatch):
     printed = notebook.cells[2].outputs[0]["text"]
     assert printed.startswith(f"{TRIALS} trials in ")
     check(folder, pickled=where == "cell")
+
+
+HIDING = ("cloudpickle", "rich", "hdf5plugin", "tomllib", "csv", "sqlite3", "matplotlib")
+# Beside it lie a helper that it imports at once, and one that it imports when it is called.
+MINE = """
+import helper
+import wave
+
+def func(trial):
+    import late
+    return helper.BY * late.BY * trial
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "workers"), [("numpy:negative", "1"), ("mine:func", "0"), ("mine.py:func", "1")]
+)
+def test_files_in_the_folder_at_hand_hide_nothing_from_the_command(folder, function, workers):
+    for name in HIDING:
+        (folder / f"{name}.py").write_text(f"open('hidden', 'a').write('{name} ')")
+    (folder / "mine.py").write_text(MINE)
+    (folder / "helper.py").write_text("BY = -2.0")
+    (folder / "late.py").write_text("BY = 0.5")
+    (folder / "statistics").mkdir()  # no package, but a folder
+    for words in (
+        ("run", function, "rec.h5::lfp", "--trials", "20", "--out", "out.h5", "--compression",
+         "zstd", "--workers", workers),
+        ("status", "out.h5"),
+    ):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "hpcio", *words], cwd=folder, capture_output=True, text=True,
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert not (folder / "hidden").exists(), (folder / "hidden").read_text()
+    with hpcio.open(folder / "out.h5") as f:
+        np.testing.assert_array_equal(f["data"][...], -source(folder))

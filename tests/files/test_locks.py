@@ -24,6 +24,7 @@ from hpcio.files.locks import check_locks, locked, open_to_write
 from hpcio.journals import prepare
 from hpcio.writers import backend_of
 from tests.rigs.bench import Bench
+from tests.rigs.forks import forked
 from tests.rigs.shared_sum import awaited, holding, one_more, same, shared_file, total
 from tests.rigs.support import REPOSITORY
 from tests.rigs.waiting import PATIENCE, until
@@ -232,6 +233,45 @@ def test_a_file_that_is_not_there_and_a_folder_that_is_closed_are_named(tmp_path
     ):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", ["file", "link", "dangling", "hard link", "pipe", "folder"])
+def test_what_is_no_lock_is_refused_and_left_as_it_is(tmp_path, how):
+    path, lock, victim = shared_file(tmp_path), tmp_path / "shared.h5.lock", tmp_path / "victim"
+    victim.write_text("of somebody else")
+    {
+        "file": lambda: lock.write_text("of somebody else"),
+        "link": lambda: lock.symlink_to(victim),
+        "dangling": lambda: lock.symlink_to("none"),
+        "hard link": lambda: (tmp_path / "empty").touch() or lock.hardlink_to(tmp_path / "empty"),
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+    }[how]()
+    with pytest.raises(OutputError, match=r"shared\.h5\.lock' is no lock .* Move it away"):
+        same(one_more(path))
+    assert victim.read_text() == "of somebody else"
+    assert how != "file" or lock.read_text() == "of somebody else"
+    assert not (tmp_path / "none").exists()
+    assert total(path) == 0.0
+
+
+@pytest.mark.root
+def test_others_take_turns_once_the_owner_of_the_lock_lets_them():
+    def add_as_another() -> str:
+        os.setuid(65534)
+        same(one_more(path))
+        return "fine"
+
+    with tempfile.TemporaryDirectory() as name:  # where all may go
+        os.chmod(name, 0o777)
+        path = shared_file(Path(name))
+        path.chmod(0o666)
+        lock = Path(f"{path}.lock")
+        same(one_more(path))
+        assert "lock', which another user has made. Its owner lets" in forked(add_as_another)
+        lock.chmod(0o666)
+        assert forked(add_as_another) == "fine"
+        assert (total(path), lock.stat().st_uid, lock.stat().st_size) == (2.0, 0, 0)
 
 
 def test_what_is_opened_is_closed_and_only_what_is_written_is_written(tmp_path):

@@ -296,3 +296,23 @@ def test_any_type_and_gaps(tmp_path, dtype, sources):
         assert np.flatnonzero(~f["trials"]["done"]).tolist() == [5]
         if np.dtype(dtype).kind in "fc":
             assert np.isnan(f["data"].fillvalue)
+
+
+@pytest.mark.parametrize("sources", ["trial", "task"])
+def test_names_of_any_bytes(tmp_path, sources):
+    """They are no UTF-8, in which h5py tells names of sources."""
+    out = tmp_path / os.fsdecode(b"bad\xff.h5")
+    expected = -np.arange(80.0).reshape(40, 2)
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = -expected
+    options = {"trials": 10, "sources": sources}
+    plan = hpcio.Plan.create(np.negative, f"{tmp_path}/rec.h5::lfp", out=out, **options)
+    plan.run(workers=0, progress=False)
+    with pytest.raises(SourceError, match=r"a name that is not in UTF-8: b'bad\\xff.*hpcio repack"):
+        hpcio.Plan.create(np.negative, f"{out}::data", trials=10, out=tmp_path / "again.h5")
+    for into, how in (("one.h5", {}), ("packed.h5", {"compression": "gzip"}), (None, {})):
+        made = hpcio.repack(out, into and tmp_path / into, **how)
+        with hpcio.open(made.path) as f:
+            np.testing.assert_array_equal(f["data"][...], expected)
+    plan = hpcio.Plan.create(np.negative, f"{out}::data", trials=10, out=tmp_path / "again.h5")
+    assert plan.run(workers=0, progress=False).computed == 4

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import hpcio
+from hpcio.machine import write_whole
 from tests.rigs.everyday import combinations
+from tests.rigs.support import killed_at
 
 OPTIONS = {
     "trial": {"sources": "trial"},
@@ -88,6 +90,30 @@ def test_private_keeps_all_to_oneself(tmp_path):
     assert stat.S_IMODE((tmp_path / "out.h5.run").stat().st_mode) == 0o700
     hpcio.repack(out)
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("umask", [0o022], indirect=True)
+@pytest.mark.parametrize("options", [{}, {"chunks": True}, {"compression": "gzip"}], ids=str)
+def test_a_private_copy_is_private_from_its_first_byte_on(tmp_path, umask, options):
+    run(tmp_path, workers=0, access="private")
+    # It is killed before the copy has its final mode and name.
+    script = f'import hpcio; hpcio.repack("out.h5", "one.h5", **{options!r})'
+    assert killed_at(script, tmp_path, 0, "fsync")
+    (part,) = tmp_path.glob(".one.h5.*.repack")
+    assert stat.S_IMODE(part.stat().st_mode) == 0o600
+    assert part.stat().st_size > 0
+
+
+@pytest.mark.parametrize("umask", [0o022], indirect=True)
+def test_what_was_left_of_a_small_file_lends_it_no_mode(tmp_path, umask):
+    left, victim = tmp_path / f".small.{os.getpid()}.part", tmp_path / "victim"
+    victim.write_text("of the user")
+    for leave in (left.touch, lambda: left.symlink_to(victim), lambda: os.mkfifo(left)):
+        leave()
+        write_whole(tmp_path / "small", b"new", mode=0o600)
+        assert stat.S_IMODE((tmp_path / "small").stat().st_mode) == 0o600
+        assert (tmp_path / "small").read_bytes() == b"new"
+    assert victim.read_text() == "of the user"
 
 
 @pytest.mark.parametrize("umask", [0o022], indirect=True)
