@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import deque
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,9 @@ __all__ = ["Dispatcher"]
 _LOOK_EVERY = 1.0
 # How often, in seconds, a cluster without workers is asked for new ones, and how many times.
 _ASK_EVERY, _ASK_TIMES = 60.0, 5
+# If a worker has been at one block for so many seconds, others that have nothing to do take what
+# lies behind it; how often, in seconds, that is looked for.
+_LONG, _LOOK_FOR_STUCK = 20.0, 5.0
 # A message hands out one part in this many of the range that a worker has left, in whole batches:
 # a message through dask costs some milliseconds, however many batches it names.
 _SHARE = 4
@@ -80,6 +83,10 @@ class Dispatcher:
         self.workers: dict[str, DaskWorker] = {}
         self.flying: dict[Any, Flight] = {}
         self.submitted = 0
+        # By name of a flight: how many of its blocks were left, and since when. Of some, what lies
+        # behind the block at hand was given to others.
+        self.left: dict[str, tuple[int, float]] = {}
+        self.given: set[str] = set()
         # How often a cluster that has lost all of its workers was asked for new ones, and when.
         self.asked, self.asked_at = 0, float("-inf")
         # Answers are waited for in threads, and come to this one by a queue.
@@ -115,7 +122,7 @@ class Dispatcher:
 
     def _try_all(self) -> bool:
         """Hand out all work; False if too many blocks failed before its end."""
-        looked = 0.0
+        looked = looked_for_stuck = 0.0
         while self.flying or self._has_work():
             if self.failed > self.max_failed:
                 self._abandon()
@@ -123,6 +130,9 @@ class Dispatcher:
             if time.monotonic() - looked > _LOOK_EVERY:
                 looked = time.monotonic()
                 self._look_for_workers()
+            if time.monotonic() - looked_for_stuck > _LOOK_FOR_STUCK:
+                looked_for_stuck = time.monotonic()
+                self._take_over()
             self._feed_all()
             with contextlib.suppress(queue.Empty):
                 self._hear(*self.landed.get(timeout=_LOOK_EVERY))
@@ -223,6 +233,45 @@ class Dispatcher:
         self.flying[future] = Flight(found, np.concatenate(batches), name, alone)
         future.add_done_callback(lambda done: self.pool.submit(self._fetch, done))
 
+    # ---- what lies behind a block that takes long
+
+    def _take_over(self) -> None:
+        """Give to workers that have nothing to do what others will not come to soon."""
+        idle = any(w.busy == 0 and not w.leaving for w in self.workers.values())
+        if self._has_work() or not idle:
+            self.left.clear()
+            return
+        tried, now = tried_since(self.plan, self.known), time.monotonic()
+        for future, flight in list(self.flying.items()):
+            left, at_hand = tried.left_of(flight.blocks)
+            since = self.left.get(flight.name)
+            if since is None or since[0] != left.size:
+                self.left[flight.name] = left.size, now
+            elif now - since[1] > _LONG and at_hand < left.size and not flight.alone:
+                self._give_away(future, flight, left, int(left[at_hand]))
+
+    def _give_away(self, future: Any, flight: Flight, left: np.ndarray, at: int) -> None:
+        """Give to others what is left of a flight behind the block at hand."""
+        if self.claims.is_taken(flight.name):
+            group = self.plan.blocks_per_group  # blocks of a sum stay together
+            behind = left[left // group > at // group]
+            if not behind.size:
+                return
+            self.given.add(flight.name)
+            kept = flight.blocks[flight.blocks < behind[0]]
+            self.flying[future] = replace(flight, blocks=kept)
+            # Its worker may answer to nobody.
+            self.pool.submit(
+                self.client.run, worker.give_away, flight.name, int(behind[0]),
+                workers=[flight.worker.address], on_error="ignore",
+            )  # fmt: skip
+        else:  # it waits behind another one
+            behind = left
+            self.client.cancel([future], force=True)
+            self.flying.pop(future)
+            flight.worker.busy -= 1
+        self.again.append(behind)
+
     # ---- answers that come back
 
     def _fetch(self, future: Any) -> None:
@@ -250,7 +299,8 @@ class Dispatcher:
                 "Does it have the same Python environment, and see the same files?"
             ) from answer
         self.failed += answer["failed"]
-        if answer["left"] and self.failed <= self.max_failed:
+        given = flight.name in self.given
+        if answer["left"] and not given and self.failed <= self.max_failed:
             # Its walltime is nearly over. Let it go; SLURM starts another.
             flight.worker.leaving = True
             self.again.append(from_runs(answer["left"]))

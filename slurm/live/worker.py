@@ -15,12 +15,15 @@ from hpcio.planning import load_plan
 from hpcio.running import Attempt, failed_for_time, from_runs, run_batch, runs
 from slurm.site import environment
 
-__all__ = ["finish", "run_batches", "stop"]
+__all__ = ["finish", "give_away", "run_batches", "stop"]
 
 # By session and thread: the attempts that are open, and those in the middle of a batch.
 _attempts: dict[tuple[str, int], Attempt] = {}
 _busy: set[tuple[str, int]] = set()
 _over: set[str] = set()  # sessions that have ended
+# By claim: the attempt that is at it, and the block from which on others do the rest.
+_at: dict[str, Attempt] = {}
+_given: dict[str, int] = {}
 _lock = threading.Lock()
 
 
@@ -64,14 +67,28 @@ def run_batches(
             failed += len(failed_for_time(attempt.plan, trial_time))
             state = Ledger.read(attempt.plan).state
             batches = [blocks[state[blocks] == 0] for blocks in batches]
-        for blocks in batches:
-            tried = 0
-            if blocks.size and not attempt.stopping and not _soon_over():
-                done = run_batch(attempt, blocks)
-                failed += done.failed
-                tried = done.reached
-            left += runs(blocks[tried:])
+        with _at_work(attempt, claim):
+            for blocks in batches:
+                tried = 0
+                if blocks.size and not attempt.stopping and not _soon_over():
+                    done = run_batch(attempt, blocks)
+                    failed += done.failed
+                    tried = done.reached
+                left += runs(blocks[tried:])
     return {"failed": failed, "left": left}
+
+
+@contextmanager
+def _at_work(attempt: Attempt, claim: str) -> Iterator[None]:
+    """While an attempt is at a call of `run_batches`, some of its blocks may be given to others."""
+    with _lock:
+        _at[claim] = attempt
+        attempt.limit_to(_given.get(claim, len(attempt.plan)))
+    try:
+        yield
+    finally:
+        with _lock:
+            del _at[claim]
 
 
 def finish(session_id: str) -> None:
@@ -90,6 +107,14 @@ def finish(session_id: str) -> None:
 def _end(attempt: Attempt) -> None:
     with contextlib.closing(attempt):
         attempt.sync()
+
+
+def give_away(claim: str, block: int) -> None:
+    """Leave to others the blocks of a call of `run_batches` from this one on."""
+    with _lock:
+        _given[claim] = block
+        if claim in _at:
+            _at[claim].limit_to(block)
 
 
 def stop(session_id: str) -> None:

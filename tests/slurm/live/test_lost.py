@@ -18,6 +18,7 @@ from hpcio.errors import Done
 from hpcio.journals.journal import DONE
 from hpcio.journals.ledger import read_logs
 from slurm import SLURMArrayCluster
+from slurm.live import dispatch
 from tests.rigs.bench import Bench
 from tests.rigs.slurm import until
 
@@ -154,3 +155,14 @@ def test_a_node_that_is_gone(slurm, bench):
 def test_a_task_whose_walltime_is_over(slurm, bench):
     lost = disturbed(bench, lambda of, task, pid: gone(pid), walltime="00:01:00")
     assert check(bench, lost) == 1
+
+
+def test_what_lies_behind_a_trial_that_hangs_is_done_by_others(slurm, bench, monkeypatch):
+    monkeypatch.setattr(dispatch, "_LONG", 2.0)
+    monkeypatch.setattr(dispatch, "_LOOK_FOR_STUCK", 0.5)
+
+    def wait_for_the_others(*_: object) -> None:
+        until(lambda: set(bench.calls) >= set(range(TRIALS)), "all other trials")
+
+    disturbed(bench, wait_for_the_others)
+    assert sorted(bench.calls) == list(range(TRIALS))
