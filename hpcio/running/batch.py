@@ -21,8 +21,9 @@ from hpcio.running.clock import OutOfTime, TrialClock
 
 __all__ = ["BatchDone", "run_batch"]
 
-# How long, in seconds, a result may be held back to be written together with others.
-FLUSH_EVERY = 1.0
+# How long, in seconds, a result may be held back to be written together with others. A worker that is
+# killed loses these, and those that are being written: no more than a second computes.
+FLUSH_EVERY = 0.5
 # How often, in seconds, a worker looks whether it should go on.
 TICK_EVERY = 0.05
 # How many forks lie between the first process and this one: a copy that the function has forked
