@@ -12,7 +12,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,15 +61,19 @@ class Harms:
         Where runs lie; a shared file system, perhaps.
     notes : path
         See `tests.rigs.bench.Bench`.
+    writers : sequence of str
+        Those that may write there.
     """
 
-    def __init__(self, slurm: Slurm, folder: Path, notes: Path) -> None:
-        self.slurm, self.folder, self.notes = slurm, folder, notes
+    def __init__(
+        self, slurm: Slurm, folder: Path, notes: Path, writers: Sequence[str] = WRITERS
+    ) -> None:
+        self.slurm, self.folder, self.notes, self.writers = slurm, folder, notes, writers
 
     def run(self, seed: int) -> Harm:
         """One run that is harmed once, and checked."""
         chosen = random.Random(seed)
-        kind, writer = chosen.choice(sorted(KINDS)), chosen.choice(WRITERS)
+        kind, writer = chosen.choice(sorted(KINDS)), chosen.choice(self.writers)
         folder, notes = self.folder / str(seed), self.notes / str(seed)
         folder.mkdir()
         notes.mkdir(exist_ok=True)
