@@ -21,8 +21,8 @@ from hpcio.running.clock import OutOfTime, TrialClock
 
 __all__ = ["BatchDone", "run_batch"]
 
-# How long, in seconds, a result may be held back to be written together with others. A worker that is
-# killed loses these, and those that are being written: no more than a second computes.
+# How long, in seconds, a result may be held back to be written together with others. A worker that
+# is killed loses these, and those that are being written: no more than a second computes.
 FLUSH_EVERY = 0.5
 # How often, in seconds, a worker looks whether it should go on.
 TICK_EVERY = 0.05

@@ -8,6 +8,7 @@ ever queued.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import warnings
 from collections.abc import Mapping
@@ -216,7 +217,7 @@ def check_queues(plan: Plan) -> None:
 
     Where that cannot be asked, a warning says so.
     """
-    if not plan.run_directory.exists():
+    if not os.path.isdir(plan.run_directory):
         return
     for name, queue in queues(plan).items():
         if queue.alive:

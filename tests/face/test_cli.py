@@ -96,7 +96,7 @@ def test_a_plan_says_what_its_run_takes_and_is_run_later(folder):
     assert status == 0
     for part in (
         "work:demean",
-        "100 in 100 blocks",
+        "100 trials",
         "19.2 kB: float64 of shape (800, 3)",
         "one file a block",
         "the longest",

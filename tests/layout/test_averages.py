@@ -207,7 +207,7 @@ def test_failed_and_repeated_blocks_change_no_bit(tmp_path):
                 **options,
             )  # fmt: skip
             if not run:
-                with pytest.raises(BlocksFailed, match="3 of 1300 trials failed"):
+                with pytest.raises(BlocksFailed, match="3 of 1,300 trials failed"):
                     plan.run(workers=2, progress=False)
                 # Only the groups of these three.
                 assert Ledger.read(plan).missing().size == 3 * plan.blocks_per_group - (

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import hpcio
+from hpcio.words import count
 from hpcio.writers.backend import trusted_ledger
 from tests.rigs.mpi import mpirun
 
@@ -74,6 +75,6 @@ def resumed(python: Path, place: Path, ranks: int = 2) -> None:
     kept = int(trusted_ledger(hpcio.Plan.load(place / "out.h5")).done.sum())
     done = mpirun(python, ranks, "-m", "hpcio", "resume", "out.h5", "--quiet", folder=place)
     assert done.returncode == 0, done.stderr
-    assert ("done already" if kept == 20 else f"{20 - kept} trials in") in done.stdout
+    assert ("done already" if kept == 20 else f"{count(20 - kept, 'trial')} in") in done.stdout
     with h5py.File(place / "out.h5") as f:
         assert f["data"][...].tobytes() == (-recorded(place)).tobytes()

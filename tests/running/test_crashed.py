@@ -216,6 +216,6 @@ def test_a_plan_file_of_any_length_is_started_over_or_refused(bench, tmp_path, s
         with pytest.raises(HpcioError, match=r"plan\.h5"):
             hpcio.Plan.load(out)
         # ... and under its first name nobody looks at it.
-        plan_file.rename(plan_file.with_name("plan.0123.part"))
+        plan_file.rename(plan_file.with_name("plan.0123456789abcdef.part"))
         bench.plan(out=out).run(workers=0, progress=False)
         bench.check(out)

@@ -57,8 +57,8 @@ def test_many_tasks(slurm, place, tasks):
     run.wait(timeout=2 * PATIENCE)
     place.check()
     plan = hpcio.Plan.load(place.out)
-    used = list((plan.run_directory / "usage").iterdir())
-    assert len(used) >= min(tasks, place.trials)
+    # Tasks that have not begun when all is done are not needed.
+    assert len(list((plan.run_directory / "usage").iterdir())) >= 2
 
 
 def test_the_scripts_work_as_they_stand(slurm, place):
@@ -96,11 +96,10 @@ def test_the_command(slurm, place):
 
 
 def test_more_tasks_than_an_array_may_have(place, small_slurm):
-    small = small_slurm("MaxArraySize=3")
-    place.mark("hold", "task-0", "task-1", "task-2")  # SLURM forgets the throttle of what has ended
-    run = place.submit(5, throttle=2)
+    small_slurm("MaxArraySize=3")
+    place.mark("hold", "task-0", "task-1", "task-2")
+    run = place.submit(5)
     first, second = submissions.jobs(hpcio.Plan.load(place.out), 1).arrays
-    assert "ArrayTaskThrottle=2" in small.call("scontrol", "show", "job", str(first))
     assert Path(f"{place.out}.run", "array-2.sh").exists()
     place.clear("hold")
     place.finished(run)
@@ -229,8 +228,8 @@ def test_failed_trials(slurm, place):
     run.wait(timeout=PATIENCE)
     assert not place.out.exists()
     assert place.outcome() | {"time": 0, "message": ""} == {
-        "submission": 1, "status": "incomplete", "time": 0, "done": place.trials - 2, "failed": 2,
-        "missing": 0, "message": "",
+        "run_id": hpcio.Plan.load(place.out).run_id, "submission": 1, "status": "incomplete",
+        "time": 0, "done": place.trials - 2, "failed": 2, "missing": 0, "message": "",
     }  # fmt: skip
     (finish,) = (row for row in run.queue().rows if row.task is None)
     assert finish.state == "FAILED"
