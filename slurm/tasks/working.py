@@ -57,7 +57,7 @@ class TaskWorker:
         self._before = before
         self._end, self._max_failed = len(plan), submission.max_failed
         self._again = self._ended = False
-        self._looked = self._counted = time.monotonic()
+        self._looked, self._counted = time.monotonic(), float("-inf")
         self._told_failed = 0
         self._claim: Claim | None = None
         self._progress = Progress(plan, known=submission.known)

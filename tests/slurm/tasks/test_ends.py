@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +10,8 @@ import hpcio
 import slurm as slurm_side
 from hpcio.errors import PlanError
 from slurm.submissions import records
-from slurm.tasks import working
 from tests.rigs.cluster_bench import OPTIONS, hpcio_command
 from tests.rigs.slurm import until
-from tests.rigs.support import ended
 from tests.rigs.waiting import PATIENCE
 
 pytestmark = pytest.mark.slurm
@@ -31,20 +25,22 @@ def test_what_lies_behind_a_trial_that_hangs_is_done_by_others(slurm, place):
     until(lambda: others <= set(place.calls), "all but the one that hangs")
     place.clear("hold")
     place.finished(run)
-    assert len(place.calls) == place.trials
 
 
 def test_too_many_failures_count_over_all_tasks(slurm, place):
-    # In each task some fail, and then one is held: by then all have told how many.
-    failing = [k for k in range(place.trials) if k % 12 < 3]
-    place.mark("raise", *failing)
-    place.mark("hold", *(k + 1 for k in failing if k % 12 == 2))
+    # In each task the first batch fails, and it is held at the two trials behind that.
+    firsts = range(0, place.trials, 12)
+    place.mark("raise", *(first + k for first in firsts for k in range(3)))
+    place.mark("hold", *(first + k for first in firsts for k in (3, 4)))
     run = place.submit(4, max_failed=8)
-    until(lambda: {k + 1 for k in failing if k % 12 == 2} <= set(place.calls), "all tasks")
+    until(lambda: {first + 3 for first in firsts} <= set(place.calls), "all tasks")
     claims = Path(f"{place.out}.run", "claims")
+    for told, first in enumerate(firsts, 1):
+        place.clear("hold", first + 3)
+        until(lambda n=told: len(list(claims.glob("1.failed.3@*"))) == n, "how many have failed")
+    until((claims / "1.stop").exists, "the end of all")
     place.clear("hold")
     run.wait(timeout=PATIENCE)
-    assert "1.stop" in os.listdir(claims)
     said = place.outcome()
     assert (said["status"], said["failed"]) == ("incomplete", 12)
     assert said["missing"] > 0
@@ -94,26 +90,3 @@ def test_one_works_at_a_time(slurm, place):
     place.finished(run)
     assert place.outcome()["run_id"] == hpcio.Plan.load(place.out).run_id
     assert len(place.calls) == place.trials
-
-
-def test_a_task_that_slurm_has_lost_leaves_when_the_run_is_submitted_anew(slurm, place):
-    """As after a controller that was killed before it had saved a job that runs already."""
-    place.mark("hold", 5, 30)
-    slurm_side.write_scripts(place.plan(), tasks=1, **OPTIONS)
-    words = [sys.executable, "-P", "-m", "slurm.tasks", "run", str(place.out), "1", "0"]
-    lost = subprocess.Popen(words, env={**os.environ, "SLURM_ARRAY_TASK_ID": "7"})
-    with ended(lost):
-        until(lambda: 5 in place.calls, "trial 5")
-        worker = place.pid(5)
-        run = slurm_side.submit(hpcio.Plan.load(place.out), tasks=1, **OPTIONS)
-        place.clear("hold", 5)
-        until(lambda: place.calls.count(30) == 2, "both at trial 30")
-        looks = time.monotonic() + working._LOOK_EVERY + 1
-        until(lambda: time.monotonic() > looks, "the time of its next look")
-        place.clear("hold")
-        assert lost.wait(timeout=PATIENCE) == 0
-    place.finished(run)
-    assert max(call.trial for call in place.all_calls if call.pid == worker) == 30
-    # The new one has seen what the other did before it began.
-    assert sorted(set(place.calls)) == list(range(place.trials))
-    assert not set(range(5)) & {c.trial for c in place.all_calls if c.pid != worker}
