@@ -75,4 +75,5 @@ def runs(blocks: np.ndarray) -> list[list[int]]:
 
 def from_runs(pieces: Iterable[list[int]]) -> np.ndarray:
     """What `runs` took apart."""
-    return np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in pieces])
+    some = [np.arange(a, b, dtype=np.int64) for a, b in pieces]
+    return np.concatenate([np.zeros(0, np.int64), *some])

@@ -83,10 +83,8 @@ class Dispatcher:
         self.workers: dict[str, DaskWorker] = {}
         self.flying: dict[Any, Flight] = {}
         self.submitted = 0
-        # By name of a flight: how many of its blocks were left, and since when. Of some, what lies
-        # behind the block at hand was given to others.
+        # By name of a flight: how many of its blocks were left, and since when.
         self.left: dict[str, tuple[int, float]] = {}
-        self.given: set[str] = set()
         # How often a cluster that has lost all of its workers was asked for new ones, and when.
         self.asked, self.asked_at = 0, float("-inf")
         # Answers are waited for in threads, and come to this one by a queue.
@@ -257,7 +255,6 @@ class Dispatcher:
             behind = left[left // group > at // group]
             if not behind.size:
                 return
-            self.given.add(flight.name)
             kept = flight.blocks[flight.blocks < behind[0]]
             self.flying[future] = replace(flight, blocks=kept)
             # Its worker may answer to nobody.
@@ -299,11 +296,12 @@ class Dispatcher:
                 "Does it have the same Python environment, and see the same files?"
             ) from answer
         self.failed += answer["failed"]
-        given = flight.name in self.given
-        if answer["left"] and not given and self.failed <= self.max_failed:
+        left = from_runs(answer["left"])
+        left = left[np.isin(left, flight.blocks)]  # others may have been given some meanwhile
+        if left.size and self.failed <= self.max_failed:
             # Its walltime is nearly over. Let it go; SLURM starts another.
             flight.worker.leaving = True
-            self.again.append(from_runs(answer["left"]))
+            self.again.append(left)
             self.client.retire_workers([flight.worker.address], close_workers=True)
 
     # ---- workers that die
