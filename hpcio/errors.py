@@ -246,10 +246,11 @@ def number_of(error: BaseException) -> int | None:
 _OF_FILES = {None, 0, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EOVERFLOW}
 
 
-# What h5py, JSON, numpy and Python raise for values that are not what was written.
+# What h5py, JSON, numpy (which parses the names of types) and Python raise for values that are not
+# what was written.
 DAMAGE = (
     OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
-    MemoryError,
+    MemoryError, SyntaxError,
 )  # fmt: skip
 
 

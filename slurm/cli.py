@@ -58,13 +58,13 @@ _OF_JOBS = {
 }
 _POLICY_OPTIONS = [
     click.option("--retries", type=click.IntRange(0), default=None,
-                 help="How often a block that raises is tried again.  [default: 0]"),
+                 help="How often a trial that raises is tried again.  [default: 0]"),
     click.option("--max-failed", type=click.IntRange(0),
                  help="Stop when more have failed.  [default: a tenth, at least 100]"),
     click.option("--trial-time", metavar="TIME",
                  help="How long a trial may take, such as 90s or 10m: then it has failed."),
     click.option("--gaps/--no-gaps", default=None,
-                 help="Publish even if blocks failed, with NaN instead."),
+                 help="Publish even if trials failed, with NaN instead."),
 ]  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def _short(path: str) -> str:
 @with_options([*RUN_OPTIONS, *_JOB_OPTIONS])
 @click.option("--here", is_flag=True, help="Compute on this machine, wherever it began.")
 def resume(out: str, words: tuple[str, ...], here: bool, **options: Any) -> None:  # noqa: FBT001
-    """Compute what a run lacks: after a kill, Ctrl-C, or failed blocks.
+    """Compute what a run lacks: after a kill, Ctrl-C, or failed trials.
 
     A run that was submitted is submitted again, with what was asked for before where
     nothing else is said; any other goes on here.

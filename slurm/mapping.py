@@ -33,6 +33,11 @@ class TaskPlan:
     task: np.ndarray
 
     @property
+    def blocks(self) -> np.ndarray:
+        """Every block, in order."""
+        return np.concatenate([np.zeros(0, np.int64), *self.batches])
+
+    @property
     def tasks(self) -> int:
         """How many array tasks have work."""
         return int(self.task[-1]) + 1 if self.task.size else 0

@@ -14,10 +14,10 @@ from hpcio.command.options import (
     refuse_plan_options,
     with_options,
 )
-from hpcio.journals import prepare, start_over
+from hpcio.journals import start_over
 from hpcio.machine import launched
 from hpcio.plan import Plan
-from hpcio.running import Executor, call_on_ranks, prepare_anew
+from hpcio.running import Executor, begin, call_on_ranks
 from hpcio.watching import check_queues, print_pairs
 from hpcio.words import say
 from hpcio.writers import needs_ranks
@@ -78,9 +78,8 @@ def plan(function: str, source: str, workers: int | None, **options: Any) -> Non
     print_pairs(made.describe(workers=workers).rows())
     if options["fresh"]:
         check_queues(made)
-        prepare_anew(start_over(made))
-    else:
-        prepare(made)
+        made = Plan(**vars(start_over(made)))
+    begin(made)
     say(f"Run it with: hpcio run {options['out']}")
 
 

@@ -348,8 +348,8 @@ def _says_nothing(fd: int, path: str) -> bool:
     written over.
     """
     said = os.pread(fd, len(_IN_USE) + 1, 0)
-    # A failure of power may leave zeros.
-    if os.fstat(fd).st_nlink > 1 or said.strip(b"\0") not in (b"", _IN_USE):
+    # A failure of power may leave zeros, or the first bytes of the word and no more.
+    if os.fstat(fd).st_nlink > 1 or not _IN_USE.startswith(said.strip(b"\0")):
         raise _not_a_lock(path)
     return not said
 

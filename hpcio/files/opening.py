@@ -223,7 +223,7 @@ def find_dataset(file: h5py.File, dataset: str) -> h5py.Dataset:
     """Dataset `dataset` of an open file, or a SourceError that lists what is there instead."""
     try:
         found = file[dataset]
-    except (KeyError, OSError, RuntimeError) as error:
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
         if is_of_disk(error):  # it may be there, but the disk has failed
             raise as_read_error(error, file.filename) from error
         found = None

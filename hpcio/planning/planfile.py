@@ -62,6 +62,8 @@ __all__ = [
 FORMAT = 7
 _SEAL = struct.Struct("<8sQ")
 _SEALED = b"HPCIOPLN"
+# The numbers of filters end here (H5Z_FILTER_MAX).
+_MOST_FILTERS = 65535
 # So many bytes are read at a time to see whether a file is whole.
 _PIECE = 1 << 20
 # Fields of a plan that JSON holds as they are.
@@ -221,6 +223,7 @@ def _check(plan: Plan) -> None:
                         ("channel_block", blocks.channel_blocks)):  # fmt: skip
         if arrays[name].min() < 0 or arrays[name].max() >= limit:
             raise ValueError(f"a block has a '{name}' that is not there")
+    _check_source(plan.source)
     rank = len(plan.source.shape)
     for kind in blocks.input_kinds:
         if len(kind.grid) != rank or len(kind.inshape) != rank or min(kind.inshape) < 0:
@@ -238,6 +241,16 @@ def _check(plan: Plan) -> None:
             raise ValueError(f"axis {k} has {axis.values.shape} coordinates")
     if plan.average is not None and min(plan.average.trials, plan.average.channel_blocks) < 1:
         raise ValueError("its average has no groups")
+
+
+def _check_source(source: Recording) -> None:
+    """Raise ValueError unless a recording has names and filters that there can be."""
+    behind = (file.path for file in source.behind)
+    for name in (source.path, source.dataset, *behind, *(of for _, of in source.place)):
+        if b"\0" in os.fsencode(name):
+            raise ValueError(f"{name!r} names no file and no dataset")
+    if any(not 0 <= code <= _MOST_FILTERS for code in source.filters):
+        raise ValueError("its recording was stored through filters that HDF5 cannot have")
 
 
 @dataclass(frozen=True)

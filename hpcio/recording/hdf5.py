@@ -70,7 +70,16 @@ _NO_SCALE = (OSError, KeyError, RuntimeError, TypeError, ValueError)
 
 def _is_phony(scale: h5py.Dataset) -> bool:
     """Whether netCDF says that a scale stands for a dimension without values."""
-    return b"not a netCDF variable" in bytes(np.bytes_(scale.attrs.get("NAME", b"")))
+    return "not a netCDF variable" in _said_of(scale)
+
+
+def _said_of(scale: h5py.Dataset) -> str:
+    """The name that a scale gives itself, "" for none, or for one that cannot be read."""
+    try:
+        said = scale.attrs.get("NAME", b"")
+    except _NO_SCALE:
+        return ""
+    return said.decode(errors="replace") if isinstance(said, bytes) else str(said)
 
 
 def unnamed(axis: int) -> str:
@@ -79,8 +88,7 @@ def unnamed(axis: int) -> str:
 
 
 def _name_of_scale(scale: h5py.Dataset) -> str:
-    said = scale.attrs.get("NAME", b"")
-    name = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+    name = _said_of(scale)
     return str(scale.name).rpartition("/")[2] if _is_phony(scale) or not name else name
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hpcio.running.local import EXECUTORS, ExecutorMaker, choose
     from hpcio.running.partition import batches_of, divide, from_runs, runs
     from hpcio.running.ranks import Ranks, call_on_ranks, share_out
-    from hpcio.running.run import Executor, Nobody, Work, execute, prepare_anew, record
+    from hpcio.running.run import Executor, Nobody, Work, begin, execute, record
 
 __all__ = [
     "EXECUTORS",
@@ -31,6 +31,7 @@ __all__ = [
     "Stop",
     "Work",
     "batches_of",
+    "begin",
     "blame",
     "call_on_ranks",
     "choose",
@@ -38,7 +39,6 @@ __all__ = [
     "execute",
     "failed_for_time",
     "from_runs",
-    "prepare_anew",
     "record",
     "run_batch",
     "runs",
@@ -56,12 +56,12 @@ __getattr__ = lazily(
         "Ranks": "ranks",
         "Work": "run",
         "batches_of": "partition",
+        "begin": "run",
         "call_on_ranks": "ranks",
         "choose": "local",
         "divide": "partition",
         "execute": "run",
         "from_runs": "partition",
-        "prepare_anew": "run",
         "record": "run",
         "runs": "partition",
         "share_out": "ranks",

@@ -28,7 +28,7 @@ from hpcio.running.clock import failed_for_time
 from hpcio.words import START_OVER, after_failures, count, listed
 from hpcio.writers import backend_of, trusted_ledger
 
-__all__ = ["Executor", "Nobody", "Observe", "Work", "execute", "prepare_anew", "record"]
+__all__ = ["Executor", "Nobody", "Observe", "Work", "begin", "execute", "record"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +131,7 @@ def execute(
     executor.check(plan, memory)
     if fresh:
         check_disk(plan, np.arange(len(plan)))
-        plan = prepare_anew(plan)
-    else:
-        plan = prepare(plan)
+    plan = begin(plan)
     with held(plan):
         if published(plan):  # another run has finished meanwhile
             return _finished(plan)
@@ -143,11 +141,14 @@ def execute(
         return _publish(plan, policy, known={log.path for log in before.logs})
 
 
-def prepare_anew(plan: Plan) -> Plan:
-    """Prepare a plan that starts over.
+def begin(plan: Plan) -> Plan:
+    """Prepare a plan; see `hpcio.journals.prepare`.
 
-    If that throws away what an unfinished run of the very same plan has done, a warning says so.
+    If it starts over, and that throws away what an unfinished run of the very same plan has done, a
+    warning says so.
     """
+    if not plan.starts_over:
+        return prepare(plan)
     done = 0
     with suppress(HpcioError):  # what cannot be read would not go on, either
         there = load_plan(plan.out)

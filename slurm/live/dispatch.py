@@ -52,12 +52,13 @@ class DaskWorker:
 
 @dataclass(frozen=True, eq=False)
 class Flight:
-    """Batches that were submitted together."""
+    """Batches that were submitted together; of one that is stuck, others do what lies behind."""
 
     worker: DaskWorker
     blocks: np.ndarray
     name: str
     alone: bool
+    stuck: bool = False
 
 
 class Dispatcher:
@@ -201,8 +202,10 @@ class Dispatcher:
         if any(flight.alone for flight in self.flying.values()):
             return
         for found in self.workers.values():
-            # One more than it can work on, so that the next is there when one is done.
-            while not found.leaving and found.busy < found.threads + 1:
+            stuck = sum(f.stuck and f.worker is found for f in self.flying.values())
+            # One more than it can work on, so that the next is there when one is done; but nothing
+            # that would wait behind a block that takes long.
+            while not found.leaving and found.busy + stuck < found.threads + 1:
                 batches = self._next(found)
                 if not batches:
                     return
@@ -253,10 +256,10 @@ class Dispatcher:
         if self.claims.is_taken(flight.name):
             group = self.plan.blocks_per_group  # blocks of a sum stay together
             behind = left[left // group > at // group]
+            kept = flight.blocks[~np.isin(flight.blocks, behind)]
+            self.flying[future] = replace(flight, blocks=kept, stuck=True)
             if not behind.size:
                 return
-            kept = flight.blocks[flight.blocks < behind[0]]
-            self.flying[future] = replace(flight, blocks=kept)
             # Its worker may answer to nobody.
             self.pool.submit(
                 self.client.run, worker.give_away, flight.name, int(behind[0]),

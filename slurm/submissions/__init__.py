@@ -13,7 +13,7 @@ from hpcio.machine import lazily
 if TYPE_CHECKING:
     from slurm.submissions.handle import Submitted, attach
     from slurm.submissions.logs import log_files
-    from slurm.submissions.passes import next_pass, pass_words, submit_pass
+    from slurm.submissions.passes import is_alone_in, next_pass, pass_words, submit_pass
     from slurm.submissions.queue import Row, pending_tasks, read_queue
     from slurm.submissions.records import (
         Submission,
@@ -31,6 +31,7 @@ __all__ = [
     "Submission",
     "Submitted",
     "attach",
+    "is_alone_in",
     "jobs",
     "log_files",
     "newest",
@@ -60,6 +61,7 @@ __getattr__ = lazily(
         "jobs": "records",
         "log_files": "logs",
         "newest": "records",
+        "is_alone_in": "passes",
         "next_pass": "passes",
         "numbers": "records",
         "outcome": "status",

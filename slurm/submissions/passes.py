@@ -25,7 +25,7 @@ from slurm.submissions.records import Submission, Why
 from slurm.submissions.request import make_request
 from slurm.submissions.sending import send_jobs
 
-__all__ = ["Pass", "next_pass", "pass_words", "submit_pass"]
+__all__ = ["Pass", "is_alone_in", "next_pass", "pass_words", "submit_pass"]
 
 # What a task needs beside the trial that takes longest, in seconds.
 _START = 60
@@ -75,8 +75,9 @@ def next_pass(
     tried = np.concatenate([np.zeros(0, np.int64), *failed.values()])
     # Blocks of one sum stay together: they are done again with those that have failed.
     left = missing[~np.isin(groups, tried // plan.blocks_per_group)]
-    if left.size and _may_go_on(last, ledger, rows):
-        return Pass(left, "left", _options(last))
+    again = _worth_another_try(plan, last, left, rows)
+    if again.size:
+        return Pass(again, "left", _options(last))
     for why, more in (("memory", _more_memory), ("time", _more_time)):
         short = failed[why]  # type: ignore[index]
         options = more(plan, chain) if short.size else None
@@ -97,12 +98,36 @@ def _failed(ledger: Ledger, known: set[str]) -> dict[Cause, np.ndarray]:
     return defaultdict(lambda: nothing, {k: np.asarray(v) for k, v in found.items()})
 
 
-def _may_go_on(last: Submission, ledger: Ledger, rows: tuple[Row, ...]) -> bool:
-    """Whether what was left is worth another try: a pass that does nothing is the last."""
+def _worth_another_try(
+    plan: Plan, last: Submission, left: np.ndarray, rows: tuple[Row, ...]
+) -> np.ndarray:
+    """Those of the blocks that were left which another pass is to try.
+
+    A pass of tasks that has done nothing is the last. The ranks of one job all end with the one
+    whose trial kills it: if they have done less than half, half of the rest are tried, until the
+    trial that kills is alone, and `is_alone_in` says so.
+    """
     states = {row.state for row in rows if row.task is not None}
+    given = records.task_plan(plan, last.number).blocks
+    rest = given[np.isin(given, left)]
     if not states or "CANCELLED" in states:
-        return False
-    return any(log.records.size for log in ledger.logs if log.path.name not in last.known)
+        return left[:0]
+    if not last.ranks:
+        return left if rest.size < given.size else left[:0]
+    if 2 * rest.size <= given.size:
+        return left
+    groups = np.unique(rest // plan.blocks_per_group)
+    if groups.size > 1:
+        rest = rest[np.isin(rest // plan.blocks_per_group, groups[: (groups.size + 1) // 2])]
+    elif is_alone_in(plan, last):
+        rest = rest[:0]
+    return rest
+
+
+def is_alone_in(plan: Plan, last: Submission) -> bool:
+    """Whether a pass has tried once more blocks that stay together, and nothing beside them."""
+    blocks = records.task_plan(plan, last.number).blocks
+    return last.why == "left" and np.unique(blocks // plan.blocks_per_group).size == 1
 
 
 def _options(last: Submission) -> SubmitOptions:

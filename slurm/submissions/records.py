@@ -172,7 +172,7 @@ def write(plan: Plan, submission: Submission, work: TaskPlan) -> None:
         where.mkdir(mode=plan.modes.record_folder, exist_ok=True)
         edges = np.cumsum([0, *(batch.size for batch in work.batches)])
         with open(where / f"{submission.number}.npz", "xb") as f:
-            np.savez(f, blocks=np.concatenate(work.batches), edges=edges, task=work.task)
+            np.savez(f, blocks=work.blocks, edges=edges, task=work.task)
             f.flush()
             os.fsync(f.fileno())
         said = {**dataclasses.asdict(submission), "options": submission.options.said()}

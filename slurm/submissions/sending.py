@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from hpcio.errors import ClusterError
-from hpcio.journals import held, prepare, published
+from hpcio.journals import held, published
 from hpcio.planning import Plan, check_disk
 from hpcio.results import publish
+from hpcio.running import begin
 from hpcio.watching import check_queues
 from hpcio.writers import backend_of, trusted_ledger
 from slurm.forecast import BASE_TASK, check_memory, check_walltime, measured_speed
@@ -55,7 +56,7 @@ def _make_and_send(plan: Plan, options: SubmitOptions, send: Send) -> None:
     _check_fits(plan, request, probe=options.probe)
     if plan.starts_over:
         check_queues(plan)
-    plan = prepare(plan)
+    plan = begin(plan)
     with held(plan):
         if published(plan):
             return

@@ -151,7 +151,7 @@ def _passes(plan: Plan, newest: Submission) -> list[str]:
     chain = records.passes(plan, newest)
     found = []
     for k, made in enumerate(chain[1:], 2):
-        blocks = sum(batch.size for batch in records.task_plan(plan, made.number).batches)
+        blocks = records.task_plan(plan, made.number).blocks.size
         found.append(f"pass {k}: {pass_words(plan, made, blocks)}")
     return found
 
@@ -169,10 +169,9 @@ def _stillborn(plan: Plan, newest: Submission, rows: Sequence[Row]) -> list[str]
     ]
     if not found:
         return []
-    words = last_words(plan, newest, min(found)) or "nothing"
-    return [
-        f"{count(len(found), 'task')} ended before any trial, and task {min(found)} says: {words}"
-    ]
+    words = last_words(plan, newest, min(found))
+    told = f"and task {min(found)} says: {words}" if words else "without a word"
+    return [f"{count(len(found), 'task')} ended before any trial, {told}"]
 
 
 def _line(

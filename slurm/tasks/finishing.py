@@ -16,6 +16,7 @@ from hpcio.words import count, duration, say, size
 from slurm.submissions import (
     Row,
     Submission,
+    is_alone_in,
     next_pass,
     outcome,
     pass_words,
@@ -31,6 +32,7 @@ from slurm.tasks.helping import Progress, spared, unfinished
 __all__ = ["finish", "publish_early"]
 
 _COMPLETE = "complete"
+_KILLS_RANKS = "WorkerError: the rank that computed it died, alone and among others"
 _NO_MEMORY = "MemoryError: task {task} was ended at it, since its memory was used up"
 
 # How many tracebacks the log of the finalizer holds, at the most.
@@ -85,7 +87,8 @@ def _submit_again(plan: Plan, submission: Submission) -> tuple[str, str]:
     found = read_queue(plan)
     rows = found.rows if found is not None else ()
     rows = tuple(row for row in rows if row.submission == submission.number)
-    stopped = not submission.ranks and _bury(plan, submission, rows)
+    bury = _bury_ranks if submission.ranks else _bury
+    stopped = bury(plan, submission, rows)
     again = next_pass(plan, submission, Ledger.read(plan), rows=rows, stopped=stopped)
     if again is None:
         return "", ""
@@ -114,6 +117,21 @@ def _bury(plan: Plan, submission: Submission, rows: tuple[Row, ...]) -> bool:
         else:
             spared(claims, progress, plan, claim, part)
     return claims.stopped
+
+
+def _bury_ranks(plan: Plan, submission: Submission, rows: tuple[Row, ...]) -> bool:
+    """Record that a trial kills the rank that computes it, and all others with that one.
+
+    Which one it was is known of a pass that has tried nothing else.
+    """
+    states = {row.state for row in rows if row.task is not None}
+    blocks = task_plan(plan, submission.number).blocks
+    left = blocks[Ledger.read(plan).state[blocks] == 0]
+    if left.size and is_alone_in(plan, submission) and states == {"FAILED"}:
+        blame(plan, int(left[0]), _KILLS_RANKS)
+    elif left.size and is_alone_in(plan, submission) and states == {"OUT_OF_MEMORY"}:
+        blame(plan, int(left[0]), _NO_MEMORY.format(task=0), "memory")
+    return False
 
 
 def publish_early(plan: Plan, number: int) -> None:

@@ -80,7 +80,7 @@ def test_few_quick_jobs_need_one_process(monkeypatch):
 
 def test_deaths_are_told_and_the_others_done():
     found = call_apart(f"{HERE}:adding", 0, [1, 13, 2, 14, 3])
-    assert found[1] == Death("its process ended with signal 11")
+    assert found[1] == Death("its process ended with signal 11 (SIGSEGV)")
     assert found[3] == Death("its process ended with exit status 3")
     assert [found[k][0] for k in (0, 2, 4)] == [1, 2, 3]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,28 @@ def resealed(path: Path, name: str, values: Any) -> None:
 def test_a_plan_that_makes_no_sense_behind_its_seal(folder, name, values):
     path = begun(folder)
     resealed(path, name, values)
+    with pytest.raises(PlanError) as info:
+        hpcio.Plan.load("out.h5")
+    check_error(info.value, r"plan\.h5' makes no sense.*Restore it")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"filters": [2**40]},
+        {"filters": [-1]},
+        {"path": "/a\0b"},
+        {"dataset": "\ud800"},
+        {"behind": [{"path": "a\0", "size": 1, "mtime_ns": 1}]},
+        {"dtype": ","},
+    ],
+)
+def test_a_plan_whose_recording_cannot_be(folder, source):
+    path = begun(folder)
+    with h5py.File(path) as f:
+        spec = json.loads(f["spec"][()].tobytes())
+    spec["source"].update(source)
+    resealed(path, "spec", np.frombuffer(json.dumps(spec).encode(), np.uint8))
     with pytest.raises(PlanError) as info:
         hpcio.Plan.load("out.h5")
     check_error(info.value, r"plan\.h5' makes no sense.*Restore it")

@@ -186,6 +186,21 @@ def test_scales_that_would_crash_hdf5_are_none(tmp_path, name, value):
         assert [opened.coordinates(axis) for axis in range(2)] == [None, None]
 
 
+def test_a_scale_whose_name_cannot_be_read_has_that_of_its_dataset(tmp_path):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"], f["row"] = np.ones((6, 2)), np.arange(6)
+        f["row"].make_scale("samples")
+        f["lfp"].dims[0].attach_scale(f["row"])
+        del f["row"].attrs["NAME"]
+        # A number of 128 bits has no native type.
+        kind = h5py.h5t.STD_I64LE.copy()
+        kind.set_size(16)
+        h5py.h5a.create(f["row"].id, b"NAME", kind, h5py.h5s.create(h5py.h5s.SCALAR))
+    with Recording.read(f"{tmp_path}/rec.h5::lfp").open() as opened:
+        assert opened.axis_name(0) == "row"
+        np.testing.assert_array_equal(opened.coordinates(0), np.arange(6))
+
+
 def test_floats_that_no_machine_has_are_named(tmp_path):
     """Of 128 bits by IEEE, as some compilers of Fortran have them."""
     kind = h5py.h5t.IEEE_F64LE.copy()

@@ -244,3 +244,14 @@ def test_one_file_whose_data_are_another_dataset_is_refused(tmp_path):
         f["data"] = bench.expected.astype("f4")
     with pytest.raises(ResultError, match=r"'data' of .* is float32 .* the run wrote float64"):
         hpcio.open(bench.out)
+
+
+def test_a_result_that_names_a_type_which_numpy_cannot_parse(done):
+    with h5py.File(done.out, "r+") as f:
+        spec = f["hpcio/target/spec"]
+        said = spec[()].tobytes().replace(b'"<f8"', b'",,1"')
+        assert b",,1" in said
+        del f["hpcio/target/spec"]
+        f["hpcio/target/spec"] = np.frombuffer(said, np.uint8)
+    with pytest.raises(ResultError, match=r"out\.h5"):
+        hpcio.open(done.out)

@@ -182,7 +182,7 @@ def any_array(old: np.ndarray, chosen: random.Random) -> Any:
             kind = np.dtype(chosen.choice(_TYPES))
             try:
                 array = array.astype(kind)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 array = np.zeros(array.shape, kind)
     return array
 

@@ -160,7 +160,9 @@ def test_how_tasks_ended_is_said(place):
     place.script("array.sh", "#!/bin/sh\nexit $SLURM_ARRAY_TASK_ID\n")
     array = place.sbatch("--array=0-3")
     place.jobs(1, array)
-    found = place.until(f"job array {array}: 1 ended, 3 failed")
+    found = place.until(
+        f"job array {array}: 1 ended, 3 failed; 3 tasks ended before any trial, without a word"
+    )
     assert found.states == {"1-0": "completed", **{f"1-{k}": "failed" for k in (1, 2, 3)}}
 
 

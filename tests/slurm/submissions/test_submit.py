@@ -15,7 +15,9 @@ import pytest
 
 import hpcio
 import slurm as slurm_side
-from hpcio.errors import BlocksFailed, ClusterError, PlanError
+from hpcio.errors import BlocksFailed, ClusterError, HpcioWarning, PlanError
+from hpcio.journals import start_over
+from hpcio.watching import status
 from slurm.submissions import records as submissions
 from slurm.submissions.queue import read_queue
 from tests.rigs.cluster_bench import HPCIO, OPTIONS, ClusterBench, hpcio_command
@@ -59,6 +61,15 @@ def test_many_tasks(slurm, place, tasks):
     plan = hpcio.Plan.load(place.out)
     # Tasks that have not begun when all is done are not needed.
     assert len(list((plan.run_directory / "usage").iterdir())) >= 2
+
+
+def test_a_submission_that_starts_over_says_what_is_thrown_away(slurm, place):
+    place.mark("raise", *range(10, 20))
+    with pytest.raises(BlocksFailed):
+        place.plan().run(workers=0, progress=False)
+    with pytest.warns(HpcioWarning, match=f"{place.trials - 10} done trials of .* are thrown away"):
+        slurm_side.write_scripts(start_over(place.plan()), tasks=2, **OPTIONS)
+    assert not status(str(place.out)).done
 
 
 def test_the_scripts_work_as_they_stand(slurm, place):

@@ -10,6 +10,7 @@ import pytest
 
 import hpcio
 import slurm as slurm_side
+from hpcio.journals.ledger import Ledger
 from hpcio.watching.watcher import status
 from slurm.submissions import records as submissions
 from slurm.submissions.status import queue
@@ -96,7 +97,7 @@ def test_a_job_that_is_told_of_its_end_goes_on_when_it_is_started_again(slurm, p
     assert [call.restarts for call in place.all_calls].count(1) == 36
 
 
-def test_a_rank_that_dies_ends_the_job_and_resume_goes_on(slurm, place):
+def test_a_trial_that_kills_its_rank_is_found_and_resume_goes_on(slurm, place):
     for what in ("hold", "die"):
         place.mark(what, 13)
     run = place.submitted("mpi")
@@ -104,13 +105,18 @@ def test_a_rank_that_dies_ends_the_job_and_resume_goes_on(slurm, place):
     until(lambda: status(str(place.out)).done, "some other trial")
     place.clear("hold")
     run.wait(timeout=PATIENCE)
+    # Passes of fewer and fewer trials have found out which it is, and done all others.
+    ledger = Ledger.read(hpcio.Plan.load(place.out))
+    assert ledger.done.sum() == 39
+    (failure,) = ledger.failures()
+    assert (failure.block, failure.cause) == (13, "died")
+    assert "the rank that computed it died" in failure.reason
     assert not place.out.exists()
     place.clear("die")
     before = len(place.calls)
     place.python_runs("import slurm; slurm.attach('out.h5').resume()")
     place.finished(run)
-    assert 13 in place.calls[before:]
-    assert len(place.calls) - before < 40
+    assert place.calls[before:] == [13]
 
 
 @pytest.mark.gluster
