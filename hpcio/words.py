@@ -20,6 +20,7 @@ __all__ = [
     "column",
     "count",
     "duration",
+    "memory",
     "natural",
     "number",
     "plain",
@@ -84,6 +85,17 @@ def size(nbytes: float) -> str:
             return f"{nbytes:.3g} {unit}"
         nbytes /= 1000
     return f"{nbytes:.3g} TB"
+
+
+def memory(nbytes: int) -> str:
+    """Bytes as options of memory take them.
+
+    Examples
+    --------
+    >>> memory(400_000_000), memory(4_000_000_000)
+    ('400MB', '4GB')
+    """
+    return f"{nbytes // 10**9}GB" if nbytes % 10**9 == 0 else f"{nbytes // 10**6}MB"
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from hpcio.reporting.pictures import (
     picture,
     summary,
 )
-from hpcio.reporting.sections import SECTIONS, RunView, Section
+from hpcio.reporting.sections import SECTIONS, RunView, Section, render
 from hpcio.reporting.timeline import read_timeline
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "drawing",
     "picture",
     "read_timeline",
+    "render",
     "summary",
     "write_page",
 ]

@@ -27,7 +27,7 @@ from hpcio.planning import Plan
 from hpcio.reporting.timeline import Timeline, names_of, worked
 from hpcio.results import what_is_gone
 from hpcio.running import runs
-from hpcio.words import count, duration, natural, number, plain, size, when
+from hpcio.words import count, duration, memory, natural, number, plain, size, when
 
 __all__ = [
     "Counts",
@@ -395,7 +395,7 @@ def _memory(usages: Sequence[Usage]) -> Limit:
         by=greediest.label,
         half=size(float(np.median([u.memory_peak for u in usages]))),
         share=max(shares, default=None),
-        next=f"{enough // 10**9}GB" if enough % 10**9 == 0 else f"{enough // 10**6}MB",
+        next=memory(enough),
         remark="It was tight: ask for more." if tight else "",
     )
 

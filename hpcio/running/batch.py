@@ -241,6 +241,7 @@ class _Batch:
         self._attempt.may_fail -= 1
         if self._attempt.may_fail < 0:
             self._attempt.request_stop()
+        self._tick(self._now)  # others may count failures, and the next block may take long
 
     def _store(
         self, block: int, result: np.ndarray, details: Any, started: float, read: float

@@ -24,8 +24,6 @@ __all__ = ["TaskWorker"]
 
 # How often a task looks whether others have taken over a part of its batch, in seconds.
 _LOOK_EVERY = 5.0
-# How often, in seconds, a task tells others that blocks have failed.
-_COUNT_EVERY = 0.5
 # How many seconds before its end a task leaves the block at hand, to sync and go.
 _TO_GO = 60
 
@@ -57,7 +55,7 @@ class TaskWorker:
         self._before = before
         self._end, self._max_failed = len(plan), submission.max_failed
         self._again = self._ended = False
-        self._looked, self._counted = time.monotonic(), float("-inf")
+        self._looked = time.monotonic()
         self._told_failed = 0
         self._claim: Claim | None = None
         self._progress = Progress(plan, known=submission.known)
@@ -181,7 +179,8 @@ class TaskWorker:
     def _take(self, batch: int, start: int = 0) -> None:
         """Claim what is left of a batch from a block on, and run it."""
         blocks = self._assignment.work.batches[batch]
-        if self._claims.latest(batch) is not None:
+        # A task of an earlier submission, of which SLURM has lost sight, may have done some.
+        if self._claims.latest(batch) is not None or self._assignment.submission.known:
             self._progress.look()
             blocks = self._progress.left(blocks)
         blocks = blocks[blocks >= start]
@@ -206,8 +205,8 @@ class TaskWorker:
         """While a batch is at work, see whether somebody has taken over a part of it."""
         now = time.monotonic()
         failed = self._max_failed - self._attempt.may_fail
-        if failed > self._told_failed and now - self._counted > _COUNT_EVERY:
-            self._told_failed, self._counted, self._looked = failed, now, -_LOOK_EVERY
+        if failed > self._told_failed:  # too many end all, so that there is little to tell
+            self._told_failed, self._looked = failed, float("-inf")
             self._claims.tell_failed(failed)
         if self._claim is None or now - self._looked < _LOOK_EVERY:
             return

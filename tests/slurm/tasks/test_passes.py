@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import hpcio
 from hpcio.errors import BlocksFailed
 from slurm.submissions import records
 from tests.rigs.cluster_bench import ClusterBench, hpcio_command
+from tests.rigs.pages import page_of, text
 from tests.rigs.waiting import PATIENCE
 
 pytestmark = pytest.mark.slurm
@@ -42,6 +44,14 @@ def test_trials_that_lack_memory_get_more(slurm, place, writer):
     assert "pass 2: 2 trials again with 800 MB of memory" in said
     # What is asked for the next time is what was asked for this time.
     assert second.options == first.options
+    ((heads, *rows),) = page_of(hpcio.Plan.load(place.out)).tables("passes")
+    assert [row[: heads.index("most used")] for row in rows] == [
+        ["1", "submitted", f"{place.trials}", f"{place.trials - 2}", "2", "400 MB"],
+        ["2", "needed more memory", "2", "2", "0", "800 MB"],
+    ]
+    said = text(page_of(hpcio.Plan.load(place.out)).section("passes"))
+    assert re.search(r"took .* of core time. To do all in one pass, ask for --mem \d+MB", said)
+    assert f"2 trials of {place.trials} had more than the others" in said
 
 
 def test_again_and_again_up_to_what_there_is(slurm, place):
