@@ -6,10 +6,8 @@ One Python reads each damaged file in a child that it forks: HDF5 may crash on i
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import NamedTuple
 
 import hpcio
 from tests.rigs.forks import forked
-from tests.rigs.support import REPOSITORY, ended
+from tests.rigs.support import told
 
 
 class Damaged(NamedTuple):
@@ -97,16 +95,8 @@ def damaged(
     resumes : bool
         Whether the run is gone on with before its result is read.
     """
-    asked = json.dumps([str(out), str(right), inside, how, count, resumes])
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.rigs.damaging", asked], cwd=REPOSITORY, text=True,
-        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
-    with ended(child):
-        said, err = child.communicate()
-        assert child.returncode == 0, err
-    return [Damaged(*json.loads(line)) for line in said.splitlines()]
+    found = told("tests.rigs.damaging", str(out), str(right), inside, how, count, resumes)
+    return [Damaged(*one) for one in found]
 
 
 def _main(out: str, right: str, inside: str, how: str, count: int, resumes: bool) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import hpcio
 from tests.rigs.forks import forked, is_ours
-from tests.rigs.support import REPOSITORY, ended
+from tests.rigs.support import told
 
 KINDS = ("open", "read", "write", "fsync", "rename", "ftruncate", "fallocate", "close")
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "ESTALE")
@@ -72,17 +72,9 @@ def tried(
         Of `hpcio.Plan.create`.
     each : int
     """
-    asked = json.dumps([str(shim), str(folder), function, str(right), options, each])
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.rigs.failing", asked], cwd=REPOSITORY, text=True,
-        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
-    with ended(child):
-        out, err = child.communicate()
-        assert child.returncode == 0, err
-    return [Tried(*json.loads(line)) for line in out.splitlines()]
+    asked = (str(shim), str(folder), function, str(right), options, each)
+    found = told("tests.rigs.failing", *asked, env={"LD_PRELOAD": str(shim)})
+    return [Tried(*one) for one in found]
 
 
 # ---- in the process that has the shim

@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ import hpcio
 from hpcio.errors import ResultError
 from tests.rigs.failing import ERRORS, Tried
 from tests.rigs.forks import forked
-from tests.rigs.support import REPOSITORY, ended
+from tests.rigs.support import told
 
 KINDS = ("open", "read")
 PARTS, ROWS, CHANNELS = 4, 10, 4
@@ -81,17 +80,9 @@ def _read_all(data: h5py.Dataset) -> str:
 
 def tried(shim: Path, folder: Path, each: int) -> list[Tried]:
     """Fail each so many-th open and read, for a moment and for good."""
-    asked = json.dumps([str(shim), str(folder), each])
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.rigs.failing_reads", asked], cwd=REPOSITORY, text=True,
-        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
-    with ended(child):
-        out, err = child.communicate()
-        assert child.returncode == 0, err
-    return [Tried(*json.loads(line)) for line in out.splitlines()]
+    asked = (str(shim), str(folder), each)
+    found = told("tests.rigs.failing_reads", *asked, env={"LD_PRELOAD": str(shim)})
+    return [Tried(*one) for one in found]
 
 
 def _main(shim: str, folder: str, each: int) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import struct
-import subprocess
 import sys
 import time
 import warnings
@@ -52,7 +51,7 @@ from tests.rigs.inputs import (
     try_inputs,
 )
 from tests.rigs.runs import left_by_a_kill
-from tests.rigs.support import REPOSITORY, ended
+from tests.rigs.support import told
 
 # The share of a reader that no weight is named for.
 USUAL = 10.0
@@ -391,19 +390,8 @@ def tried(
         How many inputs a reader gets, as a share; without it all get the same number, and one
         that is not named gets `USUAL`.
     """
-    asked = json.dumps([str(folder), first, count, weights or {}])
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.rigs.readers", asked], cwd=REPOSITORY, text=True,
-        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PATH": ""},
-    )  # fmt: skip
-    with ended(child):
-        said, err = child.communicate()
-        assert child.returncode == 0, err
-    return {
-        name: {**found, "bad": [Bad(*b) for b in found["bad"]]}
-        for name, found in map(json.loads, said.splitlines())
-    }
+    found = told("tests.rigs.readers", str(folder), first, count, weights or {}, env={"PATH": ""})
+    return {name: {**of, "bad": [Bad(*b) for b in of["bad"]]} for name, of in found}
 
 
 def _main(folder: str, first: int, count: int, weights: dict[str, float]) -> None:

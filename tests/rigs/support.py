@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -34,6 +35,19 @@ def run(script: str, folder: Path, *args: str, **options: Any) -> str:
         out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == 0, err
     return out
+
+
+def told(module: str, *asked: object, env: dict[str, str] | None = None) -> list[Any]:
+    """What ``python -m MODULE ASKED`` tells, each line of JSON; it must end well."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", module, json.dumps(asked)], cwd=REPOSITORY, text=True,
+        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
+    )  # fmt: skip
+    with ended(child):
+        out, err = child.communicate()
+        assert child.returncode == 0, err
+    return [json.loads(line) for line in out.splitlines()]
 
 
 def group(leader: int) -> list[int]:
