@@ -39,7 +39,7 @@ START_OVER = (
 )
 
 
-def after_failures(out: str, counted: str, *, allow: int = 0) -> list[str]:
+def after_failures(out: str, counted: str, *, allow: int = 0, too_long: bool = False) -> list[str]:
     r"""What can be done about trials that have failed, in lines.
 
     Parameters
@@ -50,6 +50,8 @@ def after_failures(out: str, counted: str, *, allow: int = 0) -> list[str]:
         What people count, ``trial`` or ``block``.
     allow : int
         How many must be allowed to fail so that all are tried; 0 if all were.
+    too_long : bool
+        Whether some have taken longer than they may.
 
     Examples
     --------
@@ -62,10 +64,12 @@ def after_failures(out: str, counted: str, *, allow: int = 0) -> list[str]:
     """
     resume = f"hpcio resume {shlex.quote(out)}"
     all_tried = f" --max-failed {allow}" if allow else ""
+    again = ["  (with the --trial-time from before, or what hung hangs again)"] if too_long else []
     return [
         "What now:",
         f"  publish without them: {resume} --gaps{all_tried}",
         f"  try them again, once the cause is gone (memory, a missing file): {resume}",
+        *again,
         "  edit the function: publish without them first, since an edited function is another one. "
         "Then",
         f"  run it over the failed {counted}s alone into another file, or start over with --fresh",

@@ -62,7 +62,7 @@ _POLICY_OPTIONS = [
     click.option("--max-failed", type=click.IntRange(0),
                  help="Stop when more have failed.  [default: a tenth, at least 100]"),
     click.option("--trial-time", metavar="TIME",
-                 help="How long a trial may take, such as 90s or 10m: then it has failed."),
+                 help="After which a trial has failed, such as 10m.  [default: never]"),
     click.option("--gaps/--no-gaps", default=None,
                  help="Publish even if trials failed, with NaN instead."),
 ]  # fmt: skip

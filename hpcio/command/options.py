@@ -199,7 +199,10 @@ PLAN_OPTIONS = [
 ]
 
 MEMORY_OPTION = click.option(
-    "--memory", "--mem", "memory", help="What one worker may use, such as 4GB."
+    "--memory",
+    "--mem",
+    "memory",
+    help="Of one worker, such as 4GB: a larger trial is refused, and array tasks end at it.",
 )
 RUN_OPTIONS = [
     click.option("--workers", type=click.IntRange(0), help="Processes; 0 computes in this one."),
@@ -211,7 +214,7 @@ RUN_OPTIONS = [
     click.option("--max-failed", type=click.IntRange(0),
                  help="Stop when more have failed.  [default: a tenth, at least 100]"),
     click.option("--trial-time", metavar="TIME",
-                 help="How long a trial may take, such as 90s or 10m: then it has failed."),
+                 help="After which a trial has failed, such as 10m.  [default: never]"),
     click.option("--gaps", is_flag=True, help="Publish even if trials failed, with NaN instead."),
     click.option("--quiet", is_flag=True, help="Show no progress."),
 ]  # fmt: skip

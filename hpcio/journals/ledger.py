@@ -222,13 +222,18 @@ class Follower:
     Parameters
     ----------
     plan : Plan
-    known : collection of str
-        File names of journals that are not to be read.
+    known : mapping of str to int, optional
+        By file name, how many records of a journal are passed over.
+
+    Attributes
+    ----------
+    seen : dict of str to int
+        By file name, how many records a journal had at the last look.
     """
 
-    def __init__(self, plan: Plan, *, known: Collection[str] = ()) -> None:
-        self._folder, self._ignored = plan.rundir.journals, frozenset(known)
-        self._read: dict[str, int] = {}
+    def __init__(self, plan: Plan, *, known: Mapping[str, int] | None = None) -> None:
+        self._folder = plan.rundir.journals
+        self.seen = dict(known or {})
 
     def paths(self) -> list[Path]:
         """The journals that are there, in order.
@@ -240,7 +245,7 @@ class Follower:
         """
         # Not by `glob`, which shows nothing where a folder cannot be read.
         names = sorted(n for n in os.listdir(self._folder) if n.endswith(".jnl"))
-        return [self._folder / name for name in names if name not in self._ignored]
+        return [self._folder / name for name in names]
 
     def look(self) -> list[tuple[Path, np.ndarray]]:
         """For each journal, the records that are new since the last look, shape (n,).
@@ -250,16 +255,16 @@ class Follower:
         """
         found = []
         for path in self.paths():
-            name, start = path.name, self._read.get(path.name, journal.HEADER)
+            seen = self.seen.get(path.name, 0)
             try:
                 with open(path, "rb", opener=only_files) as f:
-                    f.seek(start)
+                    f.seek(journal.HEADER + seen * RECORD.itemsize)
                     raw = f.read()
             except FileNotFoundError:  # the run is being removed
                 continue
             records = np.frombuffer(raw[: len(raw) // RECORD.itemsize * RECORD.itemsize], RECORD)
             written = int(np.argmin(np.append(records["kind"], 0)))  # zeros are reserved room
-            self._read[name] = start + written * RECORD.itemsize
+            self.seen[path.name] = seen + written
             if written:
                 found.append((path, records[:written]))
         return found

@@ -108,6 +108,7 @@ def execute(
     memory: str | int | None = None,
     fresh: bool = False,
     observe: Observe | None = None,
+    only: np.ndarray | None = None,
 ) -> Done:
     """Run what a plan lacks, and publish the result; see :meth:`hpcio.Plan.run`.
 
@@ -121,6 +122,8 @@ def execute(
     observe : callable, optional
         Is called with the plan and with the line `about` of its executor, and returns a context
         in which the work is shown.
+    only : numpy.ndarray of int, optional
+        The blocks to try, of those that are missing.
     """
     if fresh:
         plan = start_over(plan)
@@ -137,7 +140,9 @@ def execute(
             return _finished(plan)
         failed_for_time(plan, policy.trial_time)
         before = trusted_ledger(plan)
-        _compute(plan, before.missing(), executor, policy, observe)
+        missing = before.missing()
+        blocks = missing if only is None else missing[np.isin(missing, only)]
+        _compute(plan, blocks, executor, policy, observe)
         return _publish(plan, policy, known={log.path for log in before.logs})
 
 
@@ -308,6 +313,7 @@ def _failed_message(ledger: Ledger, max_failed: int) -> str:
         tried = f"{count(lost, plan.counted)} {'was' if lost == 1 else 'were'} not tried"
         lines.append(f"  {tried}" + stopped * (len(failures) > max_failed))
     lines.append(f"Tracebacks: hpcio status {shlex.quote(plan.out)} --failed")
-    return "\n".join(
-        [*lines, *after_failures(plan.out, plan.counted, allow=len(plan) if lost else 0)]
-    )
+    too_long = any(failure.cause == "time" for failure in failures)
+    allow = len(plan) if lost else 0
+    lines += after_failures(plan.out, plan.counted, allow=allow, too_long=too_long)
+    return "\n".join(lines)

@@ -265,7 +265,9 @@ def print_status(
             _say(console, f"{unsure} on with: hpcio resume {out}")
         if state.failed:
             allow = state.blocks if state.left else 0
-            _say(console, "\n".join(after_failures(state.out, state.counted, allow=allow)))
+            too_long = any(failure.cause == "time" for failure in state.failures)
+            lines = after_failures(state.out, state.counted, allow=allow, too_long=too_long)
+            _say(console, "\n".join(lines))
     words = {word for queue in asked.values() for word in queue.states.values()}
     if state.quiet and (state.session or "running" in words):
         console.print()

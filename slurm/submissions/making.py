@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hpcio.errors import as_output_error
-from hpcio.journals import ClaimFolder, Ledger
+from hpcio.journals import ClaimFolder, Follower, Ledger
 from hpcio.machine import user_name, write_whole
 from hpcio.planning import Plan, RunPolicy
 from slurm.mapping import JobArray, TaskPlan, arrays_of, map_blocks
@@ -96,6 +96,9 @@ def write_submission(
     scripts = job_scripts(plan, request, arrays, submission=number)
     _write_scripts(plan, scripts)
     folder = plan.rundir.path
+    journals = Follower(plan)
+    journals.look()
+    counted = tuple(journals.seen.get(log.path.name, 0) for log in ledger.logs)
     made = Submission(
         number=number, run_id=plan.run_id, cluster=site.cluster, user=user_name(),
         time=time.time(), tasks=work.tasks, arrays=arrays,
@@ -106,6 +109,7 @@ def write_submission(
         gaps=policy.gaps, trial_time=policy.trial_time, ranks=request.ranks,
         known=tuple(log.path.name for log in ledger.logs), mem_retry=request.mem_retry,
         time_retry=request.time_retry, mem_max=request.mem_max, first=first or number, why=why,
+        counted=counted,
     )  # fmt: skip
     records.write(plan, made, work)
     return made

@@ -66,20 +66,22 @@ def next_pass(
         Whether it has ended since too many blocks had failed.
     """
     chain = records.passes(plan, last)
-    known = {*chain[0].known}
-    failed = _failed(ledger, known)
-    if stopped or sum(map(len, failed.values())) > last.max_failed:
+    failed = _failed(ledger, {*chain[0].known})
+    cancelled = any(row.state == "CANCELLED" for row in rows if row.task is not None)
+    if cancelled or stopped or sum(map(len, failed.values())) > last.max_failed:
         return None
     missing = ledger.missing()
     groups = missing // plan.blocks_per_group
     tried = np.concatenate([np.zeros(0, np.int64), *failed.values()])
     # Blocks of one sum stay together: they are done again with those that have failed.
     left = missing[~np.isin(groups, tried // plan.blocks_per_group)]
-    again = _worth_another_try(plan, last, left, rows)
+    again = _worth_another_try(plan, last, ledger, left)
     if again.size:
         return Pass(again, "left", _options(last))
     for why, more in (("memory", _more_memory), ("time", _more_time)):
-        short = failed[why]  # type: ignore[index]
+        # More and more is asked for only if what was asked for last was tried.
+        tried_again = last if last.why == why else chain[0]
+        short = _failed(ledger, {*tried_again.known})[why]  # type: ignore[index]
         options = more(plan, chain) if short.size else None
         if options is not None:
             again = missing[np.isin(groups, short // plan.blocks_per_group)]
@@ -99,21 +101,21 @@ def _failed(ledger: Ledger, known: set[str]) -> dict[Cause, np.ndarray]:
 
 
 def _worth_another_try(
-    plan: Plan, last: Submission, left: np.ndarray, rows: tuple[Row, ...]
+    plan: Plan, last: Submission, ledger: Ledger, left: np.ndarray
 ) -> np.ndarray:
     """Those of the blocks that were left which another pass is to try.
 
-    A pass of tasks that has done nothing is the last. The ranks of one job all end with the one
-    whose trial kills it: if they have done less than half, half of the rest are tried, until the
-    trial that kills is alone, and `is_alone_in` says so.
+    A pass of tasks that has done nothing is the last, and so is one of ranks that have not begun.
+    The ranks of one job all end with the one whose trial kills it: if they have done less than
+    half, half of the rest are tried, until the trial that kills is alone, and `is_alone_in` says
+    so.
     """
-    states = {row.state for row in rows if row.task is not None}
     given = records.task_plan(plan, last.number).blocks
-    rest = given[np.isin(given, left)]
-    if not states or "CANCELLED" in states:
-        return left[:0]
+    rest: np.ndarray = given[np.isin(given, left)]
     if not last.ranks:
         return left if rest.size < given.size else left[:0]
+    if all(log.path.name in last.known for log in ledger.logs):
+        return left[:0]
     if 2 * rest.size <= given.size:
         return left
     groups = np.unique(rest // plan.blocks_per_group)

@@ -7,6 +7,7 @@ SLURM may give out a number again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -42,6 +43,8 @@ __all__ = [
 
 
 Why = Literal["", "left", "memory", "time"]
+# More records than a journal may have.
+_ALL = 2**40
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +95,8 @@ class Submission:
         Number of the submission whose pass this is: its own, if a user has made it.
     why : {"", "left", "memory", "time"}
         Why its blocks are done in another pass: their tasks were gone, or they need more.
+    counted : tuple of int
+        How many records each of the known journals had.
     """
 
     number: int
@@ -120,6 +125,17 @@ class Submission:
     mem_max: int | None = None
     first: int = 0
     why: Why = ""
+    counted: tuple[int, ...] = ()
+
+    def records_before(self, plan: Plan) -> dict[str, int]:
+        """By its journal, how many records count no more: what is to be done was found by them.
+
+        What its journals get since then was done by tasks that SLURM has lost sight of. A block of
+        a sum counts only together with all others, which such a task may not have done.
+        """
+        if plan.blocks_per_group > 1 or len(self.counted) != len(self.known):
+            return dict.fromkeys(self.known, _ALL)
+        return dict(zip(self.known, self.counted, strict=True))
 
     @property
     def policy(self) -> RunPolicy:
@@ -182,6 +198,13 @@ def write(plan: Plan, submission: Submission, work: TaskPlan) -> None:
         raise as_output_error(error, where) from error
 
 
+def forget(plan: Plan, number: int) -> None:
+    """Remove what is kept of a submission that SLURM has refused; best effort."""
+    for ending in ("json", "npz"):
+        with contextlib.suppress(OSError):
+            (plan.rundir.submissions / f"{number}.{ending}").unlink(missing_ok=True)
+
+
 def note_jobs(plan: Plan, number: int, found: Jobs) -> None:
     """Keep the numbers of a submission's jobs."""
     path = plan.rundir.submissions / f"{number}.jobs.json"
@@ -207,8 +230,8 @@ def read_submission(plan: Plan, number: int) -> Submission:
     try:
         said = json.loads(kept)
         said["arrays"] = tuple(JobArray(**a) for a in said["arrays"])
-        for name in ("script", "known"):
-            said[name] = tuple(said[name])
+        for name in ("script", "known", "counted"):
+            said[name] = tuple(said.get(name, ()))
         said["options"] = SubmitOptions.of(dict(said["options"]))
         found = Submission(**said)
         check_types(found)

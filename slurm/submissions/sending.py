@@ -113,6 +113,8 @@ def send_jobs(plan: Plan, made: Submission) -> None:
     except BaseException:
         if sent:
             call(["scancel", "--quiet", *map(str, sent)])
+        else:
+            records.forget(plan, made.number)  # as if nobody had asked
         raise
     records.note_jobs(plan, made.number, Jobs(tuple(sent), finish))
 

@@ -90,6 +90,15 @@ class Whereabouts:
         return Part(*json.loads(text)) if text else None
 
     @property
+    def in_order(self) -> bool:
+        """Whether it has ended itself: a function may end its process, with any status."""
+        return bool(self._shared[-2])
+
+    @in_order.setter
+    def in_order(self, value: bool) -> None:
+        self._shared[-2] = value
+
+    @property
     def is_last(self) -> bool:
         """Whether it has found that no block is left, for no task."""
         return bool(self._shared[-1])

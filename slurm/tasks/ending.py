@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 
+from hpcio.errors import ClusterError
 from hpcio.planning import Plan
 from hpcio.words import say
-from slurm.site import environment
+from slurm.site import call, environment
 
 __all__ = ["AGAIN", "DONE", "ENDED", "TROUBLE", "restart"]
 
@@ -44,12 +44,10 @@ def restart(plan: Plan, *, progress: bool) -> int:
         )
     # The job is named by array and task, since the last task of an array has the number of the
     # array as its own: requeueing that number would start the whole array.
-    done = subprocess.run(
-        ["scontrol", "requeue", job], capture_output=True, text=True, check=False,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    if done.returncode:
-        return _say(f"not started again: {done.stderr.strip()}")
+    try:
+        call(["scontrol", "requeue", job])
+    except ClusterError as error:
+        return _say(f"not started again: {error}")
     # SLURM ends this process now.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     signal.sigtimedwait({signal.SIGTERM}, 30)

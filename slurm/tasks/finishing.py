@@ -13,11 +13,14 @@ from hpcio.planning import Plan
 from hpcio.results import verify
 from hpcio.running import Nobody, blame, execute, record
 from hpcio.words import count, duration, say, size
+from hpcio.writers import trusted_ledger
 from slurm.submissions import (
     Row,
     Submission,
     is_alone_in,
+    jobs,
     next_pass,
+    numbers,
     outcome,
     pass_words,
     read_queue,
@@ -51,8 +54,14 @@ def finish(plan: Plan, number: int) -> int:
     if said is not None and said["status"] == _COMPLETE and published(plan):
         say(str(said.get("message")))  # the task that did the last block has done it
         return DONE
+    if max(numbers(plan)) > number:  # as if this job was started again after it had sent a pass
+        say(f"Submission {max(numbers(plan))} goes on with this run.")
+        return DONE
     submission = read_submission(plan, number)
-    again, why_not = _submit_again(plan, submission)
+    try:
+        again, why_not = _submit_again(plan, submission)
+    except HpcioError as error:  # what is whole is published all the same
+        again, why_not = "", f"\nWhether another pass would help is not known: {error}"
     if again:
         say(again)
         return DONE
@@ -86,10 +95,15 @@ def _submit_again(plan: Plan, submission: Submission) -> tuple[str, str]:
     """Submit what another pass may do: what that is, or why it cannot be submitted, in words."""
     found = read_queue(plan)
     rows = found.rows if found is not None else ()
-    rows = tuple(row for row in rows if row.submission == submission.number)
+    ours = jobs(plan, submission.number)  # a run of this name that was thrown away had others
+    rows = tuple(
+        row
+        for row in rows
+        if row.submission == submission.number and (ours is None or row.job in ours.arrays)
+    )
     bury = _bury_ranks if submission.ranks else _bury
     stopped = bury(plan, submission, rows)
-    again = next_pass(plan, submission, Ledger.read(plan), rows=rows, stopped=stopped)
+    again = next_pass(plan, submission, trusted_ledger(plan), rows=rows, stopped=stopped)
     if again is None:
         return "", ""
     try:
@@ -107,12 +121,12 @@ def _bury(plan: Plan, submission: Submission, rows: tuple[Row, ...]) -> bool:
     """
     short = {row.task for row in rows if row.state == "OUT_OF_MEMORY"}
     claims = Claims(plan, submission.number, attempt_name("finish"), first=submission.first)
-    progress = Progress(plan, known=submission.known)
+    progress = Progress(plan, submission)
     claims.look()
     progress.look()
     for claim, part in unfinished(claims, progress, task_plan(plan, submission.number), len(plan)):
         task = claim.owner.rpartition("-")[0].rpartition("-")[2]
-        if claim.owner and int(task) in short:
+        if claim.owner and int(task) in short and not claim.in_order:
             blame(plan, progress.at_hand(part), _NO_MEMORY.format(task=task), "memory")
         else:
             spared(claims, progress, plan, claim, part)
@@ -125,12 +139,14 @@ def _bury_ranks(plan: Plan, submission: Submission, rows: tuple[Row, ...]) -> bo
     Which one it was is known of a pass that has tried nothing else.
     """
     states = {row.state for row in rows if row.task is not None}
-    blocks = task_plan(plan, submission.number).blocks
-    left = blocks[Ledger.read(plan).state[blocks] == 0]
-    if left.size and is_alone_in(plan, submission) and states == {"FAILED"}:
-        blame(plan, int(left[0]), _KILLS_RANKS)
-    elif left.size and is_alone_in(plan, submission) and states == {"OUT_OF_MEMORY"}:
-        blame(plan, int(left[0]), _NO_MEMORY.format(task=0), "memory")
+    blocks, ledger = task_plan(plan, submission.number).blocks, trusted_ledger(plan)
+    left = blocks[ledger.state[blocks] == 0]
+    begun = any(log.path.name not in submission.known for log in ledger.logs)
+    if left.size and begun and is_alone_in(plan, submission):
+        if states == {"FAILED"}:
+            blame(plan, int(left[0]), _KILLS_RANKS)
+        if states == {"OUT_OF_MEMORY"}:
+            blame(plan, int(left[0]), _NO_MEMORY.format(task=0), "memory")
     return False
 
 

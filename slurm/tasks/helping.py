@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from hpcio.journals import DONE, FAILED, HELD, Follower
 from hpcio.planning import Plan
 from hpcio.running import Attempt, blame
 from slurm.mapping import TaskPlan
-from slurm.submissions import numbers
+from slurm.submissions import Submission, numbers
 from slurm.tasks.assignment import Assignment
 from slurm.tasks.claims import Claim, Claims
 from slurm.tasks.heartbeats import HeartbeatMonitor
@@ -47,10 +47,11 @@ class Progress:
         By name of an attempt.
     """
 
-    def __init__(self, plan: Plan, *, known: tuple[str, ...]) -> None:
+    def __init__(self, plan: Plan, submission: Submission) -> None:
         self.sizes = plan.work_sizes()
         self.speeds: dict[str, Speed] = defaultdict(Speed)
-        self._journals, self._known = Follower(plan), frozenset(known)
+        self._journals = Follower(plan, known=submission.records_before(plan))
+        self._known = frozenset(submission.known)
         self._state = np.zeros(len(plan), np.uint8)
         self._begun = np.zeros(len(plan), bool)
 
@@ -59,8 +60,8 @@ class Progress:
         for path, records in self._journals.look():
             kept = records[np.isin(records["kind"], (DONE, FAILED))]
             if path.name in self._known:
-                # What has failed before is tried again. But a task of an earlier submission that
-                # SLURM has lost sight of may be at work yet.
+                # A task of an earlier submission that SLURM has lost sight of may be at work yet;
+                # what fails there is tried again.
                 kept = kept[kept["kind"] == DONE]
             self._state[kept["block"]] = kept["kind"]
             self._begun[records["block"][records["kind"] == HELD]] = True
@@ -115,10 +116,16 @@ class Helper:
     """Finds batches that nobody has begun, and parts that others will not finish soon."""
 
     def __init__(
-        self, assignment: Assignment, attempt: Attempt, claims: Claims, progress: Progress
+        self,
+        assignment: Assignment,
+        attempt: Attempt,
+        claims: Claims,
+        progress: Progress,
+        before: Collection[str],
     ) -> None:
         self._assignment, self._plan = assignment, assignment.plan
         self._attempt, self._claims, self._progress = attempt, claims, progress
+        self._before = before
         stale = assignment.submission.stale
         self._monitor = HeartbeatMonitor(self._plan, stale=stale)
         # Helping is worth the trouble if the owner needs longer than this, in seconds.
@@ -187,7 +194,8 @@ class Helper:
         owner = claim.owner or f"{claim.batch}.{claim.generation}"
         stuck = self._seconds_at_hand(owner)
         if self._is_gone(claim, owner):
-            part = spared(self._claims, self._progress, self._plan, claim, part)
+            if claim.owner not in self._before:  # who waits for this task knows of what they died
+                part = self.spare(claim, part)
             return int(part[0]) if part.size else "wait"  # until its failure is seen here, too
         if not self._monitor.lives(owner):
             return "wait"
@@ -199,6 +207,12 @@ class Helper:
             return int(part[begins[0]])
         # However little there is behind the block at hand, that one may take for ever.
         return self._second_half(owner, part, begins) or "wait"
+
+    def spare(self, claim: Claim, part: np.ndarray) -> np.ndarray:
+        """What is left of a claim but for what it has died of; see `spared`."""
+        rest = spared(self._claims, self._progress, self._plan, claim, part)
+        self._attempt.may_fail -= part.size - rest.size
+        return rest
 
     def _seconds_at_hand(self, owner: str) -> float:
         """Look at an owner; for how long it has journalled nothing, since we first looked."""

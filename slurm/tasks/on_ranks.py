@@ -7,7 +7,7 @@ from hpcio.journals import read_logs, tried_since
 from hpcio.planning import Plan
 from hpcio.running import Ranks, call_on_ranks, execute
 from hpcio.words import say
-from slurm.submissions import read_submission
+from slurm.submissions import read_submission, task_plan
 from slurm.tasks.ending import DONE, ENDED, restart
 
 __all__ = ["run_on_ranks"]
@@ -18,12 +18,12 @@ def run_on_ranks(plan: Plan, number: int) -> int:
 
     The first one has SLURM start the job again if its time was too short.
     """
-    submission = read_submission(plan, number)
+    submission, blocks = read_submission(plan, number), task_plan(plan, number).blocks
 
     def main(executor: Ranks) -> int:
         known = {log.path for log in read_logs(plan)}
         try:
-            execute(plan, executor, policy=submission.policy)
+            execute(plan, executor, policy=submission.policy, only=blocks)
         except Interrupted as error:
             say(f"hpcio: {error}", err=True)
             if executor.ended:

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 
 from hpcio.errors import Failure, HpcioError
-from hpcio.journals import ClaimFolder, Ledger, Tried, tried_by, tried_since
+from hpcio.journals import ClaimFolder, Ledger, Tried, attempt_name, tried_by, tried_since
 from hpcio.machine import how_it_ended
 from hpcio.planning import Plan
 from hpcio.running import Deaths, blame, failed_for_time
@@ -20,6 +20,7 @@ from hpcio.words import print_traceback, say
 from slurm.site import call, environment
 from slurm.submissions import pending_tasks
 from slurm.tasks.assignment import Assignment, Whereabouts
+from slurm.tasks.claims import Claims
 from slurm.tasks.ending import AGAIN, DONE, ENDED, TROUBLE, restart
 from slurm.tasks.working import TaskWorker
 
@@ -58,6 +59,8 @@ class TaskWatcher:
         self._told: list[int] = []
         self._died: list[str] = []  # attempts whose process has died
         self._oom_kills = environment.oom_kills()
+        # What this process records as failed, others count as that of an attempt of its own.
+        self._failed, self._name_of_failed = 0, attempt_name(self._assignment.label)
 
     def run(self) -> int:
         """Wait until the task is over; an exit status."""
@@ -72,16 +75,17 @@ class TaskWatcher:
             tried += mine.blocks.size
             if self._failed_for_time():
                 continue
+            if not self._whereabouts.in_order:
+                if signal.SIGTERM in self._told:
+                    return ENDED
+                self._blame(deaths, code, mine, others)
+                continue
             if code == AGAIN:
                 hung = not tried and environment.restarts() > 0 and self._blame_hung(mine, others)
                 return restart(plan, progress=tried > 0 or hung)
             if code == DONE and self._whereabouts.is_last:
                 self._publish()
-            if code in (DONE, ENDED, TROUBLE):
-                return code
-            if signal.SIGTERM in self._told:
-                return ENDED
-            self._blame(deaths, code, mine, others)
+            return code
 
     def _publish(self) -> None:
         """Put the result together: it is there then, whatever comes after.
@@ -143,6 +147,7 @@ class TaskWatcher:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
+            self._whereabouts.in_order = True
             os._exit(code)
 
     # ---- when it has died
@@ -164,12 +169,26 @@ class TaskWatcher:
         # Those of other tasks are for these to find.
         found = failed_for_time(self._assignment.plan, limit, at.attempt)
         if found:
+            self._died.append(at.attempt)
+            self._tell_failed(len(found))
             say(
                 f"hpcio: block {found[0]} took longer than trial_time, and its process ended with "
                 "it; see hpcio status --failed",
                 err=True,
             )
         return found
+
+    def _tell_failed(self, more: int) -> None:
+        """Let all tasks count what no worker could tell."""
+        self._failed += more
+        submission = self._assignment.submission
+        claims = Claims(
+            self._assignment.plan, submission.number, self._name_of_failed, first=submission.first
+        )
+        claims.look()
+        claims.tell_failed(self._failed)
+        if claims.failed + self._failed > submission.max_failed:
+            claims.stop()
 
     def _blame_hung(self, mine: Tried, others: Tried) -> bool:
         """Record as failed the block that was at hand all the time; whether there was one.
@@ -184,6 +203,7 @@ class TaskWatcher:
         if at_hand >= left.size:
             return False
         blame(self._assignment.plan, int(left[at_hand]), _HUNG)
+        self._tell_failed(1)
         say(f"hpcio: block {left[at_hand]} has failed: {_HUNG}", err=True)
         return True
 
@@ -204,8 +224,12 @@ class TaskWatcher:
         if for_memory and at_hand < left.size:  # with as much memory, it would die again
             why = _NO_MEMORY.format(job=job)
             blame(self._assignment.plan, int(left[at_hand]), why, "memory")
-        else:
-            deaths.left(blocks, mine, why)
+            self._tell_failed(1)
+            return
+        before = deaths.blamed
+        deaths.left(blocks, mine, why)
+        if deaths.blamed > before:
+            self._tell_failed(deaths.blamed - before)
 
     def _name(self, block: int) -> str:
         """What people call a block."""

@@ -18,12 +18,14 @@ from slurm.tasks.assignment import Assignment, Part, Whereabouts
 from slurm.tasks.claims import Claim, Claims
 from slurm.tasks.ending import AGAIN, DONE, ENDED
 from slurm.tasks.heartbeats import Heartbeat
-from slurm.tasks.helping import Helper, Progress, spared
+from slurm.tasks.helping import Helper, Progress
 
 __all__ = ["TaskWorker"]
 
 # How often a task looks whether others have taken over a part of its batch, in seconds.
 _LOOK_EVERY = 5.0
+# A task tells others of its failures whenever there is one more such part of how many may fail.
+_TOLD_AT_ONCE = 100
 # How many seconds before its end a task leaves the block at hand, to sync and go.
 _TO_GO = 60
 
@@ -55,17 +57,17 @@ class TaskWorker:
         self._before = before
         self._end, self._max_failed = len(plan), submission.max_failed
         self._again = self._ended = False
-        self._looked = time.monotonic()
+        self._looked = float("-inf")
         self._told_failed = 0
         self._claim: Claim | None = None
-        self._progress = Progress(plan, known=submission.known)
+        self._progress = Progress(plan, submission)
         environment.limit_memory()
         self._attempt = Attempt(
             plan, assignment.label, retries=submission.retries,
             max_failed=submission.max_failed, trial_time=submission.trial_time, on_tick=self._tick,
         )  # fmt: skip
         self._claims = Claims(plan, submission.number, self._attempt.name, first=submission.first)
-        self._helper = Helper(assignment, self._attempt, self._claims, self._progress)
+        self._helper = Helper(assignment, self._attempt, self._claims, self._progress, before)
 
     def run(self) -> int:
         """Work until nothing is left to do, or the end has come; an exit status."""
@@ -174,17 +176,20 @@ class TaskWorker:
         self._progress.look()
         left = self._progress.left(blocks[(blocks >= claim.start) & (blocks < until)])
         if left.size:
-            spared(self._claims, self._progress, self._assignment.plan, claim, left)
+            self._helper.spare(claim, left)
 
     def _take(self, batch: int, start: int = 0) -> None:
         """Claim what is left of a batch from a block on, and run it."""
         blocks = self._assignment.work.batches[batch]
         # A task of an earlier submission, of which SLURM has lost sight, may have done some.
-        if self._claims.latest(batch) is not None or self._assignment.submission.known:
+        is_claimed = self._claims.latest(batch) is not None
+        if is_claimed or self._assignment.submission.known:
             self._progress.look()
             blocks = self._progress.left(blocks)
         blocks = blocks[blocks >= start]
         if not blocks.size:
+            if not is_claimed:  # or it would be looked at again and again
+                self._claims.take(batch, 0)
             return
         self._claim = self._claims.take(batch, int(blocks[0]))
         if self._claim is not None and self._run(self._claim, blocks):
@@ -205,7 +210,9 @@ class TaskWorker:
         """While a batch is at work, see whether somebody has taken over a part of it."""
         now = time.monotonic()
         failed = self._max_failed - self._attempt.may_fail
-        if failed > self._told_failed:  # too many end all, so that there is little to tell
+        # Each is told in a file of its own.
+        some = max(1, self._max_failed // _TOLD_AT_ONCE)
+        if failed >= self._told_failed + some:
             self._told_failed, self._looked = failed, float("-inf")
             self._claims.tell_failed(failed)
         if self._claim is None or now - self._looked < _LOOK_EVERY:

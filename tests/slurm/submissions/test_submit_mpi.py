@@ -119,6 +119,17 @@ def test_a_trial_that_kills_its_rank_is_found_and_resume_goes_on(slurm, place):
     assert place.calls[before:] == [13]
 
 
+def test_a_pass_of_ranks_tries_its_own_trials_alone(slurm, place):
+    place.mark("raise", 5)
+    place.mark("hold", 7)
+    script = SUBMIT.replace("ranks=4,", "ranks=4, trial_time='1s', time_retry='3x',")
+    run = place.submitted("direct", script)
+    run.wait(timeout=PATIENCE)
+    failed = {f.block: f.cause for f in Ledger.read(hpcio.Plan.load(place.out)).failures()}
+    assert failed == {5: "raised", 7: "time"}
+    assert (place.calls.count(5), place.calls.count(7)) == (1, 2)
+
+
 @pytest.mark.gluster
 @pytest.mark.parametrize("writer", ["direct", "mpi"])
 def test_ranks_on_clients_of_glusterfs(gluster_slurm, tmp_path, monkeypatch, mpi_python, writer):

@@ -11,7 +11,7 @@ import pytest
 
 import hpcio
 import slurm as slurm_side
-from hpcio.errors import PlanError
+from hpcio.errors import BlocksFailed, PlanError
 from slurm.submissions import records
 from tests.rigs.cluster_bench import OPTIONS, hpcio_command
 from tests.rigs.slurm import until
@@ -111,3 +111,49 @@ def test_a_task_that_slurm_has_lost_sight_of_leaves_and_nothing_is_done_twice(sl
     assert stray.returncode == 0
     # What it had done before was not done again, nor did it take more than what was at hand.
     assert len(place.calls) <= place.trials + 3
+
+
+@pytest.mark.parametrize("code", [0, 1, 75, 143])
+def test_a_function_that_ends_its_process_with_any_status(slurm, place, code):
+    place.mark(f"exit-{code}", 7)
+    run = place.submit(2)
+    run.wait(timeout=PATIENCE)
+    (failure,) = slurm_side.attach(place.out).status().failures
+    assert (failure.block, failure.cause) == (7, "died")
+    assert set(place.calls) == set(range(place.trials))
+    place.clear(f"exit-{code}")
+    place.finished(run.resume())
+
+
+def test_deaths_count_over_all_tasks(slurm, place):
+    place.mark("die", *range(0, place.trials, 4))
+    run = place.submit(2, max_failed=2)
+    run.wait(timeout=PATIENCE)
+    said = place.outcome()
+    assert 2 < said["failed"] < 7
+    assert said["missing"] > 0
+
+
+def test_what_a_run_has_lost_is_done_by_a_submission(slurm, place):
+    """Its journals say that it was done."""
+    place.mark("raise", *range(40, 48))
+    with pytest.raises(BlocksFailed):
+        place.plan(sources="trial").run(workers=0, progress=False)
+    place.clear("raise")
+    plan = hpcio.Plan.load(place.out)
+    next(plan.rundir.sources.rglob("0000003-*.h5")).unlink()
+    run = slurm_side.submit(plan, tasks=2, **OPTIONS)
+    place.finished(run)
+    assert place.calls.count(3) == 2
+
+
+def test_sums_are_done_as_a_whole_by_a_submission(slurm, place):
+    place.mark("raise", 5)
+    plan = place.plan(keeptrials=False)
+    with pytest.raises(BlocksFailed):
+        plan.run(workers=0, progress=False)
+    place.clear("raise")
+    run = slurm_side.submit(hpcio.Plan.load(place.out), tasks=2, **OPTIONS)
+    run.wait(timeout=PATIENCE)
+    assert place.outcome()["status"] == "complete"
+    assert hpcio.verify(place.out).blocks
