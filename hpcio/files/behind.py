@@ -22,7 +22,7 @@ import numpy as np
 
 from hpcio.errors import SourceError, as_read_error
 from hpcio.files.compression import load_filters_of
-from hpcio.files.opening import free_files, open_file, reading, room_for
+from hpcio.files.opening import find_dataset, free_files, open_file, reading, room_for
 from hpcio.machine import only_files
 
 __all__ = [
@@ -247,34 +247,67 @@ def _identity(stat: os.stat_result) -> tuple[int, int]:
 class Mappings:
     """Which files a region of a virtual dataset needs.
 
-    Nothing is known of mappings that stand for any number of files.
+    Nothing is known of mappings that stand for any number of files, nor of what is behind a mapping
+    that takes no plain box of another virtual dataset.
 
     Parameters
     ----------
     dataset : h5py.Dataset
         Open, and virtual.
+    deep : bool
+        Whether to look where its files lead to: they may hold links, or virtual datasets.
+
+    Attributes
+    ----------
+    passed : set of str
+        Files that lead to others and that HDF5 does not hold open.
     """
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: h5py.Dataset, *, deep: bool = False) -> None:
+        self._dataset, self.passed = dataset, set[str]()
         self._paths: list[str] = []
-        low, high = [], []
+        self._boxes: list[_Box] = []
         dcpl, main = dataset.id.get_create_plist(), dataset.file.filename
         for k in range(dcpl.get_virtual_count()):
-            file = dcpl.get_virtual_filename(k)
-            if file == "." or _has_pattern(file, dcpl.get_virtual_dsetname(k)):
+            file, name = dcpl.get_virtual_filename(k), dcpl.get_virtual_dsetname(k)
+            if (file == "." and not deep) or _has_pattern(file, name):
                 continue
             try:
-                bounds = dcpl.get_virtual_vspace(k).get_select_bounds()
+                box = _Box.of(dcpl.get_virtual_vspace(k), dataset.shape)
             except (RuntimeError, ValueError):  # it may grow
                 continue
             looked = where_hdf5_looks(main, _numbered(file, 0), "HDF5_VDS_PREFIX")
-            path = next((p for p in looked if os.path.exists(p)), looked[0])
-            self._paths.append(os.path.realpath(path))
-            low.append(bounds[0])
-            high.append(bounds[1])
+            path = (
+                main if file == "." else next((p for p in looked if os.path.exists(p)), looked[0])
+            )
+            found = [(os.path.realpath(path), box)]
+            if deep:
+                found = self._behind(path, name, box, dcpl.get_virtual_srcspace(k))
+            for one, where in found:
+                self._paths.append(one)
+                self._boxes.append(where)
         ndim = len(dataset.shape)
-        self._low, self._high = (np.asarray(x, np.int64).reshape(-1, ndim) for x in (low, high))
+        self._low = np.asarray([b.low for b in self._boxes], np.int64).reshape(-1, ndim)
+        self._high = np.asarray([b.high for b in self._boxes], np.int64).reshape(-1, ndim)
+
+    def _behind(
+        self, path: str, name: str, box: _Box, space: h5py.h5s.SpaceID
+    ) -> list[tuple[str, _Box]]:
+        """The files that a mapping leads to, each with the part of this dataset that needs it."""
+        with open_file(path) as f:
+            source = find_dataset(f, name)
+            real = os.path.realpath(source.file.filename)
+            if real != os.path.realpath(path):
+                self.passed.add(os.path.realpath(path))
+            found = [(real, box)]
+            if source.is_virtual:
+                inner, taken = Mappings(source, deep=True), _Box.of(space, source.shape)
+                self.passed |= inner.passed
+                for one, at in zip(inner._paths, inner._boxes, strict=True):
+                    where = at.within(taken, box)
+                    if where is not None:
+                        found.append((one, where))
+            return found
 
     @property
     def files(self) -> set[str]:
@@ -289,7 +322,53 @@ class Mappings:
         return {self._paths[k]: partial(self._touch, k) for k in np.flatnonzero(meet).tolist()}
 
     def _touch(self, k: int) -> object:
-        return self._dataset[tuple(self._low[k].tolist())]
+        return self._dataset[self._boxes[k].low]
+
+
+@dataclass(frozen=True)
+class _Box:
+    """The bounds of a selection, the last one included; `whole` if all in them is selected."""
+
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+    whole: bool
+
+    @classmethod
+    def of(cls, space: h5py.h5s.SpaceID, shape: tuple[int, ...]) -> _Box:
+        """The box of a selection of a dataset of some shape."""
+        if space.get_select_type() == h5py.h5s.SEL_ALL:  # of an extent that may not be known
+            return cls((0,) * len(shape), tuple(n - 1 for n in shape), whole=True)
+        low, high = space.get_select_bounds()
+        size = math.prod(b - a + 1 for a, b in zip(low, high, strict=True))
+        return cls(tuple(low), tuple(high), size == space.get_select_npoints())
+
+    def within(self, taken: _Box, box: _Box) -> _Box | None:
+        """Where this part of a dataset lies in another one, which has `taken` of it in `box`.
+
+        None if it lies nowhere there, or nobody knows where.
+        """
+        low = tuple(map(max, self.low, taken.low))
+        high = tuple(map(min, self.high, taken.high))
+        if any(a > b for a, b in zip(low, high, strict=True)):
+            return None
+        # The first value of a selection with holes is in it, of a part of that perhaps not.
+        known = self.whole or low == self.low
+        from_, onto = taken.long(), box.long()
+        sizes = (
+            [taken.high[d] - taken.low[d] for d in from_],
+            [box.high[d] - box.low[d] for d in onto],
+        )
+        if not (known and taken.whole and box.whole and sizes[0] == sizes[1]):
+            return None
+        first, last = list(box.low), list(box.low)
+        for d, e in zip(from_, onto, strict=True):
+            first[e] += low[d] - taken.low[d]
+            last[e] += high[d] - taken.low[d]
+        return _Box(tuple(first), tuple(last), self.whole)
+
+    def long(self) -> list[int]:
+        """The axes along which it is longer than one."""
+        return [d for d, (a, b) in enumerate(zip(self.low, self.high, strict=True)) if b > a]
 
 
 def _open_files() -> set[str]:

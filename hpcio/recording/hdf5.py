@@ -64,6 +64,9 @@ class _Hdf5:
 
 HDF5 = _Hdf5()
 
+# How often values are read, at the most, until two reads agree.
+_TRIES = 5
+
 # What h5py raises for scales that are gone, or whose type it has no word for.
 _NO_SCALE = (OSError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -137,8 +140,11 @@ class _OpenHdf5:
         if self._behind and self._dataset.is_virtual:
             with reading(recording.path):
                 self._mappings = Mappings(self._dataset)
+                if not self._mappings.files.issuperset(self._behind):
+                    self._mappings = Mappings(self._dataset, deep=True)
         # Files of which it is not known which region needs them.
-        known = set() if self._mappings is None else self._mappings.files
+        found = self._mappings
+        known = set() if found is None else found.files | found.passed
         self._others = [path for path in self._behind if path not in known]
         self._has_scales = has_sound_scales(self._dataset)
         self.name: str = self._file.filename
@@ -156,7 +162,25 @@ class _OpenHdf5:
         files = {} if self._mappings is None else self._mappings.of(region)
         what = str(self._recording)
         check_readable(self._others, what)
-        found = read_behind(lambda: _values(self._dataset, region), files, self._opened, what=what)
+
+        def read() -> np.ndarray:
+            return read_behind(
+                lambda: _values(self._dataset, region), files, self._opened, what=what
+            )
+
+        found = read()
+        if self._mappings is not None and self._others:
+            # Of these nobody knows whether HDF5 should hold them open. What it could not open it
+            # tries to open again with each read.
+            for _ in range(_TRIES):
+                before, found = found, read()
+                if before.tobytes() == found.tobytes():
+                    break
+            else:
+                raise SourceError(
+                    f"Values of '{what}' change from read to read: a file behind it is not always "
+                    "there. See to it that all can be read, then try again."
+                )
         check_readable(self._others, what)
         return found
 

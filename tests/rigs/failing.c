@@ -15,16 +15,17 @@
 #include <unistd.h>
 
 static char folder[4096], kind[32];
-static long moment;
+static long moment, many;
 static int number;
 static atomic_long calls;
 
-/* Let the call of that moment fail; 0: none, but count. */
-void arm(const char *below, const char *which, long nth, int error) {
+/* Let so many calls fail from that moment on; 0: none, but count. */
+void arm(const char *below, const char *which, long nth, int error, long in_a_row) {
     snprintf(folder, sizeof folder, "%s", below);
     snprintf(kind, sizeof kind, "%s", which);
     moment = nth;
     number = error;
+    many = in_a_row;
     atomic_store(&calls, 0);
 }
 
@@ -37,7 +38,10 @@ static int is_below(const char *path) {
 }
 
 static int is_due(const char *which) {
-    return !strcmp(kind, which) && atomic_fetch_add(&calls, 1) + 1 == moment;
+    if (strcmp(kind, which))
+        return 0;
+    long call = atomic_fetch_add(&calls, 1) + 1;
+    return moment && call >= moment && call < moment + many;
 }
 
 static int path_fails(const char *which, const char *path) {

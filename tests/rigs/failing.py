@@ -94,7 +94,7 @@ def _main(shim: str, folder: str, function: str, right: str, options: dict, each
         shutil.copy2(at / "rec.h5", recording)
 
     def arm(kind: str, moment: int, number: int) -> None:
-        libc.arm(below.encode(), kind.encode(), ctypes.c_long(moment), number)
+        libc.arm(below.encode(), kind.encode(), ctypes.c_long(moment), number, ctypes.c_long(1))
 
     def run() -> str:
         plan = hpcio.Plan.create(function, f"{recording}::lfp", out=f"{below}/out.h5", **options)

@@ -30,7 +30,7 @@ LFP = np.random.default_rng(3).normal(size=(PARTS * ROWS, CHANNELS))
 
 
 def make_parts(folder: Path) -> str:
-    """A recording of some files, two of which it finds by another virtual dataset."""
+    """A recording of some files: two are found by another virtual dataset, one by a link."""
     folder.mkdir()
     halves = h5py.VirtualLayout((2 * ROWS, CHANNELS), "f8")
     whole = h5py.VirtualLayout(LFP.shape, "f8")
@@ -38,9 +38,10 @@ def make_parts(folder: Path) -> str:
         with h5py.File(folder / f"part{k}.h5", "w") as f:
             f["lfp"] = LFP[k * ROWS : (k + 1) * ROWS]
         layout = halves if k < 2 else whole
-        layout[k * ROWS : (k + 1) * ROWS] = h5py.VirtualSource(
-            f"part{k}.h5", "lfp", (ROWS, CHANNELS)
-        )
+        name = f"part{k}.h5" if k < PARTS - 1 else "link.h5"
+        layout[k * ROWS : (k + 1) * ROWS] = h5py.VirtualSource(name, "lfp", (ROWS, CHANNELS))
+    with h5py.File(folder / "link.h5", "w") as f:
+        f["lfp"] = h5py.ExternalLink(f"part{PARTS - 1}.h5", "lfp")
     with h5py.File(folder / "halves.h5", "w") as f:
         f.create_virtual_dataset("lfp", halves)
     whole[: 2 * ROWS] = h5py.VirtualSource("halves.h5", "lfp", (2 * ROWS, CHANNELS))
@@ -108,12 +109,16 @@ def _main(shim: str, folder: str, each: int) -> None:
         for kind in KINDS:
 
             def fail(moment: int, number: int, below=below, kind=kind, do=do) -> str:
-                libc.arm(str(below).encode(), kind.encode(), ctypes.c_long(moment), number)
+                # HDF5 looks for a file under several names, one after the other.
+                libc.arm(
+                    str(below).encode(), kind.encode(), ctypes.c_long(moment), number,
+                    ctypes.c_long(1 + moment % 6),
+                )  # fmt: skip
                 try:
                     said = do()
                     return str(libc.counted()) if not moment and said == "fine" else said
                 finally:
-                    libc.arm(b"", b"", ctypes.c_long(0), 0)
+                    libc.arm(b"", b"", ctypes.c_long(0), 0, ctypes.c_long(0))
 
             assert fail(0, 0).isdigit()  # what is imported late is imported once
             for moment in range(1, int(forked(partial(fail, 0, 0))) + 1):
