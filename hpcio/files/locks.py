@@ -35,7 +35,7 @@ import numpy as np
 from hpcio.errors import OutputError, as_output_error
 from hpcio.files.bytes import allocate, read_at, sync, write_at
 from hpcio.files.opening import NO_LOCKS, locking
-from hpcio.machine import is_local, kind_of, only_files, options_of
+from hpcio.machine import is_local, is_stopped, kind_of, only_files, options_of
 
 __all__ = [
     "check_locks",
@@ -422,8 +422,7 @@ def _stopped_holder(path: str) -> int | None:
     for process in Path("/proc").glob("[0-9]*"):
         # It may end meanwhile, or be somebody else's.
         with contextlib.suppress(OSError):
-            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
-            if state != "T":  # not "t": a debugger lets it go on
+            if not is_stopped(int(process.name)):
                 continue
             for fd in (process / "fd").iterdir():
                 if (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpcio.errors import OptionError, OutputError
 
-__all__ = ["available", "check_room", "cores", "parse_bytes", "user_name"]
+__all__ = ["available", "check_room", "cores", "is_stopped", "parse_bytes", "user_name"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -30,6 +30,14 @@ def user_name() -> str:
 
 
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped, as by Ctrl-Z; not by a debugger, which lets it go on."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (OSError, IndexError):  # it has ended, or there is no /proc
+        return False
 
 
 def parse_bytes(value: str | int) -> int:

@@ -24,7 +24,7 @@ import numpy as np
 
 from hpcio.errors import WorkerError, as_output_error, from_message
 from hpcio.journals import tried_by
-from hpcio.machine import how_it_ended, new_python, with_threads
+from hpcio.machine import how_it_ended, is_stopped, new_python, with_threads
 from hpcio.planning import Plan, check_memory
 from hpcio.running.clock import failed_for_time
 from hpcio.running.deaths import FRUITLESS, Deaths
@@ -54,6 +54,7 @@ class _Process:
     attempt: str = ""
     batch: np.ndarray | None = None
     hung_up: bool = False
+    stopped: float | None = None  # since when its process is stopped, as the session has seen
     received: bytearray = field(default_factory=bytearray)
 
     def send(self, message: dict[str, Any]) -> None:
@@ -186,10 +187,21 @@ class _Pool:
         for key, _ in self.selector.select(timeout=_LEAVING if leaving else _LOOK_EVERY):
             self._read(key.data)
         for worker in list(self.workers):
+            if self.trial_time is not None:
+                self._end_if_stopped(worker, self.trial_time)
             if worker.process.poll() is not None:
                 while not worker.hung_up and self._read(worker):
                     pass
                 self._died(worker)
+
+    def _end_if_stopped(self, worker: _Process, limit: float) -> None:
+        """End a worker that is stopped (as by SIGSTOP), which cannot look at the time itself."""
+        if not is_stopped(worker.process.pid):
+            worker.stopped = None
+        elif worker.stopped is None:
+            worker.stopped = time.monotonic()
+        elif time.monotonic() - worker.stopped > limit:
+            worker.process.kill()
 
     def _read(self, worker: _Process) -> bool:
         """Take what a worker has said; whether there was anything."""
@@ -207,7 +219,13 @@ class _Pool:
         *lines, rest = worker.received.split(b"\n")
         worker.received = bytearray(rest)
         for line in lines:
-            self._heard(worker, json.loads(line))
+            message = None
+            with contextlib.suppress(ValueError):
+                message = json.loads(line)
+            if isinstance(message, dict):
+                self._heard(worker, message)
+            else:  # its function has written into what it found open
+                worker.process.kill()
         return True
 
     def _heard(self, worker: _Process, message: dict[str, Any]) -> None:

@@ -102,6 +102,10 @@ class SubmitOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
+# Smaller steps would be very many.
+_LEAST = 1.1
+
+
 def parse_factor(name: str, value: str) -> float | None:
     """How much more a second pass asks for; None for none.
 
@@ -114,6 +118,8 @@ def parse_factor(name: str, value: str) -> float | None:
     if text == "off":
         return None
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)x", text)
-    if match is None or not 1 < float(match[1]) <= 1000:
-        raise OptionError(f"{name}='{value}' is no factor. Write such as 2x, or off.")
+    if match is None or not _LEAST <= float(match[1]) <= 1000:
+        raise OptionError(
+            f"{name}='{value}' is no factor of {_LEAST} or more. Write such as 2x, or off."
+        )
     return float(match[1])

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from slurm.submissions.queue import Row, pending_tasks, read_queue
     from slurm.submissions.records import (
         Submission,
+        is_stopped,
         jobs,
         newest,
         numbers,
         read_submission,
+        stop,
         task_plan,
     )
     from slurm.submissions.status import outcome
@@ -32,6 +34,7 @@ __all__ = [
     "Submitted",
     "attach",
     "is_alone_in",
+    "is_stopped",
     "jobs",
     "log_files",
     "newest",
@@ -43,6 +46,7 @@ __all__ = [
     "read_queue",
     "read_submission",
     "scripts",
+    "stop",
     "submit",
     "submit_pass",
     "task_plan",
@@ -58,6 +62,7 @@ __getattr__ = lazily(
         "Submission": "records",
         "Submitted": "handle",
         "attach": "handle",
+        "is_stopped": "records",
         "jobs": "records",
         "log_files": "logs",
         "newest": "records",
@@ -70,6 +75,7 @@ __getattr__ = lazily(
         "read_queue": "queue",
         "read_submission": "records",
         "scripts": "submitting",
+        "stop": "records",
         "submit": "submitting",
         "submit_pass": "passes",
         "task_plan": "records",

@@ -87,9 +87,14 @@ class Submitted:
 
     def cancel(self) -> None:
         """Cancel all jobs of the run; what is done is kept, and can be resumed."""
-        jobs = sorted({row.job for row in living_rows(load_plan(self.out))})
-        if jobs:
-            call(["scancel", "--quiet", *map(str, jobs)])
+        plan, stopped = load_plan(self.out), 0
+        # Its finalizer might be about to submit another pass.
+        while (last := records.newest(plan)) is not None and last.number > stopped:
+            stopped = last.number
+            records.stop(plan, stopped)
+            jobs = sorted({row.job for row in living_rows(plan)})
+            if jobs:
+                call(["scancel", "--quiet", *map(str, jobs)])
 
     def resume(self, **options: Any) -> Submitted:
         """Submit what is missing; options as for `submit`, by default as the last time."""

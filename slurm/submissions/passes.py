@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hpcio.errors import Cause
+from hpcio.errors import Cause, ClusterError
 from hpcio.journals import FAILED, Ledger, held, read_usage
 from hpcio.planning import Plan, RunPolicy
 from hpcio.words import count, duration, size
@@ -187,6 +187,8 @@ def submit_pass(plan: Plan, last: Submission, found: Pass) -> Submission:
     request = make_request(plan, found.options, site)
     limit = found.options.policy().trial_time
     with held(plan):
+        if records.is_stopped(plan, last.number):
+            raise ClusterError("The run was cancelled meanwhile.")
         made = write_submission(
             plan, request, found.blocks, site=site, ledger=trusted_ledger(plan),
             options=last.options, policy=_policy(last, limit), first=last.first or last.number,

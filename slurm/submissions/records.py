@@ -22,6 +22,7 @@ import numpy as np
 
 from hpcio.errors import DAMAGE, PlanError, as_output_error
 from hpcio.files import check_types, read_own
+from hpcio.journals import ClaimFolder
 from hpcio.machine import write_whole
 from hpcio.planning import Plan, RunPolicy
 from slurm.mapping import JobArray, TaskPlan
@@ -43,6 +44,8 @@ __all__ = [
 
 
 Why = Literal["", "left", "memory", "time"]
+# The claim by which a submission is stopped.
+_STOP = "{}.stop"
 # More records than a journal may have.
 _ALL = 2**40
 
@@ -196,6 +199,18 @@ def write(plan: Plan, submission: Submission, work: TaskPlan) -> None:
         write_whole(where / f"{submission.number}.json", text.encode(), mode=plan.modes.record)
     except OSError as error:
         raise as_output_error(error, where) from error
+
+
+def stop(plan: Plan, number: int) -> None:
+    """Let all tasks of a submission end, and nothing of it be submitted again."""
+    claims = ClaimFolder(plan.rundir.claims)
+    claims.make()
+    claims.take(_STOP.format(number))
+
+
+def is_stopped(plan: Plan, number: int) -> bool:
+    """Whether a submission was stopped: too many blocks have failed, or somebody has cancelled."""
+    return ClaimFolder(plan.rundir.claims).is_taken(_STOP.format(number))
 
 
 def forget(plan: Plan, number: int) -> None:

@@ -12,6 +12,7 @@ works (`working`); that one helps others when its own work is done (`helping`).
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from hpcio.errors import HpcioError
@@ -35,6 +36,8 @@ def main() -> None:
 def _run(verb: str, plan: Plan, number: int, first: int = 0) -> int:
     # Each verb imports what it needs: tasks are many, and start in a moment.
     if verb == "finish":
+        # The script ignores it until Python is ready; cancelled means ended, and nothing more sent.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         from slurm.tasks.finishing import finish
 
         return finish(plan, number)

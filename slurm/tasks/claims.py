@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 
 from hpcio.journals import ClaimFolder
 from hpcio.planning import Plan
+from slurm.submissions import stop
 
 __all__ = ["Claim", "Claims"]
 
@@ -71,7 +72,7 @@ class Claims:
     """
 
     def __init__(self, plan: Plan, submission: int, attempt: str, *, first: int = 0) -> None:
-        self._folder = ClaimFolder(plan.rundir.claims)
+        self._plan, self._folder = plan, ClaimFolder(plan.rundir.claims)
         self.submission, self.attempt = submission, attempt
         self._first = first or submission
         self.of: dict[int, dict[int, Claim]] = {}
@@ -146,7 +147,7 @@ class Claims:
 
     def stop(self) -> None:
         """Let all tasks of the submission end."""
-        self._folder.take(f"{self.submission}.stop")
+        stop(self._plan, self.submission)
 
     def until(self, claim: Claim, *, end: int) -> int:
         """Where the part of a claim ends: where the next one begins, or at `end`.

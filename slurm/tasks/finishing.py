@@ -18,6 +18,7 @@ from slurm.submissions import (
     Row,
     Submission,
     is_alone_in,
+    is_stopped,
     jobs,
     next_pass,
     numbers,
@@ -147,7 +148,7 @@ def _bury_ranks(plan: Plan, submission: Submission, rows: tuple[Row, ...]) -> bo
             blame(plan, int(left[0]), _KILLS_RANKS)
         if states == {"OUT_OF_MEMORY"}:
             blame(plan, int(left[0]), _NO_MEMORY.format(task=0), "memory")
-    return False
+    return is_stopped(plan, submission.number)
 
 
 def publish_early(plan: Plan, number: int) -> None:

@@ -24,7 +24,7 @@ LIMIT = 3.0
 TRIALS = len(TABLE)
 
 STUCK = """
-import ctypes, time
+import ctypes, os, signal, stat, time
 
 def sleeping(trial, number):
     if number == 2:
@@ -46,6 +46,22 @@ def swallowing(trial, number):
             time.sleep(10_000)
         except:
             pass
+    return -trial
+
+def stopping(trial, number):
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(10_000)
+    return -trial
+
+def chatting(trial, number):
+    if number == 2:
+        for fd in range(3, 40):
+            try:
+                if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                    os.write(fd, b"garbage\\n")
+            except OSError:
+                pass
     return -trial
 
 def raising(trial, number):
@@ -137,3 +153,21 @@ def test_each_worker_that_ended_for_time_is_told_by_its_own_file(made):
     assert failed_for_time(plan, 1.0, "w1-00000000") == [4]
     assert failed_for_time(plan, 1.0) == [2]
     assert [failure.block for failure in Ledger.read(plan).failures()] == [2, 4]
+
+
+def test_a_trial_that_stops_its_worker_fails_and_the_others_go_on(made, tmp_path):
+    """A process that is stopped cannot look at the time itself."""
+    plan = made("stopping")
+    with pytest.raises(BlocksFailed, match=r"1 of 5 trials failed") as info:
+        plan.run(workers=2, trial_time=0.5, progress=False)
+    (failure,) = info.value.done.failed
+    assert failure.trial == 2
+    assert "signal 9" in failure.reason
+
+
+def test_a_function_that_writes_to_the_session_is_told_of(made, tmp_path):
+    plan = made("chatting")
+    with pytest.raises(BlocksFailed, match=r"1 of 5 trials failed") as info:
+        plan.run(workers=1, progress=False)
+    (failure,) = info.value.done.failed
+    assert failure.trial == 2

@@ -14,6 +14,7 @@ from hpcio.errors import BlocksFailed
 from slurm.submissions import records
 from tests.rigs.cluster_bench import ClusterBench, hpcio_command
 from tests.rigs.pages import page_of, text
+from tests.rigs.slurm import until
 from tests.rigs.waiting import PATIENCE
 
 pytestmark = pytest.mark.slurm
@@ -144,3 +145,38 @@ def test_a_trial_that_the_system_kills_gets_more_memory(constrained, place):
     log = place.logs()
     assert "at trial 5: " in log
     assert "SIGKILL" in log
+
+
+def test_what_was_cancelled_is_not_submitted_again(slurm, place):
+    place.ask("greedy", 5, 600)
+    place.mark("hold", 40)
+    run = place.submit(2, memory="400MB")
+    until(lambda: 40 in place.calls and run.status().failed, "a trial that has failed")
+    # As `cancel` does, which SLURM is told of only then.
+    records.stop(hpcio.Plan.load(place.out), 1)
+    place.clear("hold")
+    run.wait(timeout=PATIENCE)
+    assert [made.number for made in passes(place)] == [1]
+    assert "--mem" in place.outcome()["message"]
+    place.clear("greedy")
+    place.finished(run.resume())
+
+
+def test_cancel_while_the_finalizer_is_at_work(slurm, place):
+    """SLURM ends it at once, though its script has said that signals may come too early."""
+    place.ask("greedy", 5, 600)
+    run = place.submit(2, memory="400MB")
+
+    def at_the_end() -> bool:
+        rows = run.queue().rows
+        return (
+            any(row.task is None and row.state == "RUNNING" for row in rows)
+            or len(passes(place)) > 1
+        )
+
+    until(at_the_end, "the finalizer")
+    run.cancel()
+    run.wait(timeout=PATIENCE)
+    assert not any(row.alive for row in run.queue().rows)
+    place.clear("greedy")
+    place.finished(run.resume())
