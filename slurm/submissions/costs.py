@@ -95,7 +95,8 @@ def _advice(run: RunView, found: list[_Pass]) -> list[str]:
     costs = [one.core_seconds for one in found[1:] if one.core_seconds is not None]
     notes = []
     if costs:
-        notes.append(f"Further passes took {duration(sum(costs))} of core time.")
+        took = duration(sum(costs))
+        notes.append(f"Further passes took {took} of core time, but for workers that were killed.")
     short = [one for one in found if one.made.why == "memory"]
     if short:
         most = max(memory_to_ask(one.peak or one.made.memory or 0) for one in short)
@@ -107,11 +108,11 @@ def _advice(run: RunView, found: list[_Pass]) -> list[str]:
     nothing = np.zeros(0, np.int64)
     long = np.concatenate([nothing, *(one.done for one in found if one.made.why == "time")])
     times = run.times
-    took = (times.compute + times.io)[np.isin(times.block, long)]
-    if took.size:
+    slow = (times.compute + times.io)[np.isin(times.block, long)]
+    if slow.size:
         notes.append(
-            f"Of those that needed more time the longest took {duration(took.max())}: next time, "
-            f"--trial-time {int(np.ceil(_MORE * took.max()))}s."
+            f"Of those that needed more time the longest took {duration(slow.max())}: next time, "
+            f"--trial-time {int(np.ceil(_MORE * slow.max()))}s."
         )
     if any(one.made.why == "left" for one in found):
         notes.append(f"Why tasks were gone stands in their logs: hpcio logs {run.plan.out}")

@@ -93,11 +93,27 @@ class Harms:
         """Wait, and resume as often as what is said says so."""
         for resumed in range(5):
             run = slurm_side.attach(bench.out)
-            run.wait(timeout=3 * PATIENCE)
+            self._wait(run)
             if bench.out.exists():
                 return resumed
             run.resume()
         raise AssertionError(f"not published: {bench.logs()}")
+
+    def _wait(self, run: slurm_side.Submitted) -> None:
+        """Wait until no job is left.
+
+        A controller that has lost jobs may give their numbers to others; SLURM then drains nodes
+        that have both, and an administrator lets them work again.
+        """
+        end = time.monotonic() + 3 * PATIENCE
+        while True:
+            try:
+                return run.wait(timeout=30)
+            except TimeoutError:
+                if time.monotonic() > end:
+                    raise
+            with contextlib.suppress(RuntimeError):  # most are not drained
+                self.slurm.call("scontrol", "update", f"NodeName=n[1-{NODES}]", "State=RESUME")
 
     # ---- what is done
 
