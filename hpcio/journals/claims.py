@@ -61,5 +61,13 @@ class ClaimFolder:
         return os.path.exists(self.folder / name)
 
     def names(self) -> list[str]:
-        """All names that are claimed, as the file system lists them now."""
-        return os.listdir(self.folder)
+        """All names that are claimed, as the file system lists them now.
+
+        Raises
+        ------
+        OutputError
+        """
+        try:
+            return os.listdir(self.folder)
+        except OSError as error:
+            raise as_output_error(error, self.folder) from error

@@ -12,7 +12,7 @@ from hpcio.journals import published
 from hpcio.planning import RunPolicy, load_plan
 from hpcio.results import open as open_result
 from hpcio.running import Nobody, execute
-from slurm.site import FIRST_LOOK, LAST_LOOK, SubmitOptions, call
+from slurm.site import FIRST_LOOK, LAST_LOOK, SubmitOptions, call, require
 from slurm.submissions import records
 from slurm.submissions.queue import Queue, living_rows, read_queue
 from slurm.submissions.sending import submit_missing
@@ -54,6 +54,8 @@ class Submitted:
         ------
         TimeoutError
             If jobs are left then.
+        ClusterError
+            If there is no SLURM on this machine.
         """
         end = None if timeout is None else time.monotonic() + timeout
         delay = FIRST_LOOK
@@ -67,6 +69,7 @@ class Submitted:
         try:
             return bool(living_rows(load_plan(self.out)))
         except ClusterError:  # SLURM did not answer; assume that jobs still run
+            require("squeue")  # of where there is none, nobody waits
             return True
 
     def result(self, *, timeout: float | None = None) -> Any:

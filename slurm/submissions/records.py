@@ -158,11 +158,19 @@ class Jobs:
 
 
 def numbers(plan: Plan) -> list[int]:
-    """The submissions of a run, the newest last."""
+    """The submissions of a run, the newest last.
+
+    Raises
+    ------
+    PlanError
+        If they cannot be listed.
+    """
     try:
         names = os.listdir(plan.rundir.submissions)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise _unreadable(plan.rundir.submissions, error) from error
     return sorted(int(m[1]) for n in names if (m := re.fullmatch(r"(\d+)\.json", n)))
 
 

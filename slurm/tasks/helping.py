@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections import defaultdict
@@ -11,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from hpcio.errors import HpcioError
 from hpcio.journals import DONE, FAILED, HELD, Follower
 from hpcio.planning import Plan
 from hpcio.running import Attempt, blame
@@ -142,7 +144,9 @@ class Helper:
 
     def _is_replaced(self) -> bool:
         """Whether the run was submitted anew: SLURM had lost sight of this task."""
-        return numbers(self._plan)[-1:] > [self._assignment.submission.number]
+        with contextlib.suppress(HpcioError):  # it is looked at again
+            return max(numbers(self._plan), default=0) > self._assignment.submission.number
+        return False
 
     def unclaimed(self) -> int | None:
         """A batch that nobody has begun, from the end of the range that has most of them."""

@@ -66,7 +66,7 @@ def cases(draw: st.DrawFn) -> tuple[Array, dict[str, Any]]:
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_run_gives_what_numpy_gives(tmp_path_factory, case):
     data, options = case
     folder = tmp_path_factory.mktemp("any")

@@ -113,7 +113,9 @@ def test_a_task_that_slurm_has_lost_sight_of_leaves_and_nothing_is_done_twice(sl
     assert len(place.calls) <= place.trials + 3
 
 
-@pytest.mark.parametrize("code", [0, 1, 75, 143])
+@pytest.mark.parametrize(
+    "code", [0, *(pytest.param(code, marks=pytest.mark.torture) for code in (1, 75, 143))]
+)
 def test_a_function_that_ends_its_process_with_any_status(slurm, place, code):
     place.mark(f"exit-{code}", 7)
     run = place.submit(2)

@@ -199,8 +199,8 @@ def test_a_slow_task_gets_help(slurm, place):
     place.finished(run)
 
 
-# It takes SLURM half a minute to give a node up.
-@pytest.mark.parametrize("writer", ["virtual", pytest.param("mutex", marks=pytest.mark.torture)])
+@pytest.mark.torture  # it takes SLURM half a minute to give a node up
+@pytest.mark.parametrize("writer", ["virtual", "mutex"])
 def test_two_copies_of_one_task(slurm, place, writer):
     """A node that is cut off goes on with its task while SLURM starts it elsewhere."""
     place.mark("hold", 5)
