@@ -62,6 +62,7 @@ def chatting(trial, number):
                     os.write(fd, b"garbage\\n")
             except OSError:
                 pass
+        time.sleep(10_000)  # until the session ends it
     return -trial
 
 def raising(trial, number):
