@@ -261,10 +261,12 @@ class Mappings:
     ----------
     passed : set of str
         Files that lead to others and that HDF5 does not hold open.
+    unsure : set of str
+        Files of which it is not known, or not of all that is in them, which region needs them.
     """
 
     def __init__(self, dataset: h5py.Dataset, *, deep: bool = False) -> None:
-        self._dataset, self.passed = dataset, set[str]()
+        self._dataset, self.passed, self.unsure = dataset, set[str](), set[str]()
         self._paths: list[str] = []
         self._boxes: list[_Box] = []
         dcpl, main = dataset.id.get_create_plist(), dataset.file.filename
@@ -303,10 +305,13 @@ class Mappings:
             if source.is_virtual:
                 inner, taken = Mappings(source, deep=True), _Box.of(space, source.shape)
                 self.passed |= inner.passed
+                self.unsure |= inner.unsure
                 for one, at in zip(inner._paths, inner._boxes, strict=True):
                     where = at.within(taken, box)
                     if where is not None:
                         found.append((one, where))
+                    elif at.meets(taken):
+                        self.unsure.add(one)
             return found
 
     @property
@@ -349,7 +354,7 @@ class _Box:
         """
         low = tuple(map(max, self.low, taken.low))
         high = tuple(map(min, self.high, taken.high))
-        if any(a > b for a, b in zip(low, high, strict=True)):
+        if not self.meets(taken):
             return None
         # The first value of a selection with holes is in it, of a part of that perhaps not.
         known = self.whole or low == self.low
@@ -365,6 +370,11 @@ class _Box:
             first[e] += low[d] - taken.low[d]
             last[e] += high[d] - taken.low[d]
         return _Box(tuple(first), tuple(last), self.whole)
+
+    def meets(self, other: _Box) -> bool:
+        """Whether the bounds of two selections of one dataset have something in common."""
+        pairs = zip(self.low, self.high, other.low, other.high, strict=True)
+        return all(a <= d and c <= b for a, b, c, d in pairs)
 
     def long(self) -> list[int]:
         """The axes along which it is longer than one."""

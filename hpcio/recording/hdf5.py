@@ -144,7 +144,7 @@ class _OpenHdf5:
                     self._mappings = Mappings(self._dataset, deep=True)
         # Files of which it is not known which region needs them.
         found = self._mappings
-        known = set() if found is None else found.files | found.passed
+        known = set() if found is None else (found.files | found.passed) - found.unsure
         self._others = [path for path in self._behind if path not in known]
         self._has_scales = has_sound_scales(self._dataset)
         self.name: str = self._file.filename

@@ -12,7 +12,7 @@ import pytest
 
 import hpcio
 from hpcio.errors import SourceError
-from hpcio.files import FileState, check_whole, follow, sample_of, where_hdf5_looks
+from hpcio.files import FileState, Mappings, check_whole, follow, sample_of, where_hdf5_looks
 from tests.rigs.support import run
 
 ONES = np.ones((20, 2))
@@ -275,3 +275,25 @@ def test_a_part_that_cannot_be_opened_any_more_is_not_read(tmp_path):
     virtual(tmp_path / "rec.h5", *(f"{k}.h5" for k in range(12)))
     (tmp_path / "leaking.py").write_text(LEAKING)
     assert "Too many files are open" in run(LEAKS, tmp_path)
+
+
+def test_of_a_file_behind_a_mapping_with_holes_nobody_is_sure(tmp_path):
+    with h5py.File(tmp_path / "part.h5", "w") as f:
+        f["x"] = np.arange(8.0)
+    inner = h5py.VirtualLayout((8,), "f8")
+    inner[:] = h5py.VirtualSource(str(tmp_path / "part.h5"), "x", (8,))
+    with h5py.File(tmp_path / "inner.h5", "w") as f:
+        f.create_virtual_dataset("x", inner)
+    source = h5py.VirtualSource(str(tmp_path / "inner.h5"), "x", (8,))
+    for name, taken in (("box", slice(2, 6)), ("holes", slice(0, 8, 2))):
+        layout = h5py.VirtualLayout((4,), "f8")
+        layout[:] = source[taken]
+        with h5py.File(tmp_path / f"{name}.h5", "w") as f:
+            f.create_virtual_dataset("x", layout)
+    part = str(tmp_path / "part.h5")
+    with h5py.File(tmp_path / "box.h5") as f:
+        found = Mappings(f["x"], deep=True)
+        assert part in found.files - found.unsure
+        assert part in found.of((slice(0, 1),))
+    with h5py.File(tmp_path / "holes.h5") as f:
+        assert Mappings(f["x"], deep=True).unsure == {part}
