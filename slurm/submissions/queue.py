@@ -70,14 +70,14 @@ def read_queue(plan: Plan) -> Queue | None:
     A job is known by its script, not by its number alone, since SLURM's controller may give the
     number to somebody else after a crash.
     """
-    numbers = records.numbers(plan)
-    if not numbers:
+    if not records.numbers(plan):
         return None
     try:
         jobs = queued_jobs()
     except ClusterError as error:
         return Queue((), str(error))
-    scripts = _Scripts.of(plan, numbers)
+    # Read last: a finalizer that has just submitted another pass may have left the queue meanwhile.
+    scripts = _Scripts.of(plan, records.numbers(plan))
     rows = []
     for job in jobs:
         script = scripts.find(job.script)

@@ -11,7 +11,8 @@ import pytest
 
 import hpcio
 from hpcio.errors import BlocksFailed
-from slurm.submissions import records
+from slurm.site.squeue import QueuedJob
+from slurm.submissions import queue, records
 from tests.rigs.cluster_bench import ClusterBench, hpcio_command
 from tests.rigs.pages import page_of, text
 from tests.rigs.slurm import until
@@ -112,6 +113,24 @@ def test_a_task_that_is_cancelled_is_not_begun_again(slurm, place):
     assert "Go on with: hpcio resume" in place.outcome()["message"]
     place.clear("hold")
     place.finished(run.resume())
+
+
+def test_who_asks_while_another_pass_is_submitted_sees_its_jobs(slurm, place, monkeypatch):
+    place.mark("hold", "task-0")
+    run = place.submit(1)
+    slurm.call("scancel", place.task_of(0)[0])
+    run.wait(timeout=PATIENCE)
+    asked = queue.queued_jobs
+
+    def meanwhile() -> list[QueuedJob]:
+        monkeypatch.setattr(queue, "queued_jobs", asked)
+        run.resume()
+        return asked()
+
+    monkeypatch.setattr(queue, "queued_jobs", meanwhile)
+    assert {row.submission for row in queue.living_rows(hpcio.Plan.load(place.out))} == {2}
+    place.clear("hold")
+    place.finished(run)
 
 
 # ---- killed by the system
