@@ -8,15 +8,11 @@ from its `RunDirectory`.
 from hpcio.files.access import ACCESS, READABLE, READABLE_FOLDER, Access, Modes
 from hpcio.files.behind import (
     FileState,
-    Mappings,
     Place,
     check_links,
     check_place,
-    check_readable,
-    check_room_to_open,
     check_whole,
     follow,
-    read_behind,
     sample_of,
     where_hdf5_looks,
 )
@@ -40,6 +36,7 @@ from hpcio.files.compression import (
     load_filters,
 )
 from hpcio.files.images import in_memory_file, sparse_file, write_image, write_under_name
+from hpcio.files.indexing import Rows, entries_of
 from hpcio.files.locks import (
     check_locks,
     copy_out_of_reach,
@@ -49,6 +46,7 @@ from hpcio.files.locks import (
     try_lock,
     unlock,
 )
+from hpcio.files.mappings import VirtualReader
 from hpcio.files.marks import Mark, mark_of
 from hpcio.files.names import give_name, rename_new
 from hpcio.files.opening import (
@@ -60,6 +58,7 @@ from hpcio.files.opening import (
     plain_offset,
     read_table,
     read_text,
+    read_values,
     reading,
     room_for,
     split_spec,
@@ -79,26 +78,26 @@ __all__ = [
     "Compression",
     "FileState",
     "Layout",
-    "Mappings",
     "Mark",
     "Modes",
     "NewNames",
     "Packer",
     "Place",
+    "Rows",
     "RunDirectory",
     "Slab",
     "StreamedChecksum",
+    "VirtualReader",
     "allocate",
     "check_links",
     "check_locks",
     "check_place",
-    "check_readable",
-    "check_room_to_open",
     "check_run_folder",
     "check_types",
     "check_whole",
     "checksum",
     "copy_out_of_reach",
+    "entries_of",
     "fill_of",
     "find_dataset",
     "follow",
@@ -120,10 +119,10 @@ __all__ = [
     "own_run_folder",
     "plain_offset",
     "read_at",
-    "read_behind",
     "read_own",
     "read_table",
     "read_text",
+    "read_values",
     "reading",
     "rename_new",
     "result_of",

@@ -7,36 +7,35 @@ such dataset, or is too short. So a dataset is followed to the innermost files b
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import BinaryIO, Self, TypeVar
+from typing import BinaryIO, Self
 
 import h5py
 import numpy as np
 
 from hpcio.errors import SourceError, as_read_error
 from hpcio.files.compression import load_filters_of
-from hpcio.files.opening import find_dataset, free_files, open_file, reading, room_for
+from hpcio.files.opening import open_file, reading
 from hpcio.machine import only_files
 
 __all__ = [
     "FileState",
     "Followed",
-    "Mappings",
     "Place",
     "check_links",
     "check_place",
     "check_readable",
-    "check_room_to_open",
     "check_whole",
     "follow",
-    "read_behind",
+    "has_pattern",
+    "names_of",
+    "numbered",
+    "numbers_of",
     "sample_of",
     "where_hdf5_looks",
 ]
@@ -119,71 +118,6 @@ def check_place(place: Place, what: str) -> None:
             )
 
 
-def check_room_to_open(files: Sequence[str], where: str) -> None:
-    """Raise SourceError if HDF5 could not open those of some files that are not open yet.
-
-    It would show fill values for them.
-    """
-    if free_files() > len(files) + _SPARE:
-        return
-    now_open = _open_files()
-    missing = sum(file not in now_open for file in files)
-    if missing and free_files() <= missing + _SPARE and not room_for(missing):
-        raise SourceError(
-            errno.EMFILE,
-            f"Too many files are open to read '{where}', whose values lie in {len(files)} files. "
-            "Close files in the function, or raise the limit (ulimit -n).",
-        )
-
-
-T = TypeVar("T")
-
-
-def read_behind(
-    read: Callable[[], T],
-    files: Mapping[str, Callable[[], object]],
-    opened: set[str],
-    *,
-    what: str,
-) -> T:
-    """Read a virtual dataset, and see that HDF5 has opened the files that it needs for that.
-
-    It opens a file when its values are first read, and holds it for as long as the dataset is open.
-    If it cannot, be it for a moment, it shows fill values, without a word.
-
-    Parameters
-    ----------
-    read : callable
-        Reads the values.
-    files : mapping of str to callable
-        The files in which they may lie, each with what reads some value of it.
-    opened : set of str
-        Those of which it is known that HDF5 holds them open; it grows.
-    what : str
-        What is read, for messages.
-
-    Raises
-    ------
-    SourceError
-        If it cannot open one of them.
-    """
-    found = read()
-    late = _not_open(files.keys() - opened)
-    if late:
-        for path in late:  # more files than needed may have been named
-            files[path]()
-        for path, why in _not_open(late).items():
-            raise SourceError(
-                why.errno,
-                f"Values of '{what}' lie in '{path}', which HDF5 cannot open "
-                f"({why.strerror}): it would show others instead. See to it that the file can be "
-                "read, then try again.",
-            )
-        found = read()  # what could be opened only now has shown fill values before
-    opened.update(files)
-    return found
-
-
 def check_readable(files: Iterable[str], what: str) -> None:
     """Raise SourceError unless files can be opened: HDF5 would show fill values for them."""
     for path in files:
@@ -195,199 +129,6 @@ def check_readable(files: Iterable[str], what: str) -> None:
                 f"Values of '{what}' lie in '{path}', which cannot be read ({error.strerror}). "
                 "See to it that the file can be read, then try again.",
             ) from error
-
-
-def _not_open(paths: Collection[str]) -> dict[str, OSError]:
-    """Those of some files that this process does not hold open, or could not open now, and why."""
-    if not paths:
-        return {}
-    found = {}
-    for path in paths:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            found[path] = error
-            continue
-        try:
-            stat = os.fstat(fd)
-        finally:
-            os.close(fd)
-        if not _is_held(stat):
-            found[path] = OSError(errno.EIO, "it could not a moment ago")
-    return found
-
-
-# By device and inode, a descriptor by which this process held a file open when it was looked at.
-_held: dict[tuple[int, int], int] = {}
-
-
-def _is_held(stat: os.stat_result) -> bool:
-    """Whether this process holds a file open; True if nobody knows (there is no /proc)."""
-    try:
-        there = {int(name) for name in os.listdir("/proc/self/fd")}
-    except OSError:
-        return True
-    # First those that are new: a dataset may hold hundreds.
-    for some in (set[int](), there - set(_held.values()), there):
-        if some is there:
-            _held.clear()
-        for fd in some:
-            with contextlib.suppress(OSError):  # the one of the list itself
-                _held[_identity(os.fstat(fd))] = fd
-        with contextlib.suppress(OSError, KeyError):
-            if os.path.samestat(os.fstat(_held[_identity(stat)]), stat):
-                return True
-    return False
-
-
-def _identity(stat: os.stat_result) -> tuple[int, int]:
-    return stat.st_dev, stat.st_ino
-
-
-class Mappings:
-    """Which files a region of a virtual dataset needs.
-
-    Nothing is known of mappings that stand for any number of files, nor of what is behind a mapping
-    that takes no plain box of another virtual dataset.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        Open, and virtual.
-    deep : bool
-        Whether to look where its files lead to: they may hold links, or virtual datasets.
-
-    Attributes
-    ----------
-    passed : set of str
-        Files that lead to others and that HDF5 does not hold open.
-    unsure : set of str
-        Files of which it is not known, or not of all that is in them, which region needs them.
-    """
-
-    def __init__(self, dataset: h5py.Dataset, *, deep: bool = False) -> None:
-        self._dataset, self.passed, self.unsure = dataset, set[str](), set[str]()
-        self._paths: list[str] = []
-        self._boxes: list[_Box] = []
-        dcpl, main = dataset.id.get_create_plist(), dataset.file.filename
-        for k in range(dcpl.get_virtual_count()):
-            file, name = dcpl.get_virtual_filename(k), dcpl.get_virtual_dsetname(k)
-            if (file == "." and not deep) or _has_pattern(file, name):
-                continue
-            try:
-                box = _Box.of(dcpl.get_virtual_vspace(k), dataset.shape)
-            except (RuntimeError, ValueError):  # it may grow
-                continue
-            looked = where_hdf5_looks(main, _numbered(file, 0), "HDF5_VDS_PREFIX")
-            path = (
-                main if file == "." else next((p for p in looked if os.path.exists(p)), looked[0])
-            )
-            found = [(os.path.realpath(path), box)]
-            if deep:
-                found = self._behind(path, name, box, dcpl.get_virtual_srcspace(k))
-            for one, where in found:
-                self._paths.append(one)
-                self._boxes.append(where)
-        ndim = len(dataset.shape)
-        self._low = np.asarray([b.low for b in self._boxes], np.int64).reshape(-1, ndim)
-        self._high = np.asarray([b.high for b in self._boxes], np.int64).reshape(-1, ndim)
-
-    def _behind(
-        self, path: str, name: str, box: _Box, space: h5py.h5s.SpaceID
-    ) -> list[tuple[str, _Box]]:
-        """The files that a mapping leads to, each with the part of this dataset that needs it."""
-        with open_file(path) as f:
-            source = find_dataset(f, name)
-            real = os.path.realpath(source.file.filename)
-            if real != os.path.realpath(path):
-                self.passed.add(os.path.realpath(path))
-            found = [(real, box)]
-            if source.is_virtual:
-                inner, taken = Mappings(source, deep=True), _Box.of(space, source.shape)
-                self.passed |= inner.passed
-                self.unsure |= inner.unsure
-                for one, at in zip(inner._paths, inner._boxes, strict=True):
-                    where = at.within(taken, box)
-                    if where is not None:
-                        found.append((one, where))
-                    elif at.meets(taken):
-                        self.unsure.add(one)
-            return found
-
-    @property
-    def files(self) -> set[str]:
-        """All files that are known."""
-        return set(self._paths)
-
-    def of(self, region: Sequence[slice]) -> dict[str, Callable[[], object]]:
-        """The files that a region may need, each with what reads a value of it."""
-        first = np.asarray([part.start for part in region])
-        last = np.asarray([part.stop - 1 for part in region])
-        meet = ((self._low <= last) & (self._high >= first)).all(axis=1)
-        return {self._paths[k]: partial(self._touch, k) for k in np.flatnonzero(meet).tolist()}
-
-    def _touch(self, k: int) -> object:
-        return self._dataset[self._boxes[k].low]
-
-
-@dataclass(frozen=True)
-class _Box:
-    """The bounds of a selection, the last one included; `whole` if all in them is selected."""
-
-    low: tuple[int, ...]
-    high: tuple[int, ...]
-    whole: bool
-
-    @classmethod
-    def of(cls, space: h5py.h5s.SpaceID, shape: tuple[int, ...]) -> _Box:
-        """The box of a selection of a dataset of some shape."""
-        if space.get_select_type() == h5py.h5s.SEL_ALL:  # of an extent that may not be known
-            return cls((0,) * len(shape), tuple(n - 1 for n in shape), whole=True)
-        low, high = space.get_select_bounds()
-        size = math.prod(b - a + 1 for a, b in zip(low, high, strict=True))
-        return cls(tuple(low), tuple(high), size == space.get_select_npoints())
-
-    def within(self, taken: _Box, box: _Box) -> _Box | None:
-        """Where this part of a dataset lies in another one, which has `taken` of it in `box`.
-
-        None if it lies nowhere there, or nobody knows where.
-        """
-        low = tuple(map(max, self.low, taken.low))
-        high = tuple(map(min, self.high, taken.high))
-        if not self.meets(taken):
-            return None
-        # The first value of a selection with holes is in it, of a part of that perhaps not.
-        known = self.whole or low == self.low
-        from_, onto = taken.long(), box.long()
-        sizes = (
-            [taken.high[d] - taken.low[d] for d in from_],
-            [box.high[d] - box.low[d] for d in onto],
-        )
-        if not (known and taken.whole and box.whole and sizes[0] == sizes[1]):
-            return None
-        first, last = list(box.low), list(box.low)
-        for d, e in zip(from_, onto, strict=True):
-            first[e] += low[d] - taken.low[d]
-            last[e] += high[d] - taken.low[d]
-        return _Box(tuple(first), tuple(last), self.whole)
-
-    def meets(self, other: _Box) -> bool:
-        """Whether the bounds of two selections of one dataset have something in common."""
-        pairs = zip(self.low, self.high, other.low, other.high, strict=True)
-        return all(a <= d and c <= b for a, b, c, d in pairs)
-
-    def long(self) -> list[int]:
-        """The axes along which it is longer than one."""
-        return [d for d, (a, b) in enumerate(zip(self.low, self.high, strict=True)) if b > a]
-
-
-def _open_files() -> set[str]:
-    found = set()
-    with contextlib.suppress(OSError):  # there is no /proc
-        for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):  # the one of the list itself
-                found.add(os.readlink(f"/proc/self/fd/{fd}"))
-    return found
 
 
 @dataclass(frozen=True)
@@ -460,18 +201,8 @@ def follow(file: h5py.File, name: str) -> Followed:
     walk = _Walk()
     with reading(file.filename):
         walk.linked(file, name)
-    check_room_for(len(walk.files), f"'{name}' of '{file.filename}'")
     place = tuple((name, _here(name)) for name in sorted(walk.found_by))
     return Followed(tuple(walk.files), tuple(sorted(walk.filters)), place)
-
-
-def check_room_for(files: int, where: str) -> None:
-    """Raise SourceError if HDF5 cannot hold so many files open."""
-    if not room_for(files):
-        raise SourceError(
-            f"{where} is made of {files} files, more than HDF5 can hold open here. Make one file "
-            "of it first: hpcio repack, or h5repack."
-        )
 
 
 class _Walk:
@@ -560,9 +291,7 @@ class _Walk:
     def _mappings(self, dataset: h5py.Dataset) -> None:
         """The datasets that a virtual one is made of."""
         main, where = dataset.file.filename, f"'{dataset.name}' of '{dataset.file.filename}'"
-        needed = list(_sources(dataset))
-        check_room_for(len({file for file, *_ in needed}), where)
-        for file, name, shape in needed:
+        for file, name, shape in _sources(dataset):
             said = f"{where} is a virtual dataset, and its source '{name}' of '{file}'"
             if file == ".":
                 self._source(dataset.file, name, shape, said)
@@ -605,19 +334,12 @@ def _sources(dataset: h5py.Dataset) -> Iterator[tuple[str, str, tuple[int, ...]]
     dcpl = dataset.id.get_create_plist()
     needed: dict[tuple[str, str], tuple[int, ...]] = {}
     for k in range(dcpl.get_virtual_count()):
-        try:
-            file, name = dcpl.get_virtual_filename(k), dcpl.get_virtual_dsetname(k)
-        except UnicodeDecodeError as error:  # h5py has no others
-            raise SourceError(
-                f"'{dataset.name}' of '{dataset.file.filename}' is a virtual dataset, and a source "
-                f"of it has a name that is not in UTF-8: {error.object!r:.200}. Make one file of "
-                "it: hpcio repack, or h5repack."
-            ) from error
+        file, name = names_of(dcpl, k)
         onto = dcpl.get_virtual_vspace(k)
         shape = _bounds(dcpl.get_virtual_srcspace(k), onto)
-        pattern = _has_pattern(file, name)
-        for number in _blocks(onto, dataset.shape) if pattern else range(1):
-            key = _numbered(file, number), _numbered(name, number)
+        pattern = has_pattern(file, name)
+        for number in numbers_of(onto, dataset.shape) if pattern else range(1):
+            key = numbered(file, number), numbered(name, number)
             before = needed.get(key, shape)
             needed[key] = tuple(map(max, before, shape)) if len(before) == len(shape) else shape
     for (file, name), shape in needed.items():
@@ -634,16 +356,28 @@ def _bounds(space: h5py.h5s.SpaceID, onto: h5py.h5s.SpaceID) -> tuple[int, ...]:
         return (0,)
 
 
-def _has_pattern(*names: str) -> bool:
+def names_of(dcpl: h5py.h5p.PropDCID, k: int) -> tuple[str, str]:
+    """The file and the dataset that a mapping names; h5py itself has names in UTF-8 alone."""
+    found = []
+    for name_of in (dcpl.get_virtual_filename, dcpl.get_virtual_dsetname):
+        try:
+            found.append(name_of(k))
+        except UnicodeDecodeError as error:
+            found.append(os.fsdecode(error.object))
+    return found[0], found[1]
+
+
+def has_pattern(*names: str) -> bool:
+    """Whether names of a mapping stand for any number of files or datasets."""
     return any("%b" in name.replace("%%", "") for name in names)
 
 
-def _numbered(name: str, number: int) -> str:
+def numbered(name: str, number: int) -> str:
     """A name of HDF5's with the number of a block in place of ``%b``."""
     return re.sub("%[%b]", lambda m: "%" if m[0] == "%%" else str(number), name)
 
 
-def _blocks(space: h5py.h5s.SpaceID, shape: tuple[int, ...]) -> range:
+def numbers_of(space: h5py.h5s.SpaceID, shape: tuple[int, ...]) -> range:
     """The numbers of blocks that a pattern for any number of files stands for."""
     start, stride, count, _ = space.get_regular_hyperslab()
     for axis, n in enumerate(count):

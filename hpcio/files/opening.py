@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcio.errors import HpcioError, SourceError, as_read_error, check_path, is_of_disk
+from hpcio.errors import HpcioError, SourceError, as_read_error, check_path, is_of_disk, number_of
 from hpcio.machine import only_files
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "plain_offset",
     "read_table",
     "read_text",
+    "read_values",
     "reading",
     "room_for",
     "split_spec",
@@ -188,6 +189,28 @@ def read_table(dataset: h5py.Dataset) -> Any:
     if (dataset.size or 0) * dataset.dtype.itemsize > most:
         raise ValueError(f"'{dataset.name}' is said to have {dataset.size} values, and has not")
     return dataset[()]
+
+
+def read_values(
+    dataset: h5py.Dataset, region: tuple[Any, ...], dtype: np.dtype | None = None
+) -> np.ndarray:
+    """Part of a dataset.
+
+    Raises
+    ------
+    OSError
+        If HDF5 cannot read it; it says where that is.
+    """
+    try:
+        converted = dataset if dtype in (None, dataset.dtype) else dataset.astype(dtype)
+        return np.asarray(converted[region])
+    except OSError as error:
+        number = number_of(error)
+        raise OSError(
+            *(() if number is None else (number,)),
+            f"Reading {region} of '{dataset.name}' in '{dataset.file.filename}' failed: {error}. "
+            "Check the file with h5dump, and that the plugins of its filters are installed.",
+        ) from error
 
 
 def read_text(thing: h5py.Group | h5py.Dataset, name: str, default: str | None = None) -> str:

@@ -9,21 +9,20 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from hpcio.errors import SourceError, TrialError
+from hpcio.errors import HpcioError, SourceError, TrialError
 from hpcio.files import (
     FileState,
-    Mappings,
+    VirtualReader,
     check_links,
     check_place,
-    check_readable,
-    check_room_to_open,
+    entries_of,
     find_dataset,
     follow,
     has_sound_scales,
     load_filter,
     open_file,
     plain_offset,
-    read_behind,
+    read_values,
     reading,
     sample_of,
     split_spec,
@@ -63,9 +62,6 @@ class _Hdf5:
 
 
 HDF5 = _Hdf5()
-
-# How often values are read, at the most, until two reads agree.
-_TRIES = 5
 
 # What h5py raises for scales that are gone, or whose type it has no word for.
 _NO_SCALE = (OSError, KeyError, RuntimeError, TypeError, ValueError)
@@ -124,7 +120,7 @@ class _OpenHdf5:
     """A dataset that is open; see `hpcio.recording.OpenRecording`."""
 
     def __init__(self, recording: Recording) -> None:
-        self._recording, self._behind = recording, [f.path for f in recording.behind]
+        self._recording = recording
         self._file = open_file(recording.path)
         try:
             self._dataset = find_dataset(self._file, recording.dataset)
@@ -136,53 +132,18 @@ class _OpenHdf5:
         except BaseException:
             self._file.close()
             raise
-        self._mappings, self._opened = None, set[str]()
-        if self._behind and self._dataset.is_virtual:
-            with reading(recording.path):
-                self._mappings = Mappings(self._dataset)
-                if not self._mappings.files.issuperset(self._behind):
-                    self._mappings = Mappings(self._dataset, deep=True)
-        # Files of which it is not known which region needs them.
-        found = self._mappings
-        known = set() if found is None else (found.files | found.passed) - found.unsure
-        self._others = [path for path in self._behind if path not in known]
+        # HDF5 would show fill values where it cannot open a file behind a virtual dataset.
+        self._virtual: VirtualReader | None = None
+        if self._dataset.is_virtual:
+            known = [recording.path, *(file.path for file in recording.behind)]
+            self._virtual = VirtualReader(self._dataset, known=known)
         self._has_scales = has_sound_scales(self._dataset)
         self.name: str = self._file.filename
         self.plain = None if offset is None else (recording.path, offset)
 
     def read(self, region: tuple[slice, ...]) -> np.ndarray:
-        if self._behind:  # files that HDF5 opens when they are read, and says nothing if it cannot
-            check_place(self._recording.place, self._recording.path)
-            check_room_to_open(self._behind, self._recording.path)
-            return self._from_behind(region)
-        return _values(self._dataset, region)
-
-    def _from_behind(self, region: tuple[slice, ...]) -> np.ndarray:
-        """Read what HDF5 takes from other files, each of which it must have opened."""
-        files = {} if self._mappings is None else self._mappings.of(region)
-        what = str(self._recording)
-        check_readable(self._others, what)
-
-        def read() -> np.ndarray:
-            return read_behind(
-                lambda: _values(self._dataset, region), files, self._opened, what=what
-            )
-
-        found = read()
-        if self._mappings is not None and self._others:
-            # Of these nobody knows whether HDF5 should hold them open. What it could not open it
-            # tries to open again with each read.
-            for _ in range(_TRIES):
-                before, found = found, read()
-                if before.tobytes() == found.tobytes():
-                    break
-            else:
-                raise SourceError(
-                    f"Values of '{what}' change from read to read: a file behind it is not always "
-                    "there. See to it that all can be read, then try again."
-                )
-        check_readable(self._others, what)
-        return found
+        check_place(self._recording.place, self._recording.path)
+        return _region(self._dataset, self._virtual, region)
 
     def axis_name(self, axis: int) -> str:
         if not self._has_scales:
@@ -217,6 +178,8 @@ class _OpenHdf5:
 
     def close(self) -> None:
         with reading(self._recording.path):
+            if self._virtual is not None:
+                self._virtual.close()
             self._file.close()
 
     def __enter__(self) -> Self:
@@ -226,14 +189,20 @@ class _OpenHdf5:
         self.close()
 
 
-def _values(dataset: h5py.Dataset, region: tuple[Any, ...]) -> np.ndarray:
+def _region(
+    dataset: h5py.Dataset, virtual: VirtualReader | None, region: tuple[Any, ...]
+) -> np.ndarray:
+    """Part of a dataset, which is read by `virtual` if it is one."""
     try:
-        return np.asarray(dataset[region])
+        if virtual is None:
+            return read_values(dataset, region)
+        wanted, index = entries_of(region, virtual.shape)
+        found: np.ndarray = virtual.read(wanted)[index]
+        return found
+    except HpcioError:
+        raise
     except OSError as error:
-        raise SourceError(
-            f"Reading {region} of '{dataset.name}' in '{dataset.file.filename}' failed: {error}. "
-            "Check the file with h5dump, and that the plugins of its filters are installed."
-        ) from error
+        raise SourceError(*error.args) from error
 
 
 def read_region(
@@ -264,7 +233,8 @@ def read_region(
     """
     where = f"'{dataset.name}' in '{dataset.file.filename}'"
     try:
-        array = _values(dataset, region)
+        virtual = VirtualReader(dataset) if dataset.is_virtual else None
+        array = _region(dataset, virtual, region)
     except (IndexError, TypeError, ValueError) as error:
         raise TrialError(
             f"The region {region} does not fit '{dataset.name}' of shape {dataset.shape} in "

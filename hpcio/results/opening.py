@@ -6,7 +6,6 @@ import json
 import os
 import posixpath
 import shlex
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,37 +23,26 @@ from hpcio.files import (
     read_table,
     read_text,
     result_of,
-    room_for,
 )
-from hpcio.results.guarding import PagedDataset, ResultDataset, Sources
+from hpcio.results.guarding import ResultDataset, Sources
 from hpcio.results.remedies import check_parts, remedy
 
 __all__ = ["ResultFile", "check_finished", "open", "refusing_damage"]
-
-# Results that are open. As soon as one is read, it holds its sources open too.
-_results: list[weakref.ref[ResultFile]] = []
 
 
 class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
     """A result, open for reading: an `h5py.File` whose ``data`` tells the truth.
 
-    Made by :func:`open`. If the result has more sources than this process may hold open,
-    ``f["data"]`` is a :class:`PagedDataset`, which reads some sources at a time.
+    Made by :func:`open`. However many sources the result has, ``f["data"]`` holds some hundred of
+    them open at the most.
     """
 
     def __init__(self, path: Path, *, sources: Sources | None) -> None:
         super().__init__(path, "r", locking=locking(path))
-        _results[:] = [r for r in _results if (f := r()) is not None and f.id.valid]
-        others = sum(f._count for r in _results if (f := r()) is not None)
-        count = 0 if sources is None else len(sources)
-        self._count: int = count if room_for(count + others) else 0
         self._sources = sources
-        self._data: ResultDataset | PagedDataset | None = None
-        if sources is not None and self._count:
+        self._data = None
+        if sources is not None and self.virtual.is_virtual:  # of gaps alone, it is not
             self._data = ResultDataset(self.virtual, sources)
-        elif sources is not None:
-            self._data = PagedDataset(sources)
-        _results.append(weakref.ref(self))
 
     @property
     def virtual(self) -> h5py.Dataset:
@@ -78,6 +66,8 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
         HDF5 says nothing when it reads fill values in their place, by whatever object of the file.
         """
         is_open, sources = bool(self.id), self._sources
+        if self._data is not None:
+            self._data.close_sources()
         super().close()
         if is_open and sources is not None and not sources.said:
             sources.check()

@@ -12,7 +12,7 @@ import pytest
 
 import hpcio
 from hpcio.errors import SourceError
-from hpcio.files import FileState, Mappings, check_whole, follow, sample_of, where_hdf5_looks
+from hpcio.files import FileState, check_whole, follow, sample_of, where_hdf5_looks
 from tests.rigs.support import run
 
 ONES = np.ones((20, 2))
@@ -97,7 +97,7 @@ KINDS = [nested, links, raw, pattern, within]
 
 @pytest.mark.parametrize("make", KINDS)
 def test_all_files_are_found(tmp_path, make):
-    assert names(tmp_path) if (tmp_path / "rec.h5").exists() else make(tmp_path) == names(tmp_path)
+    assert make(tmp_path) == names(tmp_path)
 
 
 @pytest.mark.parametrize("make", [nested, links, raw, pattern])
@@ -243,15 +243,15 @@ def test_parts_that_a_variable_leads_to_are_read_while_it_leads_there(tmp_path, 
 LEAKS = """
 import resource
 import hpcio
+import numpy as np
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 plan = hpcio.Plan.create(
     "leaking.py:leaks", "rec.h5::lfp", trials=20, out="out.h5", join="stack", writer="direct",
     out_shape=(2,), out_dtype="f8",
 )
-try:
-    plan.run(workers=1, progress=False)
-except hpcio.errors.SourceError as error:
-    print(error)
+plan.run(workers=1, progress=False)
+with hpcio.open("out.h5") as f:
+    print(*np.unique(f["data"][...]))
 """
 LEAKING = """
 kept = []
@@ -269,31 +269,9 @@ def leaks(trial):
 """
 
 
-def test_a_part_that_cannot_be_opened_any_more_is_not_read(tmp_path):
+def test_a_function_that_leaves_hardly_a_file_to_open_gets_right_values(tmp_path):
     for k in range(12):
         part(tmp_path / f"{k}.h5")
     virtual(tmp_path / "rec.h5", *(f"{k}.h5" for k in range(12)))
     (tmp_path / "leaking.py").write_text(LEAKING)
-    assert "Too many files are open" in run(LEAKS, tmp_path)
-
-
-def test_of_a_file_behind_a_mapping_with_holes_nobody_is_sure(tmp_path):
-    with h5py.File(tmp_path / "part.h5", "w") as f:
-        f["x"] = np.arange(8.0)
-    inner = h5py.VirtualLayout((8,), "f8")
-    inner[:] = h5py.VirtualSource(str(tmp_path / "part.h5"), "x", (8,))
-    with h5py.File(tmp_path / "inner.h5", "w") as f:
-        f.create_virtual_dataset("x", inner)
-    source = h5py.VirtualSource(str(tmp_path / "inner.h5"), "x", (8,))
-    for name, taken in (("box", slice(2, 6)), ("holes", slice(0, 8, 2))):
-        layout = h5py.VirtualLayout((4,), "f8")
-        layout[:] = source[taken]
-        with h5py.File(tmp_path / f"{name}.h5", "w") as f:
-            f.create_virtual_dataset("x", layout)
-    part = str(tmp_path / "part.h5")
-    with h5py.File(tmp_path / "box.h5") as f:
-        found = Mappings(f["x"], deep=True)
-        assert part in found.files - found.unsure
-        assert part in found.of((slice(0, 1),))
-    with h5py.File(tmp_path / "holes.h5") as f:
-        assert Mappings(f["x"], deep=True).unsure == {part}
+    assert run(LEAKS, tmp_path) == "20.0\n"

@@ -215,7 +215,7 @@ def test_the_data_are_guarded_by_whatever_name_they_are_asked_for(done):
     with hpcio.open(done.out) as f:
         root = f["/"]
         os.unlink(sources_of(done.out)[-1])
-        with pytest.raises(ResultError, match="cannot open"):  # HDF5 gives fill values
+        with pytest.raises(ResultError, match="cannot be read"):  # HDF5 gives fill values
             root["data"][...]
 
 

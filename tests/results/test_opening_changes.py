@@ -30,13 +30,12 @@ def make(folder: Path, **options: object) -> Path:
     return out
 
 
-@pytest.fixture(params=["all at once", "pages"])
+@pytest.fixture(params=["all at once", "some at a time"])
 def opened(tmp_path, request, monkeypatch):
     """An open result of 200 sources, and its file."""
     out = make(tmp_path)
-    if request.param == "pages":
-        monkeypatch.setattr("hpcio.results.opening.room_for", lambda n: n < 20)
-        monkeypatch.setattr("hpcio.results.guarding.SOURCES_PER_PAGE", 16)
+    if request.param == "some at a time":
+        monkeypatch.setattr("hpcio.files.mappings._MOST_OPEN", 16)
     with hpcio.open(out) as f:
         yield f, out
 
@@ -86,11 +85,8 @@ def test_reading_into_an_array_is_guarded_too(tmp_path):
             np.asarray(f["data"])
 
 
-@pytest.mark.parametrize("pages", [False, True])
-def test_whatever_way_was_read_the_end_tells_of_it(tmp_path, monkeypatch, pages):
+def test_whatever_way_was_read_the_end_tells_of_it(tmp_path):
     """HDF5 shows fill values by objects of h5py that nobody guards."""
-    if pages:
-        monkeypatch.setattr("hpcio.results.opening.room_for", lambda n: n < 20)
     out = make(tmp_path)
     with hpcio.open(out) as f:
         assert f["hpcio"].parent["data"][14].tolist() == (-LFP[14]).tolist()

@@ -13,8 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hpcio
-from hpcio.results import guarding
-from hpcio.results.guarding import PagedDataset, Sources
 from tests.rigs.bench import Bench
 from tests.rigs.opened import sources_of
 from tests.rigs.support import run
@@ -36,7 +34,6 @@ keys = [
     (slice(None), np.array([True, False, True])),
 ]
 with hpcio.open("many.h5") as f:
-    print(type(f["data"]).__name__)
     for key in keys:
         np.testing.assert_array_equal(f["data"][key], expected[key], strict=True, err_msg=repr(key))
     np.testing.assert_array_equal(np.asarray(f["data"]), expected)
@@ -44,11 +41,11 @@ print(hpcio.verify("many.h5").blocks)
 """
 
 
-@pytest.fixture(scope="module", params=[1100, 2100])
-def many(request, tmp_path_factory) -> tuple[Path, int]:
-    """A result of thousands of virtual sources, one for each trial of a row."""
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """A result of 1,100 virtual sources, one for each trial of a row."""
     folder = tmp_path_factory.mktemp("many")
-    lfp = np.random.default_rng(1).normal(size=(request.param, 3))
+    lfp = np.random.default_rng(1).normal(size=(1100, 3))
     with h5py.File(folder / "rec.h5", "w") as f:
         f["lfp"] = lfp
     np.save(folder / "expected.npy", np.negative(lfp))
@@ -56,16 +53,12 @@ def many(request, tmp_path_factory) -> tuple[Path, int]:
         np.negative, folder / "rec.h5::lfp", trials=1, out=folder / "many.h5", sources="trial"
     )
     plan.run(workers=0, progress=False)
-    assert len(sources_of(folder / "many.h5")) == request.param
-    return folder, request.param
+    assert len(sources_of(folder / "many.h5")) == 1100
+    return folder
 
 
 def test_more_sources_than_open_files_give_the_right_numbers(many):
-    folder, count = many
-    hard = {1100: 1024, 2100: 4096}[count]
-    kind, verified = run(READ_MANY, folder, "1024", str(hard)).split()
-    assert kind == ("ResultDataset" if count + 200 < hard and count < 2048 else "PagedDataset")
-    assert int(verified) == count
+    assert int(run(READ_MANY, many, "1024", "1024")) == 1100
 
 
 READ_CHANNELS = """
@@ -76,7 +69,6 @@ import hpcio
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 expected = np.load("expected.npy")
 with hpcio.open("wide.h5") as f:
-    assert type(f["data"]).__name__ == "PagedDataset"
     for key in (..., (slice(None), -1), (1, [3, 1099])):
         np.testing.assert_array_equal(f["data"][key], expected[key], err_msg=repr(key))
 """
@@ -112,11 +104,6 @@ for f in results:
     np.testing.assert_array_equal(f["data"][...], expected)
 for f in results:
     np.testing.assert_array_equal(f["data"][...], expected)
-for f in results[1:]:
-    f.close()
-del results, f
-with hpcio.open("some.h5") as f:
-    print(type(f["data"]).__name__)
 """
 
 
@@ -130,7 +117,7 @@ def test_several_results_open_at_once_share_the_open_files(tmp_path):
         hpcio.Plan.create(
             np.negative, tmp_path / "rec.h5::lfp", trials=1, out=tmp_path / out, sources="trial"
         ).run(workers=0, progress=False)
-    assert run(READ_SEVERAL, tmp_path) == "ResultDataset\n"
+    run(READ_SEVERAL, tmp_path)
 
 
 def test_the_limit_is_raised_no_further_than_needed(tmp_path):
@@ -154,9 +141,9 @@ SHAPES = {  # source, options of the plan
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
-def pair(request, tmp_path_factory) -> Iterator[tuple[PagedDataset, h5py.Dataset, np.ndarray]]:
-    """A dataset of pages as small as they get, the same without pages, and its values."""
-    folder = tmp_path_factory.mktemp("paged")
+def pair(request, tmp_path_factory) -> Iterator[tuple[h5py.Dataset, h5py.Dataset, np.ndarray]]:
+    """A dataset of more sources than are held open, one of the same values, and these."""
+    folder = tmp_path_factory.mktemp("many")
     shape, options = SHAPES[request.param]
     with h5py.File(folder / "rec.h5", "w") as f:
         f["lfp"] = np.arange(np.prod(shape), dtype="i4").reshape(shape)
@@ -165,18 +152,16 @@ def pair(request, tmp_path_factory) -> Iterator[tuple[PagedDataset, h5py.Dataset
         **options,
     )  # fmt: skip
     plan.run(workers=0, progress=False)
-    patch = pytest.MonkeyPatch()
-    patch.setattr(guarding, "SOURCES_PER_PAGE", 4)
-    with h5py.File(folder / "out.h5") as f:
-        sources = Sources.of(f)
-    sources.look()
-    paged = PagedDataset(sources)
-    patch.undo()
     with h5py.File(folder / "out.h5") as f:
         values = f["data"][...]
-    # An ordinary dataset: HDF5 refuses some masks of virtual ones, which paged ones take.
-    with h5py.File(folder / "plain.h5", "w") as f:
-        yield paged, f.create_dataset("data", data=values), values
+    # An ordinary dataset: HDF5 refuses some masks of virtual ones.
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        h5py.File(folder / "plain.h5", "w") as f,
+        hpcio.open(folder / "out.h5") as many,
+    ):
+        patch.setattr("hpcio.files.mappings._MOST_OPEN", 4)
+        yield many["data"], f.create_dataset("data", data=values), values
 
 
 def part(draw: st.DrawFn, length: int, *, fancy: bool) -> object:
@@ -227,29 +212,26 @@ def outcome(dataset: object, key: object) -> tuple[str, object]:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
-def test_a_paged_dataset_reads_as_h5py_does(pair, data):
-    paged, plain, values = pair
+def test_the_data_of_a_result_is_read_as_h5py_does(pair, data):
+    many, plain, values = pair
     key = data.draw(index(plain.shape))
-    ours, theirs = outcome(paged, key), outcome(plain, key)
+    ours, theirs = outcome(many, key), outcome(plain, key)
     # h5py refuses some masks of nothing in combination with an ellipsis, and reads nothing where
     # an index is out of range; numpy does neither.
     assert ours in (theirs, outcome(values, key))
 
 
-def test_a_paged_dataset_looks_like_a_dataset(pair):
-    paged, plain, values = pair
-    assert (paged.shape, paged.dtype, paged.ndim, paged.size, len(paged)) == (
+def test_the_data_of_a_result_is_a_dataset(pair):
+    many, plain, values = pair
+    assert (many.shape, many.dtype, many.ndim, many.size, len(many)) == (
         plain.shape, plain.dtype, plain.ndim, plain.size, len(plain),
     )  # fmt: skip
-    np.testing.assert_array_equal(np.asarray(paged), values)
-    np.testing.assert_array_equal(np.asarray(paged, "f4"), values.astype("f4"))
-    np.testing.assert_array_equal(list(paged), list(values))
-    assert "paged" in repr(paged)
-
-
-def test_pages_are_as_small_as_they_must_be(pair):
-    paged, _, values = pair
-    cuts = [list(paged._pages(k, range(n))) for k, n in enumerate(values.shape)]
-    assert np.prod([len(cut) for cut in cuts]) > 1
-    for cut, n in zip(cuts, values.shape, strict=True):
-        assert [row for _, rows in cut for row in rows] == list(range(n))
+    np.testing.assert_array_equal(np.asarray(many), values)
+    np.testing.assert_array_equal(np.asarray(many, "f4"), values.astype("f4"))
+    np.testing.assert_array_equal(many.astype("f4")[-2:], values.astype("f4")[-2:])
+    np.testing.assert_array_equal(list(many), list(values))
+    into = np.zeros((2 * len(values), *values.shape[1:]), "f8")
+    many.read_direct(into, np.s_[1:4], np.s_[3:6])
+    np.testing.assert_array_equal(into[3:6], values[1:4])
+    assert not into[:3].any()
+    assert not into[6:].any()
