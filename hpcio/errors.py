@@ -55,7 +55,14 @@ class HpcioWarning(UserWarning):
     """What a user should know, and what does not stop a run."""
 
 
-class SourceError(HpcioError, OSError):
+class _OfDisk(HpcioError, OSError):
+    """An error with the number of the system's, which says nothing to people."""
+
+    def __str__(self) -> str:
+        return str(self.args[-1]) if self.args else ""
+
+
+class SourceError(_OfDisk):
     """The recording cannot be read: absent, not HDF5, wrong dataset, changed meanwhile."""
 
 
@@ -95,11 +102,11 @@ class MissingPackageError(HpcioError, ImportError):
     """A package that only some features need is not installed."""
 
 
-class OutputError(HpcioError, OSError):
+class OutputError(_OfDisk):
     """Results cannot be written: the output exists, no permission, disk full."""
 
 
-class ResultError(HpcioError, OSError):
+class ResultError(_OfDisk):
     """A finished result cannot be trusted: a source missing, short, foreign, or changed."""
 
 

@@ -191,14 +191,20 @@ def cancel(out: str) -> None:
 @click.option("--lines", type=click.IntRange(1), default=50, show_default=True,
               help="Of each log, from its end.")  # fmt: skip
 def logs(out: str, task: int | None, lines: int) -> None:
-    """Show the log of an array task, or of those that say that something went wrong."""
+    """Show the log of an array task, or of those that say that something went wrong.
+
+    Of a run that was not submitted: what its workers have printed.
+    """
     plan = Plan.load(out)
     last = submissions.newest(plan)
-    if last is None:
-        raise PlanError(f"'{plan.out}' was not submitted. Its logs: {plan.rundir.logs}")
-    found = submissions.log_files(plan, last, task=task)
+    if last is not None:
+        found = submissions.log_files(plan, last, task=task)
+    elif task is None:
+        found = sorted(plan.rundir.logs.glob("*.log"), key=lambda p: p.stat().st_mtime)
+    else:
+        raise PlanError(f"'{plan.out}' was not submitted, and has no task {task}. Leave it out.")
     if not found:
-        say("No log says that something went wrong." if task is None else "No log yet.")
+        say("No log says that something went wrong." if last and task is None else "No log yet.")
     for path in found:
         click.secho(plain(f"==> {path} <=="), bold=True)
         kept = read_whole(path).decode(errors="replace").splitlines()

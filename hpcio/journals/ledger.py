@@ -181,17 +181,21 @@ class Tried:
         Blocks that are done or failed.
     computed : numpy.ndarray of int64
         These, and blocks whose results are held back. Those are lost if the process died.
+    failed : numpy.ndarray of int64
+        Blocks that have failed.
     """
 
     blocks: np.ndarray
     computed: np.ndarray
+    failed: np.ndarray
 
     @classmethod
     def of(cls, logs: Iterable[JournalRecords]) -> Self:
         """What the journals say."""
         records = np.concatenate([np.zeros(0, RECORD), *(log.records for log in logs)])
-        ended = np.isin(records["kind"], (DONE, FAILED))
-        return cls(records["block"][ended], records["block"][ended | (records["kind"] == HELD)])
+        kind, block = records["kind"], records["block"]
+        ended = np.isin(kind, (DONE, FAILED))
+        return cls(block[ended], block[ended | (kind == HELD)], block[kind == FAILED])
 
     def left_of(self, blocks: np.ndarray) -> tuple[np.ndarray, int]:
         """What is left of blocks that are computed in order, and the position of the running one.

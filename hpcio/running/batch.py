@@ -190,7 +190,7 @@ class _Batch:
                     raise
                 tries += 1
                 if tries > attempt.retries:
-                    self._fail(block, *_why(error, block))
+                    self._fail(block, *_why(error))
                     return
             else:
                 if attempt.left is not None:
@@ -229,6 +229,7 @@ class _Batch:
         attempt = self._attempt
         attempt.computing, attempt.left = False, None
         assert attempt.clock is not None
+        attempt.clock.end()  # it may have been left just before
         self._fail(block, attempt.clock.why(), "time")
 
     def _fail(self, block: int, why: str, cause: Cause) -> None:
@@ -301,7 +302,7 @@ class _Batch:
             self._attempt.begin_sync()
 
 
-def _why(error: BaseException, block: int) -> tuple[str, Cause]:
+def _why(error: BaseException) -> tuple[str, Cause]:
     """The traceback of a block that raised, and whether it was for want of memory."""
     text, at = traceback.format_exc(), error
     while not isinstance(at, MemoryError):
@@ -309,6 +310,6 @@ def _why(error: BaseException, block: int) -> tuple[str, Cause]:
             return text, "raised"
         at = before
     return (
-        text + f"MemoryError: block {block} needs more memory than its worker may use\n",
+        text + "MemoryError: the trial needs more memory than its worker may use\n",
         "memory",
     )

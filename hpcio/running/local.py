@@ -83,6 +83,11 @@ class ThisProcess:
 
     def execute(self, work: Work) -> None:
         """Try every block of the work; see `hpcio.running.Executor`."""
+        if work.trial_time is not None and not _is_main_thread():
+            raise OptionError(
+                "trial_time ends a trial by a signal, which only the main thread gets. Call run() "
+                "there, or with workers=1."
+            )
         attempt = Attempt(
             work.plan, "here", retries=work.retries, max_failed=work.max_failed,
             trial_time=work.trial_time, when_stuck="wait",
@@ -90,6 +95,10 @@ class ThisProcess:
         with attempt, _interruptible(attempt):
             run_batch(attempt, work.blocks)
             attempt.sync()
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
@@ -100,10 +109,7 @@ def _interruptible(attempt: Attempt) -> Iterator[None]:
         attempt.leave(KeyboardInterrupt)
         signal.default_int_handler(number, frame)
 
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
+    ours = _is_main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, interrupt)
     try:

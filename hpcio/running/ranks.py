@@ -39,6 +39,8 @@ T = TypeVar("T")
 BATCHES_PER_RANK = 8
 # How often a waiting rank looks for a message, in seconds; MPI itself would use a whole core.
 _LOOK_EVERY = 0.002
+# A rank tells others of its failures whenever there is one more such part of how many may fail.
+_TOLD_AT_ONCE = 100
 
 
 def call_on_ranks(main: Callable[[Ranks], T]) -> T | None:
@@ -200,14 +202,33 @@ def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
     others = [b for k in range(1, world.size) for b in shares[(world.rank + k) % world.size][::-1]]
     told: list[int] = []
     claims, name = ClaimFolder(plan.rundir.claims), task["claim"]
+    failed = 0  # on this rank, as told to the others
 
     def stop(number: int, _: object) -> None:
         told.append(number)
         attempt.request_stop(at_once=number == signal.SIGTERM)
 
+    def count_failed(attempt: Attempt) -> None:
+        """Have all ranks stop when too many blocks have failed on all of them."""
+        nonlocal failed
+        most = task["max_failed"]
+        if most - attempt.may_fail < failed + max(1, most // _TOLD_AT_ONCE):
+            return
+        failed = most - attempt.may_fail
+        claims.take(f"{name}.failed.{world.rank}.{failed}")
+        counts = [0] * world.size
+        for told in claims.names():
+            if told.startswith(f"{name}.failed."):
+                rank, count = map(int, told.split(".")[2:])
+                counts[rank] = max(counts[rank], count)
+        if sum(counts) > most:
+            claims.take(f"{name}.stop")
+            attempt.request_stop()
+
     attempt = Attempt(
         plan, f"r{world.rank}", retries=task["retries"], max_failed=task["max_failed"],
         trial_time=task["trial_time"],
+        on_tick=count_failed,
     )  # fmt: skip
     numbers = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
     with attempt:

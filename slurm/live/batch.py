@@ -9,7 +9,7 @@ from typing import Protocol
 
 from hpcio.errors import ClusterError
 from slurm.mapping import arrays_of
-from slurm.site import ENDED, job_number, refusal, require
+from slurm.site import ENDED, environment, job_number, refusal, require
 
 __all__ = ["ArrayTask", "JobBatch"]
 
@@ -129,12 +129,16 @@ async def _alive(arrays: Collection[str]) -> set[str]:
 async def _call(command: Sequence[str]) -> str:
     """Run a command of SLURM beside the event loop."""
     require(command[0])
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment.outside(),
+        )
+    except OSError as error:  # there may be no memory, or no process left
+        raise ClusterError(f"'{command[0]}' cannot be started: {error.strerror}.") from error
     out, err = await process.communicate()
     if process.returncode:
         raise refusal(command[0], (err or out).decode(errors="replace"))

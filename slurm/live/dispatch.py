@@ -288,7 +288,7 @@ class Dispatcher:
         if flight is None:
             return  # buried already
         flight.worker.busy -= 1
-        if isinstance(answer, KilledWorker | CancelledError):
+        if answer is None or isinstance(answer, KilledWorker | CancelledError):
             self._bury(flight)
             return
         if isinstance(answer, HpcioError):
@@ -317,8 +317,9 @@ class Dispatcher:
         worker dies then is to blame.
         """
         too_long = failed_for_time(self.plan, self.trial_time)
-        self.failed += len(too_long)
-        left, at_hand = tried_since(self.plan, self.known).left_of(flight.blocks)
+        tried = tried_since(self.plan, self.known)
+        self.failed += int(np.isin(flight.blocks, tried.failed).sum())
+        left, at_hand = tried.left_of(flight.blocks)
         if np.isin(too_long, flight.blocks).any():
             self.again.append(left)
             return

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hpcio.journals import ClaimFolder, Ledger
+from hpcio.journals import ClaimFolder
 from hpcio.planning import load_plan
-from hpcio.running import Attempt, failed_for_time, from_runs, run_batch, runs
+from hpcio.running import Attempt, from_runs, run_batch, runs
 from slurm.site import environment
 
 __all__ = ["finish", "give_away", "run_batches", "stop"]
@@ -49,26 +49,22 @@ def run_batches(
     retries, max_failed : int
     trial_time : float or None
     claim : str
-        A new name for each call. If a worker died, dask sends its task again under the same
-        name; then only blocks that no journal has are done.
+        A new name for each call.
 
     Returns
     -------
-    dict
+    dict or None
         ``failed``: how many blocks failed; ``left``: blocks that were not tried, since the
-        worker ends soon.
+        worker ends soon. None if a worker has begun with this call before: it has died, and dask
+        has sent the same again.
     """
     failed = 0
     left: list[list[int]] = []
     with _attempt(out, session_id, retries, max_failed, trial_time) as attempt:
-        batches = [from_runs(piece) for piece in pieces]
-        # If the claim was taken before, dask sends again what a worker died of.
         if not ClaimFolder(attempt.plan.rundir.claims).take(claim):
-            failed += len(failed_for_time(attempt.plan, trial_time))
-            state = Ledger.read(attempt.plan).state
-            batches = [blocks[state[blocks] == 0] for blocks in batches]
+            return None
         with _at_work(attempt, claim):
-            for blocks in batches:
+            for blocks in map(from_runs, pieces):
                 tried = 0
                 if blocks.size and not attempt.stopping and not _soon_over():
                     done = run_batch(attempt, blocks)

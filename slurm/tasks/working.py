@@ -133,7 +133,7 @@ class TaskWorker:
 
     def _hear(self, number: int, _: object) -> None:
         """Hear that the end comes soon (USR1), comes now (TERM), or was soon and is now (ALRM)."""
-        if number == signal.SIGUSR1:
+        if number == signal.SIGUSR1 and not self._ended:
             self._again = True
             signal.alarm(max(1, self._assignment.submission.signal - _TO_GO))
         if number == signal.SIGTERM:

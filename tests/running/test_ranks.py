@@ -182,3 +182,17 @@ def test_who_is_done_helps_others(mpi_python, place):
     assert done.returncode == 0, done.stderr
     with h5py.File(place / "out.h5") as f:
         assert f["data"][...].tobytes() == (-recorded(place)).tobytes()
+
+
+def test_what_fails_on_all_ranks_is_counted_together(mpi_python, place):
+    """Each rank might have tried five of its own; batches are of one trial or two."""
+    (place / "work.py").write_text(
+        FUNCTIONS + "\n\ndef sick(trial):\n    raise ValueError('sick')\n"
+    )
+    run = [*RUN[:3], "work.py:sick", *RUN[4:], "--quiet", "--writer", "direct", "--max-failed", "4",
+           "--out-shape", "10,6", "--out-dtype", "f8"]  # fmt: skip
+    done = mpirun(mpi_python, 2, *run, folder=place)
+    assert done.returncode == 1
+    assert "more than 4 had failed" in done.stderr
+    failed = len(hpcio.watching.status(str(place / "out.h5")).failures)
+    assert 5 <= failed <= 8

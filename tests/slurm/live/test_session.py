@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -17,7 +18,13 @@ from distributed import Client, LocalCluster
 import hpcio
 import slurm as slurm_side
 from hpcio.errors import BlocksFailed, SourceError
+from hpcio.journals import ClaimFolder
+from hpcio.journals.rundir import prepare
+from hpcio.running.attempt import Attempt
+from hpcio.running.batch import run_batch
 from slurm import SLURMArrayCluster
+from slurm.live import dispatch
+from slurm.live.session import DaskExecutor
 from tests.rigs.slurm import until
 from tests.rigs.waiting import PATIENCE
 
@@ -65,10 +72,6 @@ def test_any_client_will_do(client):
 
 def test_a_run_begun_here_goes_on_there(client):
     plan = make(sources="task")
-    from hpcio.journals.rundir import prepare
-    from hpcio.running.attempt import Attempt
-    from hpcio.running.batch import run_batch
-
     with Attempt(prepare(plan), "here") as attempt:
         run_batch(attempt, np.arange(100))
         attempt.sync()
@@ -113,6 +116,35 @@ def test_too_many_failures_end_the_run(client):
     # Each of four attempts stops by itself, and a batch in the queue finds that it has.
     assert 6 <= len(caught.value.done.failed) <= 4 * 6 + 4
     assert not os.path.exists("out.h5")
+
+
+def test_what_a_dead_worker_has_journalled_counts(client):
+    def fails(trial):
+        if trial[0, 0] == firsts[3]:
+            os._exit(9)
+        if trial[0, 0] in firsts:
+            raise ValueError("sick")
+        return -trial
+
+    with h5py.File("rec.h5") as f:
+        firsts = f["lfp"][:200:50, 0]
+    plan = make(fails, out_shape=(50, 4), out_dtype="f8")
+    with pytest.raises(BlocksFailed, match="since more than 3 had failed") as caught:
+        plan.run(DaskExecutor(client, chunks_per_worker=1), progress=False, max_failed=3)
+    assert {failure.block for failure in caught.value.done.failed} == {0, 1, 2, 3}
+    assert caught.value.done.blocks == 200  # those of the other worker
+
+
+def test_what_dask_sends_again_is_done_once(client, monkeypatch):
+    """As when a worker has died, and another one has got its address."""
+    monkeypatch.setattr(dispatch, "secrets", SimpleNamespace(token_hex=lambda _: "session"))
+    plan = prepare(make())
+    claims = ClaimFolder(plan.rundir.claims)
+    claims.make()
+    claims.take("session-0")
+    done = slurm_side.run(plan, client, progress=False)
+    check()
+    assert done.computed == 400
 
 
 def test_trouble_with_the_source_ends_the_run_with_its_words(client):
