@@ -29,15 +29,15 @@ def user_name() -> str:
         return str(os.geteuid())
 
 
-_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-
-
 def is_stopped(pid: int) -> bool:
     """Whether a process is stopped, as by Ctrl-Z; not by a debugger, which lets it go on."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except (OSError, IndexError):  # it has ended, or there is no /proc
         return False
+
+
+_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def parse_bytes(value: str | int) -> int:

@@ -23,8 +23,8 @@ from time import perf_counter
 from types import FrameType
 
 from hpcio.errors import as_output_error
-from hpcio.journals import attempt_name, open_journal
 from hpcio.planning import Plan
+from hpcio.running.deaths import blame
 from hpcio.words import duration
 
 __all__ = ["OutOfTime", "TrialClock", "failed_for_time", "stacks_of"]
@@ -187,13 +187,7 @@ def failed_for_time(plan: Plan, limit: float | None, attempt: str = "*") -> list
             if len(raw) > _PAGE and (block := _BLOCK.unpack_from(raw)[0]) >= 0:
                 found[block] = raw[_PAGE:].decode(errors="replace")
                 path.unlink()
-    if not found:
-        return []
-    journal = open_journal(plan, attempt_name("session"), "session")
-    try:
-        for block, stacks in found.items():
-            journal.note_failure(block, f"{stacks}{_took_too_long(limit)}", "time")
-        journal.sync()
-    finally:
-        journal.close()
+    if found:
+        why = _took_too_long(limit)
+        blame(plan, {block: f"{stacks}{why}" for block, stacks in found.items()}, "time")
     return sorted(found)

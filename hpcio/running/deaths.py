@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -71,17 +72,18 @@ class Deaths:
             suspect = int(left[at_hand])
             self._deaths[suspect] += 1
             if self._deaths[suspect] > self._forgiven:
-                blame(self._plan, suspect, why)
+                blame(self._plan, {suspect: why})
                 self.blamed += 1
                 left = np.delete(left, at_hand)
         return left
 
 
-def blame(plan: Plan, block: int, why: str, cause: Cause = "died") -> None:
-    """Journal as failed a block that killed its worker, which could not journal it."""
+def blame(plan: Plan, why: Mapping[int, str], cause: Cause = "died") -> None:
+    """Journal as failed blocks that ended their workers, which could not journal them, and why."""
     journal = open_journal(plan, attempt_name("session"), "session")
     try:
-        journal.note_failure(block, why, cause)
+        for block, words in why.items():
+            journal.note_failure(block, words, cause)
         journal.sync()
     finally:
         journal.close()

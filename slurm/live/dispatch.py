@@ -337,7 +337,7 @@ class Dispatcher:
         suspect = int(left[at_hand])
         if flight.alone:
             why = "WorkerError: its worker died each time it was computed"
-            blame(self.plan, suspect, why)
+            blame(self.plan, {suspect: why})
             self.failed += 1
             left = left[left != suspect]
         # Blocks of one sum stay together.

@@ -140,6 +140,10 @@ class Submission:
             return dict.fromkeys(self.known, _ALL)
         return dict(zip(self.known, self.counted, strict=True))
 
+    def journals_before(self, plan: Plan) -> set[Path]:
+        """The journals that existed before."""
+        return {plan.rundir.journals / name for name in self.known}
+
     @property
     def policy(self) -> RunPolicy:
         """What the run does about blocks that fail."""

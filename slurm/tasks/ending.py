@@ -9,8 +9,10 @@ from hpcio.planning import Plan
 from hpcio.words import say
 from slurm.site import call, environment
 
-__all__ = ["AGAIN", "DONE", "ENDED", "TROUBLE", "restart"]
+__all__ = ["AGAIN", "DONE", "ENDED", "NO_MEMORY", "TROUBLE", "restart"]
 
+# Why a block has failed at whose end the system has killed its process.
+NO_MEMORY = "MemoryError: the memory of task {task} was used up, and its process killed"
 # Nothing is left to do.
 DONE = 0
 # An error was printed.

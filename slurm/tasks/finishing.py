@@ -30,14 +30,13 @@ from slurm.submissions import (
     task_plan,
 )
 from slurm.tasks.claims import Claims
-from slurm.tasks.ending import DONE, TROUBLE
+from slurm.tasks.ending import DONE, NO_MEMORY, TROUBLE
 from slurm.tasks.helping import Progress, spared, unfinished
 
 __all__ = ["finish", "publish_early"]
 
 _COMPLETE = "complete"
 _KILLS_RANKS = "WorkerError: the rank that computed it died, alone and among others"
-_NO_MEMORY = "MemoryError: task {task} was ended at it, since its memory was used up"
 
 # How many tracebacks the log of the finalizer holds, at the most.
 _MOST_TRACEBACKS = 100
@@ -128,7 +127,7 @@ def _bury(plan: Plan, submission: Submission, rows: tuple[Row, ...]) -> bool:
     for claim, part in unfinished(claims, progress, task_plan(plan, submission.number), len(plan)):
         task = claim.owner.rpartition("-")[0].rpartition("-")[2]
         if claim.owner and int(task) in short and not claim.in_order:
-            blame(plan, progress.at_hand(part), _NO_MEMORY.format(task=task), "memory")
+            blame(plan, {progress.at_hand(part): NO_MEMORY.format(task=task)}, "memory")
         else:
             spared(claims, progress, plan, claim, part)
     return claims.stopped
@@ -145,9 +144,9 @@ def _bury_ranks(plan: Plan, submission: Submission, rows: tuple[Row, ...]) -> bo
     begun = any(log.path.name not in submission.known for log in ledger.logs)
     if left.size and begun and is_alone_in(plan, submission):
         if states == {"FAILED"}:
-            blame(plan, int(left[0]), _KILLS_RANKS)
+            blame(plan, {int(left[0]): _KILLS_RANKS})
         if states == {"OUT_OF_MEMORY"}:
-            blame(plan, int(left[0]), _NO_MEMORY.format(task=0), "memory")
+            blame(plan, {int(left[0]): NO_MEMORY.format(task=0)}, "memory")
     return is_stopped(plan, submission.number)
 
 
@@ -167,8 +166,7 @@ def publish_early(plan: Plan, number: int) -> None:
 def _publish(plan: Plan, submission: Submission) -> str:
     """Publish and verify the result; the record of the submission, in words."""
     execute(plan, Nobody(), policy=submission.policy)
-    known = {plan.rundir.journals / name for name in submission.known}
-    return f"{record(Ledger.read(plan), known)}\n{verify(plan.out)}"
+    return f"{record(Ledger.read(plan), submission.journals_before(plan))}\n{verify(plan.out)}"
 
 
 def _keep_outcome(

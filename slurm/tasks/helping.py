@@ -109,7 +109,7 @@ def spared(
     deaths = claims.note_death(claim, block)
     if deaths < _MOST_DEATHS:
         return part
-    blame(plan, block, _DEADLY.format(deaths=deaths, out=plan.out))
+    blame(plan, {block: _DEADLY.format(deaths=deaths, out=plan.out)})
     rest: np.ndarray = part[part != block]
     return rest
 

@@ -21,7 +21,7 @@ from slurm.site import call, environment
 from slurm.submissions import pending_tasks
 from slurm.tasks.assignment import Assignment, Whereabouts
 from slurm.tasks.claims import Claims
-from slurm.tasks.ending import AGAIN, DONE, ENDED, TROUBLE, restart
+from slurm.tasks.ending import AGAIN, DONE, ENDED, NO_MEMORY, TROUBLE, restart
 from slurm.tasks.working import TaskWorker
 
 __all__ = ["TaskWatcher"]
@@ -29,10 +29,6 @@ __all__ = ["TaskWatcher"]
 _HUNG = (
     "TimeoutError: it was not done after two starts of its task. Ask for more time (--time), or "
     "say how long a trial may take (--trial-time)"
-)
-_NO_MEMORY = (
-    "MemoryError: the memory of its task was used up, and its process was killed; see the log of "
-    "task {job}"
 )
 
 
@@ -155,7 +151,7 @@ class TaskWatcher:
     def _tried(self) -> tuple[Tried, Tried]:
         """What the last worker has journalled, and what all others have."""
         plan, at = self._assignment.plan, self._whereabouts.read()
-        known = {plan.rundir.journals / name for name in self._assignment.submission.known}
+        known = self._assignment.submission.journals_before(plan)
         if at is None:
             return Tried.of([]), tried_since(plan, known)
         own = plan.rundir.journals / f"{at.attempt}.jnl"
@@ -202,7 +198,7 @@ class TaskWatcher:
         left, at_hand = mine.left_of(blocks[~np.isin(blocks, others.blocks)])
         if at_hand >= left.size:
             return False
-        blame(self._assignment.plan, int(left[at_hand]), _HUNG)
+        blame(self._assignment.plan, {int(left[at_hand]): _HUNG})
         self._tell_failed(1)
         say(f"hpcio: block {left[at_hand]} has failed: {_HUNG}", err=True)
         return True
@@ -222,8 +218,8 @@ class TaskWatcher:
         of = self._name(int(left[at_hand])) if at_hand < left.size else "no trial"
         say(f"hpcio: at {of}: {why}", err=True)
         if for_memory and at_hand < left.size:  # with as much memory, it would die again
-            why = _NO_MEMORY.format(job=job)
-            blame(self._assignment.plan, int(left[at_hand]), why, "memory")
+            why = NO_MEMORY.format(task=f"{job} (see its log)")
+            blame(self._assignment.plan, {int(left[at_hand]): why}, "memory")
             self._tell_failed(1)
             return
         before = deaths.blamed
