@@ -43,9 +43,9 @@ print(hpcio.verify("many.h5").blocks)
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> Path:
-    """A result of 1,100 virtual sources, one for each trial of a row."""
+    """A result of 550 virtual sources, one for each trial of a row."""
     folder = tmp_path_factory.mktemp("many")
-    lfp = np.random.default_rng(1).normal(size=(1100, 3))
+    lfp = np.random.default_rng(1).normal(size=(550, 3))
     with h5py.File(folder / "rec.h5", "w") as f:
         f["lfp"] = lfp
     np.save(folder / "expected.npy", np.negative(lfp))
@@ -53,12 +53,12 @@ def many(tmp_path_factory) -> Path:
         np.negative, folder / "rec.h5::lfp", trials=1, out=folder / "many.h5", sources="trial"
     )
     plan.run(workers=0, progress=False)
-    assert len(sources_of(folder / "many.h5")) == 1100
+    assert len(sources_of(folder / "many.h5")) == 550
     return folder
 
 
 def test_more_sources_than_open_files_give_the_right_numbers(many):
-    assert int(run(READ_MANY, many, "1024", "1024")) == 1100
+    assert int(run(READ_MANY, many, "400", "400")) == 550
 
 
 READ_CHANNELS = """
@@ -66,17 +66,17 @@ import resource, sys
 import numpy as np
 import hpcio
 
-resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
 expected = np.load("expected.npy")
 with hpcio.open("wide.h5") as f:
-    for key in (..., (slice(None), -1), (1, [3, 1099])):
+    for key in (..., (slice(None), -1), (1, [3, 549])):
         np.testing.assert_array_equal(f["data"][key], expected[key], err_msg=repr(key))
 """
 
 
 @pytest.mark.parametrize("join", ["concatenate", "stack"])
 def test_one_trial_of_more_sources_than_open_files(tmp_path, join):
-    lfp = np.random.default_rng(1).normal(size=(2, 1100))
+    lfp = np.random.default_rng(1).normal(size=(2, 550))
     with h5py.File(tmp_path / "rec.h5", "w") as f:
         f["lfp"] = lfp
     plan = hpcio.Plan.create(
@@ -97,7 +97,7 @@ import resource
 import numpy as np
 import hpcio
 
-resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
 expected = np.load("expected.npy")
 results = [hpcio.open("some.h5") if n % 2 else hpcio.open(f"again/some.h5") for n in range(4)]
 for f in results:
@@ -108,7 +108,7 @@ for f in results:
 
 
 def test_several_results_open_at_once_share_the_open_files(tmp_path):
-    lfp = np.random.default_rng(1).normal(size=(600, 3))
+    lfp = np.random.default_rng(1).normal(size=(200, 3))
     with h5py.File(tmp_path / "rec.h5", "w") as f:
         f["lfp"] = lfp
     np.save(tmp_path / "expected.npy", np.negative(lfp))

@@ -47,9 +47,13 @@ def local_cluster():
 
 @pytest.fixture
 def client(folder, local_cluster):
-    local_cluster.scale(2)  # dask gives up those that start too slowly after a test has killed them
+    # dask gives up workers that start too slowly after a test has killed them, be it while we wait.
+    def are_there() -> bool:
+        local_cluster.scale(2)
+        return len(client.nthreads()) == 2
+
     with Client(local_cluster) as client:
-        client.wait_for_workers(2, timeout=PATIENCE)
+        until(are_there, "two workers")
         yield client
 
 
@@ -129,10 +133,9 @@ def test_what_a_dead_worker_has_journalled_counts(client):
     with h5py.File("rec.h5") as f:
         firsts = f["lfp"][:200:50, 0]
     plan = make(fails, out_shape=(50, 4), out_dtype="f8")
-    with pytest.raises(BlocksFailed, match="since more than 3 had failed") as caught:
+    with pytest.raises(BlocksFailed, match="not tried, since more than 3 had failed") as caught:
         plan.run(DaskExecutor(client, chunks_per_worker=1), progress=False, max_failed=3)
     assert {failure.block for failure in caught.value.done.failed} == {0, 1, 2, 3}
-    assert caught.value.done.blocks == 200  # those of the other worker
 
 
 def test_what_dask_sends_again_is_done_once(client, monkeypatch):
