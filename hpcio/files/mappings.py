@@ -181,7 +181,12 @@ class VirtualReader:
             """Entries along those axes of the source along which more than one is taken."""
             given = iter(numbers)
             rows = [along.entries(next(given) if along.n > 1 else range(1)) for along in way.taken]
-            return _select(source, rows, dtype)
+            values = _select(source, rows, dtype)
+            if values.size != math.prod(map(len, rows)):
+                raise SourceError(
+                    f"'{mapping.path}' has been changed while it was read. Try again."
+                )
+            return values
 
         if way.is_flat:
             return _of_box(read, 0, way.sizes, part.numbers, dtype)

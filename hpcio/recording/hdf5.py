@@ -232,14 +232,17 @@ def read_region(
         If region and shape do not fit.
     """
     where = f"'{dataset.name}' in '{dataset.file.filename}'"
+    virtual = VirtualReader(dataset) if dataset.is_virtual else None
     try:
-        virtual = VirtualReader(dataset) if dataset.is_virtual else None
         array = _region(dataset, virtual, region)
     except (IndexError, TypeError, ValueError) as error:
         raise TrialError(
             f"The region {region} does not fit '{dataset.name}' of shape {dataset.shape} in "
             f"'{dataset.file.filename}': {error}. Correct ingrid."
         ) from error
+    finally:
+        if virtual is not None:
+            virtual.close()
     try:
         array = take(array, sigrid)
     except IndexError as error:
