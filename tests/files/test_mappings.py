@@ -142,7 +142,7 @@ def entries(draw: st.DrawFn, length: int) -> range | np.ndarray:
 
 
 @settings(
-    max_examples=200,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -316,7 +316,7 @@ def whole(tmp_path_factory) -> bytes:
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_whichever_attempts_did_which_chunks(tmp_path_factory, whole, data):
     """Attempts that stop anywhere, twice and thrice the same, in any order: the same bits."""
     folder = tmp_path_factory.mktemp("any")

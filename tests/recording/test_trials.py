@@ -96,7 +96,7 @@ def cases(draw: st.DrawFn) -> tuple[Array, Trials]:
 
 
 @given(cases())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_blocks_read_what_numpy_reads(case: tuple[Array, Trials]) -> None:
     check_against_naive(*case)
 

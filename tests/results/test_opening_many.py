@@ -207,7 +207,7 @@ def outcome(dataset: object, key: object) -> tuple[str, object]:
 
 
 @settings(
-    max_examples=150,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

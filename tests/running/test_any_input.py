@@ -35,8 +35,8 @@ def wrong(bad: list[Bad]) -> list[Bad]:
 
 
 def test_some_inputs(tmp_path):
-    found = tried(tmp_path, first=0, count=300)
-    assert sum(f["count"] for f in found.values()) >= 250
+    found = tried(tmp_path, first=0, count=150)
+    assert sum(f["count"] for f in found.values()) >= 120
     assert [b for f in found.values() for b in wrong(f["bad"])] == []
 
 

@@ -24,6 +24,11 @@ from tests.rigs.bench import ROWS, TRIALS, Bench
 from tests.rigs.resuming import ALL, both_sources, copy_run, finished, half_done, resume_here
 from tests.rigs.support import damage
 
+# Files of single trials take much longer here, and are kept by the same code.
+mostly_by_task = pytest.mark.parametrize(
+    "sources", ["task", pytest.param("trial", marks=pytest.mark.torture)]
+)
+
 
 def journal_of(out: Path) -> Path:
     (path,) = Path(f"{out}.run", "journal").glob("*.jnl")
@@ -47,7 +52,7 @@ def torn(bench: Bench, tmp_path: Path, step: int) -> None:
         resume_here(bench, out, done)
 
 
-@both_sources
+@mostly_by_task
 def test_a_torn_tail_of_the_journal_is_computed_again(bench, tmp_path, sources):
     torn(bench, tmp_path, step=53)
 
@@ -159,7 +164,7 @@ def test_after_a_failed_sync_its_blocks_are_computed_again(bench, monkeypatch, s
     resume_here(bench, bench.out, {0, 1, 2})
 
 
-@both_sources
+@mostly_by_task
 def test_every_state_that_the_files_go_through(bench, tmp_path, monkeypatch, sources):
     states: list[Path] = []
 
@@ -203,7 +208,7 @@ def test_every_state_that_the_files_go_through(bench, tmp_path, monkeypatch, sou
     assert set(progress) >= {0, TRIALS}
 
 
-@both_sources
+@mostly_by_task
 def test_a_plan_file_of_any_length_is_started_over_or_refused(bench, tmp_path, sources):
     prepare(bench.plan())
     whole = Path(f"{bench.out}.run", "plan.h5").stat().st_size

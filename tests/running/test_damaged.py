@@ -23,7 +23,7 @@ from tests.rigs.runs import left_by_a_kill
 # How often each file is damaged in the long tests.
 MANY = int(os.environ.get("HPCIO_DAMAGES", "300"))
 # Every day.
-SOME = 3
+SOME = 1
 
 
 @pytest.fixture(params=STORED)
@@ -100,7 +100,7 @@ def test_a_flipped_bit_of_a_run_that_goes_on(bench, count):
     assert not [d for d in done if d.read == "wrong" and not d.path.startswith("out.h5.run/so")]
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(MANY * 10, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("count", [20, pytest.param(MANY * 10, marks=pytest.mark.torture)])
 def test_a_result_of_any_bytes_is_read_or_refused(tmp_path, count):
     """Nothing but errors of hpcio, and no hang; crashes of HDF5 are counted, not forbidden."""
     (tmp_path / "whole").mkdir()

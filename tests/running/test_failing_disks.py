@@ -38,8 +38,8 @@ def fail(shim: Path, folder: Path, writer: str, each: int) -> list[Tried]:
 
 @pytest.mark.parametrize("writer", STORED)
 def test_some_calls_that_fail(shim, tmp_path, writer):
-    done = fail(shim, tmp_path, writer, each=40)
-    assert len(done) > 5
+    done = fail(shim, tmp_path, writer, each=80)
+    assert len(done) > 2
     assert any(t.said != "fine" for t in done)
     assert wrong(done) == []
 

@@ -94,8 +94,8 @@ def made(lfp, tmp_path):
     ("name", "workers", "way"),
     [("sleeping", 0, "virtual"), ("returning", 0, "virtual"), ("sleeping", 2, "virtual"),
      ("returning", 1, "virtual"), ("swallowing", 1, "virtual"), ("holding", 2, "virtual"),
-     ("sleeping", 0, "packed"), ("holding", 2, "packed"), ("sleeping", 2, "direct"),
-     ("holding", 2, "direct")],
+     ("sleeping", 0, "packed"), ("sleeping", 2, "direct"),
+     *(pytest.param("holding", 2, way, marks=pytest.mark.torture) for way in ("packed", "direct"))],
 )  # fmt: skip
 def test_a_trial_that_takes_too_long_fails_and_the_others_go_on(made, tmp_path, name, workers, way):
     options = {"packed": {"compression": "gzip"}, "direct": {"writer": "direct"}}.get(way, {})

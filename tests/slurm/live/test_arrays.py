@@ -74,7 +74,7 @@ def local(folder: Path) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize(
-    "tasks", [1, 3, *(pytest.param(n, marks=pytest.mark.torture) for n in (12, 40))]
+    "tasks", [3, *(pytest.param(n, marks=pytest.mark.torture) for n in (1, 12, 40))]
 )
 def test_the_result_is_that_of_a_local_run(slurm, local, tasks):
     with cluster(tasks) as there:

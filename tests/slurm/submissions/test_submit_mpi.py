@@ -60,7 +60,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mpi_python: Path) -> 
     return RanksBench(tmp_path, tmp_path, mpi_python)
 
 
-@pytest.mark.parametrize("writer", ["direct", "mpi", "mpi-collective"])
+@pytest.mark.parametrize(
+    "writer", [pytest.param("direct", marks=pytest.mark.torture), "mpi", "mpi-collective"]
+)
 def test_over_two_nodes(slurm, place, writer):
     place.mark("meet", 2)
     place.finished(place.submitted(writer))
@@ -131,7 +133,7 @@ def test_a_pass_of_ranks_tries_its_own_trials_alone(slurm, place):
 
 
 @pytest.mark.gluster
-@pytest.mark.parametrize("writer", ["direct", "mpi"])
+@pytest.mark.parametrize("writer", [pytest.param("direct", marks=pytest.mark.torture), "mpi"])
 def test_ranks_on_clients_of_glusterfs(gluster_slurm, tmp_path, monkeypatch, mpi_python, writer):
     """Two nodes, each with caches of its own; rows of 10,016 bytes fit no page."""
     monkeypatch.setenv("HPCIO_CONFIG", str(tmp_path / "no.toml"))

@@ -31,7 +31,7 @@ def blocks_of(place: ClusterBench, number: int) -> list[int]:
     return np.concatenate(work.batches).tolist()
 
 
-@pytest.mark.parametrize("writer", ["virtual", "direct"])
+@pytest.mark.parametrize("writer", ["virtual", pytest.param("direct", marks=pytest.mark.torture)])
 def test_trials_that_lack_memory_get_more(slurm, place, writer):
     for trial in (5, 40):
         place.ask("greedy", trial, 600)

@@ -117,7 +117,7 @@ def test_who_does_the_last_block_publishes(slurm, place):
     assert "CANCELLED" in {row.state for row in run.queue().rows if row.task is not None}
 
 
-@pytest.mark.parametrize("what", ["hold", "stuck"])
+@pytest.mark.parametrize("what", [pytest.param("hold", marks=pytest.mark.torture), "stuck"])
 def test_a_trial_that_hangs_fails_and_the_others_go_on(slurm, place, what):
     place.mark(what, 5)
     run = place.submit(2, trial_time=5, retries=2)
