@@ -24,7 +24,7 @@ from tests.rigs.bench import ROWS, TRIALS, Bench
 from tests.rigs.resuming import ALL, both_sources, copy_run, finished, half_done, resume_here
 from tests.rigs.support import damage
 
-# Files of single trials take much longer here, and are kept by the same code.
+# Files of single trials take much longer here.
 mostly_by_task = pytest.mark.parametrize(
     "sources", ["task", pytest.param("trial", marks=pytest.mark.torture)]
 )
