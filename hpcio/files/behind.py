@@ -212,6 +212,7 @@ class _Walk:
         self.filters: set[int] = set()
         self.found_by: set[str] = set()
         self._seen: set[tuple[str, str]] = set()
+        self._within: list[tuple[str, str]] = []
 
     def linked(self, file: h5py.File, name: str) -> None:
         """Follow a name, which may lead to another file."""
@@ -248,11 +249,18 @@ class _Walk:
         if self._links_alone:
             return
         key = (os.path.realpath(dataset.file.filename), str(dataset.name))
+        if key in self._within:
+            raise SourceError(
+                f"'{key[1]}' of '{key[0]}' is a virtual dataset that is made of itself. Make it of "
+                "the datasets that hold the values."
+            )
         if key in self._seen:
             return
         self._seen.add(key)
         if dataset.is_virtual:
+            self._within.append(key)
             self._mappings(dataset)
+            self._within.pop()
             return
         self.filters |= set(load_filters_of(dataset))
         if dataset.external is not None:

@@ -65,9 +65,10 @@ def _rows(part: Any, length: int) -> Rows | int:
         return range(0)
     if array.dtype.kind not in "iu" or array.ndim > 1:
         raise TypeError(f"Selection can't process {part!r}")
-    if array.min() < -length or array.max() >= length:
+    if int(array.min()) < -length or int(array.max()) >= length:
         raise IndexError(f"Index out of range for (0-{length - 1})")
-    array = np.where(array < 0, array + length, array).astype(np.int64)
+    array = array.astype(np.int64)
+    array = np.where(array < 0, array + length, array)
     if array.ndim == 0:
         return int(array)
     if (np.diff(array) <= 0).any():

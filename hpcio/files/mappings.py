@@ -10,7 +10,6 @@ import itertools
 import math
 import os
 import resource
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py._objects import phil  # the lock of h5py: one of our own would be taken in another order
 
 from hpcio.errors import SourceError
 from hpcio.files.behind import (
@@ -40,14 +40,14 @@ from hpcio.files.opening import (
 
 __all__ = ["VirtualReader"]
 
-# So many files are held open; those that were used last.
-_MOST_OPEN = 512
+# So many files are held open, those that were used last, if the limit of the process allows it.
+_MOST_OPEN = 2048
 # Descriptors that are left to others.
 _SPARE = 32
 # What is read with what lies between is read in parts of so many values.
 _SPAN = 1 << 22
-# Entries that are no farther apart than this are read with those between them.
-_GAP = 16
+# Entries between which there are no more values than this are read with those between them.
+_GAP = 1 << 13
 # How often values are read, at the most, until two reads agree.
 _TRIES = 5
 
@@ -80,7 +80,8 @@ class VirtualReader:
         self._files = files or _Files(known)
         self.shape: tuple[int, ...] = dataset.shape
         self.dtype = np.dtype(dataset.dtype.str)
-        self._fill, self._main, self._name = dataset.fillvalue, dataset.file.filename, dataset.name
+        self._fill = np.asarray(dataset.fillvalue, self.dtype)
+        self._main, self._name = dataset.file.filename, dataset.name
         self._dcpl = dataset.id.get_create_plist()
         self._ways: dict[int, _Way] = {}
 
@@ -128,7 +129,7 @@ class VirtualReader:
             If HDF5 cannot read values of it.
         """
         dtype = dtype or self.dtype
-        with self._files.lock:
+        with phil:
             try:
                 return self._read(wanted, dtype, out)
             except _Irregular:
@@ -146,7 +147,7 @@ class VirtualReader:
         if out is None:
             out = np.zeros(shape, dtype)
         if sum(math.prod(part.shape) for part in parts) != out.size:
-            out[...] = self._fill  # no mapping leads to some
+            out[...] = _converted(self._fill, dtype)  # no mapping leads to some
         for part in parts:
             out[_index(part.places)] = self._values(part, dtype)
         return out
@@ -230,7 +231,6 @@ class _Files:
 
     def __init__(self, known: Sequence[str] | None) -> None:
         self.known = known
-        self.lock = threading.RLock()
         self._allowed = None if known is None else frozenset(map(os.path.realpath, known))
         self._open: OrderedDict[str, tuple[h5py.File, _Found]] = OrderedDict()
 
@@ -269,19 +269,34 @@ class _Files:
     def close(self) -> None:
         # As above, they are closed as the last ones who hold them: h5py's close() would look at all
         # of its objects for each of them.
-        with self.lock:
+        with phil:
             self._open.clear()
 
 
 def _few_are_left() -> bool:
-    """Whether this process may open few more files: it gets the lowest number that is free."""
+    """Whether this process may open few more files: it gets the lowest number that is free.
+
+    Its limit is raised as far as the system allows.
+    """
     try:
         fd = os.open("/", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return True
     os.close(fd)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft != resource.RLIM_INFINITY and fd >= soft - _SPARE
+    few = soft != resource.RLIM_INFINITY and fd >= soft - _SPARE
+    return few and not room_for(_SPARE)
+
+
+def _converted(fill: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A fill value in another type, by the rules of HDF5, which are not those of numpy."""
+    if fill.dtype == dtype:
+        return fill
+    raw = np.zeros(max(fill.dtype.itemsize, dtype.itemsize), np.uint8)
+    raw[: fill.dtype.itemsize] = np.frombuffer(fill.tobytes(), np.uint8)
+    h5py.h5t.convert(h5py.h5t.py_create(fill.dtype), h5py.h5t.py_create(dtype), 1, raw)
+    converted: np.ndarray = raw[: dtype.itemsize].view(dtype)[0]
+    return converted
 
 
 class _Irregular(Exception):
@@ -505,7 +520,7 @@ def _of_box(
         for place, at in enumerate(numbers[0]):
             found[place] = _of_box(read, begin + int(at) * row, sizes[1:], numbers[1:], dtype)
         return found
-    for places, first, end in _runs(numbers[0], at_most=None if takes_rows else _SPAN // row):
+    for places, first, end in _runs(numbers[0], row):
         values = read([range(begin + first * row, begin + end * row)])
         values = values.reshape(end - first, *sizes[1:])
         found[places] = values[_index([_shifted(numbers[0][places], -first), *numbers[1:]])]
@@ -521,7 +536,8 @@ def _select(
     if all(isinstance(rows, range) for rows in wanted):
         return read_values(source, _index(wanted), dtype)
     found = np.empty([len(rows) for rows in wanted], dtype)
-    for runs in itertools.product(*(_runs(rows, at_most=None) for rows in wanted)):
+    sizes = [found.size // len(rows) for rows in wanted]
+    for runs in itertools.product(*map(_runs, wanted, sizes)):
         values = read_values(source, tuple(slice(first, end) for _, first, end in runs), dtype)
         inside = [
             _shifted(rows[at], -first) for rows, (at, first, _) in zip(wanted, runs, strict=True)
@@ -530,16 +546,18 @@ def _select(
     return found
 
 
-def _runs(rows: Rows, *, at_most: int | None) -> Iterator[tuple[slice, int, int]]:
-    """Cut entries where there is a gap: the places of each run, its first entry, and its end."""
+def _runs(rows: Rows, row: int) -> Iterator[tuple[slice, int, int]]:
+    """Cut entries, of `row` values each, into runs that are read at once.
+
+    Of each, its places among the entries, its first entry, and its end.
+    """
     entries = np.asarray(rows)
-    cuts = np.flatnonzero(np.diff(entries) > _GAP) + 1
+    cuts = np.flatnonzero((np.diff(entries) - 1) * row > _GAP) + 1
     begin = 0
     for end in (*cuts.tolist(), len(entries)):
         while begin < end:
-            first, until = int(entries[begin]), end
-            if at_most is not None:
-                until = int(np.searchsorted(entries[:end], first + at_most))
+            first = int(entries[begin])
+            until = int(np.searchsorted(entries[:end], first + max(1, _SPAN // row)))
             yield slice(begin, until), first, int(entries[until - 1]) + 1
             begin = until
 

@@ -202,7 +202,9 @@ def read_values(
         If HDF5 cannot read it; it says where that is.
     """
     try:
-        converted = dataset if dtype in (None, dataset.dtype) else dataset.astype(dtype)
+        # None would be equal to the type f8.
+        as_is = dtype is None or dtype == dataset.dtype
+        converted = dataset if as_is else dataset.astype(dtype)
         return np.asarray(converted[region])
     except OSError as error:
         number = number_of(error)

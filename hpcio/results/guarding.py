@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import h5py
 import numpy as np
+from h5py._objects import phil
 
 from hpcio.errors import ResultError, SourceError
 from hpcio.files import Rows, VirtualReader, entries_of, read_table, where_hdf5_looks
@@ -154,33 +155,45 @@ class ResultDataset(h5py.Dataset):  # type: ignore[misc]  # h5py is untyped
 
     def __getitem__(self, args: Any, new_dtype: Any = None) -> Any:
         dtype = None if new_dtype is None else np.dtype(new_dtype)
-        if isinstance(args, np.ndarray) and args.dtype == bool and args.ndim > 1:
-            return self._masked(args, dtype)
-        wanted, index = entries_of(args, self.shape)
-        return self._read(wanted, dtype=dtype)[index]
+        if isinstance(args, tuple) and len(args) == 1:
+            (args,) = args
+        with phil:
+            if isinstance(args, np.ndarray) and args.dtype == bool and args.ndim > 1:
+                return self._masked(args, dtype)
+            wanted, index = entries_of(args, self._shape())
+            return self._read(wanted, dtype=dtype)[index]
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("The data of a result cannot be an array without a copy.")
         found: np.ndarray = self.__getitem__((), dtype)
         return found
 
     def read_direct(self, dest: np.ndarray, source_sel: Any = None, dest_sel: Any = None) -> None:
         """Read into an array; see `h5py.Dataset.read_direct`."""
-        wanted, index = entries_of(() if source_sel is None else source_sel, self.shape)
-        if dest_sel is None and not index and dest.shape == tuple(map(len, wanted)):
-            self._read(wanted, dtype=dest.dtype, out=dest)
-        else:
-            at = () if dest_sel is None else dest_sel
+        with phil:
+            wanted, index = entries_of(() if source_sel is None else source_sel, self._shape())
+            if dest_sel is None and not index and dest.shape == tuple(map(len, wanted)):
+                self._read(wanted, dtype=dest.dtype, out=dest)
+                return
             values = self._read(wanted, dtype=dest.dtype)[index]
-            dest[at] = np.reshape(values, np.shape(dest[at]))
+            try:
+                dest[() if dest_sel is None else dest_sel] = values
+            except ValueError as error:
+                raise TypeError(f"{values.shape} does not fit there: {error}") from error
 
     def close_sources(self) -> None:
         """Close the sources that are open."""
         self._reader.close()
 
+    def _shape(self) -> tuple[int, ...]:
+        if not self:
+            raise ValueError(f"'{self._sources.path}' is closed. Open it again.")
+        shape: tuple[int, ...] = self.shape
+        return shape
+
     def _read(self, wanted: Sequence[Rows], **options: Any) -> np.ndarray:
         sources, target = self._sources, self._sources.target
-        if not self:
-            raise ValueError(f"'{sources.path}' is closed. Open it again.")
         try:
             found = self._reader.read(wanted, **options)
         except SourceError as error:
@@ -195,7 +208,7 @@ class ResultDataset(h5py.Dataset):  # type: ignore[misc]  # h5py is untyped
 
     def _masked(self, mask: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
         """The elements that a mask of the whole dataset selects, one after the other."""
-        if mask.shape != self.shape:
+        if mask.shape != self._shape():
             raise TypeError("Boolean indexing array has incompatible shape")
         axis = self._sources.target.axis
         some: list[Any] = [slice(None)] * self.ndim

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+import hpcio
 from hpcio.errors import SourceError
 from hpcio.files import VirtualReader
 
@@ -212,6 +213,36 @@ def test_what_is_not_regular_is_left_to_hdf5(tmp_path):
         pytest.raises(SourceError, match=r"source\.h5', which cannot be read"),
     ):
         VirtualReader(f["x"]).read([range(5)])
+
+
+TYPES = ["f8", "f4", "i2", "u2", "i8", ">i4", "f2", "?"]
+
+
+@pytest.mark.parametrize("inner", TYPES)
+@pytest.mark.parametrize("outer", TYPES)
+def test_types_and_fill_values_are_converted_as_by_hdf5(tmp_path, inner, outer):
+    if (inner == "?") != (outer == "?"):
+        pytest.skip("HDF5 does not convert these")
+    fill = {"f": -1.5, "i": -1, "u": 2, "b": 1}[np.dtype(inner).kind]
+    with h5py.File(tmp_path / "source.h5", "w") as f:
+        f["x"] = np.array([0, 1, 300 if inner != "?" else 1]).astype(inner)
+        layout = h5py.VirtualLayout((5,), inner)
+        layout[:3] = h5py.VirtualSource(".", "x", (3,))
+        f.create_virtual_dataset("some", layout, fillvalue=fill)
+    layout = h5py.VirtualLayout((7,), outer)
+    layout[:5] = h5py.VirtualSource("source.h5", "some", (5,))
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f.create_virtual_dataset("x", layout, fillvalue=np.array(1).astype(outer))
+    check(tmp_path / "rec.h5")
+    check(tmp_path / "rec.h5", range(5))
+    check(tmp_path / "rec.h5", range(3, 5))
+
+
+def test_a_virtual_dataset_of_itself_is_refused(tmp_path):
+    for name, other in (("a.h5", "b.h5"), ("b.h5", "a.h5")):
+        make(tmp_path / name, (6,), (((0,), (1,), (1,), (6,)), other, "x", space_of((6,), None)))
+    with pytest.raises(SourceError, match="made of itself"):
+        hpcio.Plan.create(np.copy, tmp_path / "a.h5::x", trials=2, out=tmp_path / "out.h5")
 
 
 def test_a_dataset_of_the_same_file(tmp_path):

@@ -221,6 +221,73 @@ def test_the_data_of_a_result_is_read_as_h5py_does(pair, data):
     assert ours in (theirs, outcome(values, key))
 
 
+THREADS = """
+import os, threading
+import numpy as np
+import hpcio
+
+def read():
+    begun.set()
+    while True:
+        try:
+            data[...]
+        except ValueError as error:
+            print("closed" in str(error))
+            return
+
+for _ in range(20):
+    begun = threading.Event()
+    with hpcio.open("out.h5") as f:
+        data = f["data"]
+        reader = threading.Thread(target=read)
+        reader.start()
+        begun.wait()
+        if not (child := os.fork()):
+            os._exit(int(data[0, 0] != 1))
+        assert os.waitpid(child, 0)[1] == 0
+    reader.join()
+"""
+
+
+def test_threads_that_read_while_it_is_closed_or_forked_get_an_error_at_most(tmp_path):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = -np.ones((40, 3))
+    hpcio.Plan.create(
+        np.negative, tmp_path / "rec.h5::lfp", trials=2, out=tmp_path / "out.h5", sources="trial"
+    ).run(workers=0, progress=False)
+    assert run(THREADS, tmp_path) == "True\n" * 20
+
+
+@pytest.mark.parametrize("sources", ["trial", "task"])
+def test_what_is_read_is_of_the_type_that_was_asked_for(tmp_path, sources):
+    """And holds fill values as HDF5 converts them."""
+
+    def fails(trial):
+        if trial[0, 0] == 20:
+            raise ValueError("sick")
+        return trial.astype("f4")
+
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = np.arange(120, dtype="f4").reshape(30, 4)
+    plan = hpcio.Plan.create(
+        fails, tmp_path / "rec.h5::lfp", trials=5, out=tmp_path / "out.h5", sources=sources,
+        out_shape=(5, 4), out_dtype="f4",
+    )  # fmt: skip
+    plan.run(workers=0, progress=False, gaps=True)
+    with hpcio.open(plan.out) as ours, h5py.File(plan.out) as plain:
+        for kind in ("f8", "f4", "f2", "i4", "u1"):
+            for key in (..., 0, (1, 2), slice(3, 7), [0, 29], np.uint8(3), np.array([1, 5], "u1")):
+                found, right = (f["data"].astype(kind)[key] for f in (ours, plain))
+                np.testing.assert_array_equal(found, right, strict=True, err_msg=f"{kind} {key}")
+        data = ours["data"]
+        with pytest.raises(TypeError, match="does not fit"):
+            data.read_direct(np.zeros((4, 5)), np.s_[:5])
+        with pytest.raises(ValueError, match="without a copy"):
+            np.asarray(data, copy=False)
+    with pytest.raises(ValueError, match="is closed"):
+        data[0]
+
+
 def test_the_data_of_a_result_is_a_dataset(pair):
     many, plain, values = pair
     assert (many.shape, many.dtype, many.ndim, many.size, len(many)) == (
