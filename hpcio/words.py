@@ -57,19 +57,20 @@ def after_failures(out: str, counted: str, *, allow: int = 0, too_long: bool = F
     --------
     >>> print("\n".join(after_failures("out.h5", "trial")))
     What now:
-      publish without them: hpcio resume out.h5 --gaps
+      publish without them (they are tried once more): hpcio resume out.h5 --gaps
       try them again, once the cause is gone (memory, a missing file): hpcio resume out.h5
       edit the function: publish without them first, since an edited function is another one. Then
       run it over the failed trials alone into another file, or start over with --fresh
     """
     resume = f"hpcio resume {shlex.quote(out)}"
     all_tried = f" --max-failed {allow}" if allow else ""
-    again = ["  (with the --trial-time from before, or what hung hangs again)"] if too_long else []
+    limit = " --trial-time TIME" if too_long else ""
+    time = "  (TIME is what a trial may take; without it, what hung hangs again)"
     return [
         "What now:",
-        f"  publish without them: {resume} --gaps{all_tried}",
-        f"  try them again, once the cause is gone (memory, a missing file): {resume}",
-        *again,
+        f"  publish without them (they are tried once more): {resume} --gaps{all_tried}{limit}",
+        f"  try them again, once the cause is gone (memory, a missing file): {resume}{limit}",
+        *[time] * too_long,
         "  edit the function: publish without them first, since an edited function is another one. "
         "Then",
         f"  run it over the failed {counted}s alone into another file, or start over with --fresh",

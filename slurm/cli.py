@@ -200,7 +200,8 @@ def logs(out: str, task: int | None, lines: int) -> None:
     if last is not None:
         found = submissions.log_files(plan, last, task=task)
     elif task is None:
-        found = sorted(plan.rundir.logs.glob("*.log"), key=lambda p: p.stat().st_mtime)
+        there = [path for path in plan.rundir.logs.glob("*.log") if path.stat().st_size]
+        found = sorted(there, key=lambda path: path.stat().st_mtime)
     else:
         raise PlanError(f"'{plan.out}' was not submitted, and has no task {task}. Leave it out.")
     if not found:

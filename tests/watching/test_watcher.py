@@ -170,7 +170,7 @@ def test_failed_blocks_and_their_workers(bench):
     assert "trial 3: ValueError: unlucky\ntrial 8" in said
     assert f"Tracebacks: hpcio status {bench.out} --failed" in said
     assert "Go on with" not in said
-    assert f"publish without them: hpcio resume {bench.out} --gaps\n" in said
+    assert f"(they are tried once more): hpcio resume {bench.out} --gaps\n" in said
     code, said, _ = command(bench.out, "--failed")
     assert code == 1
     assert said.count('raise ValueError("unlucky")') == 2
