@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +14,14 @@ import h5py
 import numpy as np
 
 from hpcio.errors import HpcioError, ResultError
-from hpcio.files import StreamedChecksum, checksum, plain_offset, read_at, read_table
+from hpcio.files import (
+    RunDirectory,
+    StreamedChecksum,
+    checksum,
+    plain_offset,
+    read_at,
+    read_table,
+)
 from hpcio.journals import DONE
 from hpcio.layout import Target
 from hpcio.results import opening as result
@@ -48,6 +55,8 @@ class Verified:
     besides : bool
         Whether there are checksums of tables, coordinates and details; results of earlier versions
         have none.
+    elsewhere : str
+        The run directory in which its parts lie, if that is another's, as with a copy.
     """
 
     path: str
@@ -56,6 +65,7 @@ class Verified:
     nbytes: int
     counted: str = "block"
     besides: bool = True
+    elsewhere: str = field(default="", repr=False)
 
     @classmethod
     def of(
@@ -79,6 +89,8 @@ class Verified:
         gaps = f", {count(self.gaps, 'gap')}" if self.gaps else ""
         rest = "" if self.besides else "; there are no checksums of its tables and details"
         done = f"{count(self.blocks, self.counted)}, {size(self.nbytes)} verified"
+        if self.elsewhere:
+            rest += f"; its parts lie in '{self.elsewhere}', and are nowhere else"
         return f"{self.path}: {done}{gaps}{rest}"
 
 
@@ -158,7 +170,18 @@ def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
         wrong += differing_blocks(target, every, expected, lambda region: data[region])
     if wrong:
         raise _damaged(f, target, sorted(wrong))
-    return Verified.of(path, target, done, besides=besides is not None)
+    found = Verified.of(path, target, done, besides=besides is not None)
+    return replace(found, elsewhere=_elsewhere(f))
+
+
+def _elsewhere(f: result.ResultFile) -> str:
+    """The run directory of the parts of a result, if it is not its own; "" if it is."""
+    if "hpcio/sources" not in f or not len(f["hpcio/sources"]):
+        return ""
+    name = Path(f.filename)
+    first = os.fsdecode(f["hpcio/sources"][0]["path"])
+    folder = RunDirectory.of(str(out_of(name, first))).path
+    return "" if folder == RunDirectory.of(str(name)).path else str(folder)
 
 
 def _expect_fill(target: Target, gaps: np.ndarray, expected: np.ndarray) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import h5py
@@ -327,3 +328,13 @@ def test_any_layout_is_verified(tmp_path, options, shape, sources):
     damage(path, os.path.getsize(path) - 1)
     with pytest.raises(ResultError, match=f"Block {len(plan) - 1} "):
         hpcio.verify(out)
+
+
+def test_a_copy_whose_parts_are_those_of_the_original_is_told(done, tmp_path):
+    copy = tmp_path / "copy.h5"
+    shutil.copy(done.out, copy)
+    shutil.copytree(f"{done.out}.run", f"{copy}.run")
+    place = f"its parts lie in '{done.out}.run', and are nowhere else"
+    assert place in str(hpcio.verify(copy))
+    assert "lie in" not in str(hpcio.verify(done.out))
+    assert "lie in" not in str(hpcio.repack(done.out, tmp_path / "one.h5"))
