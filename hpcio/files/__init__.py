@@ -46,12 +46,10 @@ from hpcio.files.locks import (
     try_lock,
     unlock,
 )
-from hpcio.files.mappings import VirtualReader
 from hpcio.files.marks import Mark, mark_of
 from hpcio.files.names import give_name, rename_new
 from hpcio.files.opening import (
     find_dataset,
-    free_files,
     has_sound_scales,
     locking,
     open_file,
@@ -67,6 +65,7 @@ from hpcio.files.own import check_run_folder, open_own, own_run_folder, read_own
 from hpcio.files.rundir import RunDirectory, lies_in_result, result_of
 from hpcio.files.slab import Layout, Slab, layout, write_file
 from hpcio.files.typed import check_types
+from hpcio.files.virtual import VirtualReader
 
 __all__ = [
     "ACCESS",
@@ -101,7 +100,6 @@ __all__ = [
     "fill_of",
     "find_dataset",
     "follow",
-    "free_files",
     "give_name",
     "has_sound_scales",
     "holder_of",

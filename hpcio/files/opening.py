@@ -19,8 +19,8 @@ from hpcio.errors import HpcioError, SourceError, as_read_error, check_path, is_
 from hpcio.machine import only_files
 
 __all__ = [
+    "MOST_SOURCES",
     "find_dataset",
-    "free_files",
     "has_sound_scales",
     "locking",
     "open_file",
@@ -271,12 +271,6 @@ def _used() -> int:
         return len(os.listdir("/proc/self/fd"))
     except OSError:
         return SPARE_FILES
-
-
-def free_files() -> int:
-    """How many files this process may open yet, without raising its limit."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_SOURCES if soft == resource.RLIM_INFINITY else max(0, soft - _used())
 
 
 def room_for(sources: int) -> bool:

@@ -33,8 +33,7 @@ __all__ = ["ResultFile", "check_finished", "open", "refusing_damage"]
 class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
     """A result, open for reading: an `h5py.File` whose ``data`` tells the truth.
 
-    Made by :func:`open`. However many sources the result has, ``f["data"]`` holds some hundred of
-    them open at the most.
+    Made by :func:`open`. A result may have more sources than this process may hold open.
     """
 
     def __init__(self, path: Path, *, sources: Sources | None) -> None:

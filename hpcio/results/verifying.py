@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,6 +75,7 @@ class Verified:
         done: np.ndarray,
         *,
         besides: bool = True,
+        elsewhere: str = "",
     ) -> Self:
         """The record of a check that has compared all blocks that are done, and no others."""
         return cls(
@@ -82,7 +83,7 @@ class Verified:
             nbytes=int(target.sizes()[done].sum()),
             # An average is one block of all trials.
             counted="trial" if target.channel_axis is None and done.size > 1 else "block",
-            besides=besides,
+            besides=besides, elsewhere=elsewhere,
         )  # fmt: skip
 
     def __str__(self) -> str:
@@ -170,8 +171,7 @@ def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
         wrong += differing_blocks(target, every, expected, lambda region: data[region])
     if wrong:
         raise _damaged(f, target, sorted(wrong))
-    found = Verified.of(path, target, done, besides=besides is not None)
-    return replace(found, elsewhere=_elsewhere(f))
+    return Verified.of(path, target, done, besides=besides is not None, elsewhere=_elsewhere(f))
 
 
 def _elsewhere(f: result.ResultFile) -> str:

@@ -217,9 +217,9 @@ def _work(world: Any, task: dict[str, Any], plan: Plan) -> list[int]:
         failed = most - attempt.may_fail
         claims.take(f"{name}.failed.{world.rank}.{failed}")
         counts = [0] * world.size
-        for told in claims.names():
-            if told.startswith(f"{name}.failed."):
-                rank, count = map(int, told.split(".")[2:])
+        for claim in claims.names():
+            if claim.startswith(f"{name}.failed."):
+                rank, count = map(int, claim.split(".")[2:])
                 counts[rank] = max(counts[rank], count)
         if sum(counts) > most:
             claims.take(f"{name}.stop")

@@ -132,7 +132,7 @@ def test_results_of_nothing(tmp_path, how):
 def test_more_sources_than_may_be_open(tmp_path, monkeypatch):
     bench = Bench(tmp_path, sources="trial")
     bench.plan().run(workers=0, progress=False)
-    monkeypatch.setattr("hpcio.files.mappings._MOST_OPEN", 3)
+    monkeypatch.setattr("hpcio.files.virtual._MOST_OPEN", 3)
     hpcio.repack(bench.out, tmp_path / "one.h5")
     hpcio.repack(bench.out, tmp_path / "packed.h5", compression="gzip", workers=1)
     monkeypatch.undo()

@@ -35,7 +35,7 @@ def opened(tmp_path, request, monkeypatch):
     """An open result of 200 sources, and its file."""
     out = make(tmp_path)
     if request.param == "some at a time":
-        monkeypatch.setattr("hpcio.files.mappings._MOST_OPEN", 16)
+        monkeypatch.setattr("hpcio.files.virtual._MOST_OPEN", 16)
     with hpcio.open(out) as f:
         yield f, out
 

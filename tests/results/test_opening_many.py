@@ -160,7 +160,7 @@ def pair(request, tmp_path_factory) -> Iterator[tuple[h5py.Dataset, h5py.Dataset
         h5py.File(folder / "plain.h5", "w") as f,
         hpcio.open(folder / "out.h5") as many,
     ):
-        patch.setattr("hpcio.files.mappings._MOST_OPEN", 4)
+        patch.setattr("hpcio.files.virtual._MOST_OPEN", 4)
         yield many["data"], f.create_dataset("data", data=values), values
 
 
