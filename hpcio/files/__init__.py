@@ -14,7 +14,7 @@ from hpcio.files.behind import (
     check_whole,
     follow,
     sample_of,
-    where_hdf5_looks,
+    where_hdf5_finds,
 )
 from hpcio.files.bytes import (
     NewNames,
@@ -132,7 +132,7 @@ __all__ = [
     "sync_file_system",
     "try_lock",
     "unlock",
-    "where_hdf5_looks",
+    "where_hdf5_finds",
     "write_at",
     "write_file",
     "write_image",

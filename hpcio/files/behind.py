@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -37,9 +38,13 @@ __all__ = [
     "numbered",
     "numbers_of",
     "sample_of",
-    "where_hdf5_looks",
+    "where_hdf5_finds",
 ]
 
+# What a variable begins with that names folders beside the file that is opened.
+_ORIGIN = "${ORIGIN}"
+# The one for raw files.
+_RAW = "HDF5_EXTFILE_PREFIX"
 # So many pages are looked at, of all files together, but some of each file.
 _PAGES, _OF_EACH, _PAGE = 96, 3, 4096
 # Descriptors that HDF5 may want besides.
@@ -104,7 +109,11 @@ Place = tuple[tuple[str, str], ...]
 
 def _here(name: str) -> str:
     """The folder at hand (``""``), or a variable of the environment."""
-    return os.environ.get(name, "") if name else os.getcwd()
+    if name:
+        return os.environ.get(name, "")
+    with contextlib.suppress(FileNotFoundError):
+        return os.getcwd()
+    return "deleted"
 
 
 def check_place(place: Place, what: str) -> None:
@@ -273,9 +282,7 @@ class _Walk:
         for name, offset, size in dataset.external:
             if not left:
                 return
-            path = self._found(
-                dataset.file.filename, name, "HDF5_EXTFILE_PREFIX", where, beside=False
-            )
+            path = self._found(dataset.file.filename, name, _RAW, where)
             try:
                 there = os.stat(path).st_size - offset
                 with open(path, "rb", opener=only_files):
@@ -308,16 +315,10 @@ class _Walk:
             with _opened(path, said) as other:
                 self._source(other, name, shape, said)
 
-    def _found(
-        self, main: str, name: str, variable: str, where: str, *, beside: bool = True
-    ) -> str:
-        routes = list(_routes(main, name, variable, beside=beside))
-        found = next(((by, path) for by, path in routes if os.path.exists(path)), None)
-        if found is None:
-            raise SourceError(
-                f"{where}, and there is no file '{routes[0][1]}'. Put it back where it was."
-            )
-        by, path = found
+    def _found(self, main: str, name: str, variable: str, where: str) -> str:
+        by, path = where_hdf5_finds(main, name, variable)
+        if not os.path.exists(path):
+            raise SourceError(f"{where}, and there is no file '{path}'. Put it back where it was.")
         if by != "file":
             self.found_by.add(by)
         return path
@@ -394,8 +395,8 @@ def numbers_of(space: h5py.h5s.SpaceID, shape: tuple[int, ...]) -> range:
     return range(1)
 
 
-def where_hdf5_looks(main: str, name: str, variable: str, *, beside: bool = True) -> list[str]:
-    """The paths at which HDF5 looks for a file that another one names, in its order.
+def where_hdf5_finds(main: str, name: str, variable: str) -> tuple[str, str]:
+    """The path at which HDF5 finds a file that another one names.
 
     Parameters
     ----------
@@ -404,25 +405,42 @@ def where_hdf5_looks(main: str, name: str, variable: str, *, beside: bool = True
     name : str
     variable : str
         The environment variable with folders to look in first.
-    beside : bool
-        Whether it looks beside the file that names it, too.
+
+    Returns
+    -------
+    by, path : str
+        What leads there: the variable, ``""`` for the folder at hand, or ``"file"``; if there is no
+        such file, of the first place.
     """
-    return list(dict.fromkeys(path for _, path in _routes(main, name, variable, beside=beside)))
+    routes = _routes(main, name, variable)
+    first = next(routes)
+    return next(
+        (route for route in itertools.chain([first], routes) if os.path.exists(route[1])), first
+    )
 
 
-def _routes(main: str, name: str, variable: str, *, beside: bool) -> Iterator[tuple[str, str]]:
-    """What leads to each path: the variable, ``""`` for the folder at hand, or ``"file"``."""
-    prefixes = [p for p in os.environ.get(variable, "").split(":") if p]
-    own = os.path.dirname(os.path.abspath(main))
-    folders = [(variable, p.replace("${ORIGIN}", own)) for p in prefixes]
-    folders += [("file", own)] if beside else []
-    folders.append(("", os.getcwd()))
-    folders += [("file", os.path.dirname(os.path.realpath(main)))] if beside else []
+def _routes(main: str, name: str, variable: str) -> Iterator[tuple[str, str]]:
+    """The places at which HDF5 looks, in its order."""
+    own, value = os.path.dirname(os.path.abspath(main)), os.environ.get(variable, "")
+    at_hand = ""  # if it was deleted
+    with contextlib.suppress(FileNotFoundError):
+        at_hand = os.getcwd()
+    whole = own + value.removeprefix(_ORIGIN) if value.startswith(_ORIGIN) else value
+    if variable == _RAW:  # in one place only
+        by = "file" if os.path.isabs(name) else variable if whole else ""
+        yield by, os.path.join(whole or at_hand, name)
+        return
     if os.path.isabs(name):
         yield "file", name
         name = os.path.basename(name)
-    for by, folder in folders:
-        yield by, os.path.join(folder, name)
+    folders = [folder for folder in value.split(":") if folder]
+    if whole != value and variable == "HDF5_VDS_PREFIX":  # others do not know of an origin
+        folders.append(whole)
+    for folder in folders:
+        yield variable, os.path.join(folder, name)
+    yield "file", os.path.join(own, name)
+    yield "", os.path.join(at_hand, name)
+    yield "file", os.path.join(os.path.dirname(os.path.realpath(main)), name)
 
 
 @contextlib.contextmanager

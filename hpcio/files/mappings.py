@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import SourceError
-from hpcio.files.behind import has_pattern, names_of, numbered, numbers_of, where_hdf5_looks
+from hpcio.files.behind import has_pattern, names_of, numbered, numbers_of, where_hdf5_finds
 from hpcio.files.indexing import Rows
 
 __all__ = ["Along", "Irregular", "Mapping", "Way", "mappings_of"]
@@ -120,8 +119,7 @@ def mappings_of(dcpl: h5py.h5p.PropDCID, main: str, shape: tuple[int, ...]) -> I
         for number in numbers_of(space, shape) if pattern else (0,):
             named = numbered(file, number)
             if named not in paths:
-                looked = where_hdf5_looks(main, named, "HDF5_VDS_PREFIX")
-                paths[named] = next((p for p in looked if os.path.exists(p)), looked[0])
+                _, paths[named] = where_hdf5_finds(main, named, "HDF5_VDS_PREFIX")
             where = paths[named], numbered(name, number)
             if _IRREGULAR in (onto, taken):
                 yield Mapping(*where, None, None)
@@ -189,6 +187,8 @@ class Way:
                 "a virtual dataset takes of it. Restore it."
             )
         sizes = [along.n for along in mapping.onto or ()]
+        if any(along.n == 0 for along in taken):  # one that may grow, beside others that have
+            raise Irregular
         long = [k for k, n in enumerate(sizes) if n > 1]
         of_source = [along.n for along in taken if along.n > 1]
         if [sizes[k] for k in long] == of_source:

@@ -6,6 +6,7 @@ open one of them, or a dataset in it, be it for a moment. Whoever opens them him
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -42,7 +43,7 @@ _SPARE = 32
 # What is read with what lies between is read in parts of so many values.
 _SPAN = 1 << 22
 # Entries between which there are no more values than this are read with those between them.
-_GAP = 1 << 13
+_GAP = 1 << 15
 # How often values are read, at the most, until two reads agree.
 _TRIES = 5
 
@@ -55,7 +56,7 @@ class VirtualReader:
     dataset : h5py.Dataset
         Virtual. It may be closed when this has been made.
     known : collection of str, optional
-        Real paths of all files behind it: no other is read, even if HDF5 would.
+        The paths of all files behind it: no other is read, even if HDF5 would.
 
     Attributes
     ----------
@@ -72,8 +73,11 @@ class VirtualReader:
     ) -> None:
         self._files = files or _Files(known)
         self.shape: tuple[int, ...] = dataset.shape
-        self.dtype = np.dtype(dataset.dtype.str)
-        self._fill = np.asarray(dataset.fillvalue, self.dtype)
+        # Without the names of an enumerated type.
+        self.dtype = dataset.dtype if dataset.dtype.names else np.dtype(dataset.dtype.str)
+        self._fill = np.zeros((), self.dtype)
+        with contextlib.suppress(RuntimeError):  # it may be undefined
+            self._fill[()] = dataset.fillvalue
         self._main, self._name = dataset.file.filename, dataset.name
         self._dcpl = dataset.id.get_create_plist()
         self._ways: dict[int, Way] = {}
@@ -224,7 +228,7 @@ class _Files:
 
     def __init__(self, known: Sequence[str] | None) -> None:
         self.known = known
-        self._allowed = None if known is None else frozenset(map(os.path.realpath, known))
+        self._named = frozenset(known or ())
         self._open: OrderedDict[str, tuple[h5py.File, _Found]] = OrderedDict()
 
     def source(self, path: str, name: str) -> h5py.Dataset | VirtualReader:
@@ -253,11 +257,17 @@ class _Files:
             ) from error
 
     def _check(self, path: str) -> None:
-        if self._allowed is not None and os.path.realpath(path) not in self._allowed:
+        if self.known is None or path in self._named:
+            return
+        if os.path.realpath(path) not in self._real:
             raise SourceError(
-                f"HDF5 would read values from '{path}', which was not there, or not found first, "
-                "when the plan was made. Move it away, or make a new plan."
+                f"HDF5 would read values from '{path}', which it did not find first before. Move "
+                "it away, and unset HDF5_VDS_PREFIX if it was set meanwhile."
             )
+
+    @cached_property
+    def _real(self) -> frozenset[str]:
+        return frozenset(map(os.path.realpath, self._named))
 
     def close(self) -> None:
         # As above, they are closed as the last ones who hold them: h5py's close() would look at all
@@ -328,7 +338,7 @@ def _of_box(
         values = read([range(begin + rows.start * row, begin + rows.stop * row)])
         return values.reshape(len(rows), *sizes[1:])
     found = np.empty([len(some) for some in numbers], dtype)
-    if not takes_rows and row > _SPAN:
+    if row - math.prod(map(len, numbers[1:])) > _GAP:
         for place, at in enumerate(numbers[0]):
             found[place] = _of_box(read, begin + int(at) * row, sizes[1:], numbers[1:], dtype)
         return found

@@ -11,7 +11,7 @@ import numpy as np
 from h5py._objects import phil
 
 from hpcio.errors import ResultError, SourceError
-from hpcio.files import Rows, VirtualReader, entries_of, read_table, where_hdf5_looks
+from hpcio.files import Rows, VirtualReader, entries_of, read_table, where_hdf5_finds
 from hpcio.layout import Target
 
 __all__ = ["ResultDataset", "Sources"]
@@ -39,7 +39,7 @@ class Sources:
         self.path, self.table, self.target, self.of_block = path, table, target, of_block
         self._result = os.stat(path)
         folder = os.path.dirname(path)
-        self._paths = [os.path.join(folder, os.fsdecode(p)) for p in table["path"].tolist()]
+        self.paths = [os.path.join(folder, os.fsdecode(p)) for p in table["path"].tolist()]
         self._states: list[tuple[int, ...]] = []
         # Whether somebody has been told that they are not what they were.
         self.said = False
@@ -58,7 +58,7 @@ class Sources:
         return cls(f.filename, table, target, of_block)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def look(self) -> None:
         """Remember the state of each source, which has just been checked.
@@ -68,13 +68,12 @@ class Sources:
         ResultError
             If HDF5 would read other files of the same names, by ``HDF5_VDS_PREFIX``.
         """
-        self._states = [_state(path) for path in self._paths]
+        self._states = [_state(path) for path in self.paths]
         if not os.environ.get("HDF5_VDS_PREFIX"):
             return
-        for path, state in zip(self._paths, self._states, strict=True):
+        for path, state in zip(self.paths, self._states, strict=True):
             name = os.path.relpath(path, os.path.dirname(self.path))
-            looked = where_hdf5_looks(self.path, name, "HDF5_VDS_PREFIX")
-            first = next((p for p in looked if os.path.exists(p)), path)
+            _, first = where_hdf5_finds(self.path, name, "HDF5_VDS_PREFIX")
             if _state(first) != state:
                 raise ResultError(
                     f"HDF5_VDS_PREFIX makes HDF5 read '{first}' instead of the part '{path}'. "
@@ -105,7 +104,7 @@ class Sources:
     def check(self, numbers: Iterable[int] | None = None) -> None:
         """Raise ResultError unless sources are what they were; by default all of them."""
         try:
-            for k in range(len(self._paths)) if numbers is None else numbers:
+            for k in range(len(self.paths)) if numbers is None else numbers:
                 self._check(k)
         except ResultError:
             self.said = True
@@ -113,16 +112,16 @@ class Sources:
 
     def _check(self, k: int) -> None:
         try:
-            same = _state(self._paths[k]) == self._states[k]
+            same = _state(self.paths[k]) == self._states[k]
         except OSError as error:
             raise ResultError(
                 error.errno,
-                f"The part '{self._paths[k]}' cannot be read ({error.strerror}) since "
+                f"The part '{self.paths[k]}' cannot be read ({error.strerror}) since "
                 f"'{self.path}' was opened. Open the result again.",
             ) from error
         if not same:
             raise ResultError(
-                f"The part '{self._paths[k]}' has changed since '{self.path}' was opened. "
+                f"The part '{self.paths[k]}' has changed since '{self.path}' was opened. "
                 "Open the result again."
             )
 
@@ -151,7 +150,7 @@ class ResultDataset(h5py.Dataset):  # type: ignore[misc]  # h5py is untyped
 
     def __init__(self, dataset: h5py.Dataset, sources: Sources) -> None:
         super().__init__(dataset.id)
-        self._sources, self._reader = sources, VirtualReader(dataset)
+        self._sources, self._reader = sources, VirtualReader(dataset, known=sources.paths)
 
     def __getitem__(self, args: Any, new_dtype: Any = None) -> Any:
         dtype = None if new_dtype is None else np.dtype(new_dtype)

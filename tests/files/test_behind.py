@@ -12,7 +12,7 @@ import pytest
 
 import hpcio
 from hpcio.errors import SourceError
-from hpcio.files import FileState, check_whole, follow, sample_of, where_hdf5_looks
+from hpcio.files import FileState, check_whole, follow, sample_of, where_hdf5_finds
 from tests.rigs.support import run
 
 ONES = np.ones((20, 2))
@@ -165,9 +165,54 @@ def test_prefixes_are_looked_at_as_hdf5_does(tmp_path, monkeypatch):
     part(tmp_path / "other" / "a.h5", 2 * ONES)
     virtual(tmp_path / "rec.h5", "a.h5")
     monkeypatch.setenv("HDF5_VDS_PREFIX", str(tmp_path / "other"))
-    looked = where_hdf5_looks(str(tmp_path / "rec.h5"), "a.h5", "HDF5_VDS_PREFIX")
-    assert looked[:2] == [str(tmp_path / "other" / "a.h5"), str(tmp_path / "a.h5")]
+    found = where_hdf5_finds(str(tmp_path / "rec.h5"), "a.h5", "HDF5_VDS_PREFIX")
+    assert found == ("HDF5_VDS_PREFIX", str(tmp_path / "other" / "a.h5"))
     assert names(tmp_path) == ["rec.h5", "other/a.h5"]
+
+
+FOLLOWED = """
+import os, sys
+import h5py, numpy as np
+from hpcio.errors import HpcioError
+from hpcio.files import follow
+
+values = {"pre": 2.0, "rec": 1.0}
+for name in ("virtual", "link", "raw"):
+    with h5py.File(sys.argv[1]) as f:
+        try:
+            found = values[os.path.basename(os.path.dirname(follow(f, name).files[-1]))]
+        except HpcioError:
+            found = None
+    with h5py.File(sys.argv[1]) as f:
+        try:
+            read = f[name][0]
+        except OSError:
+            read = None
+    assert found == read, (name, found, read)
+"""
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["${ORIGIN}/../pre", "/no:${ORIGIN}/../pre", "${ORIGIN}/../pre:/no", "/no:{}/pre", "{}/pre:/no",
+     "{}/pre", ":{}/pre", ""],
+)  # fmt: skip
+def test_any_prefix_is_understood_as_by_hdf5(tmp_path, prefix):
+    for folder, value in (("pre", 2.0), ("rec", 1.0)):
+        (tmp_path / folder).mkdir()
+        np.full(4, value).tofile(tmp_path / folder / "part.raw")
+        with h5py.File(tmp_path / folder / "part.h5", "w") as f:
+            f["x"] = np.full(4, value)
+    layout = h5py.VirtualLayout((4,), "f8")
+    layout[:] = h5py.VirtualSource("part.h5", "x", (4,))
+    with h5py.File(tmp_path / "rec/rec.h5", "w") as f:
+        f.create_virtual_dataset("virtual", layout)
+        f["link"] = h5py.ExternalLink("part.h5", "x")
+        f.create_dataset("raw", (4,), "f8", external=[("part.raw", 0, 32)])
+    value = prefix.replace("{}", str(tmp_path))
+    variables = ("HDF5_VDS_PREFIX", "HDF5_EXT_PREFIX", "HDF5_EXTFILE_PREFIX")
+    env = {**os.environ, **(dict.fromkeys(variables, value) if value else {})}
+    run(FOLLOWED, tmp_path / "rec", str(tmp_path / "rec/rec.h5"), env=env)
 
 
 def test_it_is_followed_again_when_something_has_changed(tmp_path):

@@ -242,6 +242,36 @@ def test_a_virtual_dataset_of_itself_is_refused(tmp_path):
         hpcio.Plan.create(np.copy, tmp_path / "a.h5::x", trials=2, out=tmp_path / "out.h5")
 
 
+def test_what_may_grow_of_sources_of_unequal_length(tmp_path):
+    for name, length in (("a.h5", 3), ("b.h5", 0), ("c.h5", 1)):
+        with h5py.File(tmp_path / name, "w", libver="latest") as f:
+            f.create_dataset("x", data=np.arange(length, dtype="i4"), maxshape=(None,))
+    mappings = []
+    for k, name in enumerate(("a.h5", "b.h5", "c.h5")):
+        onto = (0, k), (1, 1), (1, 1), (UNLIMITED, 1)
+        taken = space_of((1,), ((0,), (1,), (1,), (UNLIMITED,)), (UNLIMITED,))
+        mappings.append((onto, name, "x", taken))
+    make(tmp_path / "rec.h5", (1, 3), *mappings, most=(UNLIMITED, 3))
+    check(tmp_path / "rec.h5")
+
+
+def test_a_fill_value_may_be_undefined(tmp_path):
+    """As C makes it, and h5py does not."""
+    slab = (0,), (1,), (1,), (6,)
+    make(tmp_path / "rec.h5", (6,), (slab, "source.h5", "x", space_of((6,), None)))
+    with h5py.File(tmp_path / "source.h5", "w") as f:
+        f["x"] = np.arange(6, dtype="i4")
+
+    class Undefined(h5py.Dataset):
+        @property
+        def fillvalue(self):
+            raise RuntimeError("Can't get fill value (fill value is undefined)")
+
+    with h5py.File(tmp_path / "rec.h5") as f:
+        reader = VirtualReader(Undefined(f["x"].id))
+    assert (reader.read([range(6)]) == np.arange(6)).all()
+
+
 def test_a_dataset_of_the_same_file(tmp_path):
     with h5py.File(tmp_path / "rec.h5", "w") as f:
         f["own"] = np.arange(6, dtype="i4")

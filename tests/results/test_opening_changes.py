@@ -127,6 +127,24 @@ def test_too_many_other_files_are_open(tmp_path, limit, others):
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > limit or limit == 1024
 
 
+def test_a_prefix_that_is_set_meanwhile_leads_nowhere(tmp_path, monkeypatch):
+    out = make(tmp_path)
+    shutil.copytree(f"{out}.run", tmp_path / "other" / "out.h5.run")
+    with hpcio.open(out) as f:
+        monkeypatch.setenv("HDF5_VDS_PREFIX", str(tmp_path / "other"))
+        with pytest.raises(ResultError, match="which it did not find first before"):
+            f["data"][0]
+
+
+def test_a_folder_at_hand_that_was_deleted_is_not_asked_for(tmp_path, monkeypatch):
+    out = make(tmp_path)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with hpcio.open(out) as f:
+        np.testing.assert_array_equal(f["data"][...], -LFP)
+
+
 def test_a_prefix_that_leads_to_other_parts_is_refused(tmp_path):
     make(tmp_path)
     shutil.copytree(tmp_path / "out.h5.run", tmp_path / "other" / "out.h5.run")
