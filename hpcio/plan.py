@@ -105,6 +105,7 @@ class Plan(Value):
         chunks: bool | Sequence[int] | None = None,
         compression: str | None = None,
         same_versions: bool = False,
+        trial_time: float | str | None = None,
         access: Access = "result",
     ) -> Self:
         """Plan the run of a function over every trial of a recording, by a dry run.
@@ -165,6 +166,9 @@ class Plan(Value):
         same_versions : bool
             Refuse to continue with other versions of the packages that the function uses,
             instead of warning.
+        trial_time : float or str, optional
+            How long a trial may take in the dry run, in seconds or like ``"10m"``; others are
+            tried instead. For the run, say it to :meth:`run`.
         access : {"result", "shared", "private"}
             Who may read what is written, as far as the umask lets them: the result, as any
             new file of yours; also plan, journals and logs; or nothing.
@@ -205,6 +209,7 @@ class Plan(Value):
                 call=CallOptions(
                     args=args, kwargs={} if kwargs is None else kwargs, out_shape=out_shape,
                     out_dtype=out_dtype, same_versions=same_versions,
+                    trial_time=None if trial_time is None else parse_seconds(trial_time),
                 ),
                 layout=LayoutOptions(
                     join=join, join_axis=join_axis, out_channel_axis=out_channel_axis,
@@ -230,12 +235,16 @@ class Plan(Value):
         """
         return cls(**vars(load_plan(out)))
 
-    def describe(self, *, workers: int | None = None) -> Description:
+    def describe(
+        self, *, workers: int | None = None, trial_time: float | str | None = None
+    ) -> Description:
         """What a run will read and write, and what it will take; see `hpcio.planning.Description`.
 
-        The time comes from a probe: the function is called with one of the longest trials.
+        The time comes from a probe: the function is called with one of the longest trials; with
+        another one, if that takes longer than `trial_time`.
         """
-        return describe(self, workers=workers)
+        limit = None if trial_time is None else parse_seconds(trial_time)
+        return describe(self, workers=workers, trial_time=limit)
 
     def run(
         self,

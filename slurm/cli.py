@@ -13,6 +13,7 @@ from hpcio.command import (
     MEMORY_OPTION,
     PLAN_OPTIONS,
     RUN_OPTIONS,
+    TRIAL_TIME_OPTION,
     create_plan,
     refuse_plan_options,
     run_here,
@@ -61,8 +62,7 @@ _POLICY_OPTIONS = [
                  help="How often a trial that raises is tried again.  [default: 0]"),
     click.option("--max-failed", type=click.IntRange(0),
                  help="Stop when more have failed.  [default: a tenth, at least 100]"),
-    click.option("--trial-time", metavar="TIME",
-                 help="After which a trial has failed, such as 10m.  [default: never]"),
+    TRIAL_TIME_OPTION,
     click.option("--gaps/--no-gaps", default=None,
                  help="Publish even if trials failed, with NaN instead."),
 ]  # fmt: skip

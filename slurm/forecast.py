@@ -112,7 +112,7 @@ def predicted_seconds(
     return seconds
 
 
-def measured_speed(plan: Plan, *, probes: int = 3) -> float:
+def measured_speed(plan: Plan, *, probes: int = 3, trial_time: float | None = None) -> float:
     """Bytes that one task reads and writes in a second, from some trials computed here.
 
     Parameters
@@ -120,11 +120,13 @@ def measured_speed(plan: Plan, *, probes: int = 3) -> float:
     plan : Plan
     probes : int
         How many trials, evenly spread between the smallest and the largest.
+    trial_time : float, optional
+        How long one may take, in seconds.
     """
     work = plan.work_sizes()
     order = np.argsort(work, kind="stable")
     picked = np.unique(order[((np.arange(probes) + 0.5) / probes * order.size).astype(int)])
-    timed = probe(plan, picked.tolist()).timed
+    timed = probe(plan, picked.tolist(), trial_time=trial_time).timed
     done = sum(int(work[t.block]) for t in timed)
     return done / max(sum(t.seconds for t in timed), 1e-9)
 

@@ -19,6 +19,7 @@ __all__ = [
     "MEMORY_OPTION",
     "PLAN_OPTIONS",
     "RUN_OPTIONS",
+    "TRIAL_TIME_OPTION",
     "create_plan",
     "refuse_plan_options",
     "was_said",
@@ -204,6 +205,11 @@ MEMORY_OPTION = click.option(
     "memory",
     help="Of one worker, such as 4GB: a larger trial is refused, and array tasks end at it.",
 )
+TRIAL_TIME_OPTION = click.option(
+    "--trial-time",
+    metavar="TIME",
+    help="After which a trial has failed, such as 10m.  [default: never]",
+)
 RUN_OPTIONS = [
     click.option("--workers", type=click.IntRange(0), help="Processes; 0 computes in this one."),
     click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
@@ -213,8 +219,7 @@ RUN_OPTIONS = [
                  help="How often a trial that raises is tried again."),
     click.option("--max-failed", type=click.IntRange(0),
                  help="Stop when more have failed.  [default: a tenth, at least 100]"),
-    click.option("--trial-time", metavar="TIME",
-                 help="After which a trial has failed, such as 10m.  [default: never]"),
+    TRIAL_TIME_OPTION,
     click.option("--gaps", is_flag=True, help="Publish even if trials failed, with NaN instead."),
     click.option("--quiet", is_flag=True, help="Show no progress."),
 ]  # fmt: skip
@@ -283,5 +288,5 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         args=[_literal(a) for a in options["args"]], kwargs=options["kwargs"],
         out_shape=options["out_shape"], out_dtype=options["out_dtype"], axes=options["axes"],
         chunks=options["chunks"], compression=options["compression"],
-        same_versions=options["same_versions"], access=access,
+        same_versions=options["same_versions"], trial_time=options["trial_time"], access=access,
     )  # fmt: skip

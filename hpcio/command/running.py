@@ -10,6 +10,7 @@ import click
 from hpcio.command.options import (
     PLAN_OPTIONS,
     RUN_OPTIONS,
+    TRIAL_TIME_OPTION,
     create_plan,
     refuse_plan_options,
     with_options,
@@ -70,12 +71,12 @@ def run(function: str, source: str | None, **options: Any) -> None:
 @click.command()
 @click.argument("function")
 @click.argument("source")
-@with_options(PLAN_OPTIONS)
+@with_options([*PLAN_OPTIONS, TRIAL_TIME_OPTION])
 @click.option("--workers", type=click.IntRange(1), help="Processes to expect the time for.")
 def plan(function: str, source: str, workers: int | None, **options: Any) -> None:
     """Make a plan and say what its run will take, before any work."""
     made = create_plan(function, source, options)
-    print_pairs(made.describe(workers=workers).rows())
+    print_pairs(made.describe(workers=workers, trial_time=options["trial_time"]).rows())
     if options["fresh"]:
         check_queues(made)
         made = Plan(**vars(start_over(made)))

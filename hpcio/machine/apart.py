@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import json
 import os
@@ -11,17 +12,19 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 from hpcio.errors import HpcioError, WorkerError, as_message, from_message
 from hpcio.machine.pythons import new_python, with_threads
 from hpcio.machine.resources import cores
-from hpcio.words import print_traceback
+from hpcio.words import duration, print_traceback
 
 __all__ = ["Death", "call_apart", "how_it_ended"]
 
@@ -48,9 +51,18 @@ def how_it_ended(status: int) -> str:
 
 @dataclass(frozen=True)
 class Death:
-    """How a process ended in the middle of a call, in words."""
+    """How a process ended in the middle of a call.
+
+    Attributes
+    ----------
+    why : str
+        In words.
+    stacks : str
+        Those of its threads, as of `faulthandler`, if the call took longer than it might.
+    """
 
     why: str
+    stacks: str = ""
 
 
 def call_apart(
@@ -59,6 +71,7 @@ def call_apart(
     jobs: Sequence[Any],
     *,
     processes: int | None = None,
+    limit: float | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> list[Any]:
     """Make a function in other processes, and call it there for each job.
@@ -74,6 +87,8 @@ def call_apart(
         Likewise.
     processes : int, optional
         At most so many, by default one for each core; all but one begin a moment later.
+    limit : float, optional
+        How many seconds a call may take; its process ends then.
     on_done : callable, optional
         Called with the number of jobs that are done, after each.
 
@@ -89,7 +104,7 @@ def call_apart(
     WorkerError
         If a process cannot be started.
     """
-    calls = _Calls(make, given, jobs, on_done)
+    calls = _Calls(make, given, jobs, limit, on_done)
     count = min(len(jobs), processes or cores())
     if not count:
         return []
@@ -108,9 +123,14 @@ class _Calls:
     """Jobs that some threads have done, each by a process of its own."""
 
     def __init__(
-        self, make: str, given: object, jobs: Sequence[Any], on_done: Callable[[int], None] | None
+        self,
+        make: str,
+        given: object,
+        jobs: Sequence[Any],
+        limit: float | None,
+        on_done: Callable[[int], None] | None,
     ) -> None:
-        self._task = pickle.dumps((make, given))
+        self._task, self._limit = pickle.dumps((make, given, limit)), limit
         self._jobs, self._on_done = jobs, on_done
         self.results: list[Any] = [None] * len(jobs)
         self._left = deque(range(len(jobs)))
@@ -131,7 +151,7 @@ class _Calls:
                     number = self._left.popleft()
                 except IndexError:  # another thread was quicker
                     break
-                result = child.do(self._jobs[number])
+                result = child.do(self._jobs[number], self._limit)
                 if isinstance(result, Death):
                     self._end(child)
                     child = None
@@ -162,7 +182,7 @@ class _Calls:
         try:
             if self._over.is_set():  # `end` may not have seen it
                 child.process.kill()
-            child.send(self._task)
+            child.begin(self._task)
         except BaseException:
             self._end(child)
             raise
@@ -179,30 +199,49 @@ class _Child:
 
     def __init__(self) -> None:
         self._answers, theirs = os.pipe()
+        self._stacks = tempfile.TemporaryFile()  # noqa: SIM115  (until `close`)
+        stacks = self._stacks.fileno()
         try:
             self.process = subprocess.Popen(
-                new_python("hpcio.machine.apart:serve", str(theirs)),
+                new_python("hpcio.machine.apart:serve", str(theirs), str(stacks)),
                 stdin=subprocess.PIPE, stdout=sys.__stderr__ and sys.__stderr__.fileno(),
-                pass_fds=[theirs], env=with_threads(1),
+                pass_fds=[theirs, stacks], env=with_threads(1),
             )  # fmt: skip
         except OSError as error:
             os.close(self._answers)
+            self._stacks.close()
             raise WorkerError(f"A process could not be started: {error}.") from error
         finally:
             os.close(theirs)
 
-    def do(self, job: Any) -> Any:
-        """The result of a job, or how the process ended."""
-        self.send(pickle.dumps(job))
-        line = self._line()
-        if line is None:
-            return Death(f"its process ended with {how_it_ended(self.process.wait())}")
-        message = json.loads(line)
-        if "error" in message:
-            raise from_message(message)
-        return message["result"]
+    def begin(self, task: bytes) -> None:
+        """Have it make its function. If it ends meanwhile, the first job will tell."""
+        self._send(task)
+        self._answer()
 
-    def send(self, pickled: bytes) -> None:
+    def do(self, job: Any, limit: float | None) -> Any:
+        """The result of a job, or how the process ended."""
+        started = perf_counter()
+        self._send(pickle.dumps(job))
+        answer = self._answer()
+        if answer is not None:
+            return answer["result"]
+        status = self.process.wait()
+        self._stacks.seek(0)
+        stacks = self._stacks.read().decode(errors="replace")
+        if limit is not None and stacks and perf_counter() - started >= limit:
+            return Death(f"it took longer than {duration(limit)}", stacks)
+        return Death(f"its process ended with {how_it_ended(status)}")
+
+    def _answer(self) -> dict[str, Any] | None:
+        """What it says next; None if it has ended."""
+        line = self._line()
+        message: dict[str, Any] | None = None if line is None else json.loads(line)
+        if message is not None and "error" in message:
+            raise from_message(message)
+        return message
+
+    def _send(self, pickled: bytes) -> None:
         """Hand it something."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # no answer will come
@@ -228,17 +267,19 @@ class _Child:
         self.process.kill()
         self.process.wait()
         os.close(self._answers)
+        self._stacks.close()
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
 
 
-def serve(fd: str) -> None:
+def serve(fd: str, stacks: str) -> None:
     """Do jobs, and say what came of each to an open file; the main function there."""
     # Not ignored, which the programs that a function starts would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)  # the session decides what Ctrl-C means
     out = open(int(fd), "wb", buffering=0)  # noqa: SIM115  (until the end)
-    os.set_inheritable(out.fileno(), False)  # noqa: FBT003
+    for number in (out.fileno(), int(stacks)):
+        os.set_inheritable(number, False)  # noqa: FBT003
     jobs = os.fdopen(os.dup(0), "rb")
     # Whoever reads the standard input is told that there is none, and takes no job.
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -253,16 +294,21 @@ def serve(fd: str) -> None:
 
     status = 1
     try:
-        make, given = pickle.load(jobs)
+        make, given, limit = pickle.load(jobs)
         module, _, name = make.partition(":")
         call = getattr(importlib.import_module(module), name)(given)
+        say({})
         while True:
             try:
                 job = pickle.load(jobs)
             except EOFError:  # there is no more to do
                 status = 0
                 break
-            say({"result": call(job)})
+            if limit is not None:  # it needs no thread of Python, which `call` may hold up
+                faulthandler.dump_traceback_later(limit, exit=True, file=int(stacks))
+            result = call(job)
+            faulthandler.cancel_dump_traceback_later()
+            say({"result": result})
     except HpcioError as error:
         say(as_message(error))
     except BaseException as error:  # noqa: BLE001  (the process ends here)

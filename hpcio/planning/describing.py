@@ -20,6 +20,9 @@ from hpcio.planning.trying import MOST_TRIES, Said, failure, is_tried_apart, tel
 from hpcio.recording import Reader
 from hpcio.words import count, duration, size
 
+# So often a block is computed to see how long that takes; only once if it takes so many seconds.
+_TIMES, _ENOUGH = 3, 1.0
+
 __all__ = ["Description", "describe", "probe"]
 
 
@@ -104,7 +107,9 @@ class Description:
         return "\n".join(f"{name:>{width}}  {value}" for name, value in self.rows())
 
 
-def describe(plan: Plan, *, workers: int | None = None) -> Description:
+def describe(
+    plan: Plan, *, workers: int | None = None, trial_time: float | None = None
+) -> Description:
     """Say what a run will need; one of the longest trials is read and computed as a probe.
 
     Parameters
@@ -112,6 +117,8 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
     plan : Plan
     workers : int, optional
         By default one for each core that this process may use.
+    trial_time : float, optional
+        How long a trial may take, in seconds; another one is probed then.
 
     Returns
     -------
@@ -125,7 +132,7 @@ def describe(plan: Plan, *, workers: int | None = None) -> Description:
     workers = min(cores() if workers is None else max(1, workers), len(plan))
     read, written = plan.input_sizes(), plan.stored_bytes(np.arange(len(plan)))
     by_length = np.argsort(-read, kind="stable")[:MOST_TRIES]
-    probes = probe(plan, by_length.tolist(), enough=1)
+    probes = probe(plan, by_length.tolist(), enough=1, trial_time=trial_time)
     (timed,) = probes.timed
     longest, seconds, grown = timed.block, timed.seconds, timed.memory
     share = float(read.sum()) / max(1, int(read[longest]))
@@ -194,7 +201,13 @@ class Probes:
     failed: str
 
 
-def probe(plan: Plan, blocks: Sequence[int], *, enough: int | None = None) -> Probes:
+def probe(
+    plan: Plan,
+    blocks: Sequence[int],
+    *,
+    enough: int | None = None,
+    trial_time: float | None = None,
+) -> Probes:
     """Read and compute some blocks, in another process if the function is the user's own.
 
     Parameters
@@ -203,6 +216,8 @@ def probe(plan: Plan, blocks: Sequence[int], *, enough: int | None = None) -> Pr
     blocks : sequence of int
     enough : int, optional
         The others are not tried after so many.
+    trial_time : float, optional
+        How long a trial may take, in seconds.
 
     Returns
     -------
@@ -221,7 +236,8 @@ def probe(plan: Plan, blocks: Sequence[int], *, enough: int | None = None) -> Pr
     failed: list[HpcioError] = []
     for block in map(int, blocks):
         # A process for each: the memory of one that computes several says nothing.
-        (said,) = try_each(timer, value, [block], apart=apart)
+        limit = None if trial_time is None else trial_time + (_TIMES - 1) * _ENOUGH
+        (said,) = try_each(timer, value, [block], apart=apart, limit=limit)
         if "error" in said:
             where = f"for trial {plan.trials.index[plan.blocks.trial[block]]}"
             failed.append(failure(said, plan.function.name, where))
@@ -247,7 +263,7 @@ def timer(plan: Plan) -> Callable[[int], Said]:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with Reader(plan.source, axis=plan.blocks.axis) as reader:
             read = reader.of_kind(kind)
-            for _ in range(3):  # the first call also imports and warms up
+            for _ in range(_TIMES):  # the first call also imports and warms up
                 args, kwargs = arguments.of(int(plan.blocks.trial[block]))
                 started = time.perf_counter()
                 trial = read(int(plan.blocks.base[block]))
@@ -256,7 +272,7 @@ def timer(plan: Plan) -> Callable[[int], Said]:
                     casting=plan.casting,
                 )  # fmt: skip
                 best = min(best, time.perf_counter() - started)
-                if best > 1.0:
+                if best > _ENOUGH:
                     break
         # The growth of the process is a lower bound: memory that was free in it does not count.
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024

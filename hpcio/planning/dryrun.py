@@ -8,11 +8,12 @@ import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
 
-from hpcio.errors import FunctionError, HpcioError, HpcioWarning, OptionError
+from hpcio.errors import FunctionError, HpcioError, HpcioWarning, Interrupted, OptionError
 from hpcio.fingerprints import Fingerprint, fingerprint
 from hpcio.function import (
     Arguments,
@@ -37,6 +38,7 @@ from hpcio.planning.trying import (
     try_each,
 )
 from hpcio.recording import Blocks, InputKind, Recording, take
+from hpcio.words import duration
 
 __all__ = ["Called", "Outcome", "calls_for", "dry_run"]
 
@@ -271,14 +273,24 @@ class _DryRun:
         on_done = None
         if (on_probe := self._on_probe) is not None:
             on_done = lambda done: on_probe(done, len(jobs))  # noqa: E731
-        found = try_each(
-            calls_for,
-            (self._called.function, self._recording, self._called.payload),
-            jobs,
-            apart=is_tried_apart(self._called.function, self._called.given),
-            processes=max(1, min(cores(), available() // max(1, need))),
-            on_done=on_done,
-        )
+        started = perf_counter()
+        try:
+            found = try_each(
+                calls_for,
+                (self._called.function, self._recording, self._called.payload),
+                jobs,
+                apart=is_tried_apart(self._called.function, self._called.given),
+                processes=max(1, min(cores(), available() // max(1, need))),
+                limit=self._call.trial_time,
+                on_done=on_done,
+            )
+        except KeyboardInterrupt as error:
+            others = f", and {len(blocks) - 1} others" if len(blocks) > 1 else ""
+            raise Interrupted(
+                f"Stopped in the dry run, which had tried '{self._name}' for "
+                f"{duration(perf_counter() - started)} with {self._at(blocks[0])}{others}. "
+                "If it hangs, say how long a trial may take (trial_time)."
+            ) from error
         return [_Answer.of(said) for said in found]
 
     def _announced(self, block: int) -> _Answer:

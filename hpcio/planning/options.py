@@ -49,6 +49,7 @@ class CallOptions:
     out_shape: Sequence[int] | Callable[[tuple[int, ...]], Sequence[int]] | None = None
     out_dtype: Any = None
     same_versions: bool = False
+    trial_time: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

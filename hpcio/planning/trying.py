@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ def try_each(
     *,
     apart: bool,
     processes: int | None = None,
+    limit: float | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> list[Said]:
     """What comes of each job, in place or in other processes; see `hpcio.machine.call_apart`."""
@@ -47,8 +49,17 @@ def try_each(
         call = make(given)
         return [call(job) for job in jobs]
     name = f"{make.__module__}:{make.__qualname__}"
-    found = call_apart(name, given, jobs, processes=processes, on_done=on_done)
-    return [{"error": f"WorkerError: {r.why}"} if isinstance(r, Death) else r for r in found]
+    found = call_apart(name, given, jobs, processes=processes, limit=limit, on_done=on_done)
+    return [_death(r) if isinstance(r, Death) else r for r in found]
+
+
+def _death(death: Death) -> Said:
+    """A death as `tell` tells an error."""
+    if not death.stacks:
+        return {"error": f"WorkerError: {death.why}"}
+    frames = re.findall(r'File "(.+)", line (\d+)', death.stacks)  # the innermost comes first
+    where = _own([(file, int(line)) for file, line in reversed(frames)])
+    return {"error": f"TimeoutError: {death.why}{where}"}
 
 
 def tell(call: Callable[[], Said]) -> Said:
@@ -69,8 +80,13 @@ def in_words(error: BaseException) -> Said:
 def _where(error: BaseException) -> str:
     """The line of the user's own code that raised an error."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith((_PRODUCT, *_INSTALLED))]
-    return f" ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else ""
+    return _own([(f.filename, f.lineno or 0) for f in frames])
+
+
+def _own(frames: Sequence[tuple[str, int]]) -> str:
+    """The innermost of the frames, files and lines, that is the user's; the outermost is first."""
+    own = [f for f in frames if not f[0].startswith((_PRODUCT, *_INSTALLED))]
+    return f" ({os.path.basename(own[-1][0])}, line {own[-1][1]})" if own else ""
 
 
 def failure(said: Said, name: str, where: str) -> HpcioError:

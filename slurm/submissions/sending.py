@@ -43,7 +43,7 @@ def preview(plan: Plan, options: SubmitOptions) -> list[str]:
     options.policy()
     site = read_site()
     request = make_request(plan, options, site)
-    _check_fits(plan, request, probe=False)
+    _check_memory(plan, request)
     work = plan_tasks(plan, request, np.arange(len(plan)))
     arrays = arrays_of(work.tasks, max_array_size=site.max_array_size)
     return list(job_scripts(plan, request, arrays, submission=1).values())
@@ -53,7 +53,10 @@ def _make_and_send(plan: Plan, options: SubmitOptions, send: Send) -> None:
     policy = options.policy()
     site = read_site()
     request = make_request(plan, options, site)
-    _check_fits(plan, request, probe=options.probe)
+    _check_memory(plan, request)
+    if options.probe and request.seconds is not None:
+        speed = measured_speed(plan, trial_time=policy.trial_time)
+        check_walltime(plan, request.seconds - request.signal, bytes_per_second=speed)
     if plan.starts_over:
         check_queues(plan)
     plan = begin(plan)
@@ -78,13 +81,10 @@ def _make_and_send(plan: Plan, options: SubmitOptions, send: Send) -> None:
         _with_fewer_tasks_if_refused(attempt, request)
 
 
-def _check_fits(plan: Plan, request: JobRequest, *, probe: bool) -> None:
-    """Hold the largest block against the memory of a task, and after a probe against its time."""
+def _check_memory(plan: Plan, request: JobRequest) -> None:
+    """Hold the largest block against the memory of a task."""
     if request.memory is not None:
         check_memory(plan, request.memory, base=BASE_TASK)
-    if probe and request.seconds is not None:
-        speed = measured_speed(plan)
-        check_walltime(plan, request.seconds - request.signal, bytes_per_second=speed)
 
 
 def _with_fewer_tasks_if_refused(

@@ -287,7 +287,7 @@ def waits(trial):
 """
 
 
-def test_ctrl_c_while_a_plan_is_made_says_one_line_and_ends_with_130(folder):
+def test_ctrl_c_while_a_plan_is_made_says_what_was_tried_and_ends_with_130(folder):
     (folder / "slow.py").write_text(SLOW)
     call = "import sys; from hpcio.cli import main; sys.argv[0] = 'hpcio'; main()"
     words = ("plan", "slow.py:waits", *RUN[1:])
@@ -300,8 +300,37 @@ def test_ctrl_c_while_a_plan_is_made_says_one_line_and_ends_with_130(folder):
         os.killpg(child.pid, signal.SIGINT)
         said, error = child.communicate(timeout=PATIENCE)
     assert (child.returncode, said) == (130, "")
-    assert error.strip() == "hpcio: Stopped."
+    (line,) = error.split("\n", 1)[-1].splitlines()  # after that of ^C
+    assert "which had tried 'slow:waits' for" in line
+    assert "with trial 0 (shape (8, 3)). If it hangs" in line
     assert not (folder / "out.h5.run").exists()
+
+
+HANGS = """
+import time
+
+def hangs(trial):
+    while trial[0, 0] == 0:
+        time.sleep(1)
+    return trial.sum(0)
+"""
+
+
+def test_a_trial_that_hangs_is_left_by_plan_and_run_alike(folder):
+    (folder / "slow.py").write_text(HANGS)
+    with h5py.File(folder / "rec.h5", "r+") as f:
+        f["lfp"][:1] = 0
+    words = ("slow.py:hangs", *RUN[1:], "--trial-time", "1s")
+    status, said, _ = command(folder, "plan", *words)
+    assert status == 0
+    assert "TimeoutError for trial 0: it took longer than" in " ".join(said.split())
+    status, _, said = command(folder, "run", *words, "--gaps", "--quiet", "--fresh")
+    assert status == 0, said
+    with h5py.File(folder / "rec.h5") as f, hpcio.open(folder / "out.h5") as g:
+        sums = [f["lfp"][a:b].sum(axis=0) for a, b in f["trials"]]
+        assert np.array_equal(
+            g["data"][...], np.concatenate([sums[0] * np.nan, *sums[1:]]), equal_nan=True
+        )
 
 
 @pytest.mark.parametrize("table", ["out.h5::/trials", "out.h5.run/sources/table.csv", "link.csv"])

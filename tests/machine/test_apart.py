@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -54,6 +55,15 @@ def waiting(folder: str):
     return call
 
 
+def holding(given: object):
+    """Takes its time, and lets no other thread run."""
+
+    def call(job: int) -> int:
+        return sum(itertools.repeat(1, job))
+
+    return call
+
+
 def forking(given: object):
     """Leaves a child that holds everything open."""
 
@@ -83,6 +93,13 @@ def test_deaths_are_told_and_the_others_done():
     assert found[1] == Death("its process ended with signal 11 (SIGSEGV)")
     assert found[3] == Death("its process ended with exit status 3")
     assert [found[k][0] for k in (0, 2, 4)] == [1, 2, 3]
+
+
+def test_a_call_that_takes_longer_than_it_may_ends_with_its_process():
+    found = call_apart(f"{HERE}:holding", None, [1, 10**12, 2], limit=0.5)
+    assert (found[0], found[2]) == (1, 2)
+    assert found[1].why == "it took longer than 500 ms"
+    assert f'File "{__file__}", line' in found[1].stacks
 
 
 def test_long_jobs_are_done_side_by_side(tmp_path):

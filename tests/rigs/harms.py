@@ -69,6 +69,7 @@ class Harms:
         self, slurm: Slurm, folder: Path, notes: Path, writers: Sequence[str] = WRITERS
     ) -> None:
         self.slurm, self.folder, self.notes, self.writers = slurm, folder, notes, writers
+        self._looked = time.monotonic()
 
     def run(self, seed: int) -> Harm:
         """One run that is harmed once, and checked."""
@@ -83,7 +84,7 @@ class Harms:
         plan = bench.plan("slow", out_shape=(5, 4), out_dtype="f8", writer=writer)
         slurm_side.submit(plan, tasks=chosen.randint(2, 6), **{**OPTIONS, "stale": 15.0})
         at = chosen.randrange(1, TRIALS * 3 // 4)
-        until(lambda: len(bench.calls) >= at, f"{at} trials")
+        until(lambda: self._let_nodes_work() or len(bench.calls) >= at, f"{at} trials")
         KINDS[kind](self, bench, chosen)
         resumed = self._come_to_an_end(bench)
         bench.check()
@@ -100,11 +101,7 @@ class Harms:
         raise AssertionError(f"not published: {bench.logs()}")
 
     def _wait(self, run: slurm_side.Submitted) -> None:
-        """Wait until no job is left.
-
-        A controller that has lost jobs may give their numbers to others; SLURM then drains nodes
-        that have both, and an administrator lets them work again.
-        """
+        """Wait until no job is left."""
         end = time.monotonic() + 3 * PATIENCE
         while True:
             try:
@@ -112,8 +109,19 @@ class Harms:
             except TimeoutError:
                 if time.monotonic() > end:
                     raise
-            with contextlib.suppress(RuntimeError):  # most are not drained
-                self.slurm.call("scontrol", "update", f"NodeName=n[1-{NODES}]", "State=RESUME")
+            self._let_nodes_work()
+
+    def _let_nodes_work(self) -> None:
+        """Do now and then what an administrator does about nodes that are drained.
+
+        A controller that has lost jobs may give their numbers to others; SLURM then drains nodes
+        that have both.
+        """
+        if time.monotonic() < self._looked + 20:
+            return
+        self._looked = time.monotonic()
+        with contextlib.suppress(RuntimeError):  # most are not drained
+            self.slurm.call("scontrol", "update", f"NodeName=n[1-{NODES}]", "State=RESUME")
 
     # ---- what is done
 
