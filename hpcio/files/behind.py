@@ -307,12 +307,14 @@ class _Walk:
         """The datasets that a virtual one is made of."""
         main, where = dataset.file.filename, f"'{dataset.name}' of '{dataset.file.filename}'"
         for file, name, shape in _sources(dataset):
-            said = f"{where} is a virtual dataset, and its source '{name}' of '{file}'"
+            source = f"source '{name}' of '{file}'"
+            said = f"{where} is a virtual dataset, and its {source}"
             if file == ".":
                 self._source(dataset.file, name, shape, said)
                 continue
-            path = self._found(main, file, "HDF5_VDS_PREFIX", said)
-            with _opened(path, said) as other:
+            has = f"{where} is a virtual dataset with the {source}"
+            path = self._found(main, file, "HDF5_VDS_PREFIX", has)
+            with _opened(path, has) as other:
                 self._source(other, name, shape, said)
 
     def _found(self, main: str, name: str, variable: str, where: str) -> str:

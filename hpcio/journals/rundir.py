@@ -27,7 +27,7 @@ from hpcio.files import (
 from hpcio.function import check_versions
 from hpcio.journals.ledger import Ledger
 from hpcio.machine import look_again
-from hpcio.planning import Plan, load_plan, open_plan_file, what_differs, write_plan
+from hpcio.planning import ONLY_TIME, Plan, load_plan, open_plan_file, what_differs, write_plan
 
 __all__ = ["alone", "discard", "held", "prepare", "published", "remove", "start_over", "sweep"]
 
@@ -106,6 +106,8 @@ def _made_or_adopted(plan: Plan, *, beside_others: bool = False) -> Plan:
         raise as_output_error(error, folder) from error
     there = load_plan(plan.out)
     if there.digest != plan.digest:
+        if what_differs(plan, there) == ONLY_TIME:
+            there.source.check_unchanged()  # which knows how to set it back
         raise PlanError(
             f"'{folder}' belongs to another plan (other {what_differs(plan, there)}). "
             "Start over with fresh=True (in the shell: --fresh), or choose another output."

@@ -21,11 +21,12 @@ from hpcio.planning.planfile import load_plan, open_plan_file, write_plan
 
 if TYPE_CHECKING:
     from hpcio.planning.describing import Description, describe, probe
-    from hpcio.planning.digest import what_differs
+    from hpcio.planning.digest import ONLY_TIME, what_differs
     from hpcio.planning.limits import block_memory, check_disk, check_memory
     from hpcio.planning.making import check_new_output, check_trial_table, make_plan
 
 __all__ = [
+    "ONLY_TIME",
     "CallOptions",
     "Description",
     "LayoutOptions",
@@ -61,6 +62,7 @@ __getattr__ = lazily(
         "describe": "describing",
         "make_plan": "making",
         "probe": "describing",
+        "ONLY_TIME": "digest",
         "what_differs": "digest",
     },
 )

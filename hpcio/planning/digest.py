@@ -11,7 +11,10 @@ import numpy as np
 from hpcio.planning.plan import Plan
 from hpcio.planning.planfile import FORMAT, plain_average, plain_input_kind
 
-__all__ = ["digest_of", "what_differs"]
+__all__ = ["ONLY_TIME", "digest_of", "what_differs"]
+
+# How `what_differs` calls a recording whose files have other times, and nothing else.
+ONLY_TIME = "time of the recording"
 
 
 def _parts(plan: Plan) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def what_differs(plan: Plan, other: Plan) -> str:
     ours, theirs = (json.loads(json.dumps(_parts(p))) for p in (plan, other))
     names = [name for name, part in ours.items() if part != theirs[name]]
     if _without_times(ours["recording"]) == _without_times(theirs["recording"]):
-        names = ["time of the recording" if name == "recording" else name for name in names]
+        names = [ONLY_TIME if name == "recording" else name for name in names]
     return ", ".join(names)
 
 

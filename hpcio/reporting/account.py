@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -313,18 +314,21 @@ class Group:
 
 
 def groups_of(failures: Iterable[Failure]) -> list[Group]:
-    """Failures grouped by the last line of their traceback, the largest group first."""
+    """Failures grouped by the last line of their traceback, the largest group first.
+
+    Lines that differ in numbers alone are of one group, which has that of its first member.
+    """
     same: dict[str, list[Failure]] = {}
     for failure in failures:
-        same.setdefault(failure.reason, []).append(failure)
+        same.setdefault(re.sub(r"\d+", "0", failure.reason), []).append(failure)
     groups = [
         Group(
-            reason=_cut(reason, MOST_REASON) or "the traceback is lost",
+            reason=_cut(members[0].reason, MOST_REASON) or "the traceback is lost",
             count=len(members),
             trials=_numbers(np.unique([f.trial for f in members])),
             traceback=_without_middle(plain(members[0].traceback), MOST_TEXT),
         )
-        for reason, members in same.items()
+        for members in same.values()
     ]
     return sorted(groups, key=lambda g: -g.count)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -21,14 +22,17 @@ from hpcio.errors import (
 )
 from hpcio.files import Mark, mark_of
 from hpcio.journals import DONE, Ledger, held, prepare, published, start_over
-from hpcio.planning import Plan, RunPolicy, check_disk, load_plan, what_differs
+from hpcio.planning import ONLY_TIME, Plan, RunPolicy, check_disk, load_plan, what_differs
 from hpcio.results import about_older, publish
 from hpcio.results import open as open_result
 from hpcio.running.clock import failed_for_time
-from hpcio.words import START_OVER, after_failures, count, listed
+from hpcio.words import START_OVER, after_failures, count, duration, listed
 from hpcio.writers import backend_of, trusted_ledger
 
 __all__ = ["Executor", "Nobody", "Observe", "Work", "begin", "execute", "record"]
+
+# If nothing was done for so many seconds before Ctrl-C, people hear what to do about a hang.
+_LONG = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,13 +185,16 @@ def _compute(
     backend_of(plan).reserve(plan)
     work = Work(plan, blocks, policy.retries, policy.most_failed(len(plan)), policy.trial_time)
     with nullcontext() if observe is None else observe(plan, executor.about):
+        started = time.time()
         try:
             executor.execute(work)
         except KeyboardInterrupt:
-            finished = int(Ledger.read(plan).done.sum())
+            ledger = Ledger.read(plan)
+            finished = int(ledger.done.sum())
             raise Interrupted(
                 f"Stopped with {finished:,} of {count(len(plan), plan.counted)} done. "
-                f"Continue with: hpcio resume {shlex.quote(plan.out)}{_older(plan)}"
+                f"Continue with: hpcio resume {shlex.quote(plan.out)}"
+                f"{_hang(ledger, since=started)}{_older(plan)}"
             ) from None
 
 
@@ -215,9 +222,9 @@ def _finished(plan: Plan) -> Done:
     """The record of a run that has nothing left to do."""
     mark = mark_of(plan.out)
     if mark is None or mark.plan != plan.digest:
+        differing = _differing(plan, mark)
         raise OutputError(
-            f"The output '{plan.out}' exists and is not the result of this plan"
-            f"{_differing(plan, mark)}. "
+            f"The output '{plan.out}' exists and is not the result of this plan{differing}. "
             "Choose another name, or start over with fresh=True (in the shell: --fresh)."
         )
     _say_what_has_changed(plan)
@@ -237,12 +244,30 @@ def _finished(plan: Plan) -> Done:
 
 
 def _differing(plan: Plan, mark: Mark | None) -> str:
-    """In what the plan of a result differs from another, as far as it is there."""
+    """In what the plan of a result differs from another, as far as it is there.
+
+    If that is the time of the recording alone, an error says how to set that back.
+    """
+    there = None
     with suppress(HpcioError):
         there = load_plan(plan.out)
-        if mark is not None and there.digest == mark.plan:
-            return f" (other {what_differs(plan, there)})"
-    return ""
+    if mark is None or there is None or there.digest != mark.plan:
+        return ""
+    names = what_differs(plan, there)
+    if names == ONLY_TIME:
+        there.source.check_unchanged()
+    return f" (other {names})"
+
+
+def _hang(ledger: Ledger, *, since: float) -> str:
+    """What to do if a run that began at `since` was stopped as nothing was done any more."""
+    quiet = time.time() - float(ledger.record["end"][ledger.state > 0].max(initial=since))
+    if quiet < _LONG:
+        return ""
+    return (
+        f"\nNothing was done for {duration(round(quiet))}. If a {ledger.plan.counted} hangs, say "
+        "how long it may take: --trial-time 5m"
+    )
 
 
 def _say_what_has_changed(plan: Plan) -> None:

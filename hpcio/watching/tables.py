@@ -268,6 +268,12 @@ def print_status(
             too_long = any(failure.cause == "time" for failure in state.failures)
             lines = after_failures(state.out, state.counted, allow=allow, too_long=too_long)
             _say(console, "\n".join(lines))
+    if state.published and state.done < state.blocks and not state.gone:
+        _say(
+            console,
+            f"Those {state.counted}s are gaps of the result. To fill them, run over them alone "
+            "into another file (--select-trials), or start over with --fresh.",
+        )
     words = {word for queue in asked.values() for word in queue.states.values()}
     if state.quiet and (state.session or "running" in words):
         console.print()

@@ -41,10 +41,18 @@ def test_equal_failures_take_one_entry(tmp_path):
 
 def test_a_hundred_reasons_are_shown(tmp_path):
     plan = planned(tmp_path, trials=300)
-    work(plan, "w0", [], failed=[(k, f"ValueError: {k // 2}") for k in range(300)])
+    work(plan, "w0", [], failed=[(k, f"ValueError: {'x' * (k // 2)}") for k in range(300)])
     page = page_of(plan)
     assert len(page.failures()) == 100
     assert text(page.section("failures")).endswith("And 100 trials more, for 50 other reasons.")
+
+
+def test_reasons_that_differ_in_numbers_alone_are_one(tmp_path):
+    plan = planned(tmp_path, trials=3)
+    work(plan, "w0", [], failed=[(k, f"ValueError: {k}.5 uV in trial {k}") for k in range(3)])
+    assert page_of(plan).failures() == [
+        ("ValueError: 0.5 uV in trial 0", "3 trials: 0-2", "ValueError: 0.5 uV in trial 0")
+    ]
 
 
 def test_long_and_lost_tracebacks(tmp_path):

@@ -73,8 +73,11 @@ def test_the_command_that_ctrl_c_names_goes_on(bench):
 
 def test_ctrl_c_in_a_session_is_an_error_that_can_be_caught(bench):
     bench.stop(6)
-    with pytest.raises(Interrupted, match=r"Stopped with 6 of 12 trials done.*hpcio resume"):
+    with pytest.raises(
+        Interrupted, match=r"Stopped with 6 of 12 trials done.*hpcio resume"
+    ) as info:
         bench.plan().run(workers=0, progress=False)
+    assert "Nothing was done" not in str(info.value)
     bench.stop()
     resume_here(bench, bench.out, set(range(6)))
 
@@ -107,6 +110,13 @@ def test_all_workers_killed_at_once_are_replaced(bench):
         _, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == 0, err
     bench.check()
+
+
+def test_ctrl_c_after_a_long_silence_tells_of_limits(bench, monkeypatch):
+    monkeypatch.setattr("hpcio.running.run._LONG", 0.0)
+    bench.stop(0)  # at the first trial: the silence is that since the run began
+    with pytest.raises(Interrupted, match=r"Nothing was done for .*If a trial hangs.*--trial-time"):
+        bench.plan().run(workers=0, progress=False)
 
 
 def test_ctrl_c_keeps_what_a_writer_still_holds_in_memory(tmp_path):

@@ -274,6 +274,7 @@ def test_a_published_result_tells_of_its_gaps(bench):
         assert said.endswith("with 2 gaps")
     code, said, _ = command(bench.out, COLUMNS="999")
     assert (code, f"{bench.out} (published with 2 gaps)" in said) == (1, True)
+    assert "Those trials are gaps of the result. To fill them" in said
     hpcio.repack(bench.out)
     assert "(published with 2 gaps)" in command(bench.out, COLUMNS="999")[1]
     said = str(bench.plan().run(workers=0, progress=False))
