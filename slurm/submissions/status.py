@@ -194,6 +194,9 @@ def _line(
     for number in sorted(older, reverse=True):
         its = [r for r in rows if r.submission == number and r.alive and r.task is not None]
         parts.append(f"of submission {number}: {_counts(its)}")
+    held = {r.job for r in rows if "requeued" in r.reason and "held" in r.reason}
+    if held:  # by SLURM, as after a launch that failed; no time ends that
+        parts.append(f"held until: scontrol release {','.join(map(str, sorted(held)))}")
     return "; ".join(parts)
 
 

@@ -112,16 +112,21 @@ class Harms:
             self._let_nodes_work()
 
     def _let_nodes_work(self) -> None:
-        """Do now and then what an administrator does about nodes that are drained.
+        """Do now and then what an administrator does about drained nodes and jobs that are held.
 
         A controller that has lost jobs may give their numbers to others; SLURM then drains nodes
-        that have both.
+        that have both, and holds the new ones.
         """
         if time.monotonic() < self._looked + 20:
             return
         self._looked = time.monotonic()
         with contextlib.suppress(RuntimeError):  # most are not drained
             self.slurm.call("scontrol", "update", f"NodeName=n[1-{NODES}]", "State=RESUME")
+        for line in self.slurm.call("squeue", "--noheader", "--format=%F %r").splitlines():
+            job, _, reason = line.partition(" ")
+            if "held" in reason:
+                with contextlib.suppress(RuntimeError):
+                    self.slurm.call("scontrol", "release", job)
 
     # ---- what is done
 

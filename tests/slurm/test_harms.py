@@ -12,6 +12,8 @@ from tests.rigs.harms import EACH, KINDS, WRITERS, Harms
 pytestmark = pytest.mark.slurm
 
 MANY = int(os.environ.get("HPCIO_HARMS", "300"))
+# To go on from there.
+FIRST = int(os.environ.get("HPCIO_HARMS_FIRST", "0"))
 # Trials that two seconds compute.
 MOST = int(2 / EACH)
 
@@ -29,7 +31,7 @@ def test_many_harms(where, request, tmp_path, monkeypatch):
     # On network file systems `mutex` is refused.
     harms = Harms(slurm, folder, tmp_path, WRITERS if where == "here" else WRITERS[:2])
     kinds: Counter[str] = Counter()
-    for seed in range(max(len(KINDS), MANY // 2)):
+    for seed in range(FIRST, max(len(KINDS), MANY // 2)):
         harm = harms.run(seed)
         print(harm)
         kinds[harm.kind] += 1

@@ -155,6 +155,21 @@ def test_from_pending_to_ended(place):
     assert place.ask().outcome is None  # that was of the one before
 
 
+def test_what_slurm_holds_is_said_together_with_the_remedy(place):
+    place.submission(1, 1)
+    array = place.sbatch("--requeue", "--array=0-0")
+    place.jobs(1, array)
+    place.until(f"job array {array}: 1 running")
+    place.slurm.call("scontrol", "requeuehold", f"{array}_0")
+    place.until(
+        f"job array {array}: 1 pending (job requeued in held state); "
+        f"held until: scontrol release {array}"
+    )
+    place.slurm.call("scontrol", "release", str(array))
+    place.go.touch()
+    place.until(f"job array {array}: 1 ended")
+
+
 def test_how_tasks_ended_is_said(place):
     place.submission()
     place.script("array.sh", "#!/bin/sh\nexit $SLURM_ARRAY_TASK_ID\n")
