@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from hpcio.files import Access
+from hpcio.function import per_trial
 from hpcio.plan import Plan
 from hpcio.planning import check_trial_table
 from hpcio.recording import Recording, Trials
@@ -67,6 +68,25 @@ def _pair(_: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> 
     return parsed
 
 
+def _pairs_of_words(
+    _: click.Context, option: click.Parameter, pairs: tuple[str, ...]
+) -> dict[str, str]:
+    parsed = {}
+    for pair in pairs:
+        name, equals, word = pair.partition("=")
+        if not equals or not name or not word:
+            raise click.BadParameter(f"'{pair}' is not {option.metavar}.", param=option)
+        parsed[name] = word
+    return parsed
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def _indices(_: click.Context, option: click.Parameter, text: str | None) -> Any:
     """``START:STOP[:STEP]`` or a list ``3,1,2``."""
     if text is None:
@@ -117,12 +137,29 @@ CHUNK_OPTIONS = [
     click.option("--compression", metavar="NAME[:LEVEL][+shuffle]",
                  help="Such as gzip, lzf, zstd:3, lz4, blosc-zstd+shuffle."),
 ]  # fmt: skip
+# How a table of trials is read; names as of `Trials.read`.
+_TABLE_OPTIONS = [
+    click.option("--rate", type=float, help="Samples in a second, where trials are in seconds."),
+    click.option("--pre", type=float, help="Seconds of a trial before its event."),
+    click.option("--post", type=float, help="Seconds of a trial after its event."),
+    click.option("--unit", type=click.Choice(["rows", "s", "ms", "us"]),
+                 help="What start and stop, or onsets, are in.  [default: as they are called]"),
+    click.option("--one-based/--zero-based", default=None,
+                 help="Whether rows count from 1, and stop is the last one."),
+    click.option("--onset", metavar="COLUMN", help="The column with the times of events."),
+    click.option("--outside", type=click.Choice(["error", "drop"]), default="error",
+                 show_default=True, help="What becomes of trials that leave the recording."),
+    click.option("--where", multiple=True, metavar="COLUMN=VALUE", callback=_pairs_of_words,
+                 help="Trials whose column has a value, one of several (a,b) or lies between two "
+                 "(0.2:0.8)."),
+]  # fmt: skip
 PLAN_OPTIONS = [
     click.option(
         "--trials",
-        help="Which rows make which trial: FILE::DATASET or a CSV or TSV file with columns "
-        "start, stop [, offset], or a number of rows for equal trials.",
+        help="Which rows make which trial: FILE::NAME or a CSV or TSV file, with columns such as "
+        "start, stop [, offset], or onset and duration; or a number of rows for equal trials.",
     ),
+    *_TABLE_OPTIONS,
     click.option("--out", type=click.Path(), help="The result, a new HDF5 file."),
     click.option(
         "--writer",
@@ -169,6 +206,13 @@ PLAN_OPTIONS = [
         metavar="NAME=VALUE",
         callback=_pair,
         help="A keyword argument of the function.",
+    ),
+    click.option(
+        "--per-trial",
+        multiple=True,
+        metavar="NAME=COLUMN",
+        callback=_pairs_of_words,
+        help="A keyword argument that has the value of a column of the trials.",
     ),
     click.option(
         "--out-shape",
@@ -252,6 +296,18 @@ def refuse_plan_options(out: str) -> None:
         )
 
 
+def _wanted(trials: Trials, name: str, text: str) -> Any:
+    """What `Trials.where` takes for ``VALUE``, ``A,B`` or ``LOW:HIGH``, by the type of a column."""
+    if trials[name].dtype.kind == "U":
+        return text.split(",")
+    least, colon, most = text.partition(":")
+    words = [least, most] if colon else text.split(",")
+    numbers = [_number(word) for word in words]
+    if None in numbers:
+        raise click.UsageError(f"--where {name}={text}: '{name}' is a column of numbers.")
+    return tuple(numbers) if colon else numbers
+
+
 def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     """The plan that the command line asks for."""
     for name in ("trials", "out"):
@@ -269,12 +325,21 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         for name in ("trials", "channels", "time")
         if options[f"select_{name}"] is not None
     }
-    if chosen:
+    table = {
+        name: options[name]
+        for name in ("rate", "pre", "post", "unit", "one_based", "onset")
+        if options[name] is not None
+    }
+    if chosen or table or options["where"] or options["outside"] == "drop":
         check_trial_table(trials, options["out"])
         recording = Recording.read(source)
         shape, axis = recording.shape, options["axis"]
         rows = shape[axis] if -len(shape) <= axis < len(shape) else 0
-        trials = Trials.read(trials, rows=rows, axis=axis, recording=recording)
+        trials = Trials.read(
+            trials, rows=rows, axis=axis, recording=recording, outside=options["outside"], **table
+        )
+        wanted = options["where"].items()
+        trials = trials.where(**{name: _wanted(trials, name, text) for name, text in wanted})
         if options["channel_axis"] is not None:
             trials = trials.with_blocks(channel_axis=options["channel_axis"])
         trials = trials.select(**chosen)
@@ -285,7 +350,10 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         channel_axis=options["channel_axis"], channels_per_block=options["channels_per_block"],
         out_channel_axis=options["out_channel_axis"],
         keeptrials=options["reduce"] is None, reduce=options["reduce"],
-        args=[_literal(a) for a in options["args"]], kwargs=options["kwargs"],
+        args=[_literal(a) for a in options["args"]],
+        kwargs={
+            **options["kwargs"], **{n: per_trial(c) for n, c in options["per_trial"].items()}
+        },
         out_shape=options["out_shape"], out_dtype=options["out_dtype"], axes=options["axes"],
         chunks=options["chunks"], compression=options["compression"],
         same_versions=options["same_versions"], trial_time=options["trial_time"], access=access,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import types
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -110,19 +110,27 @@ def _for_each_trial(value: object) -> object:
     return value
 
 
-def per_trial(values: Sequence[Any] | np.ndarray) -> PerTrial:
+@dataclass(frozen=True)
+class PerTrialColumn:
+    """A column of the trials, which are not known yet; made by :func:`per_trial`."""
+
+    name: str
+
+
+def per_trial(values: Sequence[Any] | np.ndarray | str) -> PerTrial | PerTrialColumn:
     """Mark an argument of a compute function as having one value for each trial.
 
     Parameters
     ----------
-    values : sequence, numpy.ndarray, pandas.Series or pandas.DataFrame, length N
-        Value `i` goes to the call for trial `i`, in the order of the selected trials. What is of
-        pandas is taken by position, whatever its index. Of a frame, or an array with fields, each
-        call gets a record, with its columns by name: ``row["gain"]``.
+    values : str, sequence, numpy.ndarray, pandas.Series or pandas.DataFrame, length N
+        The name of a column of the trials; or values: value `i` goes to the call for trial `i`, in
+        the order of the selected trials. What is of pandas is taken by position, whatever its
+        index. Of a frame, or an array with fields, each call gets a record, with its columns by
+        name: ``row["gain"]``.
 
     Returns
     -------
-    PerTrial
+    PerTrial or PerTrialColumn
         To be handed over in ``args`` or ``kwargs`` of :meth:`hpcio.Plan.create`.
 
     Examples
@@ -130,9 +138,13 @@ def per_trial(values: Sequence[Any] | np.ndarray) -> PerTrial:
     >>> gain = per_trial([1.0, 2.0, 0.5])
     >>> len(gain)
     3
+    >>> per_trial("gain")
+    PerTrialColumn(name='gain')
     """
-    if isinstance(values, PerTrial):
+    if isinstance(values, PerTrial | PerTrialColumn):
         return values
+    if isinstance(values, str):
+        return PerTrialColumn(values)
     # Of pandas, whose index says nothing of positions.
     table: Any = values
     if hasattr(table, "to_records"):
@@ -169,6 +181,17 @@ class Arguments:
             raise OptionError(f"kwargs={kwargs!r:.100} is no dict. Write kwargs={{'name': value}}.")
         named = {name: _for_each_trial(value) for name, value in kwargs.items()}
         return cls(tuple(map(_for_each_trial, args)), named)
+
+    def with_columns(self, column: Callable[[str], np.ndarray]) -> Self:
+        """The same, with the values of columns of the trials in place of their names."""
+
+        def with_values(value: object) -> object:
+            return PerTrial(column(value.name)) if isinstance(value, PerTrialColumn) else value
+
+        return type(self)(
+            tuple(map(with_values, self.args)),
+            {name: with_values(value) for name, value in self.kwargs.items()},
+        )
 
     def values(self) -> list[Any]:
         """All of them, those without a name first."""

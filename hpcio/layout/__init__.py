@@ -5,10 +5,11 @@ This room uses `hpcio.recording` and those below. Others take `Target` (the layo
 """
 
 from hpcio.layout.averages import Average, Moments, Reduce, averaged, combine
-from hpcio.layout.axes import Axis, attach, hide, name_axes
+from hpcio.layout.axes import RESERVED, Axis, attach, hide, name_axes
 from hpcio.layout.target import Join, Target, lay_out
 
 __all__ = [
+    "RESERVED",
     "Average",
     "Axis",
     "Join",

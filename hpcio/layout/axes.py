@@ -12,12 +12,12 @@ from hpcio.errors import OptionError
 from hpcio.layout.target import Target
 from hpcio.recording import Blocks, Recording, Trials, unnamed
 
-__all__ = ["Axis", "attach", "hide", "name_axes"]
+__all__ = ["RESERVED", "Axis", "attach", "hide", "name_axes"]
 
 # What netCDF calls the scale of a dimension that has no coordinates.
 NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
 # Names of other things in the file of a result.
-_RESERVED = ("", ".", "data", "trials", "hpcio", "metadata")
+RESERVED = ("", ".", "data", "trials", "hpcio", "metadata")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def name_axes(
 
 
 def _checked(axis: int, name: str, values: object, length: int) -> Axis:
-    if name in _RESERVED or "/" in name or "\0" in name:
+    if name in RESERVED or "/" in name or "\0" in name:
         raise OptionError(
             f"'{name}' cannot be the name of an axis. Use a word such as 'frequency'."
         )
@@ -116,7 +116,7 @@ def _from_recording(recording: Recording, blocks: Blocks, target: Target) -> lis
     with recording.open() as opened:
         for axis in range(len(recording.shape)):
             name, here = opened.axis_name(axis), axis + shift
-            if not kept[axis] or name in _RESERVED or "/" in name:
+            if not kept[axis] or name in RESERVED or "/" in name:
                 continue
             unknown[here] = Axis(name)
             scale = opened.coordinates(axis) if axis != blocks.axis else None
@@ -145,7 +145,7 @@ def attach(axes: Sequence[Axis], file: h5py.File, data: h5py.Dataset) -> None:
     coordinates has a scale as netCDF writes it, which holds nothing, and one without a name is
     called ``axis_K`` there.
     """
-    taken = {*_RESERVED, *(axis.name for axis in axes)}
+    taken = {*RESERVED, *(axis.name for axis in axes)}
     for k, (axis, dim) in enumerate(zip(axes, data.dims, strict=True)):
         if axis.name:
             dim.label = axis.name

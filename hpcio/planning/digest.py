@@ -31,6 +31,7 @@ def _parts(plan: Plan) -> dict[str, Any]:
         "trials": [
             *(_hash(array) for array in plan.arrays().values()),
             *(plain_input_kind(kind) for kind in plan.blocks.input_kinds),
+            *([name, _hash(column)] for name, column in plan.trials.columns.items()),
         ],
         "shape or type of the results": [
             target.dtype.str, target.shape, target.shapes, plan.casting,

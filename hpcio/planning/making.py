@@ -66,7 +66,7 @@ def make_plan(
     final = check_output(out)
     check_trial_table(reading.trials, final)
     read = _what_is_read(source, reading)
-    called = _what_is_called(func, call, trials=len(read.trials))
+    called = _what_is_called(func, call, read.trials)
     _refuse_generators(called)
     outcome = dry_run(called, read.recording, read.blocks, call, on_probe=on_probe)
     target, average = _where_results_lie(read.blocks, outcome, layout)
@@ -184,7 +184,9 @@ class _Read:
 def _what_is_read(source: str | os.PathLike[str], reading: ReadingOptions) -> _Read:
     recording = Recording.read(source)
     rows = _rows(recording, reading.axis)
-    trials = Trials.read(reading.trials, rows=rows, axis=reading.axis, recording=recording)
+    given = reading.trials
+    outside = given.outside if isinstance(given, Trials) else "error"
+    trials = Trials.read(given, rows=rows, axis=reading.axis, recording=recording, outside=outside)
     ndim = len(recording.shape)
     if reading.axis and trials.axis % ndim != reading.axis % ndim:
         raise OptionError(
@@ -211,11 +213,11 @@ def _rows(recording: Recording, axis: int) -> int:
 # ---------------------------------------------------------------------- what is called
 
 
-def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, *, trials: int) -> Called:
+def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, trials: Trials) -> Called:
     function = Function.of(func)
     loaded = function.load() if isinstance(func, str) else func
-    arguments = Arguments.given(call.args, call.kwargs)
-    arguments.check(trials)
+    arguments = Arguments.given(call.args, call.kwargs).with_columns(trials.__getitem__)
+    arguments.check(len(trials))
     payload = arguments.dump()
     unpickled = Arguments.load(payload)
     given = fingerprint(unpickled)

@@ -94,6 +94,7 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> bool:
         "channel_blocks": plan.blocks.channel_blocks,
         "input_kinds": [plain_input_kind(kind) for kind in plan.blocks.input_kinds],
         "axes": [axis.name for axis in plan.axes],
+        "columns": list(plan.trials.columns),
         "average": plain_average(plan.average),
         "chunks": plan.chunks,
         "compression": plan.compression,
@@ -107,6 +108,8 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> bool:
             f["arguments"] = np.frombuffer(plan.payload, np.uint8)
             for name, array in plan.arrays().items():
                 f[name] = array
+            for k, values in enumerate(plan.trials.columns.values()):
+                f[f"columns/{k}"] = stored_column(values)
             plan.target.save(f.create_group("target"))
             for k, axis in enumerate(plan.axes):
                 if axis.values is not None:
@@ -121,6 +124,21 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> bool:
         part.unlink(missing_ok=True)
         raise as_output_error(error, final) from error
     return True
+
+
+def stored_column(values: np.ndarray) -> np.ndarray:
+    """A column of trials as HDF5 holds it: text as the numbers of its characters, shape (N, n)."""
+    if values.dtype.kind != "U":
+        return values
+    return values.astype(values.dtype.newbyteorder("<")).view("<u4").reshape(len(values), -1)
+
+
+def loaded_column(stored: np.ndarray) -> np.ndarray:
+    """What `stored_column` has made of."""
+    if stored.ndim == 1:
+        return stored
+    width = max(1, stored.shape[1])
+    return np.ascontiguousarray(stored).view(f"<U{width}").reshape(-1)
 
 
 def _seal(image: bytes) -> bytes:
@@ -273,12 +291,16 @@ def _fields(out: str) -> dict[str, Any]:
             if "axes" in f
             else {}
         )
+        columns = {
+            name: loaded_column(read_table(f[f"columns/{k}"]))
+            for k, name in enumerate(spec.get("columns", ()))
+        }
         pickled, payload = (read_table(f[name]).tobytes() for name in ("function", "arguments"))
         target = Target.load(f["target"])
         run_id, digest = str(f.attrs["run_id"]), str(f.attrs["digest"])
     return {
         **_found_again(spec, pickled, os.path.dirname(out)),
-        "trials": Trials(**trials, axis=spec["axis"]),
+        "trials": Trials(**trials, axis=spec["axis"], columns=columns),
         "blocks": Blocks(
             **blocks,
             axis=spec["axis"],

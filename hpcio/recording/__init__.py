@@ -9,11 +9,13 @@ from hpcio.recording.blocks import Blocks, InputKind
 from hpcio.recording.hdf5 import read_region, unnamed
 from hpcio.recording.reading import LARGE, ReadAhead, Reader
 from hpcio.recording.recording import RECORDINGS, OpenRecording, Recording, RecordingKind
+from hpcio.recording.resulttables import FURTHER
 from hpcio.recording.selections import take
 from hpcio.recording.tables import TRIAL_TABLES, TrialTable, TrialTableKind
 from hpcio.recording.trials import Trials
 
 __all__ = [
+    "FURTHER",
     "LARGE",
     "RECORDINGS",
     "TRIAL_TABLES",

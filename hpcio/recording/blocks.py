@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,8 @@ from hpcio.recording.selections import (
     selection_of,
     show,
 )
-from hpcio.recording.tables import COLUMNS, check_rows
+from hpcio.recording.tables import COLUMNS, check_rows, checked_columns
+from hpcio.recording.windows import Outside
 
 __all__ = ["Blocks", "InputKind", "TrialRows", "lay_over"]
 
@@ -44,6 +46,8 @@ class TrialRows:
     channels: Selection = None
     channel_axis: int | None = None
     channels_per_block: int | None = None
+    columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    outside: Outside = "error"
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen for everybody else
@@ -66,6 +70,7 @@ class TrialRows:
             if size < 1:
                 raise TrialError(f"channels_per_block is {size}. Give 1 or more.")
             set_field(self, "channels_per_block", size)
+        set_field(self, "columns", checked_columns(self.columns, len(self.start)))
 
     def __len__(self) -> int:
         return len(self.start)
@@ -241,7 +246,8 @@ def _check_fits(trials: TrialRows, shape: tuple[int, ...], axis: int, name: str)
         raise TrialError(
             f"Trial {trials.index[k]}{more} ends after {name}: its rows are "
             f"[{trials.start[k]}, {trials.stop[k]}), but axis {axis} of the shape {shape} has "
-            f"{shape[axis]}. Correct the table or the axis, or select the trials that fit."
+            f"{shape[axis]}. Correct the table or the axis, or drop trials that leave it: "
+            "outside='drop' (in the shell: --outside drop)."
         )
 
 

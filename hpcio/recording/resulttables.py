@@ -1,9 +1,10 @@
-"""The table `trials` of a result, when that result is the recording of the next step."""
+"""The table `trials` of a result: its rows, and what else it says of each trial."""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import h5py
@@ -12,11 +13,22 @@ import numpy as np
 from hpcio.errors import DAMAGE, HpcioError, TrialError, as_read_error
 from hpcio.files import find_dataset, open_file, read_table, reading, split_spec
 from hpcio.recording.recording import Recording
-from hpcio.recording.tables import TRIAL_TABLES, TrialTable
+from hpcio.recording.tables import TRIAL_TABLES, TrialTable, plain_column
 
-__all__ = ["rows_of_result"]
+__all__ = ["FURTHER", "RESULT_COLUMNS", "columns_of_result", "rows_of_result"]
 
-_COLUMNS = ("first", "last", "done", "trial", "start", "stop", "offset")
+RESULT_COLUMNS = ("first", "last", "done", "trial", "start", "stop", "offset")
+# The attribute of a table that says which datasets hold further columns of its trials.
+FURTHER = "columns"
+
+
+@dataclass(frozen=True, eq=False)
+class _Own:
+    """The table of a recording that is a result, and the axis its trials were joined along."""
+
+    table: np.ndarray
+    axis: int
+    columns: dict[str, np.ndarray]
 
 
 def rows_of_result(spec: Any, recording: Recording, axis: int) -> TrialTable | None:
@@ -25,7 +37,7 @@ def rows_of_result(spec: Any, recording: Recording, axis: int) -> TrialTable | N
     Parameters
     ----------
     spec : Any
-        What a user gives for trials: the name of a table, or a table.
+        What a user gives for trials: the name of a table, the result itself, or a table.
     recording : Recording
         What is read.
     axis : int
@@ -46,14 +58,14 @@ def rows_of_result(spec: Any, recording: Recording, axis: int) -> TrialTable | N
     """
     table = _named_ours(spec)
     own = None if table is None else _own_table(recording)
-    if table is None or own is None or not _is_part(table, own[0]):
+    places = None if table is None or own is None else _places(table, own.table)
+    if table is None or own is None or places is None:
         return None
-    along = own[1]
     name = f"Trial {{}} of the result '{recording.path}'"
-    if axis % len(recording.shape) != along:
+    if axis % len(recording.shape) != own.axis:
         raise TrialError(
-            f"The trials of the result '{recording.path}' were joined along axis {along} of "
-            f"'data', not {axis}. Give axis={along} (in the shell: --axis {along})."
+            f"The trials of the result '{recording.path}' were joined along axis {own.axis} of "
+            f"'data', not {axis}. Give axis={own.axis} (in the shell: --axis {own.axis})."
         )
     first, stop = table["first"], table["last"] + 1
     gaps = np.flatnonzero(~table["done"])
@@ -63,32 +75,48 @@ def rows_of_result(spec: Any, recording: Recording, axis: int) -> TrialTable | N
             f"{name.format(gaps[0])}{more} is a gap: it was not computed. Compute what is missing, "
             "or give the other rows of the table: table[table['done']]."
         )
-    if len(own[0]) > 1 and (own[0]["first"][1:] <= own[0]["last"][:-1]).any():
+    if len(own.table) > 1 and (own.table["first"][1:] <= own.table["last"][:-1]).any():
         raise TrialError(
             f"The result '{recording.path}' is an average, of which each trial has all rows. Give "
             "trials as a number of rows, or as a table of start and stop."
         )
     kept = stop - first == table["stop"] - table["start"]
-    offset = np.where(kept, table["offset"], 0)
-    return TrialTable(np.stack([first, stop, offset], axis=-1), name.format)
+    rows = {"start": first, "stop": stop, "offset": np.where(kept, table["offset"], 0)}
+    further = {name: values[places] for name, values in own.columns.items()}
+    return TrialTable({**rows, **further}, f"The table of '{recording.path}'", name.format)
+
+
+def columns_of_result(table: h5py.Dataset) -> dict[str, np.ndarray]:
+    """What a result says of its trials besides their rows, given its table."""
+    named = json.loads(table.attrs.get(FURTHER, "{}"))
+    columns = {name: table.file[where] for name, where in named.items()}
+    return {
+        name: np.asarray(found[()], bool)
+        if found.attrs.get("dtype") == "bool"
+        else plain_column(np.asarray(found[()]))
+        for name, found in columns.items()
+    }
 
 
 def _named_ours(spec: Any) -> np.ndarray | None:
     """A table with the columns of a result, from a file or given as an array; else None."""
     if not isinstance(spec, str | os.PathLike):
-        return spec if isinstance(spec, np.ndarray) and spec.dtype.names == _COLUMNS else None
+        ours = isinstance(spec, np.ndarray) and spec.dtype.names == RESULT_COLUMNS
+        return spec if ours else None
     text = os.fspath(spec)
     kind = next(kind for kind in TRIAL_TABLES.added_first() if kind.claims(text))
     if kind is not TRIAL_TABLES["hdf5"]:
         return None
     file, dataset = split_spec(text)
     with reading(file), open_file(file) as f:
+        if isinstance(f.get(dataset), h5py.Group):
+            return None
         found = find_dataset(f, dataset)
-        return np.asarray(found[()]) if found.dtype.names == _COLUMNS else None
+        return np.asarray(found[()]) if found.dtype.names == RESULT_COLUMNS else None
 
 
-def _own_table(recording: Recording) -> tuple[np.ndarray, int] | None:
-    """The table of a recording that is a result, and the axis its trials were joined along."""
+def _own_table(recording: Recording) -> _Own | None:
+    """The table of a recording that is a result."""
     if recording.kind != "hdf5" or recording.dataset.strip("/") != "data":
         return None
     try:
@@ -96,22 +124,23 @@ def _own_table(recording: Recording) -> tuple[np.ndarray, int] | None:
             if not isinstance(f.get("hpcio/target/spec"), h5py.Dataset) or "trials" not in f:
                 return None
             axis = json.loads(read_table(f["hpcio/target/spec"]).tobytes())["axis"]
-            return np.asarray(read_table(f["trials"])), int(axis)
+            table = np.asarray(read_table(f["trials"]))
+            return _Own(table, int(axis), columns_of_result(f["trials"]))
     except HpcioError:  # opening the recording says it
         return None
     except DAMAGE as error:
         raise as_read_error(error, recording.path) from error
 
 
-def _is_part(table: np.ndarray, own: np.ndarray) -> bool:
-    """Whether each row of a table is a row of that of the result."""
+def _places(table: np.ndarray, own: np.ndarray) -> np.ndarray | None:
+    """The row of the table of a result that each row of a table is; None if one is none."""
     if table.ndim != 1 or not len(table) or own.dtype != table.dtype or not len(own):
-        return False
+        return None
     if len(table) == len(own) and bool((table == own).all()):
-        return True
+        return np.arange(len(own))
     # Trials without rows begin where the next one does; `trial` and `first` find theirs.
     key = [*zip(own["first"].tolist(), own["trial"].tolist(), strict=True)]
     at = {pair: k for k, pair in enumerate(key)}
     pairs = zip(table["first"].tolist(), table["trial"].tolist(), strict=True)
-    where = [at.get(pair, -1) for pair in pairs]
-    return -1 not in where and bool((own[where] == table).all())
+    where = np.asarray([at.get(pair, -1) for pair in pairs])
+    return where if where.min() >= 0 and bool((own[where] == table).all()) else None

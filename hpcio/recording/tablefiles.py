@@ -1,29 +1,48 @@
-"""Trial tables in files: text with commas or tabs, and datasets of HDF5."""
+"""Trial tables in files: text with commas or tabs, and datasets and groups of HDF5."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 from array import array
 from collections.abc import Iterator
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
 from hpcio.errors import SourceError, TrialError
 from hpcio.files import find_dataset, open_file, reading, split_spec
 from hpcio.machine import only_files
-from hpcio.recording.tables import TrialTable, check_table, named_columns, plain_table
+from hpcio.recording.resulttables import RESULT_COLUMNS, columns_of_result
+from hpcio.recording.tables import (
+    COLUMNS,
+    TrialTable,
+    array_table,
+    check_table,
+    column_names,
+    plain_column,
+)
 
 __all__ = ["CSV", "HDF5"]
 
-_INT64 = range(-(2**63), 2**63)
 # What the shell has opened for us, as by `--trials <(...)`: a pipe that somebody writes into.
 _HANDED_OVER = re.compile(r"/dev/fd/|/dev/stdin$|/proc/self/fd/")
+# What stands for a number that is missing.
+_MISSING = ("", "n/a", "nan")
+# So many lines of text become arrays at a time, which are smaller.
+_LINES = 1 << 16
+# The attribute by which MATLAB marks what it writes.
+_MATLAB = "MATLAB_class"
 
 
 class _Hdf5:
-    """A dataset ``FILE::DATASET``; see `hpcio.recording.TrialTableKind`."""
+    """A dataset or a group ``FILE::NAME``; see `hpcio.recording.TrialTableKind`.
+
+    A group is a table of the datasets in it that have one axis, such as the time intervals of
+    NWB. What MATLAB has written is turned, since its arrays are in Fortran's order.
+    """
 
     name = "hdf5"
 
@@ -31,20 +50,64 @@ class _Hdf5:
         return "::" in spec
 
     def read(self, spec: str) -> TrialTable:
-        file, dataset = split_spec(spec)
-        where = f"'{dataset}' in '{file}'"
+        file, name = split_spec(spec)
+        where = f"'{name}' in '{file}'"
         with reading(file), open_file(file) as f:
-            found = find_dataset(f, dataset)
-            # Check before reading: the user may have named the recording itself.
-            if found.dtype.names is None:
-                check_table(found.shape, found.dtype, f"Dataset {where}")
             try:
-                values = np.asarray(found[()])
+                if isinstance(f.get(name), h5py.Group):
+                    return array_table(_columns_of(f[name], where), f"Group {where}", f"of {where}")
+                return _dataset(find_dataset(f, name), name, where)
             except OSError as error:
                 raise SourceError(f"HDF5 cannot read {where}: {error}. Restore it.") from error
+
+
+def _columns_of(group: h5py.Group, where: str) -> dict[str, npt.NDArray[np.generic]]:
+    """The columns of a group, in the order that NWB notes."""
+    names = [str(name) for name in np.atleast_1d(group.attrs.get("colnames", []))]
+    names += [name for name in group if name not in names]
+    flat = {
+        name: thing
+        for name in names
+        if isinstance(thing := group.get(name), h5py.Dataset)
+        and len(thing.shape or ()) == 1
+        and h5py.check_ref_dtype(thing.dtype) is None
+        and thing.dtype.names is None
+    }
+    # Columns of lists have an index with one number for each trial, and values of any length.
+    ragged = {name.removesuffix("_index") for name in flat if name.endswith("_index")}
+    columns = {
+        name: thing
+        for name, thing in flat.items()
+        if name not in ragged and name.removesuffix("_index") not in ragged
+    }
+    if not columns:
+        raise TrialError(f"Group {where} has no columns. Name a group of datasets, or a dataset.")
+    return {name: plain_column(np.asarray(thing[()])) for name, thing in columns.items()}
+
+
+def _dataset(found: h5py.Dataset, name: str, where: str) -> TrialTable:
+    # Check before reading: the user may have named the recording itself.
+    by_matlab = _MATLAB in found.attrs
+    if found.dtype.names is None:
+        shape = found.shape
+        if by_matlab and shape is not None and len(shape) == 2:
+            if shape[0] < 2 or found.dtype.kind not in "iuf":
+                check_table(shape[::-1], found.dtype, f"Dataset {where}")
+        else:
+            check_table(shape, found.dtype, f"Dataset {where}")
+    values = np.asarray(found[()])
+    if values.dtype.names == RESULT_COLUMNS:
         return TrialTable(
-            plain_table(values, f"Dataset {where}"), lambda k: f"Trial {k} of {where}"
-        )
+            {**{n: values[n] for n in COLUMNS}, **columns_of_result(found)}, f"Dataset {where}",
+            lambda k: f"Trial {k} of {where}",
+        )  # fmt: skip
+    if not by_matlab or found.dtype.names is not None:
+        return array_table(values, f"Dataset {where}", f"of {where}")
+    columns = {str(k): column for k, column in enumerate(values)}
+    return TrialTable(
+        columns, f"Dataset {where}", lambda k: f"Trial {k} of {where}",
+        named=False, matlab=True, trl=name.strip("/").rpartition("/")[2] == "trl",
+    )  # fmt: skip
 
 
 class _Csv:
@@ -56,43 +119,59 @@ class _Csv:
         return True
 
     def read(self, spec: str) -> TrialTable:
-        values, lines = _read_csv(spec)
-        return TrialTable(values, lambda k: f"Trial {k} of '{spec}' (line {lines[k]})")
+        columns, lines, named = _read_csv(spec)
+        places = list(columns)
+        numbers = {name: _numbers(column) for name, column in columns.items()}
+
+        def cell(row: int, column: str) -> str:
+            place = places.index(column) + 1
+            return f"'{spec}', line {lines[row]}, column {place}: '{columns[column][row]}'"
+
+        return TrialTable(
+            numbers, f"'{spec}'", lambda k: f"Trial {k} of '{spec}' (line {lines[k]})", cell,
+            named=named,
+        )  # fmt: skip
 
 
 HDF5, CSV = _Hdf5(), _Csv()
 
 
-def _read_csv(name: str) -> tuple[npt.NDArray[np.int64], array[int]]:
-    """The table (N, 2) or (N, 3) of a text file, and the line of each of its rows."""
-    values, lines = array("q"), array("q")
-    columns: list[int] = []
-    width = 0
+def _read_csv(name: str) -> tuple[dict[str, npt.NDArray[np.str_]], array[int], bool]:
+    """The columns of a text file, the line of each of their rows, and whether they have names."""
+    lines = array("q")
+    names: list[str] = []
+    rows: list[list[str]] = []
+    parts: list[list[npt.NDArray[np.str_]]] = []
+    named = False
     for line, cells in _csv_lines(name):
-        if not width:
-            width = len(cells)
-            header = width > 1 and not any(map(_is_number, cells))
+        if not names:
             where = f"'{name}', line {line}"
-            columns = named_columns(cells, where) if header else _by_position(width, where)
-            if header:
+            named = len(cells) > 1 and not any(map(_is_number, cells))
+            names = _distinct(cells, where) if named else _by_position(len(cells), where)
+            if named:
                 continue
-        if len(cells) != width:
+        if len(cells) != len(names):
             raise TrialError(
-                f"'{name}', line {line} has {len(cells)} columns, the first line has {width}. "
-                "Give every line the same columns."
+                f"'{name}', line {line} has {len(cells)} columns, the first line has "
+                f"{len(names)}. Give every line the same columns."
             )
-        for column in columns:
-            number = _whole_number(cells[column])
-            if number is None:
-                raise TrialError(
-                    f"'{name}', line {line}, column {column + 1}: '{cells[column]}' is no whole "
-                    "number of samples. Correct it."
-                )
-            values.append(number)
+        rows.append(cells)
         lines.append(line)
+        if len(rows) == _LINES:
+            parts.append([np.array(column) for column in zip(*rows, strict=True)])
+            rows = []
+    if rows:
+        parts.append([np.array(column) for column in zip(*rows, strict=True)])
     if not lines:
         raise TrialError(f"'{name}' has no trials. Give one a line: start, stop, offset.")
-    return np.array(values, np.int64).reshape(len(lines), len(columns)), lines
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return dict(zip(names, columns, strict=True)), lines, named
+
+
+def _distinct(cells: list[str], where: str) -> list[str]:
+    """Names of columns; those without one get their number."""
+    names = column_names(cells, where)
+    return [name or f"column {k}" for k, name in enumerate(names, 1)]
 
 
 def _csv_lines(name: str) -> Iterator[tuple[int, list[str]]]:
@@ -122,14 +201,33 @@ def _csv_lines(name: str) -> Iterator[tuple[int, list[str]]]:
         ) from error
 
 
-def _by_position(width: int, where: str) -> list[int]:
-    """Where start, stop and offset are in a table without a header."""
+def _by_position(width: int, where: str) -> list[str]:
+    """The names of columns in a table without a header."""
     if width not in (2, 3):
         raise TrialError(
             f"{where} has {width} columns. Separate start, stop and (if wanted) offset by "
             "commas or tabs, or name these columns in a header."
         )
-    return list(range(width))
+    return [str(k) for k in range(width)]
+
+
+def _numbers(column: npt.NDArray[np.str_]) -> npt.NDArray[np.generic]:
+    """A column of text as numbers, if all of it that is not missing is."""
+    parsed = _parsed(column)
+    if parsed is not None:
+        return parsed
+    missing = np.isin(np.char.lower(column), _MISSING)
+    filled = _parsed(np.where(missing, "nan", column)) if not missing.all() else None
+    return column if filled is None else filled
+
+
+def _parsed(column: npt.NDArray[np.str_]) -> npt.NDArray[np.generic] | None:
+    if (np.char.find(column, "_") >= 0).any():  # which Python takes for a number
+        return None
+    for kind in (np.int64, np.float64):
+        with contextlib.suppress(ValueError, OverflowError):
+            return column.astype(kind)
+    return None
 
 
 def _is_number(cell: str) -> bool:
@@ -138,14 +236,3 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return "_" not in cell  # a name such as 2024_01, though a number to Python
-
-
-def _whole_number(cell: str) -> int | None:
-    """The int64 that a cell such as ``100`` or ``1e2`` holds, if it does."""
-    try:
-        number = int(cell if "_" not in cell else "")
-    except ValueError:
-        if not _is_number(cell) or not float(cell).is_integer():
-            return None
-        number = int(float(cell))
-    return number if number in _INT64 else None

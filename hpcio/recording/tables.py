@@ -1,8 +1,8 @@
-"""Trial tables (start, stop and offset of each trial), and the kinds of files that hold them."""
+"""Trial tables: columns as they were read, and the kinds of files that hold them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,10 +20,10 @@ __all__ = [
     "array_table",
     "check_rows",
     "check_table",
-    "named_columns",
-    "plain_table",
+    "checked_columns",
+    "column_names",
+    "plain_column",
     "read_table",
-    "whole_numbers",
 ]
 
 COLUMNS = ("start", "stop", "offset")
@@ -35,14 +35,39 @@ class TrialTable:
 
     Attributes
     ----------
-    values : numpy.ndarray, shape (N, 2) or (N, 3)
-        Start, stop and perhaps offset of each trial, in rows of the recording.
+    columns : mapping of str to numpy.ndarray, shape (N,)
+        All columns, in order: numbers, or text. Those of a text file are text.
+    where : str
+        What the table is called in messages.
     name : callable
         The name of a row in messages, given its number.
+    cell : callable, optional
+        Likewise what is in a cell, given the number of its row and the name of its column.
+    named : bool
+        Whether columns have names of their own, and are not known by their number alone.
+    matlab : bool
+        Whether MATLAB has made it, which counts from 1 up to the last.
+    trl : bool
+        Whether it is a ``trl`` of FieldTrip, whose meaning is defined.
     """
 
-    values: npt.NDArray[Any]
+    columns: Mapping[str, npt.NDArray[Any]]
+    where: str
     name: Callable[[int], str]
+    cell: Callable[[int, str], str] | None = None
+    named: bool = True
+    matlab: bool = False
+    trl: bool = False
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def shown(self, row: int, column: str) -> str:
+        """A cell as messages name it."""
+        if self.cell is not None:
+            return self.cell(row, column)
+        name = column if self.named else (*COLUMNS, *("column",) * 99)[int(column)]
+        return f"{self.name(row)}: {name} is {self.columns[column][row]}"
 
 
 class TrialTableKind(Protocol):
@@ -81,57 +106,34 @@ TRIAL_TABLES: Registry[TrialTableKind] = Registry(
 
 def read_table(spec: str) -> TrialTable:
     """Read the table of trials that a user names."""
-    found = next(kind for kind in TRIAL_TABLES.added_first() if kind.claims(spec)).read(spec)
-    return _checked(found.values, found.name, f"'{spec}'")
+    return next(kind for kind in TRIAL_TABLES.added_first() if kind.claims(spec)).read(spec)
 
 
-def array_table(table: npt.ArrayLike) -> TrialTable:
-    """A table of trials from whatever numpy takes for an array, or whose columns have names."""
-    where = "The trial table"
-    return _checked(plain_table(table, where), lambda k: f"Trial {k} of the table", where)
-
-
-def plain_table(table: Any, where: str) -> Any:
-    """The columns start, stop and offset of a table whose columns have names; others as they are.
+def array_table(
+    table: Any, where: str = "The trial table", row: str = "of the table"
+) -> TrialTable:
+    """A table of trials from whatever numpy takes for an array, or whose columns have names.
 
     Parameters
     ----------
-    table : array_like, structured array, or data frame
+    table : array_like, structured array, data frame, mapping of columns, or sequence of mappings
     where : str
         What the table is called in messages.
-    """
-    dtype = getattr(table, "dtype", None)
-    found = dtype.names if isinstance(dtype, np.dtype) else getattr(table, "columns", None)
-    names = [] if found is None else list(found)
-    if not any(isinstance(name, str) for name in names):
-        return table
-    picked = [table[names[k]] for k in named_columns([str(name) for name in names], where)]
-    return np.stack([np.asarray(column) for column in picked], axis=-1)
-
-
-def named_columns(names: Sequence[str], where: str) -> list[int]:
-    """Where start, stop and offset are among the names of columns.
+    row : str
+        What it is called behind the number of a trial.
 
     Raises
     ------
     TrialError
-        If start or stop is not there, or a name is there twice.
+        If it is no table of one or more rows.
     """
-    lower = [name.strip().lower() for name in names]
-    if not {"start", "stop"} <= set(lower):
-        raise TrialError(
-            f"{where} has the columns {', '.join(names)}. Name those that hold the first row of a "
-            "trial and the row after its last, in samples, 'start' and 'stop'."
-        )
-    wanted = [name for name in COLUMNS if name in lower]
-    twice = [name for name in wanted if lower.count(name) > 1]
-    if twice:
-        raise TrialError(f"{where} has two columns '{twice[0]}'. Rename one of them.")
-    return [lower.index(name) for name in wanted]
 
+    def name(k: int) -> str:
+        return f"Trial {k} {row}"
 
-def _checked(table: npt.ArrayLike, name: Callable[[int], str], where: str) -> TrialTable:
-    """A table of numbers with two or three columns, or a TrialError."""
+    named = _named_columns(table, where)
+    if named is not None:
+        return TrialTable(_equally_long(named, where), where, name)
     try:
         values = np.asarray(table)
     except (ValueError, TypeError) as error:
@@ -140,37 +142,125 @@ def _checked(table: npt.ArrayLike, name: Callable[[int], str], where: str) -> Tr
             "(if wanted) offset for every trial."
         ) from error
     check_table(values.shape, values.dtype, where)
-    return TrialTable(values, name)
+    columns = {str(k): values[:, k].copy() for k in range(values.shape[1])}
+    return TrialTable(columns, where, name, named=False)
+
+
+def _named_columns(table: Any, where: str) -> dict[str, npt.NDArray[Any]] | None:
+    """The columns of a table whose columns have names; None of any other."""
+    if isinstance(table, Mapping):
+        return {name: _array(values) for name, values in _by_name(table, where).items()}
+    if isinstance(table, Sequence) and len(table) and all(isinstance(r, Mapping) for r in table):
+        names = column_names([str(name) for name in table[0]], where)
+        try:
+            return {name: _array([record[name] for record in table]) for name in names}
+        except KeyError as error:
+            raise TrialError(
+                f"{where}: a record lacks {error}, which the first one has. Give it to all."
+            ) from None
+    dtype = getattr(table, "dtype", None)
+    found = dtype.names if isinstance(dtype, np.dtype) else getattr(table, "columns", None)
+    names = [] if found is None else list(found)
+    if not any(isinstance(name, str) for name in names):
+        return None
+    column_names([str(name) for name in names], where)
+    return {str(name): _array(table[name]) for name in names}
+
+
+def _by_name(table: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    return dict(zip(column_names([str(n) for n in table], where), table.values(), strict=True))
+
+
+def _array(values: Any) -> npt.NDArray[Any]:
+    """One column as an array."""
+    if hasattr(values, "to_numpy"):  # pandas has types that numpy does not know
+        values = values.to_numpy()
+    return plain_column(np.asarray(values))
+
+
+def plain_column(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A column as numbers or text, whichever of numpy's ways holds it.
+
+    Missing text is empty, missing numbers are NaN.
+    """
+    if values.dtype.kind == "S":
+        return np.char.decode(values, "utf-8", "replace")
+    if values.dtype.kind in "mM":  # times of a calendar
+        return np.datetime_as_string(values) if values.dtype.kind == "M" else values.astype("U")
+    if values.dtype.kind == "O":
+        plain = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in values.tolist()]
+        is_missing = [v is None or v != v or type(v).__name__ == "NAType" for v in plain]
+        if all(
+            missing or isinstance(v, int | float | np.number)
+            for v, missing in zip(plain, is_missing, strict=True)
+        ) and not all(is_missing):
+            return np.array(
+                [np.nan if missing else v for v, missing in zip(plain, is_missing, strict=True)]
+            )
+        return np.array(
+            ["" if missing else str(v) for v, missing in zip(plain, is_missing, strict=True)], "U"
+        )
+    return values.astype("U") if values.dtype.kind == "T" else values
+
+
+def checked_columns(columns: Mapping[str, Any], count: int) -> dict[str, npt.NDArray[Any]]:
+    """Columns of trials: numbers or text, one value for each, which nobody changes.
+
+    Raises
+    ------
+    TrialError
+        If one is something else.
+    """
+    checked = {}
+    for name, given in columns.items():
+        values = _array(given)
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise TrialError(f"{name!r} cannot be the name of a column. Give it a word.")
+        if values.shape != (count,) or values.dtype.kind not in "biufU":
+            raise TrialError(
+                f"The column '{name}' has the type {values.dtype} and the shape {values.shape}. "
+                f"Give a number or text for each of {count} trials."
+            )
+        if values.flags.writeable:
+            values = values.copy()
+            values.flags.writeable = False
+        checked[name] = values
+    return checked
+
+
+def _equally_long(columns: dict[str, npt.NDArray[Any]], where: str) -> dict[str, npt.NDArray[Any]]:
+    flat = {name: values for name, values in columns.items() if values.ndim == 1}
+    lengths = {len(values) for values in flat.values()}
+    if len(lengths) > 1:
+        raise TrialError(f"{where} has columns of unequal length. Give each one value a trial.")
+    if lengths in (set(), {0}):
+        raise TrialError(f"{where} has no rows. Give at least one trial.")
+    return flat
+
+
+def column_names(names: Sequence[str], where: str) -> list[str]:
+    """The names of columns without blanks around them; TrialError if one is there twice."""
+    plain = [name.strip() for name in names]
+    lower = [name.lower() for name in plain]
+    twice = [name for name in lower if name and lower.count(name) > 1]
+    if twice:
+        raise TrialError(f"{where} has two columns '{twice[0]}'. Rename one of them.")
+    return plain
 
 
 def check_table(shape: tuple[int, ...] | None, dtype: np.dtype[Any], where: str) -> None:
-    """Raise TrialError unless shape and type are those of a trial table."""
+    """Raise TrialError unless shape and type are those of a trial table without names."""
     if not shape or len(shape) != 2 or shape[1] not in (2, 3):
+        turned = shape is not None and len(shape) == 2 and shape[0] in (2, 3) and shape[1] > 3
         raise TrialError(
             f"{where} has the shape {shape}. A trial table has two axes: one row for each "
-            "trial, with start, stop and (if wanted) offset, such as table[:, :3]."
+            "trial, with start, stop and (if wanted) offset, "
+            + ("and this one looks transposed: give table.T" if turned else "such as table[:, :3].")
         )
     if dtype.kind not in "iuf":
         raise TrialError(f"{where} has the type {dtype}. Give whole numbers.")
     if not shape[0]:
         raise TrialError(f"{where} has no rows. Give at least one trial.")
-
-
-def whole_numbers(found: TrialTable) -> npt.NDArray[np.int64]:
-    """A table as int64, or a TrialError for the first cell that is no whole number."""
-    table = found.values
-    if table.dtype.kind == "f":
-        table = table.astype(np.float64)
-        bad = (table != np.trunc(table)) | (np.abs(table) >= 2.0**63)  # NaN differs from itself
-    else:
-        bad = table >= np.uint64(2**63) if table.dtype == np.uint64 else np.zeros(table.shape, bool)
-    if bad.any():
-        k, column = np.argwhere(bad)[0].tolist()
-        raise TrialError(
-            f"{found.name(k)}: {COLUMNS[column]} is {table[k, column]}, which is no row of a "
-            "recording. Give whole numbers, in samples."
-        )
-    return table.astype(np.int64)
 
 
 def check_rows(
@@ -185,7 +275,8 @@ def check_rows(
         raise TrialError(
             f"{name(k)}: its rows are [{start[k]}, {stop[k]}). "
             + (
-                "Count rows from 0; start cannot be negative."
+                "Count rows from 0; start cannot be negative. Drop trials that begin before the "
+                "recording by outside='drop' (in the shell: --outside drop)."
                 if start[k] < 0
                 else "Give a stop after start: it is the row after the last one."
             )

@@ -7,8 +7,9 @@ shape of a recording by :meth:`Trials.blocks`. Nothing here opens the recording 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +26,8 @@ from hpcio.recording.selections import (
     plain_slice,
     show,
 )
-from hpcio.recording.tables import (
-    TRIAL_TABLES,
-    TrialTable,
-    array_table,
-    check_rows,
-    read_table,
-    whole_numbers,
-)
+from hpcio.recording.tables import COLUMNS, TRIAL_TABLES, TrialTable, array_table, read_table
+from hpcio.recording.windows import Outside, Reading, rows_of, without_outside
 
 __all__ = ["Trials"]
 
@@ -64,6 +59,10 @@ class Trials(TrialRows):
         None means the other axis of a recording with two axes.
     channels_per_block : int or None
         Channels that one call of the compute function gets; None for all of them.
+    columns : mapping of str to array (N,)
+        What else is known of each trial: numbers or text. ``trials["condition"]`` is one of them.
+    outside : {"error", "drop"}
+        What becomes of trials that leave the recording they are laid over.
 
     Raises
     ------
@@ -90,22 +89,57 @@ class Trials(TrialRows):
     @classmethod
     def read(
         cls,
-        spec: Trials | npt.ArrayLike | os.PathLike[str],
+        spec: Any,
         *,
-        rows: int,
+        rate: float | None = None,
+        pre: npt.ArrayLike | None = None,
+        post: npt.ArrayLike | None = None,
+        unit: Literal["rows", "s", "ms", "us"] | None = None,
+        one_based: bool | None = None,
+        onset: str | None = None,
+        outside: Outside = "error",
+        rows: int | None = None,
         axis: int = 0,
         recording: Recording | None = None,
     ) -> Trials:
         """Trials from whatever names them.
 
+        The names of columns decide what they mean, in any order and case; all others become
+        columns of the trials:
+
+        - ``start`` and ``stop`` (the row after the last one), perhaps ``offset``: rows;
+        - ``start_time`` and ``stop_time``, as in NWB: seconds;
+        - ``onset``, as in BIDS, perhaps with ``duration``: events, in seconds;
+        - ``begsample`` and ``endsample``, perhaps ``offset``, as in FieldTrip: rows from 1, the
+          last one included, and the offset of FieldTrip.
+
+        A table without names has the columns start, stop and perhaps offset. With `pre` or
+        `post` it holds events of MNE; in a file of MATLAB it is a ``trl`` of FieldTrip if its
+        name says so.
+
         Parameters
         ----------
-        spec : Trials, int, str, path, or array_like
+        spec : Trials, int, str, path, or table
             Trials are returned unchanged, with their own `axis`. An int is the length of
-            equal trials; ``"FILE::DATASET"`` a table in HDF5; another str or path a CSV or TSV
-            file; all else a table (N, 2) or (N, 3).
-        rows : int
-            Rows of the recording along its stacking axis, to be cut into equal trials.
+            equal trials; ``"FILE::NAME"`` a dataset, or a group of columns, in HDF5; another str
+            or path a CSV or TSV file; all else a table: an array (N, 2) or (N, 3), a data frame,
+            a mapping of columns, an array with fields, or records.
+        rate : float, optional
+            Rows of the recording in a second. Seconds become the nearest row, and half a row
+            the later one.
+        pre, post : float or array (N,), optional
+            Trials begin so many seconds before an event, and end so many after it. Without
+            `post`, an event lasts for its ``duration``.
+        unit : {"rows", "s", "ms", "us"}, optional
+            What ``start`` and ``stop``, or the times of events, are in.
+        one_based : bool, optional
+            Whether rows count from 1, and ``stop`` is the last row of a trial.
+        onset : str, optional
+            The column with the times of events, whatever its name.
+        outside : {"error", "drop"}
+            What becomes of trials that leave the recording.
+        rows : int, optional
+            Rows of the recording along its stacking axis; equal trials need it.
         axis : int, optional
             Stacking axis of the recording.
         recording : Recording, optional
@@ -120,25 +154,96 @@ class Trials(TrialRows):
         SourceError
             If a file or dataset cannot be read.
         TrialError
-            If it does not hold trials.
+            If it does not hold trials, or more must be said to know them; the message says what.
+        OptionError
+            If an option has no such value.
 
         Examples
         --------
         >>> Trials.read(250, rows=1000)
         Trials(4 trials of 250 rows along axis 0)
-        >>> Trials.read([[0, 10], [10, 20]], rows=1000, axis=1)
+        >>> Trials.read([[0, 10], [10, 20]], axis=1)
         Trials(2 trials of 10 rows along axis 1)
+        >>> events = {"onset": [1.2, 3.4], "trial_type": ["face", "house"]}
+        >>> trials = Trials.read(events, rate=1000, pre=0.2, post=0.8)
+        >>> trials, trials.start
+        (Trials(2 trials of 1000 rows along axis 0, columns onset, trial_type), array([1000, 3200]))
         """
+        reading = Reading(
+            rate=rate, pre=pre, post=post, unit=unit, one_based=one_based, onset=onset,
+            outside=outside,
+        )  # fmt: skip
         if isinstance(spec, Trials):
-            return spec
+            reading.refuse("trials that are made already")
+            return spec._inside(rows) if outside == "drop" else spec
         if isinstance(spec, int | np.integer) and not isinstance(spec, bool):
+            reading.refuse("trials of equal length")
+            if rows is None:
+                raise TrialError(f"Equal trials of {spec} rows need rows=, those of the recording.")
             return cls.equal(int(spec), rows=rows, axis=axis)
         own = None if recording is None else rows_of_result(spec, recording, axis)
         if own is not None:
-            return cls._from_table(own, axis)
+            reading.refuse("the trials of a result")
+            return cls._from_table(own, axis, reading, rows)
         if isinstance(spec, str | os.PathLike):
-            return cls._from_table(read_table(os.fspath(spec)), axis)
-        return cls.from_array(spec, axis=axis)
+            return cls._from_table(read_table(os.fspath(spec)), axis, reading, rows)
+        return cls._from_table(array_table(spec), axis, reading, rows)
+
+    @classmethod
+    def from_events(
+        cls,
+        onsets: npt.ArrayLike,
+        *,
+        rate: float,
+        post: npt.ArrayLike,
+        pre: npt.ArrayLike = 0.0,
+        columns: Mapping[str, npt.ArrayLike] | None = None,
+        outside: Outside = "error",
+        axis: int = 0,
+    ) -> Trials:
+        """Trials around events, all times in seconds.
+
+        Parameters
+        ----------
+        onsets : array_like (N,)
+            When events are, from the recording's first row.
+        rate : float
+            Rows of the recording in a second. Seconds become the nearest row, and half a row
+            the later one; windows of one length in seconds have one length in rows.
+        post, pre : float or array_like (N,)
+            A trial has the rows from `pre` before its event up to, without, `post` after it. A
+            negative `pre` begins after the event.
+        columns : mapping of str to array_like (N,), optional
+            What else is known of each event.
+        outside : {"error", "drop"}
+            What becomes of trials that leave the recording.
+        axis : int, optional
+            Stacking axis of the recording.
+
+        Returns
+        -------
+        Trials
+            Their `offset` is that of the event.
+
+        Raises
+        ------
+        TrialError
+            If times or columns do not go together, or make no trials.
+
+        Examples
+        --------
+        >>> trials = Trials.from_events(
+        ...     [1.0, 2.5], rate=1000, pre=0.2, post=0.5, columns={"condition": ["a", "b"]}
+        ... )
+        >>> trials.start, trials.stop, trials.offset[0], trials["condition"][1]
+        (array([ 800, 2300]), array([1500, 3000]), 200, 'b')
+        """
+        of_each: dict[str, Any] = dict(columns or {})
+        name = "onset" if "onset" not in of_each else "time of the event"
+        table = array_table({name: onsets, **of_each}, "The table of events", "of the events")
+        reading = Reading(rate=rate, pre=pre, post=post, onset=name, outside=outside)
+        found = cls._from_table(table, axis, reading, None)
+        return replace(found, columns={n: v for n, v in found.columns.items() if n != name})
 
     @classmethod
     def from_array(cls, table: npt.ArrayLike, *, axis: int = 0) -> Trials:
@@ -165,7 +270,7 @@ class Trials(TrialRows):
         >>> Trials.from_array([[0, 100], [100, 200]]).stop
         array([100, 200])
         """
-        return cls._from_table(array_table(table), axis)
+        return cls._from_table(array_table(table), axis, Reading(), None)
 
     @classmethod
     def from_hdf5(cls, spec: str | os.PathLike[str], *, axis: int = 0) -> Trials:
@@ -194,7 +299,7 @@ class Trials(TrialRows):
         >>> Trials.from_hdf5("rec.h5::/trials")  # doctest: +SKIP
         Trials(600 trials of 2000 rows along axis 0)
         """
-        return cls._from_table(TRIAL_TABLES["hdf5"].read(os.fspath(spec)), axis)
+        return cls._from_table(TRIAL_TABLES["hdf5"].read(os.fspath(spec)), axis, Reading(), None)
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str], *, axis: int = 0) -> Trials:
@@ -233,7 +338,7 @@ class Trials(TrialRows):
         >>> Trials.from_csv(path)
         Trials(2 trials of 100 to 150 rows along axis 0)
         """
-        return cls._from_table(TRIAL_TABLES["csv"].read(os.fspath(path)), axis)
+        return cls._from_table(TRIAL_TABLES["csv"].read(os.fspath(path)), axis, Reading(), None)
 
     @classmethod
     def equal(cls, length: int, *, rows: int, axis: int = 0) -> Trials:
@@ -275,12 +380,22 @@ class Trials(TrialRows):
         return cls(start, start + length, np.zeros_like(start), index, axis)
 
     @classmethod
-    def _from_table(cls, table: TrialTable, axis: int) -> Trials:
-        columns = np.ascontiguousarray(whole_numbers(table).T)
-        start, stop = columns[:2]
-        offset = columns[2] if len(columns) == 3 else np.zeros_like(start)
-        check_rows(start, stop, table.name)  # here the file of a bad row is known
-        return cls(start, stop, offset, np.arange(len(start)), axis)
+    def _from_table(
+        cls, table: TrialTable, axis: int, reading: Reading, rows: int | None
+    ) -> Trials:
+        found = rows_of(table, reading)  # here the file of a bad row is known
+        index = np.arange(len(found.start))
+        if reading.outside == "drop":
+            keep = without_outside(found.start, found.stop, rows)
+            index, found = index[keep], found.at(keep)
+        return cls(
+            found.start, found.stop, found.offset, index, axis, columns=found.columns,
+            outside=reading.outside,
+        )  # fmt: skip
+
+    def _inside(self, rows: int | None) -> Trials:
+        """The trials that lie in a recording of so many rows."""
+        return self.select(trials=without_outside(self.start, self.stop, rows))
 
     # ---- what is selected -------------------------------------------------------------------
 
@@ -328,9 +443,76 @@ class Trials(TrialRows):
             stop=self.stop[rows],
             offset=self.offset[rows],
             index=self.index[rows],
+            columns={name: values[rows] for name, values in self.columns.items()},
             time=self._once("time", time),
             channels=self._once("channels", channels),
         )
+
+    def where(self, **wanted: Any) -> Trials:
+        """The trials whose columns have some values.
+
+        Parameters
+        ----------
+        **wanted
+            For each column, by its name: a value; a pair ``(least, most)`` of numbers, both
+            included; a list of values; or a function of the column that gives a mask.
+
+        Returns
+        -------
+        Trials
+
+        Raises
+        ------
+        TrialError
+            If there is no such column, or no trial is left.
+
+        Examples
+        --------
+        >>> trials = Trials.equal(10, rows=40)
+        >>> trials = trials.with_columns(condition=["a", "b", "a", "b"], rt=[0.3, 0.4, 0.9, 0.5])
+        >>> trials.where(condition="a", rt=(0.2, 0.8)).index
+        array([0])
+        >>> trials.where(condition=["a", "b"], rt=lambda rt: rt > 0.4).index
+        array([2, 3])
+        """
+        mask = np.ones(len(self), bool)
+        for name, value in wanted.items():
+            mask &= _matching(name, self[name], value)
+            if not mask.any():
+                raise TrialError(
+                    f"No trial is left with {name}={value!r:.100}. {_values_of(name, self[name])}"
+                )
+        return self.select(trials=np.flatnonzero(mask))
+
+    def with_columns(self, **columns: npt.ArrayLike) -> Trials:
+        """The same trials, with further columns, or other values of those that they have.
+
+        Parameters
+        ----------
+        **columns
+            One value for each trial: numbers or text.
+
+        Returns
+        -------
+        Trials
+
+        Examples
+        --------
+        >>> Trials.equal(10, rows=20).with_columns(condition=["a", "b"])["condition"].tolist()
+        ['a', 'b']
+        """
+        given: dict[str, Any] = {**self.columns, **columns}
+        return replace(self, columns=given)
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """A column, or one of ``start``, ``stop``, ``offset`` and ``index``: shape (N,)."""
+        if name in self.columns:
+            return self.columns[name]
+        if name in (*COLUMNS, "index"):
+            column: npt.NDArray[Any] = getattr(self, name)
+            return column
+        known = ", ".join([*self.columns, *COLUMNS])
+        raise TrialError(f"The trials have no column {name!r}. They have {known}.")
 
     def with_blocks(
         self, *, channels_per_block: int | None = None, channel_axis: int | None = None
@@ -420,6 +602,10 @@ class Trials(TrialRows):
         parts += [f"channel axis {self.channel_axis}"] * (self.channel_axis is not None)
         if self.channels_per_block is not None:
             parts.append(f"{self.channels_per_block} channels per block")
+        if self.columns:
+            names = list(self.columns)
+            parts.append(f"column{'s' * (len(names) > 1)} {', '.join(names[:8])}")
+            parts += ["..."] * (len(names) > 8)
         return f"Trials({', '.join(parts)})"
 
     # ---- what follows for a recording -------------------------------------------------------
@@ -453,3 +639,39 @@ class Trials(TrialRows):
         (10, 1, (range(99, -1, -1),))
         """
         return lay_over(self, shape, name=name)
+
+
+def _matching(name: str, column: npt.NDArray[Any], wanted: Any) -> npt.NDArray[np.bool_]:
+    """Which entries of a column are wanted."""
+    if callable(wanted):
+        mask = np.asarray(wanted(column))
+        if mask.dtype != bool or mask.shape != column.shape:
+            raise TrialError(f"The function for '{name}' gives no mask: one bool for each trial.")
+        return mask
+    if isinstance(wanted, tuple):
+        if len(wanted) != 2 or column.dtype.kind not in "iuf":
+            raise TrialError(
+                f"{name}={wanted!r:.100} is no pair of least and most of a column of numbers. Give "
+                "a list of values."
+            )
+        least, most = wanted
+        return np.asarray(
+            (True if least is None else column >= least)
+            & (True if most is None else column <= most)
+        )
+    values = wanted if isinstance(wanted, list | set | np.ndarray) else [wanted]
+    mask = np.zeros(column.shape, bool)
+    for value in values:
+        if isinstance(value, str) != (column.dtype.kind == "U"):
+            raise TrialError(f"{name}={value!r:.100} is never so. {_values_of(name, column)}")
+        mask |= column == value
+    return mask
+
+
+def _values_of(name: str, column: npt.NDArray[Any]) -> str:
+    """The values of a column, in a sentence."""
+    distinct = np.unique(column)
+    if column.dtype.kind == "f" and len(distinct) > 8:
+        return f"The values of '{name}' lie from {np.nanmin(column)} to {np.nanmax(column)}."
+    shown = ", ".join(repr(v) for v in distinct[:8].tolist()) + ", ..." * (len(distinct) > 8)
+    return f"The values of '{name}' are {shown}."

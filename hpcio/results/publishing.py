@@ -14,8 +14,10 @@ from hpcio.errors import HpcioError, OutputError, as_output_error
 from hpcio.files import sync
 from hpcio.function import unpack_details, write_details
 from hpcio.journals import Ledger, computed_by, published, sweep
-from hpcio.layout import attach, hide
+from hpcio.layout import RESERVED, attach, hide
 from hpcio.machine import user_name
+from hpcio.planning import Plan
+from hpcio.recording import FURTHER
 from hpcio.results.besides import keep_sums
 from hpcio.writers import backend_of
 
@@ -91,6 +93,7 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     attach(plan.axes, f, f["data"])
     f["trials"] = trial_table(ledger)
     hide(f["trials"])
+    _add_columns(plan, f)
     _add_details(ledger, f)
     keep_sums(f)
 
@@ -114,6 +117,44 @@ def trial_table(ledger: Ledger) -> np.ndarray:
     table["start"], table["stop"] = plan.trials.start, plan.trials.stop
     table["offset"] = plan.trials.offset
     return table
+
+
+def _add_columns(plan: Plan, f: h5py.File) -> None:
+    """What is known of each trial, as coordinates along the axis of trials."""
+    columns = plan.trials.columns
+    if not columns:
+        return
+    scale = f["data"].dims[0][0] if plan.target.stacked else _trial_scale(plan, f)
+    places = {name: _free(f, name) for name in columns}
+    for name, values in columns.items():
+        stored = values.astype(np.uint8) if values.dtype == bool else values
+        if values.dtype.kind == "U":
+            text = np.char.encode(values, "utf-8")
+            stored = text.astype(h5py.string_dtype("utf-8", max(1, text.dtype.itemsize)))
+        dataset = f.create_dataset(places[name], data=stored)
+        if values.dtype == bool:
+            dataset.attrs["dtype"] = "bool"  # as xarray has it
+        dataset.dims[0].attach_scale(scale)
+        places[name] = dataset.name
+    f["trials"].attrs[FURTHER] = json.dumps(places)
+    if plan.target.stacked:
+        f["data"].attrs["coordinates"] = " ".join(place.lstrip("/") for place in places.values())
+
+
+def _trial_scale(plan: Plan, f: h5py.File) -> h5py.Dataset:
+    """A dimension of trials, where none of the axes of the data is one."""
+    scale = f.create_dataset(_free(f, "trial"), data=plan.trials.index)
+    scale.make_scale("trial")
+    scale.attrs.create("_Netcdf4Dimid", len(plan.target.shape), dtype="i4")
+    return scale
+
+
+def _free(f: h5py.File, name: str) -> str:
+    """A name for a dataset like the name of a column, that is not taken."""
+    place = name.replace("/", "_").replace(" ", "_").strip(".") or "column"
+    while place in f or place in RESERVED:
+        place += "_"
+    return place
 
 
 def _provenance(ledger: Ledger) -> dict[str, str | int]:

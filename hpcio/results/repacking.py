@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import json
 import os
 import secrets
 import shlex
@@ -46,6 +47,7 @@ from hpcio.journals import DONE, alone, remove
 from hpcio.layout import Target
 from hpcio.machine import check_room, look_again, only_files
 from hpcio.planning import check_new_output, open_plan_file
+from hpcio.recording import FURTHER
 from hpcio.results import opening as result
 from hpcio.results.extents import (
     PIECE,
@@ -274,6 +276,7 @@ def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
             f.copy(name, g)
             # A scale refers to the dataset that it was attached to: now to nothing.
             g[name].attrs.pop("REFERENCE_LIST", None)
+            g[name].attrs.pop("DIMENSION_LIST", None)
     group = g.create_group("hpcio")
     group.attrs.update({k: v for k, v in f["hpcio"].attrs.items() if k != "compression"})
     if chunking is not None and chunking.compression is not None:
@@ -289,6 +292,9 @@ def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
         new.label = old.label
         for scale in old.values():
             new.attach_scale(g[scale.name])
+    for place in json.loads(f["trials"].attrs.get(FURTHER, "{}")).values():
+        for scale in f[place].dims[0].values():
+            g[place].dims[0].attach_scale(g[scale.name])
 
 
 # ---------------------------------------------------------------------- contiguous

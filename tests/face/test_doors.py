@@ -178,7 +178,8 @@ class Words:
 
     def read(self, spec):
         start = np.arange(0, 40, int(spec.removeprefix("every:")))
-        return TrialTable(np.stack([start, start + 5], axis=1), lambda k: f"Trial {k} of '{spec}'")
+        columns = {"start": start, "stop": start + 5}
+        return TrialTable(columns, f"'{spec}'", lambda k: f"Trial {k} of '{spec}'")
 
 
 trial_table = Words()

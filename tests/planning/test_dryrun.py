@@ -42,11 +42,13 @@ def test_the_function_is_asked_once_for_each_shape(plan):
 
 def test_the_function_is_asked_once_for_each_shape_and_arguments(plan):
     calls: list[Any] = []
-    plan(asked(calls), args=[per_trial("abaab")], kwargs={"taper": per_trial([0, 0, 0, 1, 1])})
+    plan(
+        asked(calls), args=[per_trial(list("abaab"))], kwargs={"taper": per_trial([0, 0, 0, 1, 1])}
+    )
     shapes = [(6, 4), (6, 4), (8, 4), (6, 4), (4, 4)]
     assert sorted(calls) == sorted(zip(shapes, "abaab", [0, 0, 0, 1, 1], strict=True))
     calls.clear()
-    plan(asked(calls), args=[per_trial("aaaab")], kwargs={"taper": 2})
+    plan(asked(calls), args=[per_trial(list("aaaab"))], kwargs={"taper": 2})
     assert sorted(calls) == [((4, 4), "b", 2), ((6, 4), "a", 2), ((8, 4), "a", 2)]
 
 
