@@ -91,6 +91,7 @@ class Plan(Value):
         sources: Literal["auto", "trial", "task"] = "auto",
         keeptrials: bool = True,
         reduce: Reduce | None = None,
+        by: str | Sequence[str] | None = None,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         join: Join = "concatenate",
@@ -133,9 +134,11 @@ class Plan(Value):
         keeptrials : bool
             Keep the result of every trial; else their average is the result, in float64 or
             complex128, with the same bits however the run goes.
-        reduce : {"mean", "sum", "var"}, optional
+        reduce : {"mean", "sum", "var", "min", "max", "count"}, optional
             The average, with ``keeptrials=False``; by default the mean. ``var`` is that of
-            `numpy.var`: divided by the number of trials.
+            `numpy.var`: divided by the number of trials. ``count`` is how many are not NaN.
+        by : str or sequence of str, optional
+            Columns of the trials: an average for each of their values, along a first axis.
         args, kwargs
             Further arguments of the function; mark those that differ from trial to trial
             by :func:`hpcio.per_trial`.
@@ -213,7 +216,7 @@ class Plan(Value):
                 ),
                 layout=LayoutOptions(
                     join=join, join_axis=join_axis, out_channel_axis=out_channel_axis,
-                    keeptrials=keeptrials, reduce=reduce, axes=axes,
+                    keeptrials=keeptrials, reduce=reduce, by=by, axes=axes,
                 ),
                 storage=storage,
                 abilities=WRITERS[writer].abilities,

@@ -186,9 +186,10 @@ PLAN_OPTIONS = [
     click.option("--join-axis", type=int, help="Axis of the results to join along."),
     click.option(
         "--reduce",
-        type=click.Choice(["mean", "sum", "var"]),
-        help="Keep the mean, sum or variance of all trials, and no trial.",
+        type=click.Choice(["mean", "sum", "var", "min", "max", "count"]),
+        help="Keep the mean of all trials, or another such number, and no trial.",
     ),
+    click.option("--by", metavar="COLUMN,...", help="One for each value of columns of the trials."),
     click.option("--axis", type=int, default=0, show_default=True, help="Axis that trials cut."),
     click.option("--channel-axis", type=int, help="Axis of channels of the recording."),
     click.option("--channels-per-block", type=int, help="Compute so many channels at a time."),
@@ -350,6 +351,7 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         channel_axis=options["channel_axis"], channels_per_block=options["channels_per_block"],
         out_channel_axis=options["out_channel_axis"],
         keeptrials=options["reduce"] is None, reduce=options["reduce"],
+        by=options["by"] and options["by"].split(","),
         args=[_literal(a) for a in options["args"]],
         kwargs={
             **options["kwargs"], **{n: per_trial(c) for n, c in options["per_trial"].items()}

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import OptionError
+from hpcio.layout.averages import Average
 from hpcio.layout.target import Target
 from hpcio.recording import Blocks, Recording, Trials, unnamed
 
@@ -42,8 +43,13 @@ def name_axes(
     trials: Trials,
     blocks: Blocks,
     target: Target,
+    *,
+    average: Average | None = None,
 ) -> tuple[Axis, ...]:
-    """The axes of a result: as the caller names them, else as the recording does."""
+    """The axes of a result: as the caller names them, else as the recording does.
+
+    The first axis of averages by condition has the values of its column as coordinates.
+    """
     rank = len(target.shape)
     if axes is None:
         named = _from_recording(recording, blocks, target)
@@ -59,12 +65,26 @@ def name_axes(
                 f"{len(axes)}: {', '.join(axes)}. Name each, with None for unknown coordinates."
             )
         named = [_checked(k, n, v, target.shape[k]) for k, (n, v) in enumerate(axes.items())]
-    if target.stacked and not named[0].name:
-        named = [Axis("") if a.name == "trial" else a for a in named]
-        named[0] = Axis("trial")
-    if target.stacked and named[0].values is None:
-        named[0] = Axis(named[0].name, trials.index)
+    if not target.stacked or (average is not None and not average.by):
+        return tuple(named)
+    if not named[0].name:
+        first = "trial" if average is None else "_".join(average.by)
+        first = first if first not in RESERVED and "/" not in first else "condition"
+        named = [Axis("") if a.name == first else a for a in named]
+        named[0] = Axis(first)
+    if named[0].values is None:
+        named[0] = Axis(named[0].name, _along_first(trials, average))
     return tuple(named)
+
+
+def _along_first(trials: Trials, average: Average | None) -> np.ndarray | None:
+    """The coordinates of trials, or of conditions; None for those of several columns."""
+    if average is None:
+        return trials.index
+    if len(average.by) > 1:
+        return None
+    _, first = np.unique(average.condition, return_index=True)
+    return _plain(trials[average.by[0]][first])
 
 
 def _checked(axis: int, name: str, values: object, length: int) -> Axis:

@@ -69,9 +69,12 @@ def make_plan(
     called = _what_is_called(func, call, read.trials)
     _refuse_generators(called)
     outcome = dry_run(called, read.recording, read.blocks, call, on_probe=on_probe)
-    target, average = _where_results_lie(read.blocks, outcome, layout)
+    target, average = _where_results_lie(read.trials, read.blocks, outcome, layout)
     stored = _how_results_are_stored(storage, abilities, target, average)
-    axes = name_axes(layout.axes, read.recording, read.trials, read.blocks, target)
+    axes = name_axes(
+        layout.axes, read.recording, read.trials, read.blocks, target,
+        average=average,
+    )  # fmt: skip
     plan = Plan(
         function=called.function,
         source=read.recording,
@@ -238,7 +241,7 @@ def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, trials: T
 
 
 def _where_results_lie(
-    blocks: Blocks, outcome: Outcome, options: LayoutOptions
+    trials: Trials, blocks: Blocks, outcome: Outcome, options: LayoutOptions
 ) -> tuple[Target, Average | None]:
     """The layout of the result, and what is averaged."""
     layout(outcome.shapes[0], outcome.dtype)  # refuses a type that HDF5 cannot hold
@@ -246,11 +249,12 @@ def _where_results_lie(
         return _laid_out(blocks, outcome, options), None
     try:
         stack = _laid_out(
-            blocks, outcome, replace(options, keeptrials=True, reduce=None, join="stack")
+            blocks, outcome, replace(options, keeptrials=True, reduce=None, by=None, join="stack")
         )
     except FunctionError as error:
         raise FunctionError(f"An average needs equal results of all trials. {error}") from error
-    return averaged(stack, blocks.channel_blocks, options.reduce)
+    by = (options.by,) if isinstance(options.by, str) else tuple(options.by or ())
+    return averaged(stack, blocks.channel_blocks, options.reduce, trials=trials, by=by)
 
 
 def _laid_out(blocks: Blocks, outcome: Outcome, options: LayoutOptions) -> Target:

@@ -67,6 +67,7 @@ class LayoutOptions:
     out_channel_axis: int | None = None
     keeptrials: bool = True
     reduce: Reduce | None = None
+    by: str | Sequence[str] | None = None
     axes: Mapping[str, Sequence[object] | np.ndarray | None] | None = None
 
     def __post_init__(self) -> None:
@@ -74,6 +75,8 @@ class LayoutOptions:
             raise OptionError(f"join='{self.join}' is unknown. Choose concatenate or stack.")
         if self.keeptrials and self.reduce is not None:
             raise OptionError(f"reduce='{self.reduce}' goes with keeptrials=False. Say that, too.")
+        if self.keeptrials and self.by:
+            raise OptionError(f"by={self.by!r} goes with averages: say keeptrials=False, too.")
         for name in ("join_axis", "out_channel_axis"):
             if getattr(self, name) is not None:
                 whole = check_whole(name, getattr(self, name))

@@ -12,7 +12,7 @@ import shlex
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,8 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> bool:
                 f[name] = array
             for k, values in enumerate(plan.trials.columns.values()):
                 f[f"columns/{k}"] = stored_column(values)
+            if plan.average is not None and plan.average.by:
+                f["condition"] = plan.average.condition
             plan.target.save(f.create_group("target"))
             for k, axis in enumerate(plan.axes):
                 if axis.values is not None:
@@ -259,6 +261,15 @@ def _check(plan: Plan) -> None:
             raise ValueError(f"axis {k} has {axis.values.shape} coordinates")
     if plan.average is not None and min(plan.average.trials, plan.average.channel_blocks) < 1:
         raise ValueError("its average has no groups")
+    if plan.average is not None and plan.average.by:
+        condition = plan.average.condition
+        if (
+            condition.shape != (len(plan.trials),)
+            or condition.min() < 0
+            or condition.max() >= plan.average.conditions
+            or not set(plan.average.by) <= set(plan.trials.columns)
+        ):
+            raise ValueError("a trial has a condition that is not there")
 
 
 def _check_source(source: Recording) -> None:
@@ -295,6 +306,9 @@ def _fields(out: str) -> dict[str, Any]:
             name: loaded_column(read_table(f[f"columns/{k}"]))
             for k, name in enumerate(spec.get("columns", ()))
         }
+        condition = np.zeros(0, np.int32)
+        if "condition" in f:
+            condition = read_table(f["condition"])
         pickled, payload = (read_table(f[name]).tobytes() for name in ("function", "arguments"))
         target = Target.load(f["target"])
         run_id, digest = str(f.attrs["run_id"]), str(f.attrs["digest"])
@@ -312,7 +326,7 @@ def _fields(out: str) -> dict[str, Any]:
         "axes": tuple(Axis(name, values.get(str(k))) for k, name in enumerate(spec["axes"])),
         "payload": payload,
         "given": _fingerprint(spec["given"]),
-        "average": _average(spec["average"]),
+        "average": _average(spec["average"], condition),
         "out": out,
         "run_id": run_id,
         "digest": digest,
@@ -414,12 +428,20 @@ def plain_input_kind(kind: InputKind) -> dict[str, Any]:
 
 
 def plain_average(average: Average | None) -> dict[str, Any] | None:
-    """An average as JSON can hold it."""
-    return None if average is None else {**asdict(average), "dtype": average.dtype.str}
+    """An average as JSON can hold it, but for the condition of each trial."""
+    if average is None:
+        return None
+    plain = {f.name: getattr(average, f.name) for f in fields(average) if f.name != "condition"}
+    if not average.by:  # as it always was
+        del plain["by"], plain["conditions"]
+    return {**plain, "dtype": average.dtype.str}
 
 
-def _average(plain: dict[str, Any] | None) -> Average | None:
-    return None if plain is None else Average(**{**plain, "dtype": np.dtype(plain["dtype"])})
+def _average(plain: dict[str, Any] | None, condition: np.ndarray) -> Average | None:
+    if plain is None:
+        return None
+    known = {"dtype": np.dtype(plain["dtype"]), "by": tuple(plain.get("by", ()))}
+    return Average(**{**plain, **known}, condition=condition)
 
 
 def _input_kind(plain: dict[str, Any]) -> InputKind:

@@ -94,6 +94,7 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     f["trials"] = trial_table(ledger)
     hide(f["trials"])
     _add_columns(plan, f)
+    _add_conditions(ledger, f)
     _add_details(ledger, f)
     keep_sums(f)
 
@@ -124,21 +125,42 @@ def _add_columns(plan: Plan, f: h5py.File) -> None:
     columns = plan.trials.columns
     if not columns:
         return
-    scale = f["data"].dims[0][0] if plan.target.stacked else _trial_scale(plan, f)
-    places = {name: _free(f, name) for name in columns}
-    for name, values in columns.items():
-        stored = values.astype(np.uint8) if values.dtype == bool else values
-        if values.dtype.kind == "U":
-            text = np.char.encode(values, "utf-8")
-            stored = text.astype(h5py.string_dtype("utf-8", max(1, text.dtype.itemsize)))
-        dataset = f.create_dataset(places[name], data=stored)
-        if values.dtype == bool:
-            dataset.attrs["dtype"] = "bool"  # as xarray has it
-        dataset.dims[0].attach_scale(scale)
-        places[name] = dataset.name
+    has_axis = plan.target.stacked and plan.average is None
+    scale = f["data"].dims[0][0] if has_axis else _trial_scale(plan, f)
+    places = {
+        name: _add_column(f, _free(f, name), values, scale) for name, values in columns.items()
+    }
     f["trials"].attrs[FURTHER] = json.dumps(places)
-    if plan.target.stacked:
-        f["data"].attrs["coordinates"] = " ".join(place.lstrip("/") for place in places.values())
+    if has_axis:
+        f["data"].attrs["coordinates"] = " ".join(places.values())
+
+
+def _add_column(f: h5py.File, place: str, values: np.ndarray, scale: h5py.Dataset) -> str:
+    stored = values.astype(np.uint8) if values.dtype == bool else values
+    if values.dtype.kind == "U":
+        text = np.char.encode(values, "utf-8")
+        stored = text.astype(h5py.string_dtype("utf-8", max(1, text.dtype.itemsize)))
+    dataset = f.create_dataset(place, data=stored)
+    if values.dtype == bool:
+        dataset.attrs["dtype"] = "bool"  # as xarray has it
+    dataset.dims[0].attach_scale(scale)
+    return place
+
+
+def _add_conditions(ledger: Ledger, f: h5py.File) -> None:
+    """How many trials are in each average by condition, and its values of several columns."""
+    plan, average = ledger.plan, ledger.plan.average
+    if average is None or not average.by:
+        return
+    done = trial_table(ledger)["done"]
+    count = np.bincount(average.condition[done], minlength=average.conditions)
+    along = {"count": count}
+    if len(average.by) > 1:
+        _, first = np.unique(average.condition, return_index=True)
+        along |= {name: plan.trials.columns[name][first] for name in average.by}
+    scale = f["data"].dims[0][0]
+    names = [_add_column(f, _free(f, name), values, scale) for name, values in along.items()]
+    f["data"].attrs["coordinates"] = " ".join(names)
 
 
 def _trial_scale(plan: Plan, f: h5py.File) -> h5py.Dataset:
@@ -152,7 +174,9 @@ def _trial_scale(plan: Plan, f: h5py.File) -> h5py.Dataset:
 def _free(f: h5py.File, name: str) -> str:
     """A name for a dataset like the name of a column, that is not taken."""
     place = name.replace("/", "_").replace(" ", "_").strip(".") or "column"
-    while place in f or place in RESERVED:
+    if place in f or place in RESERVED:
+        place = f"trial_{place}"
+    while place in f:
         place += "_"
     return place
 

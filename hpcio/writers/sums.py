@@ -55,14 +55,15 @@ class _SumsWriter:
             raise as_output_error(error, path) from error
         self._names = NewNames()
         self._names.add(path.parent)
-        # The sums of one group lie one after the other, by channel block.
+        # The sums of one group lie one after the other, by condition and channel block.
         each = [
             _HEAD.size + sum(p.nbytes for p in Moments(self._average, shape).parts())
             for shape in (_block_shape(plan, c) for c in range(self._average.channel_blocks))
         ]
-        self._places = np.cumsum([0, *each]).tolist()
+        self._places = np.cumsum([0, *(each * self._average.conditions)]).tolist()
         self._end = 0
         self._at_hand: dict[int, Moments] = {}
+        self._slot: dict[int, int] = {}
         self._last = np.zeros(0, np.int64)  # last block of each group of the batch
         self.is_flushed = True
 
@@ -70,15 +71,17 @@ class _SumsWriter:
         self._at_hand.clear()
         group = blocks // self._average.blocks_per_group
         self._last = blocks[np.flatnonzero(np.diff(group, append=-1))]
+        slots = self._average.slot_of(blocks)
+        self._slot = dict(zip(blocks.tolist(), slots.tolist(), strict=True))
         self.is_flushed = True
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
-        channel = block % self._average.channel_blocks
-        if channel not in self._at_hand:
-            self._at_hand[channel] = Moments(self._average, data.shape)
-        self._at_hand[channel].add(data)
+        slot = self._slot[block]
+        if slot not in self._at_hand:
+            self._at_hand[slot] = Moments(self._average, data.shape)
+        self._at_hand[slot].add(data)
         self.is_flushed = False
-        offset = self._end + self._places[channel]
+        offset = self._end + self._places[slot]
         self._look(block)
         return 0, offset
 
@@ -90,11 +93,11 @@ class _SumsWriter:
         if block != self._last[np.searchsorted(self._last, block)]:
             return
         group = block // self._average.blocks_per_group
-        for channel, moments in sorted(self._at_hand.items()):
-            number = group * self._average.channel_blocks + channel
+        for slot, moments in sorted(self._at_hand.items()):
+            number = group * self._average.slots + slot
             data = b"".join(part.tobytes() for part in moments.parts())
             head = _HEAD.pack(number, moments.count, len(data), checksum(data))
-            write_at(self._fd, head + data, self._end + self._places[channel])
+            write_at(self._fd, head + data, self._end + self._places[slot])
         self._end += self._places[-1]
         self._at_hand.clear()
         self.is_flushed = True
@@ -173,10 +176,9 @@ class _SumsReader:
             os.close(self._fd)
 
 
-def _sums(ledger: Ledger, channel: int) -> Iterator[Moments]:
-    """The sums of one channel block that count, in the order of groups."""
+def _sums(ledger: Ledger, blocks: np.ndarray) -> Iterator[Moments]:
+    """The sums that count of the blocks of one slot, in the order of groups."""
     plan, average = ledger.plan, _average(ledger.plan)
-    blocks = np.arange(channel, len(plan), average.channel_blocks)
     blocks = blocks[ledger.done[blocks]]
     _, first, count = np.unique(average.sum_of(blocks), return_index=True, return_counts=True)
     with ExitStack() as stack:
@@ -231,9 +233,12 @@ class _Sums:
         """
         plan, target, average = ledger.plan, ledger.plan.target, _average(ledger.plan)
         whole = np.full(target.shape, target.fill, target.dtype)
-        for channel in range(average.channel_blocks):
-            found = combine(average, _block_shape(plan, channel), _sums(ledger, channel))
-            whole[target.region(channel)] = found
+        slot = average.slot_of(np.arange(len(plan)))
+        by_slot = np.split(np.argsort(slot, kind="stable"), np.bincount(slot).cumsum()[:-1])
+        for blocks in by_slot:
+            first = int(blocks[0])
+            found = combine(average, _block_shape(plan, first), _sums(ledger, blocks))
+            whole[target.region(first)] = found
         data = file.create_dataset("data", data=whole, fillvalue=target.dtype.type(target.fill))
         done = ledger.done.reshape(-1, average.channel_blocks)
         data.attrs["reduce"] = average.what

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import hpcio
 import slurm as slurm_side
-from hpcio.errors import BlocksFailed, ResultError
+from hpcio.errors import BlocksFailed, OptionError, ResultError, TrialError
 from hpcio.journals.ledger import Ledger
 from hpcio.journals.rundir import prepare
 from hpcio.layout.averages import Average, Moments, combine
@@ -30,7 +30,7 @@ from tests.rigs.support import ended, kill
 from tests.rigs.waiting import PATIENCE, until
 
 Array = np.ndarray
-REDUCE = ["mean", "sum", "var"]
+REDUCE = ["mean", "sum", "var", "min", "max", "count"]
 
 
 def recording(folder: Path, data: Array) -> str:
@@ -55,6 +55,9 @@ def average(folder: Path, data: Array, func: Any = np.copy, **options: Any) -> A
 
 
 def numpys(reduce: str, stack: Array) -> Array:
+    if reduce == "count":
+        count: Array = (~np.isnan(stack)).sum(axis=0)
+        return count
     kind = np.complex128 if stack.dtype.kind == "c" else np.float64
     found: Array = getattr(np, reduce)(stack.astype(kind), axis=0)
     return found
@@ -66,6 +69,10 @@ def test_every_type_and_kind(tmp_path, dtype, reduce):
     rng = np.random.default_rng(1)
     data = (100 * rng.normal(size=(60, 3))).astype(dtype)
     if np.dtype(dtype).kind == "c":
+        if reduce in ("min", "max"):
+            with pytest.raises(OptionError, match="of complex numbers"):
+                average(tmp_path, data, trials=6, reduce=reduce)
+            return
         data = (data + 1j * rng.normal(size=data.shape)).astype(dtype)
     found = average(tmp_path, data, trials=6, reduce=reduce)
     expected = numpys(reduce, data.reshape(10, 6, 3))
@@ -115,6 +122,100 @@ def test_results_of_fewer_axes(tmp_path):
     np.testing.assert_allclose(found[0], data.reshape(10, -1).max(axis=1).mean(), rtol=1e-14)
 
 
+@pytest.mark.parametrize("reduce", ["min", "max", "count"])
+def test_what_is_not_a_number(tmp_path, reduce):
+    """It is the least and the largest, as for numpy, and is not counted."""
+    data = np.random.default_rng(1).normal(size=(60, 3))
+    data[7, 1] = data[20, 2] = np.nan
+    found = average(tmp_path, data, trials=6, reduce=reduce)
+    np.testing.assert_array_equal(found, numpys(reduce, data.reshape(10, 6, 3)))
+
+
+# ---------------------------------------------------------------------- by condition
+
+
+def conditions(count: int) -> hpcio.Trials:
+    kind = np.array(["house", "face", "tool"])[np.arange(count) % 3]
+    return hpcio.Trials.equal(1, rows=count).with_columns(kind=kind, side=np.arange(count) % 2)
+
+
+@pytest.mark.parametrize(
+    ("reduce", "workers", "writer"),
+    combinations(
+        REDUCE, [0, 1, 3], ["virtual", "direct", "mutex"],
+        everyday=[("mean", 3, "virtual"), ("var", 1, "direct"), ("max", 0, "mutex"),
+                  ("count", 1, "virtual"), ("sum", 3, "direct"), ("min", 0, "direct")],
+    ),
+)  # fmt: skip
+def test_by_one_column(tmp_path, reduce, workers, writer):
+    data = noisy(tmp_path)
+    found = average(
+        tmp_path, data, trials=conditions(len(data)), reduce=reduce, by="kind", workers=workers,
+        writer=writer, channels_per_block=3,
+    )  # fmt: skip
+    here = average(
+        tmp_path, data, trials=conditions(len(data)), reduce=reduce, by="kind", name="here.h5",
+        channels_per_block=3,
+    )  # fmt: skip
+    assert found.tobytes() == here.tobytes()
+    kind = conditions(len(data))["kind"]
+    for k, name in enumerate(["face", "house", "tool"]):
+        np.testing.assert_allclose(found[k, 0], numpys(reduce, data[kind == name]), rtol=1e-12)
+    with hpcio.open(tmp_path / "out.h5") as f:
+        assert f["data"].dims[0].label == "kind"
+        assert f["kind"].asstr()[()].tolist() == ["face", "house", "tool"]
+        assert f["count"][()].tolist() == [433, 434, 433]
+        assert f["trial_kind"].asstr()[:4].tolist() == kind[:4].tolist()
+        assert f["trials"]["first"][:4].tolist() == [1, 0, 2, 1]
+
+
+def test_by_two_columns_of_which_not_all_pairs_are_there(tmp_path):
+    data = noisy(tmp_path, 60)
+    trials = conditions(60).where(kind=["face", "house"])
+    trials = trials.select(trials=~((trials["kind"] == "face") & (trials["side"] == 1)))
+    found = average(tmp_path, data, trials=trials, by=["kind", "side"], workers=2)
+    pairs = [("face", 0), ("house", 0), ("house", 1)]
+    for k, (kind, side) in enumerate(pairs):
+        rows = trials.where(kind=kind, side=side).start
+        np.testing.assert_allclose(found[k, 0], data[rows].mean(axis=0), rtol=1e-12)
+    hpcio.repack(tmp_path / "out.h5")
+    hpcio.verify(tmp_path / "out.h5")
+    with hpcio.open(tmp_path / "out.h5") as f:
+        assert f["data"].dims[0].label == "kind_side"
+        assert f["data"].attrs["coordinates"] == "count trial_kind trial_side"
+        assert len(f["count"]) == 3
+
+
+def test_gaps_are_counted_in_their_condition(tmp_path):
+    data = noisy(tmp_path)
+    found = average(
+        tmp_path, data, fails_for_some, trials=conditions(len(data)), by="kind", gaps=True,
+        out_shape=(1, 4), out_dtype="f8", workers=2,
+    )  # fmt: skip
+    kind = conditions(len(data))["kind"]
+    kept = ~np.isin(np.arange(len(data)), (7, 500, 1299))
+    with h5py.File(tmp_path / "out.h5") as f:
+        assert f["count"][()].tolist() == [
+            int((kept & (kind == name)).sum()) for name in ("face", "house", "tool")
+        ]
+    for k, name in enumerate(["face", "house", "tool"]):
+        wanted = data[kept & (kind == name)].mean(axis=0)
+        np.testing.assert_allclose(found[k, 0], wanted, rtol=1e-12)
+
+
+def test_conditions_that_cannot_be(tmp_path):
+    data = noisy(tmp_path, 12)
+    trials = conditions(12).with_columns(rt=[np.nan] + [0.5] * 11)
+    with pytest.raises(TrialError, match="no column 'sort'"):
+        average(tmp_path, data, trials=trials, by="sort")
+    with pytest.raises(TrialError, match=r"Trial 0 has no 'rt'.*trials\.where"):
+        average(tmp_path, data, trials=trials, by="rt")
+    with pytest.raises(OptionError, match="goes with averages: say keeptrials=False"):
+        hpcio.Plan.create(
+            np.copy, f"{tmp_path}/rec.h5::lfp", trials=trials, by="kind", out=tmp_path / "a.h5"
+        )
+
+
 # ---------------------------------------------------------------------- how exact
 
 
@@ -154,7 +255,10 @@ def test_joined_moments_are_those_of_all(values, size):
             parts.append(Moments(kind, ()))
             for value in values[k : k + size]:
                 parts[-1].add(np.asarray(value))
-        expected = {"mean": np.mean, "sum": math.fsum, "var": np.var}[what](values)
+        numpys = {
+            "mean": np.mean, "sum": math.fsum, "var": np.var, "min": min, "max": max, "count": len
+        }  # fmt: skip
+        expected = numpys[what](values)
         scale = max(map(abs, values)) ** (2 if what == "var" else 1)
         found = combine(kind, (), iter(parts))
         assert abs(found - expected) <= 1e-12 * max(scale, 1) * len(values)
@@ -165,7 +269,18 @@ def test_joined_moments_are_those_of_all(values, size):
 
 @pytest.mark.parametrize(
     ("reduce", "workers"),
-    combinations(REDUCE, [1, 2, 5], everyday=[("mean", 5), ("sum", 1), ("var", 2)]),
+    combinations(
+        REDUCE,
+        [1, 2, 5],
+        everyday=[
+            ("mean", 5),
+            ("sum", 1),
+            ("var", 2),
+            ("min", 2),
+            ("max", 1),
+            ("count", 5),
+        ],
+    ),
 )
 def test_the_same_bits_for_any_number_of_workers(tmp_path, reduce, workers):
     data = (1e3 * np.random.default_rng(1).normal(size=(3000, 7))).astype("f4")
@@ -182,8 +297,10 @@ def noisy(folder: Path, trials: int = 1300) -> Array:
     return data
 
 
-def test_failed_and_repeated_blocks_change_no_bit(tmp_path):
+@pytest.mark.parametrize("by", [None, "kind"])
+def test_failed_and_repeated_blocks_change_no_bit(tmp_path, by):
     data = noisy(tmp_path)
+    trials = conditions(len(data))
     (tmp_path / "work.py").write_text(
         "import os\n"
         "def func(trial):\n"
@@ -193,12 +310,14 @@ def test_failed_and_repeated_blocks_change_no_bit(tmp_path):
         "        raise ValueError('sick')\n"
         "    return trial\n"
     )
-    plain = average(tmp_path, data, trials=1, name="plain.h5")
+    plain = average(tmp_path, data, trials=trials, by=by, name="plain.h5")
     here = os.getcwd()
     os.chdir(tmp_path)
     try:
         func = f"{tmp_path}/work.py:func"
-        options: dict[str, Any] = {"out_shape": (1, 4), "out_dtype": "f8", "trials": 1}
+        options: dict[str, Any] = {
+            "out_shape": (1, 4), "out_dtype": "f8", "trials": trials, "by": by
+        }  # fmt: skip
         for name, run in {"retried": {"retries": 1}, "resumed": {}}.items():
             for path in tmp_path.glob("mended-*"):
                 path.unlink()

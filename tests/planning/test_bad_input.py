@@ -109,7 +109,7 @@ BAD = {
     "trials of less": trials(-5, "-5 rows", "Give a length from 1 to 60"),
     "trials too long": trials(61, "61 rows", "Give a length from 1 to 60"),
     "a file that is not there": trials("no.csv", r"no\.csv'", "Check", error=SourceError),
-    "words in a file": trials("words.csv", r"words\.csv', line 2, column 2", "'ten'", "whole numbers"),
+    "words in a file": trials("words.csv", r"words\.csv', line 2, column 2: 'ten'", "whole num"),
     "one column in a file": trials("one.csv", r"one\.csv'", "1 columns", "start, stop"),
     "no trials in a file": trials("none.csv", r"none\.csv'", "Give one a line"),
     "beyond the end in a file": trials("late.csv", "Trial 1", "Correct the table"),

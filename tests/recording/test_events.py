@@ -312,10 +312,10 @@ def test_columns_travel_into_the_result_and_the_next_step(
         found = f["data"][()].reshape(4, 10, 2)
         assert (found == X.reshape(4, 10, 2) * [[[1]], [[2]], [[3]], [[4]]]).all()
         assert f["condition"].asstr()[()].tolist() == ["a", "b", "a", "b"]
-        assert f["data_"].asstr()[()].tolist() == ["é", "", "ü", "x/y"]
+        assert f["trial_data"].asstr()[()].tolist() == ["é", "", "ü", "x/y"]
         assert f["condition"].dims[0][0] == f["trial"]
         if join == "stack":
-            assert f["data"].attrs["coordinates"] == "condition rt good gain data_"
+            assert f["data"].attrs["coordinates"] == "condition rt good gain trial_data"
     step = hpcio.Plan.create(
         lambda x: x.sum(axis=0), f"{plan.out}::data", trials=f"{plan.out}::trials",
         join="stack", out=tmp_path / "two.h5",
