@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -90,6 +91,9 @@ def main() -> None:
             line_buffering=sys.stdout.line_buffering, write_through=sys.stdout.write_through,
         )  # fmt: skip
     warnings.showwarning = _note
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as of a terminal that is closed
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
     status = _told(_status())
     if not _holds_up_the_end():
         sys.exit(status)
@@ -97,6 +101,11 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _stop(*_: object) -> None:
+    """Stop as after Ctrl-C: what is done stays, and people hear how to go on."""
+    raise KeyboardInterrupt
 
 
 def _open_streams() -> None:

@@ -5,7 +5,7 @@ room, and whether this process is a rank of MPI, and have it start new Pythons o
 them. They keep their kinds of things in its `Registry`.
 """
 
-from hpcio.machine.apart import Death, call_apart, how_it_ended
+from hpcio.machine.apart import Death, call_apart, end_with_parent, how_it_ended
 from hpcio.machine.filesystems import (
     in_memory,
     is_first,
@@ -40,6 +40,7 @@ __all__ = [
     "check_room",
     "communicator",
     "cores",
+    "end_with_parent",
     "how_it_ended",
     "in_memory",
     "is_first",

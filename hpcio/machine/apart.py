@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import importlib
 import json
@@ -26,12 +27,31 @@ from hpcio.machine.pythons import new_python, with_threads
 from hpcio.machine.resources import cores
 from hpcio.words import duration, print_traceback
 
-__all__ = ["Death", "call_apart", "how_it_ended"]
+__all__ = ["Death", "call_apart", "end_with_parent", "how_it_ended"]
 
 
 # Others begin only if the first is at work for so many seconds, since most jobs are done sooner
 # than a process begins.
 _ALONE = 1.0
+
+
+def end_with_parent(number: int, *, parent: int | None = None) -> None:
+    """Have the system send this process a signal when the one that started it has ended.
+
+    Only Linux does. A function in C holds up all that Python could do about it.
+
+    Parameters
+    ----------
+    number : int
+        The signal.
+    parent : int, optional
+        The process that has started this one, which may have ended already.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), number)
 
 
 def how_it_ended(status: int) -> str:

@@ -236,8 +236,8 @@ def probe(
     failed: list[HpcioError] = []
     for block in map(int, blocks):
         # A process for each: the memory of one that computes several says nothing.
-        limit = None if trial_time is None else trial_time + (_TIMES - 1) * _ENOUGH
-        (said,) = try_each(timer, value, [block], apart=apart, limit=limit)
+        times = _TIMES if trial_time is None else 1
+        (said,) = try_each(timer, value, [(block, times)], apart=apart, limit=trial_time)
         if "error" in said:
             where = f"for trial {plan.trials.index[plan.blocks.trial[block]]}"
             failed.append(failure(said, plan.function.name, where))
@@ -252,18 +252,18 @@ def probe(
     return Probes(tuple(timed), str(failed[0]) if failed else "")
 
 
-def timer(plan: Plan) -> Callable[[int], Said]:
-    """A function that reads and computes a block of a plan, and tells what it took."""
+def timer(plan: Plan) -> Callable[[tuple[int, int]], Said]:
+    """A function that reads and computes a block of a plan some times, and tells what it took."""
     func, arguments = plan.load_function(), FreshArguments(plan.arguments())
     extra = {"chunkShape": plan.target.largest_shape()} if takes(func, "chunkShape") else {}
 
-    def time_one(block: int) -> Said:
+    def time_one(block: int, times: int) -> Said:
         kind, shape = plan.blocks.kind_of(block), plan.target.shape_of(block)
         best = np.inf
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with Reader(plan.source, axis=plan.blocks.axis) as reader:
             read = reader.of_kind(kind)
-            for _ in range(_TIMES):  # the first call also imports and warms up
+            for _ in range(times):  # the first call also imports and warms up
                 args, kwargs = arguments.of(int(plan.blocks.trial[block]))
                 started = time.perf_counter()
                 trial = read(int(plan.blocks.base[block]))
@@ -278,4 +278,4 @@ def timer(plan: Plan) -> Callable[[int], Said]:
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
         return {"seconds": float(best), "memory": grown}
 
-    return lambda block: tell(lambda: time_one(block))
+    return lambda job: tell(lambda: time_one(*job))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hpcio.machine import lazily
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
-from hpcio.running.clock import failed_for_time
+from hpcio.running.clock import end_stopped, failed_for_time
 from hpcio.running.deaths import FRUITLESS, Deaths, blame
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "call_on_ranks",
     "choose",
     "divide",
+    "end_stopped",
     "execute",
     "failed_for_time",
     "from_runs",

@@ -27,7 +27,7 @@ from hpcio.planning import Plan
 from hpcio.running.deaths import blame
 from hpcio.words import duration
 
-__all__ = ["OutOfTime", "TrialClock", "failed_for_time", "stacks_of"]
+__all__ = ["OutOfTime", "TrialClock", "end_stopped", "failed_for_time", "stacks_of"]
 
 # A file of stacks begins with a page, in which there is the block at hand, or -1.
 _PAGE = 4096
@@ -164,6 +164,15 @@ def _took_too_long(limit: float) -> str:
 def stacks_of(plan: Plan, attempt: str) -> Path:
     """The file of the stacks of an attempt."""
     return plan.rundir.logs / f"{attempt}{_SUFFIX}"
+
+
+def end_stopped(plan: Plan, attempt: str, pid: int) -> None:
+    """End a process that is stopped, and whose trial takes too long; see `failed_for_time`."""
+    # Without its file, it has ended as by any other signal.
+    with contextlib.suppress(OSError), stacks_of(plan, attempt).open("r+b") as stacks:
+        stacks.seek(0, os.SEEK_END)
+        stacks.write(b"Its process was stopped, as by SIGSTOP.\n")
+    os.kill(pid, signal.SIGKILL)
 
 
 def failed_for_time(plan: Plan, limit: float | None, attempt: str = "*") -> list[int]:

@@ -26,7 +26,7 @@ from hpcio.errors import WorkerError, as_output_error, from_message
 from hpcio.journals import tried_by
 from hpcio.machine import how_it_ended, is_stopped, new_python, with_threads
 from hpcio.planning import Plan, check_memory
-from hpcio.running.clock import failed_for_time
+from hpcio.running.clock import end_stopped, failed_for_time
 from hpcio.running.deaths import FRUITLESS, Deaths
 from hpcio.running.partition import batches_of, runs
 from hpcio.running.run import Work
@@ -201,7 +201,8 @@ class _Pool:
         elif worker.stopped is None:
             worker.stopped = time.monotonic()
         elif time.monotonic() - worker.stopped > limit:
-            worker.process.kill()
+            worker.stopped = None
+            end_stopped(self.plan, worker.attempt, worker.process.pid)
 
     def _read(self, worker: _Process) -> bool:
         """Take what a worker has said; whether there was anything."""

@@ -194,7 +194,7 @@ def _compute(
             raise Interrupted(
                 f"Stopped with {finished:,} of {count(len(plan), plan.counted)} done. "
                 f"Continue with: hpcio resume {shlex.quote(plan.out)}"
-                f"{_hang(ledger, since=started)}{_older(plan)}"
+                f"{_limit(ledger, policy.trial_time, since=started)}{_older(plan)}"
             ) from None
 
 
@@ -259,8 +259,10 @@ def _differing(plan: Plan, mark: Mark | None) -> str:
     return f" (other {names})"
 
 
-def _hang(ledger: Ledger, *, since: float) -> str:
-    """What to do if a run that began at `since` was stopped as nothing was done any more."""
+def _limit(ledger: Ledger, trial_time: float | None, *, since: float) -> str:
+    """The limit for a trial; without one, what to do if nothing was done any more."""
+    if trial_time is not None:
+        return f" --trial-time {trial_time:g}s"
     quiet = time.time() - float(ledger.record["end"][ledger.state > 0].max(initial=since))
     if quiet < _LONG:
         return ""

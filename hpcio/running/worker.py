@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from hpcio.errors import HpcioError, as_message
+from hpcio.machine import end_with_parent
 from hpcio.planning import load_plan
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
@@ -34,6 +35,7 @@ def serve(fd: str, task: str) -> None:
     """
     status = 1
     try:
+        end_with_parent(signal.SIGKILL, parent=json.loads(task)["parent"])
         _serve(int(fd), json.loads(task))
         status = 0
     except BaseException as error:  # noqa: BLE001  (the process ends below)

@@ -28,6 +28,8 @@ class Queue(Protocol):
         other than ``running``, ``pending`` and ``completed`` are shown first.
     alive : int or None
         Jobs that wait or run; None if that is not known now.
+    trial_time : float or None
+        How long a trial may take there, in seconds.
     """
 
     @property
@@ -38,6 +40,9 @@ class Queue(Protocol):
 
     @property
     def alive(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def trial_time(self) -> float | None: ...  # noqa: D102
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for programs."""

@@ -261,11 +261,12 @@ def print_status(
         if not state.failures:
             console.print()
         unsure = "If nobody is at work on it, go" if at_work is None else "Nobody is at work. Go"
+        too_long = not asked and any(failure.cause == "time" for failure in state.failures)
         if state.left or not state.failed:
-            _say(console, f"{unsure} on with: hpcio resume {out}")
+            limit = " --trial-time TIME" if too_long else ""
+            _say(console, f"{unsure} on with: hpcio resume {out}{limit}")
         if state.failed:
             allow = state.blocks if state.left else 0
-            too_long = any(failure.cause == "time" for failure in state.failures)
             lines = after_failures(state.out, state.counted, allow=allow, too_long=too_long)
             _say(console, "\n".join(lines))
     if state.published and state.done < state.blocks and not state.gone:
@@ -275,7 +276,8 @@ def print_status(
             "into another file (--select-trials), or start over with --fresh.",
         )
     words = {word for queue in asked.values() for word in queue.states.values()}
-    if state.quiet and (state.session or "running" in words):
+    is_limited = any(queue.trial_time is not None for queue in asked.values())
+    if state.quiet and (state.session or "running" in words) and not is_limited:
         console.print()
         _say(
             console,

@@ -193,6 +193,7 @@ class _Trouble:
 
     line: str
     states: Mapping[str, str]
+    trial_time: float | None = None
     alive: int | None = None
 
     def as_json(self) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class SlurmQueue:
     rows : tuple of Row
     outcome : dict or None
         What the finalizer of the newest submission has said, if it has ended.
+    trial_time : float or None
+        How long a trial may take, in seconds.
     """
 
     submission: int
@@ -48,6 +50,7 @@ class SlurmQueue:
     alive: int | None
     rows: tuple[Row, ...]
     outcome: dict[str, Any] | None
+    trial_time: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for programs."""
@@ -91,6 +94,7 @@ def queue(plan: Plan) -> SlurmQueue | None:
         alive=None if rows is None else sum(row.alive and not row.ends for row in rows),
         rows=rows or (),
         outcome=said,
+        trial_time=newest.trial_time,
     )
 
 

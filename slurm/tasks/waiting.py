@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
+import time
 import warnings
 
 import numpy as np
 
 from hpcio.errors import Failure, HpcioError
 from hpcio.journals import ClaimFolder, Ledger, Tried, attempt_name, tried_by, tried_since
-from hpcio.machine import how_it_ended
+from hpcio.machine import end_with_parent, how_it_ended
 from hpcio.planning import Plan
-from hpcio.running import Deaths, blame, failed_for_time
+from hpcio.running import Deaths, blame, end_stopped, failed_for_time
 from hpcio.words import print_traceback, say
 from slurm.site import call, environment
 from slurm.submissions import pending_tasks
@@ -26,6 +26,8 @@ from slurm.tasks.working import TaskWorker
 
 __all__ = ["TaskWatcher"]
 
+# After so many seconds a process that is stopped is looked at once more.
+_LOOK_EVERY = 0.1
 _HUNG = (
     "TimeoutError: it was not done after two starts of its task. Ask for more time (--time), or "
     "say how long a trial may take (--trial-time)"
@@ -125,15 +127,41 @@ class TaskWatcher:
             self._work_and_exit()
         for number in self._told:  # while there was no child
             os.kill(self._child, number)
-        _, status = os.waitpid(self._child, 0)
+        status = self._until_it_ends()
         self._child = 0
         return status
+
+    def _until_it_ends(self) -> int:
+        """The status of the other process, as waitpid gives it.
+
+        One that is stopped, as by SIGSTOP, for longer than a trial may take is ended: it cannot
+        look at the time itself.
+        """
+        limit = self._assignment.submission.trial_time
+        if limit is None:
+            return os.waitpid(self._child, 0)[1]
+        is_stopped, passed = False, 0.0
+        while True:
+            # The time is counted in steps of our own: with us stopped as well, none has passed.
+            options = os.WUNTRACED | os.WCONTINUED | (os.WNOHANG if is_stopped else 0)
+            pid, status = os.waitpid(self._child, options)
+            if pid and not os.WIFSTOPPED(status) and not os.WIFCONTINUED(status):
+                return status
+            if pid:
+                is_stopped, passed = os.WIFSTOPPED(status), 0.0
+            if is_stopped:
+                time.sleep(_LOOK_EVERY)
+                passed += _LOOK_EVERY
+                at = self._whereabouts.read()
+                if passed > limit and at is not None:
+                    end_stopped(self._assignment.plan, at.attempt, self._child)
+                    is_stopped = False
 
     def _work_and_exit(self) -> None:
         code = TROUBLE
         try:
             # If the process that waits is killed, this one ends in good order.
-            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+            end_with_parent(signal.SIGTERM)
             # The list itself, not a copy: our handler adds to it until the worker has its own.
             code = TaskWorker(self._assignment, self._whereabouts, self._told, self._died).run()
         except HpcioError as error:

@@ -32,7 +32,8 @@ STORED: dict[str, dict[str, Any]] = {**WRITERS, "averages": {"keeptrials": False
 # array task that has a file `hold-task-INDEX`. With `stuck-NUMBER` it waits, too, and catches all
 # that is raised in it. With `stop-NUMBER` it stops the run as Ctrl-C does; `raise-NUMBER` and
 # `die-NUMBER` speak for themselves. With `step-NUMBER` it kills its process and the one that waits
-# for it. With `greedy-NUMBER` and `shared-NUMBER` it takes as many MB as the file says, of its own
+# for it; with `freeze-NUMBER` its process stops, and with `spin-NUMBER` it stays in C for ever.
+# With `greedy-NUMBER` and `shared-NUMBER` it takes as many MB as the file says, of its own
 # memory or of what processes may share, which only cgroups count. With a file `meet-2` it waits
 # until two nodes are at work: or one might do it all before the other has begun. When a process has
 # been told of its near end,
@@ -110,6 +111,10 @@ def double(trial, chunkShape=None, noCompute=None):
         os.kill(os.getppid(), signal.SIGSTOP)
         os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
+    if marked("freeze", number):
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if marked("spin", number):
+        sum(range(10**13))
     if marked("greedy", number):
         taken = bytearray(asked("greedy", number))
     if marked("shared", number):

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,13 +93,27 @@ class Harms:
 
     def _come_to_an_end(self, bench: ClusterBench) -> int:
         """Wait, and resume as often as what is said says so."""
-        for resumed in range(5):
+        for resumed in range(6):
             run = slurm_side.attach(bench.out)
             self._wait(run)
             if bench.out.exists():
                 return resumed
-            run.resume()
+            # Who publishes may be a task that SLURM knows no more; it is waited for, as is said.
+            until(partial(self._goes_on, bench, run), "the end of who is at work")
         raise AssertionError(f"not published: {bench.logs()}")
+
+    @staticmethod
+    def _goes_on(bench: ClusterBench, run: slurm_side.Submitted) -> bool:
+        """Whether the run is done, or could be resumed: nobody else was at work."""
+        if bench.out.exists():
+            return True
+        try:
+            run.resume()
+        except PlanError as error:
+            if "is at work in another process. Wait for it" not in str(error):
+                raise
+            return False
+        return True
 
     def _wait(self, run: slurm_side.Submitted) -> None:
         """Wait until no job is left."""

@@ -221,13 +221,13 @@ def test_a_function_that_ends_every_worker_ends_the_run(tmp_path):
         everyday=[(signal.SIGKILL, 2), (signal.SIGTERM, 1), (signal.SIGHUP, 1)],
     ),
 )  # fmt: skip
-def test_orphans_end_by_themselves(bench, workers, number):
-    bench.hold(5)
+def test_workers_end_with_their_session(bench, workers, number):
+    """Even if nothing of Python can run there, as in a function in C that does not return."""
+    bench.mark("spin", 5)
     with ended(bench.start(workers=workers)) as child:
         until(lambda: 5 in bench.calls, "the trial")
         child.send_signal(number)  # to the session alone
         child.communicate()
-        assert group(child.pid)
-        bench.hold()
         until(lambda: not group(child.pid), "the end of the orphans")
+    bench.clear("spin")
     resume(bench, workers=workers)

@@ -162,8 +162,9 @@ def test_a_trial_that_stops_its_worker_fails_and_the_others_go_on(made, tmp_path
     with pytest.raises(BlocksFailed, match=r"1 of 5 trials failed") as info:
         plan.run(workers=2, trial_time=0.5, progress=False)
     (failure,) = info.value.done.failed
-    assert failure.trial == 2
-    assert "signal 9" in failure.reason
+    assert (failure.trial, failure.cause) == (2, "time")
+    assert "took longer than 500 ms (trial_time)" in failure.reason
+    assert "Its process was stopped, as by SIGSTOP" in failure.traceback
 
 
 def test_a_function_that_writes_to_the_session_is_told_of(made, tmp_path):

@@ -229,6 +229,7 @@ class Queue:
     line = "job 7: 1 running, 1 pending"
     states = {"w0": "running", "w7": "pending", "w9": "out of memory"}
     alive = 2
+    trial_time = None
     def as_json(self):
         return {"jobs": [7]}
 

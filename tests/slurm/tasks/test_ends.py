@@ -12,6 +12,7 @@ import pytest
 import hpcio
 import slurm as slurm_side
 from hpcio.errors import BlocksFailed, PlanError
+from hpcio.journals import Ledger
 from slurm.submissions import records
 from tests.rigs.cluster_bench import OPTIONS, hpcio_command
 from tests.rigs.slurm import until
@@ -29,6 +30,15 @@ def test_what_lies_behind_a_trial_that_hangs_is_done_by_others(slurm, place):
     until(lambda: others <= set(place.calls), "all but the one that hangs")
     place.clear("hold")
     place.finished(run)
+
+
+def test_a_trial_whose_process_is_stopped_is_ended_for_time(slurm, place):
+    """It cannot look at the time itself."""
+    place.mark("freeze", 3)
+    run = place.submit(2, stale=6.0, trial_time=1, gaps=True)
+    run.wait()
+    (failure,) = Ledger.read(hpcio.Plan.load(place.out)).failures()
+    assert (failure.trial, failure.cause) == (3, "time")
 
 
 def test_too_many_failures_count_over_all_tasks(slurm, place):
