@@ -45,6 +45,7 @@ COMMANDS = {
     "resume": "hpcio.command.running",
     "status": "hpcio.command.looking",
     "report": "hpcio.command.looking",
+    "call": "hpcio.command.calling",
     "verify": "hpcio.command.finished",
     "repack": "hpcio.command.finished",
     "demo": "hpcio.command.demonstrating",

@@ -21,9 +21,12 @@ from hpcio.planning import (
     ReadingOptions,
     RunPolicy,
     StorageOptions,
+    call_block,
     describe,
+    find_block,
     load_plan,
     make_plan,
+    read_block,
 )
 from hpcio.planning import Plan as Value
 from hpcio.recording import Trials
@@ -248,6 +251,50 @@ class Plan(Value):
         """
         limit = None if trial_time is None else parse_seconds(trial_time)
         return describe(self, workers=workers, trial_time=limit)
+
+    def trial(self, number: int, *, channel_block: int = 0) -> np.ndarray:
+        """What the function gets of a trial.
+
+        Parameters
+        ----------
+        number : int
+            As messages and results have it: its row in the table of trials.
+        channel_block : int
+            Which of its blocks, if the plan cuts channels.
+
+        Returns
+        -------
+        numpy.ndarray
+
+        Raises
+        ------
+        TrialError
+            If there is no such trial.
+        SourceError
+            If the recording has changed, or cannot be read.
+        """
+        return read_block(self, find_block(self, number, channel_block=channel_block))
+
+    def call(self, number: int, *, channel_block: int = 0) -> Any:
+        """Call the function for one trial, here: in a debugger, or once it was mended.
+
+        The function is taken as it is now, nothing is kept, and what it raises comes through.
+
+        Parameters
+        ----------
+        number, channel_block : int
+            As for :meth:`trial`.
+
+        Returns
+        -------
+        object
+            Whatever it returns.
+
+        Examples
+        --------
+        >>> plan.call(63)  # doctest: +SKIP
+        """
+        return call_block(self, find_block(self, number, channel_block=channel_block))
 
     def run(
         self,

@@ -268,6 +268,19 @@ class Function:
         check_versions(self.fingerprint.packages, same=same_versions)
         return func
 
+    def as_it_is(self, *, live: Compute | None = None) -> Compute:
+        """The function as it is now, be it another than the plan was made for.
+
+        Raises
+        ------
+        FunctionError
+            If it cannot be imported or unpickled here.
+        """
+        if live is not None:
+            return live
+        _add_to_path(self.path)
+        return self._unpickled() if self.pickled else self._imported()
+
     def _check_python(self) -> None:
         planned, here = self.fingerprint.packages["python"], version_of("python")
         if planned.split(".")[:2] != here.split(".")[:2]:

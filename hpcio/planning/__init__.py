@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hpcio.planning.digest import ONLY_TIME, what_differs
     from hpcio.planning.limits import block_memory, check_disk, check_memory
     from hpcio.planning.making import check_new_output, check_trial_table, make_plan
+    from hpcio.planning.single import call_block, find_block, read_block
 
 __all__ = [
     "ONLY_TIME",
@@ -36,15 +37,18 @@ __all__ = [
     "StorageOptions",
     "WriterAbilities",
     "block_memory",
+    "call_block",
     "check_disk",
     "check_memory",
     "check_new_output",
     "check_trial_table",
     "describe",
+    "find_block",
     "load_plan",
     "make_plan",
     "open_plan_file",
     "probe",
+    "read_block",
     "what_differs",
     "write_plan",
 ]
@@ -55,6 +59,9 @@ __getattr__ = lazily(
     {
         "Description": "describing",
         "block_memory": "limits",
+        "call_block": "single",
+        "find_block": "single",
+        "read_block": "single",
         "check_disk": "limits",
         "check_memory": "limits",
         "check_new_output": "making",

@@ -10,11 +10,17 @@ from typing import Protocol, Self
 import numpy as np
 
 from hpcio.errors import SourceError, check_path
-from hpcio.files import FileState, Place, check_place, sample_of
+from hpcio.files import FileState, Place, check_place, mark_of, sample_of
 from hpcio.machine import Registry
 from hpcio.words import START_OVER
 
-__all__ = ["RECORDINGS", "OpenRecording", "Recording", "RecordingKind"]
+__all__ = ["RECORDINGS", "OpenRecording", "Recording", "RecordingKind", "in_result"]
+
+
+def in_result(spec: str, name: str) -> str:
+    """The name of a dataset in a result, if a spec is the name of one; all others as they are."""
+    is_one = "::" not in spec and os.path.isfile(spec) and mark_of(spec) is not None
+    return f"{spec}::{name}" if is_one else spec
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Recording:
         """
         check_path("source", spec)
         text = os.fspath(spec)
+        text = in_result(text, "data")
         kind = next(kind for kind in RECORDINGS.added_first() if kind.claims(text))
         return kind.look(text)
 

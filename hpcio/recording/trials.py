@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from hpcio.errors import TrialError
 from hpcio.recording.blocks import Blocks, TrialRows, lay_over
-from hpcio.recording.recording import Recording
+from hpcio.recording.recording import Recording, in_result
 from hpcio.recording.resulttables import rows_of_result
 from hpcio.recording.selections import (
     Selectable,
@@ -121,9 +121,9 @@ class Trials(TrialRows):
         ----------
         spec : Trials, int, str, path, or table
             Trials are returned unchanged, with their own `axis`. An int is the length of
-            equal trials; ``"FILE::NAME"`` a dataset, or a group of columns, in HDF5; another str
-            or path a CSV or TSV file; all else a table: an array (N, 2) or (N, 3), a data frame,
-            a mapping of columns, an array with fields, or records.
+            equal trials; ``"FILE::NAME"`` a dataset, or a group of columns, in HDF5; the name of
+            a result its table; another str or path a CSV or TSV file; all else a table: an array
+            (N, 2) or (N, 3), a data frame, a mapping of columns, an array with fields, or records.
         rate : float, optional
             Rows of the recording in a second. Seconds become the nearest row, and half a row
             the later one.
@@ -181,6 +181,8 @@ class Trials(TrialRows):
             if rows is None:
                 raise TrialError(f"Equal trials of {spec} rows need rows=, those of the recording.")
             return cls.equal(int(spec), rows=rows, axis=axis)
+        if isinstance(spec, str | os.PathLike):
+            spec = in_result(os.fspath(spec), "trials")
         own = None if recording is None else rows_of_result(spec, recording, axis)
         if own is not None:
             reading.refuse("the trials of a result")

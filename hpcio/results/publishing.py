@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import HpcioError, OutputError, as_output_error
-from hpcio.files import sync
+from hpcio.files import mark_of, open_file, read_text, sync
 from hpcio.function import unpack_details, write_details
 from hpcio.journals import Ledger, computed_by, published, sweep
 from hpcio.layout import RESERVED, attach, hide
@@ -25,6 +25,9 @@ __all__ = ["publish"]
 
 # Characters of what is said of versions that differ.
 _MOST_VERSIONS = 50_000
+
+# Earlier steps of a chain that are told.
+_MOST_STEPS = 15
 
 TRIAL = np.dtype(
     [
@@ -200,7 +203,21 @@ def _provenance(ledger: Ledger) -> dict[str, str | int]:
         "created": _iso(time.time()),
         **_versions(ledger),
     }
+    if earlier := _earlier_steps(plan):
+        said["chain"] = json.dumps(earlier)
     return {k: _storable(v) if isinstance(v, str) else v for k, v in said.items()}
+
+
+def _earlier_steps(plan: Plan) -> list[dict[str, str]]:
+    """Where the recording came from, if it is a result itself: the first step first."""
+    if plan.source.kind != "hdf5" or mark_of(plan.source.path) is None:
+        return []
+    with open_file(plan.source.path) as f:
+        steps: list[dict[str, str]] = json.loads(read_text(f, "chain", "[]"))
+        names = ("function", "function_digest", "args", "kwargs", "source", "source_dataset")
+        step = {name: _storable(read_text(f, name, ""))[:500] for name in (*names, "created")}
+    # HDF5 holds an attribute of up to 64 kB.
+    return [*steps, step][-_MOST_STEPS:]
 
 
 def _versions(ledger: Ledger) -> dict[str, str]:
