@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -26,6 +26,9 @@ from hpcio.files import (
 )
 from hpcio.results.guarding import ResultDataset, Sources
 from hpcio.results.remedies import check_parts, remedy
+
+if TYPE_CHECKING:
+    import xarray
 
 __all__ = ["ResultFile", "check_finished", "open", "refusing_damage"]
 
@@ -58,6 +61,29 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
         if (self._is_guarded(name) or _path_of(name) == "") and not any(options.values()):
             return self[name]
         return super().get(name, default, **options)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The result as a Dataset of xarray, read where values are asked for.
+
+        Returns
+        -------
+        xarray.Dataset
+            With the variable ``data``, whose dimensions are the axes of the result; their
+            coordinates; and what is known of each trial, or of each condition, such as ``count``.
+            Closing it closes the file.
+
+        Raises
+        ------
+        MissingPackageError
+            If xarray is not installed.
+
+        Examples
+        --------
+        >>> hpcio.open("out.h5").to_xarray()["data"].sel(condition="face")  # doctest: +SKIP
+        """
+        from hpcio.results.labelled import labelled
+
+        return labelled(self, self.virtual)
 
     def close(self) -> None:
         """Close the file, and raise ResultError if sources have changed while it was open.
