@@ -146,7 +146,8 @@ def _read_csv(name: str) -> tuple[dict[str, npt.NDArray[np.str_]], array[int], b
     for line, cells in _csv_lines(name):
         if not names:
             where = f"'{name}', line {line}"
-            named = len(cells) > 1 and not any(map(_is_number, cells))
+            several = len(cells) > 1 or cells[0].lower() == "onset"
+            named = several and not any(map(_is_number, cells))
             names = _distinct(cells, where) if named else _by_position(len(cells), where)
             if named:
                 continue

@@ -388,7 +388,7 @@ class Trials(TrialRows):
         found = rows_of(table, reading)  # here the file of a bad row is known
         index = np.arange(len(found.start))
         if reading.outside == "drop":
-            keep = without_outside(found.start, found.stop, rows)
+            keep = without_outside(found.start, found.stop, rows, index=index)
             index, found = index[keep], found.at(keep)
         return cls(
             found.start, found.stop, found.offset, index, axis, columns=found.columns,
@@ -397,7 +397,7 @@ class Trials(TrialRows):
 
     def _inside(self, rows: int | None) -> Trials:
         """The trials that lie in a recording of so many rows."""
-        return self.select(trials=without_outside(self.start, self.stop, rows))
+        return self.select(trials=without_outside(self.start, self.stop, rows, index=self.index))
 
     # ---- what is selected -------------------------------------------------------------------
 

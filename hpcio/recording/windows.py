@@ -38,6 +38,7 @@ _PAIRS = {
     ("start_time", "stop_time"): "s",
 }
 _ONSET = "onset"
+_FARTHEST = 2.0**62
 _SAY_RATE = "Give rate=, the samples in a second (in the shell: --rate 1000)"
 
 
@@ -97,6 +98,8 @@ def to_rows(seconds: npt.ArrayLike, rate: float) -> npt.NDArray[np.int64]:
     array([   0,    2, 1000])
     """
     rows = np.floor(np.asarray(seconds, np.float64) * rate + 0.5)
+    if (np.abs(rows) >= _FARTHEST).any():
+        raise TrialError("A time lies beyond any recording. Check the unit of times, and rate.")
     return rows.astype(np.int64)
 
 
@@ -110,13 +113,22 @@ def rows_of(table: TrialTable, reading: Reading) -> Windows:
     """
     found = _Named(table, reading) if table.named else _Numbered(table, reading)
     start, stop, offset = found.windows()
+    if reading.rate is not None and not found.has_times:
+        raise TrialError(
+            f"rate= is given, and {table.where} counts rows. If its numbers are seconds, say "
+            "unit='s' (in the shell: --unit s), else leave out rate."
+        )
     inside = np.maximum(start, 0) if reading.outside == "drop" else start
     check_rows(inside, np.maximum(stop, stop + (inside - start)), table.name)
     return Windows(start, stop, offset, found.columns())
 
 
 def without_outside(
-    start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64], rows: int | None
+    start: npt.NDArray[np.int64],
+    stop: npt.NDArray[np.int64],
+    rows: int | None,
+    *,
+    index: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.intp]:
     """The positions of trials that lie in the recording; a warning tells of the others.
 
@@ -131,7 +143,7 @@ def without_outside(
             f"All {len(start)} trials leave the recording. Check rate, and the unit of the table."
         )
     if outside.any():
-        numbers = np.flatnonzero(outside)
+        numbers = index[outside]
         named = ", ".join(map(str, numbers[:10].tolist())) + ", ..." * (len(numbers) > 10)
         warnings.warn(
             f"{len(numbers)} of {len(start)} trials leave the recording, and are dropped: {named}.",
@@ -150,6 +162,7 @@ class _Table:
 
     def __init__(self, table: TrialTable, reading: Reading) -> None:
         self._table, self._reading, self._read = table, reading, table.columns
+        self.has_times = False
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """All that the table says besides where trials are."""
@@ -162,6 +175,7 @@ class _Table:
     def _rate(self, what: str) -> float:
         if self._reading.rate is None:
             raise TrialError(f"{what}. {_SAY_RATE}.")
+        self.has_times = True
         return float(self._reading.rate)
 
     def _rows(self, column: str, unit: str) -> npt.NDArray[np.int64]:
@@ -170,6 +184,13 @@ class _Table:
             return self._whole(column)
         rate = self._rate(f"'{column}' of {self._table.where} is a time")
         return to_rows(self._times(column) * _UNITS[unit], rate)
+
+    def _is_one_based(self, unit: str, *, by_itself: bool = False) -> bool:
+        """Whether rows count from 1."""
+        one_based = self._reading.one_based
+        if one_based is not None and unit != "rows":
+            raise TrialError(f"one_based= goes with rows, and {self._table.where} has times.")
+        return by_itself if one_based is None else one_based
 
     def _times(self, column: str) -> npt.NDArray[np.float64]:
         values = self._read[column]
@@ -290,7 +311,7 @@ class _Named(_Table):
     def _events(
         self, names: Mapping[str, str], column: str, unit: str
     ) -> tuple[npt.NDArray[np.int64], ...]:
-        at = self._rows(column, unit) - bool(self._reading.one_based)
+        at = self._rows(column, unit) - self._is_one_based(unit)
         duration = None
         if "duration" in names and self._reading.post is None:
             duration = self._rows(names["duration"], unit)
@@ -302,14 +323,12 @@ class _Named(_Table):
         first, last = (names[name] for name in pair)
         start, stop = self._rows(first, unit), self._rows(last, unit)
         offset = np.zeros_like(start)
-        if unit == "rows":
-            of_fieldtrip = pair[0] == "begsample"
-            one_based = self._reading.one_based
-            if one_based is None and not of_fieldtrip:
-                _refuse_one_based(start, stop, self._table)
-            start = start - (of_fieldtrip if one_based is None else one_based)
-            if "offset" in names:
-                offset = self._whole(names["offset"]) * (-1 if of_fieldtrip else 1)
+        of_fieldtrip = pair[0] == "begsample"
+        if self._reading.one_based is None and not of_fieldtrip and unit == "rows":
+            _refuse_one_based(start, stop, self._table)
+        start = start - self._is_one_based(unit, by_itself=of_fieldtrip and unit == "rows")
+        if "offset" in names:
+            offset = self._rows(names["offset"], unit) * (-1 if of_fieldtrip else 1)
         if self._reading.of_events:
             return self._around(start + offset, stop - start - offset)
         return start, stop, offset
@@ -333,7 +352,7 @@ class _Numbered(_Table):
         if reading.of_events and not table.matlab:
             return self._events_of_mne(unit)
         start, stop = self._rows("0", unit), self._rows("1", unit)
-        counts_from_one = table.trl if one_based is None else one_based
+        counts_from_one = self._is_one_based(unit, by_itself=table.trl)
         if one_based is None and not table.trl and unit == "rows":
             if _is_of_mne(table):
                 raise TrialError(
@@ -343,9 +362,7 @@ class _Numbered(_Table):
                 )
             _refuse_one_based(start, stop, table)
         offset = self._rows("2", unit) if "2" in table.columns else np.zeros_like(start)
-        if (
-            counts_from_one
-        ):  # as FieldTrip: the offset is where the trial begins, seen from the event
+        if counts_from_one:  # as FieldTrip, whose offset says where the trial begins
             start, offset = start - 1, -offset
         if reading.of_events:
             return self._around(start + offset, stop - start - offset)
@@ -357,7 +374,7 @@ class _Numbered(_Table):
                 f"{self._table.where} has two columns without names, and pre= and post= go with "
                 "events. Give columns with names, or Trials.from_events(onsets, ...)."
             )
-        return self._around(self._rows("0", unit) - bool(self._reading.one_based), None)
+        return self._around(self._rows("0", unit) - self._is_one_based(unit), None)
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         more = list(self._read.values())

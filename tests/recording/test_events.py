@@ -81,7 +81,7 @@ def test_trials_that_leave_the_recording_are_dropped_on_request_and_told(tmp_pat
             onsets, rate=10, pre=0.3, post=0.4, columns={"kind": kind}, outside="drop"
         )
     assert trials.index.tolist() == [1, 2, 3]
-    with pytest.warns(HpcioWarning, match="1 of 3 trials leave the recording.*dropped: 2"):
+    with pytest.warns(HpcioWarning, match="1 of 3 trials leave the recording.*dropped: 3"):
         plan = hpcio.Plan.create(
             np.negative, f"{tmp_path}/rec.h5::lfp", trials=trials, out=tmp_path / "out.h5"
         )
@@ -208,6 +208,9 @@ def test_any_column_may_hold_the_times_of_events(tmp_path: Path) -> None:
         ([[1, 100], [101, 200], [201, 300]], {}, "looks one-based.*one_based=True"),
         ({"start": [1, 11, 21], "stop": [10, 20, 30]}, {}, "looks one-based"),
         ({"Start": [1], "start": [2], "stop": [3]}, {}, "two columns 'start'"),
+        ({"start": [1], "stop": [3]}, {"rate": 10}, "rate= is given, and .* counts rows.*unit='s'"),
+        ({"onset": [1.0]}, {"rate": 10, "post": 1, "one_based": True}, "one_based= goes with rows"),
+        ({"onset": [1e300]}, {"rate": 10, "post": 1}, "beyond any recording. Check the unit"),
         ([[0, 10]], {"rate": 10, "post": 1}, "two columns without names, and pre= and post="),
     ],
 )
@@ -216,6 +219,17 @@ def test_a_table_that_needs_a_word_says_which(
 ) -> None:
     with pytest.raises(TrialError, match=message):
         Trials.read(table, **options)
+
+
+def test_a_text_file_of_onsets_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("Onset\n1.0\n2.5\n")
+    trials = Trials.read(tmp_path / "a.csv", rate=100, post=0.5)
+    assert rows_of(trials) == [(100, 150, 0), (250, 300, 0)]
+
+
+def test_an_offset_is_in_the_unit_of_its_table() -> None:
+    table = {"start": [1.0], "stop": [2.5], "offset": [0.25]}
+    assert rows_of(Trials.read(table, unit="s", rate=100)) == [(100, 250, 25)]
 
 
 def test_what_looks_one_based_and_is_not() -> None:
