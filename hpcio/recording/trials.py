@@ -237,8 +237,8 @@ class Trials(TrialRows):
         >>> trials = Trials.from_events(
         ...     [1.0, 2.5], rate=1000, pre=0.2, post=0.5, columns={"condition": ["a", "b"]}
         ... )
-        >>> trials.start, trials.stop, trials.offset[0], trials["condition"][1]
-        (array([ 800, 2300]), array([1500, 3000]), 200, 'b')
+        >>> trials.start, trials.stop, trials["condition"].tolist()
+        (array([ 800, 2300]), array([1500, 3000]), ['a', 'b'])
         """
         of_each: dict[str, Any] = dict(columns or {})
         name = "onset" if "onset" not in of_each else "time of the event"
@@ -338,7 +338,7 @@ class Trials(TrialRows):
         >>> path = pathlib.Path(tempfile.mkdtemp(), "trials.csv")
         >>> _ = path.write_text("condition,start,stop\nA,0,100\nB,100,250\n")
         >>> Trials.from_csv(path)
-        Trials(2 trials of 100 to 150 rows along axis 0)
+        Trials(2 trials of 100 to 150 rows along axis 0, column condition)
         """
         return cls._from_table(TRIAL_TABLES["csv"].read(os.fspath(path)), axis, Reading(), None)
 

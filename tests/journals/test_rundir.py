@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 
 import hpcio
-from hpcio.errors import (
-    OutputError,
-    PlanError,
-)
+from hpcio.errors import OutputError, PlanError, SourceError
 from tests.rigs.bench import ROWS, TRIALS
 from tests.rigs.resuming import (
     ALL,
@@ -62,7 +59,7 @@ def test_another_plan_is_refused_and_harms_nothing(bench, other):
 def test_a_changed_recording_is_another_plan(bench):
     half_done(bench, safe=3, unsafe=2)
     os.utime(bench.folder / "rec.h5", ns=(1, 1))
-    with pytest.raises(PlanError, match="belongs to another plan"):
+    with pytest.raises(SourceError, match="has changed since the plan was made"):
         bench.plan().run(workers=0, progress=False)
 
 
