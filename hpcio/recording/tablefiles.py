@@ -18,6 +18,7 @@ from hpcio.machine import only_files
 from hpcio.recording.resulttables import RESULT_COLUMNS, columns_of_result
 from hpcio.recording.tables import (
     COLUMNS,
+    PLACES,
     TrialTable,
     array_table,
     check_table,
@@ -31,6 +32,8 @@ __all__ = ["CSV", "HDF5"]
 _HANDED_OVER = re.compile(r"/dev/fd/|/dev/stdin$|/proc/self/fd/")
 # What stands for a number that is missing.
 _MISSING = ("", "n/a", "nan")
+# A label that looks like a number.
+_LABEL = re.compile(r"0\d")
 # So many lines of text become arrays at a time, which are smaller.
 _LINES = 1 << 16
 # The attribute by which MATLAB marks what it writes.
@@ -121,7 +124,10 @@ class _Csv:
     def read(self, spec: str) -> TrialTable:
         columns, lines, named = _read_csv(spec)
         places = list(columns)
-        numbers = {name: _numbers(column) for name, column in columns.items()}
+        numbers = {
+            name: column if named and _has_leading_zeros(name, column) else _numbers(column)
+            for name, column in columns.items()
+        }
 
         def cell(row: int, column: str) -> str:
             place = places.index(column) + 1
@@ -210,6 +216,13 @@ def _by_position(width: int, where: str) -> list[str]:
             "commas or tabs, or name these columns in a header."
         )
     return [str(k) for k in range(width)]
+
+
+def _has_leading_zeros(name: str, column: npt.NDArray[np.str_]) -> bool:
+    """Whether a column holds labels such as ``007``, which no number keeps."""
+    if name.lower() in PLACES or not np.char.startswith(column, "0").any():
+        return False
+    return any(_LABEL.match(cell) for cell in column.tolist())
 
 
 def _numbers(column: npt.NDArray[np.str_]) -> npt.NDArray[np.generic]:

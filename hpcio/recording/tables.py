@@ -14,6 +14,7 @@ from hpcio.machine import Registry
 
 __all__ = [
     "COLUMNS",
+    "PLACES",
     "TRIAL_TABLES",
     "TrialTable",
     "TrialTableKind",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 COLUMNS = ("start", "stop", "offset")
+# All names of columns that say where trials are; see `hpcio.recording.windows`.
+PLACES = {*COLUMNS, "start_time", "stop_time", "onset", "duration", "begsample", "endsample"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,7 @@ class TrialTable:
     Attributes
     ----------
     columns : mapping of str to numpy.ndarray, shape (N,)
-        All columns, in order: numbers, or text. Those of a text file are text.
+        All columns, in order: numbers, or text.
     where : str
         What the table is called in messages.
     name : callable
@@ -59,14 +62,11 @@ class TrialTable:
     matlab: bool = False
     trl: bool = False
 
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values()), ()))
-
     def shown(self, row: int, column: str) -> str:
         """A cell as messages name it."""
         if self.cell is not None:
             return self.cell(row, column)
-        name = column if self.named else (*COLUMNS, *("column",) * 99)[int(column)]
+        name = column if self.named else dict(enumerate(COLUMNS)).get(int(column), "a column")
         return f"{self.name(row)}: {name} is {self.columns[column][row]}"
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from hpcio.errors import TrialError
 from hpcio.recording.blocks import Blocks, TrialRows, lay_over
+from hpcio.recording.matching import matching, values_of
 from hpcio.recording.recording import Recording, in_result
 from hpcio.recording.resulttables import rows_of_result
 from hpcio.recording.selections import (
@@ -479,10 +480,10 @@ class Trials(TrialRows):
         """
         mask = np.ones(len(self), bool)
         for name, value in wanted.items():
-            mask &= _matching(name, self[name], value)
+            mask &= matching(name, self[name], value)
             if not mask.any():
                 raise TrialError(
-                    f"No trial is left with {name}={value!r:.100}. {_values_of(name, self[name])}"
+                    f"No trial is left with {name}={value!r:.100}. {values_of(name, self[name])}"
                 )
         return self.select(trials=np.flatnonzero(mask))
 
@@ -641,39 +642,3 @@ class Trials(TrialRows):
         (10, 1, (range(99, -1, -1),))
         """
         return lay_over(self, shape, name=name)
-
-
-def _matching(name: str, column: npt.NDArray[Any], wanted: Any) -> npt.NDArray[np.bool_]:
-    """Which entries of a column are wanted."""
-    if callable(wanted):
-        mask = np.asarray(wanted(column))
-        if mask.dtype != bool or mask.shape != column.shape:
-            raise TrialError(f"The function for '{name}' gives no mask: one bool for each trial.")
-        return mask
-    if isinstance(wanted, tuple):
-        if len(wanted) != 2 or column.dtype.kind not in "iuf":
-            raise TrialError(
-                f"{name}={wanted!r:.100} is no pair of least and most of a column of numbers. Give "
-                "a list of values."
-            )
-        least, most = wanted
-        return np.asarray(
-            (True if least is None else column >= least)
-            & (True if most is None else column <= most)
-        )
-    values = wanted if isinstance(wanted, list | set | np.ndarray) else [wanted]
-    mask = np.zeros(column.shape, bool)
-    for value in values:
-        if isinstance(value, str) != (column.dtype.kind == "U"):
-            raise TrialError(f"{name}={value!r:.100} is never so. {_values_of(name, column)}")
-        mask |= column == value
-    return mask
-
-
-def _values_of(name: str, column: npt.NDArray[Any]) -> str:
-    """The values of a column, in a sentence."""
-    distinct = np.unique(column)
-    if column.dtype.kind == "f" and len(distinct) > 8:
-        return f"The values of '{name}' lie from {np.nanmin(column)} to {np.nanmax(column)}."
-    shown = ", ".join(repr(v) for v in distinct[:8].tolist()) + ", ..." * (len(distinct) > 8)
-    return f"The values of '{name}' are {shown}."

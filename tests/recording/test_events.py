@@ -221,6 +221,16 @@ def test_a_table_that_needs_a_word_says_which(
         Trials.read(table, **options)
 
 
+def test_labels_that_look_like_numbers_stay_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("start,stop,subject,run,level\n0000,10,01,1,0.5\n0010,20,007,2,0\n")
+    trials = Trials.read(path)
+    assert rows_of(trials) == [(0, 10, 0), (10, 20, 0)]
+    assert trials["subject"].tolist() == ["01", "007"]
+    assert trials["run"].tolist() == [1, 2]
+    assert trials["level"].tolist() == [0.5, 0.0]
+
+
 def test_a_text_file_of_onsets_alone(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("Onset\n1.0\n2.5\n")
     trials = Trials.read(tmp_path / "a.csv", rate=100, post=0.5)

@@ -1,0 +1,48 @@
+"""Which entries of a column of the trials are wanted, for `Trials.where`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hpcio.errors import TrialError
+
+__all__ = ["matching", "values_of"]
+
+
+def matching(name: str, column: npt.NDArray[Any], wanted: Any) -> npt.NDArray[np.bool_]:
+    """Which entries of a column are wanted."""
+    if callable(wanted):
+        mask = np.asarray(wanted(column))
+        if mask.dtype != bool or mask.shape != column.shape:
+            raise TrialError(f"The function for '{name}' gives no mask: one bool for each trial.")
+        return mask
+    if isinstance(wanted, tuple):
+        if len(wanted) != 2 or column.dtype.kind not in "iuf":
+            raise TrialError(
+                f"{name}={wanted!r:.100} is no pair of least and most of a column of numbers. Give "
+                "a list of values."
+            )
+        least, most = wanted
+        return np.asarray(
+            (True if least is None else column >= least)
+            & (True if most is None else column <= most)
+        )
+    values = wanted if isinstance(wanted, list | set | np.ndarray) else [wanted]
+    mask = np.zeros(column.shape, bool)
+    for value in values:
+        if isinstance(value, str) != (column.dtype.kind == "U"):
+            raise TrialError(f"{name}={value!r:.100} is never so. {values_of(name, column)}")
+        mask |= column == value
+    return mask
+
+
+def values_of(name: str, column: npt.NDArray[Any]) -> str:
+    """The values of a column, in a sentence."""
+    distinct = np.unique(column)
+    if column.dtype.kind == "f" and len(distinct) > 8:
+        return f"The values of '{name}' lie from {np.nanmin(column)} to {np.nanmax(column)}."
+    shown = ", ".join(repr(v) for v in distinct[:8].tolist()) + ", ..." * (len(distinct) > 8)
+    return f"The values of '{name}' are {shown}."
