@@ -109,7 +109,12 @@ def conditions_of(trials: Trials, by: Sequence[str]) -> tuple[int, np.ndarray]:
     """
     code = np.zeros(len(trials), np.int64)
     for name in by:
-        column = trials[name]
+        if name not in trials.columns:
+            raise TrialError(
+                f"The trials have no column {name!r} to average by. They have "
+                f"{', '.join(trials.columns) or 'none'}."
+            )
+        column = trials.columns[name]
         if column.dtype.kind == "f" and np.isnan(column).any():
             first = int(trials.index[np.isnan(column)][0])
             raise TrialError(

@@ -6,10 +6,10 @@ an entry in `RECORDINGS` or `TRIAL_TABLES`.
 """
 
 from hpcio.recording.blocks import Blocks, InputKind
-from hpcio.recording.hdf5 import read_region, unnamed
+from hpcio.recording.hdf5 import is_phony, read_region, unnamed
 from hpcio.recording.reading import LARGE, ReadAhead, Reader
 from hpcio.recording.recording import RECORDINGS, OpenRecording, Recording, RecordingKind
-from hpcio.recording.resulttables import FURTHER
+from hpcio.recording.resulttables import FURTHER, column_of
 from hpcio.recording.selections import take
 from hpcio.recording.tables import TRIAL_TABLES, TrialTable, TrialTableKind
 from hpcio.recording.trials import Trials
@@ -29,6 +29,8 @@ __all__ = [
     "TrialTable",
     "TrialTableKind",
     "Trials",
+    "column_of",
+    "is_phony",
     "read_region",
     "take",
     "unnamed",

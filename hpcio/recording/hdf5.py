@@ -30,7 +30,7 @@ from hpcio.files import (
 from hpcio.recording.recording import OpenRecording, Recording
 from hpcio.recording.selections import take
 
-__all__ = ["HDF5", "read_region", "unnamed"]
+__all__ = ["HDF5", "is_phony", "read_region", "unnamed"]
 
 
 class _Hdf5:
@@ -67,7 +67,7 @@ HDF5 = _Hdf5()
 _NO_SCALE = (OSError, KeyError, RuntimeError, TypeError, ValueError)
 
 
-def _is_phony(scale: h5py.Dataset) -> bool:
+def is_phony(scale: h5py.Dataset) -> bool:
     """Whether netCDF says that a scale stands for a dimension without values."""
     return "not a netCDF variable" in _said_of(scale)
 
@@ -88,7 +88,7 @@ def unnamed(axis: int) -> str:
 
 def _name_of_scale(scale: h5py.Dataset) -> str:
     name = _said_of(scale)
-    return str(scale.name).rpartition("/")[2] if _is_phony(scale) or not name else name
+    return str(scale.name).rpartition("/")[2] if is_phony(scale) or not name else name
 
 
 def _check_numbers(array: h5py.Dataset, name: str) -> None:
@@ -159,7 +159,7 @@ class _OpenHdf5:
 
     def coordinates(self, axis: int) -> np.ndarray | None:
         scale = self._scale(axis)
-        if scale is None or scale.shape != (self.shape[axis],) or _is_phony(scale):
+        if scale is None or scale.shape != (self.shape[axis],) or is_phony(scale):
             return None
         try:
             return np.asarray(scale[()])

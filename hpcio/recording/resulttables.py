@@ -15,7 +15,7 @@ from hpcio.files import find_dataset, open_file, read_table, reading, split_spec
 from hpcio.recording.recording import Recording
 from hpcio.recording.tables import TRIAL_TABLES, TrialTable, plain_column
 
-__all__ = ["FURTHER", "RESULT_COLUMNS", "columns_of_result", "rows_of_result"]
+__all__ = ["FURTHER", "RESULT_COLUMNS", "column_of", "columns_of_result", "rows_of_result"]
 
 RESULT_COLUMNS = ("first", "last", "done", "trial", "start", "stop", "offset")
 # The attribute of a table that says which datasets hold further columns of its trials.
@@ -90,12 +90,13 @@ def columns_of_result(table: h5py.Dataset) -> dict[str, np.ndarray]:
     """What a result says of its trials besides their rows, given its table."""
     named = json.loads(table.attrs.get(FURTHER, "{}"))
     columns = {name: table.file[where] for name, where in named.items()}
-    return {
-        name: np.asarray(found[()], bool)
-        if found.attrs.get("dtype") == "bool"
-        else plain_column(np.asarray(found[()]))
-        for name, found in columns.items()
-    }
+    return {name: column_of(found) for name, found in columns.items()}
+
+
+def column_of(dataset: h5py.Dataset) -> np.ndarray:
+    """The values of a column of a result: numbers, bool or text."""
+    values = np.asarray(dataset[()])
+    return values.astype(bool) if dataset.attrs.get("dtype") == "bool" else plain_column(values)
 
 
 def _named_ours(spec: Any) -> np.ndarray | None:

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import MissingPackageError
+from hpcio.recording import column_of, is_phony
 
 if TYPE_CHECKING:
     import xarray
@@ -51,43 +52,28 @@ def labelled(f: h5py.File, virtual: h5py.Dataset) -> xarray.Dataset:
                 key, self.shape, one_list, lambda region: np.asarray(f["data"][region])
             )
 
-    dims = [dim.label or _names(dim)[0] for dim in virtual.dims]
+    dims = [dim.label or dim[0].name.lstrip("/") for dim in virtual.dims]
     coordinates: dict[str, tuple[str, np.ndarray]] = {}
     along: dict[str, str] = {}  # the dimension of each scale
-    for name, dim in zip(dims, virtual.dims, strict=True):
-        scale = dim[0]
+
+    def add(scale: h5py.Dataset, name: str) -> None:
         along[scale.name] = name
-        if not _is_phony(scale):
-            coordinates[name] = name, _values(scale)
-    if "trial" in f and "/trial" not in along and isinstance(f["trial"], h5py.Dataset):
-        along["/trial"] = "trial"
-        coordinates["trial"] = "trial", _values(f["trial"])
+        if not is_phony(scale):
+            coordinates[name] = name, column_of(scale)
+
+    for name, dim in zip(dims, virtual.dims, strict=True):
+        add(dim[0], name)
     for name, thing in f.items():
-        if isinstance(thing, h5py.Dataset) and name != "data" and thing.name not in along:
-            scales = _names(thing.dims[0]) if thing.ndim == 1 else []
-            if scales and f"/{scales[0]}" in along:
-                coordinates[name] = along[f"/{scales[0]}"], _values(thing)
+        if not isinstance(thing, h5py.Dataset) or name == "data" or thing.ndim != 1:
+            continue
+        for scale in list(thing.dims[0].values())[:1]:
+            if scale.name not in along:  # that of trials, where no axis of the data is theirs
+                add(scale, scale.name.lstrip("/"))
+            coordinates[name] = along[scale.name], column_of(thing)
     data = xarray.Variable(dims, indexing.LazilyIndexedArray(Lazy()), _attributes(virtual))
     found = xarray.Dataset({"data": data}, coordinates, _attributes(f))
     found.set_close(f.close)
     return found
-
-
-def _names(dim: Any) -> list[str]:
-    return [scale.name.lstrip("/") for scale in dim.values()]
-
-
-def _is_phony(scale: h5py.Dataset) -> bool:
-    """Whether netCDF says that a scale stands for a dimension without values."""
-    said = scale.attrs.get("NAME", b"")
-    return b"not a netCDF variable" in (said if isinstance(said, bytes) else str(said).encode())
-
-
-def _values(dataset: h5py.Dataset) -> np.ndarray:
-    if h5py.check_string_dtype(dataset.dtype) is not None:
-        return np.asarray(dataset.asstr()[()], "U")
-    values = np.asarray(dataset[()])
-    return values.astype(bool) if dataset.attrs.get("dtype") == "bool" else values
 
 
 def _attributes(thing: Any) -> dict[str, Any]:

@@ -96,8 +96,8 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     attach(plan.axes, f, f["data"])
     f["trials"] = trial_table(ledger)
     hide(f["trials"])
-    _add_columns(plan, f)
     _add_conditions(ledger, f)
+    _add_columns(plan, f)
     _add_details(ledger, f)
     keep_sums(f)
 

@@ -182,7 +182,7 @@ def test_by_two_columns_of_which_not_all_pairs_are_there(tmp_path):
     hpcio.verify(tmp_path / "out.h5")
     with hpcio.open(tmp_path / "out.h5") as f:
         assert f["data"].dims[0].label == "kind_side"
-        assert f["data"].attrs["coordinates"] == "count trial_kind trial_side"
+        assert f["data"].attrs["coordinates"] == "count kind side"
         assert len(f["count"]) == 3
 
 
@@ -206,8 +206,10 @@ def test_gaps_are_counted_in_their_condition(tmp_path):
 def test_conditions_that_cannot_be(tmp_path):
     data = noisy(tmp_path, 12)
     trials = conditions(12).with_columns(rt=[np.nan] + [0.5] * 11)
-    with pytest.raises(TrialError, match="no column 'sort'"):
+    with pytest.raises(TrialError, match=r"no column 'sort' to average by\. They have kind"):
         average(tmp_path, data, trials=trials, by="sort")
+    with pytest.raises(TrialError, match="no column 'start' to average by"):
+        average(tmp_path, data, trials=trials, by="start")
     with pytest.raises(TrialError, match=r"Trial 0 has no 'rt'.*trials\.where"):
         average(tmp_path, data, trials=trials, by="rt")
     with pytest.raises(OptionError, match="goes with averages: say keeptrials=False"):

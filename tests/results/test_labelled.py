@@ -68,10 +68,19 @@ def test_averages_by_condition(trials, by):
             assert found["count"].values.tolist() == [2, 2]
         else:
             assert found["data"].dims[0] == "condition_good"
-            assert found["trial_condition"].values.tolist()[:3] == ["a", "b", "b"]
+            assert found["condition"].values.tolist()[:3] == ["a", "b", "b"]
             assert found["count"].values.tolist() == [2, 1, 1]
             of_b = found["data"][1:].mean("condition_good")
         np.testing.assert_allclose(of_b, -X.reshape(4, 10, 4)[::2].mean(axis=0))
+
+
+def test_columns_whose_names_are_taken(trials):
+    """`count` is that of the average."""
+    trials = trials.with_columns(count=[9, 8, 7, 6])
+    with made(trials, keeptrials=False, by="condition") as found:
+        assert found["count"].values.tolist() == [2, 2]
+        assert found["trial_count"].values.tolist() == [9, 8, 7, 6]
+        assert found["trial_count"].dims == ("trial",)
 
 
 def test_what_is_missing_is_refused_when_it_is_asked_for(trials, tmp_path):
