@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from hpcio.errors import Done
+from hpcio.errors import Done, OptionError
 from hpcio.files import Access
-from hpcio.journals import published
+from hpcio.journals import Exists, on_what_is_there, published
 from hpcio.layout import Join, Reduce
 from hpcio.machine import parse_seconds
 from hpcio.planning import (
@@ -30,7 +30,7 @@ from hpcio.planning import (
 )
 from hpcio.planning import Plan as Value
 from hpcio.recording import Trials
-from hpcio.running import Executor, choose, execute
+from hpcio.running import Executor, choose, execute, keeping_done
 from hpcio.watching import check_queues, watch, watch_probes
 from hpcio.writers import WRITERS, backend_of
 
@@ -307,7 +307,9 @@ class Plan(Value):
         max_failed: int | None = None,
         gaps: bool = False,
         trial_time: float | str | None = None,
+        exists: Exists = "resume",
         fresh: bool = False,
+        keep_done: bool = False,
         progress: bool | None = None,
     ) -> Done:
         """Compute and store every block that is not done yet, then publish the result.
@@ -335,10 +337,17 @@ class Plan(Value):
         trial_time : float or str, optional
             After how long a trial has failed, in seconds or like ``"10m"``: the function is left,
             or its process ended. The others go on.
+        exists : {"resume", "fresh", "error"}
+            What becomes of a result, or of an unfinished run, that is there already. ``resume``
+            goes on: of a finished run of the same plan nothing is computed, another plan is
+            refused. ``fresh`` computes all trials anew, and throws away what an unfinished run
+            has done; an older result stays until the new one replaces it. ``error`` refuses.
         fresh : bool
-            Compute all trials anew, instead of continuing what is there: a script that is run
-            again throws away what its last run has done. An older result stays until the new one
-            replaces it. Refused while jobs of the run wait or run.
+            Short for ``exists="fresh"``.
+        keep_done : bool
+            Go on with what is done by an earlier function or with other arguments, once they
+            were mended; the attribute `functions` of the result says which, and its column
+            `function` for each trial. Gaps of a published result are tried again.
         progress : bool, optional
             Show progress; by default if the error output is a terminal or a log.
 
@@ -355,12 +364,31 @@ class Plan(Value):
         PlanError
             If somebody else is at work on it: a process, or jobs of the run in a queue.
         """
+        if fresh and exists != "resume":
+            raise OptionError(f"fresh=True and exists={exists!r}: give exists alone.")
+        exists = "fresh" if fresh else exists
+        if keep_done and exists != "resume":
+            raise OptionError("keep_done=True goes on with what is there. Leave out exists.")
         policy = RunPolicy(
             retries=retries, max_failed=max_failed, gaps=gaps,
             trial_time=None if trial_time is None else parse_seconds(trial_time),
         )  # fmt: skip
         chosen = choose(executor, workers=workers, threads=threads)
         observe = None if progress is False else partial(watch, force=progress is True)
-        if fresh or not published(self):
+        if exists == "fresh" or not published(self):
             check_queues(self)
-        return execute(self, chosen, policy=policy, memory=memory, fresh=fresh, observe=observe)
+        plan = self.keeping_done() if keep_done else on_what_is_there(self, exists)
+        return execute(plan, chosen, policy=policy, memory=memory, observe=observe)
+
+    def keeping_done(self) -> Self:
+        """The plan that goes on with what is done, by whatever function; see :meth:`run`.
+
+        From then on it is that of the run directory. ``run(keep_done=True)`` runs it at once; any
+        other executor can do so, too.
+
+        Examples
+        --------
+        >>> slurm.submit(plan.keeping_done(), tasks=8)  # doctest: +SKIP
+        """
+        check_queues(self)
+        return type(self)(**vars(keeping_done(self)))

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "KEEPING",
     "START_OVER",
     "after_failures",
     "column",
     "count",
     "duration",
+    "earlier_words",
     "memory",
     "natural",
     "number",
@@ -37,9 +39,13 @@ START_OVER = (
     "plan anew and start over (run(fresh=True), in the shell: hpcio run FUNCTION SOURCE ... "
     "--fresh)"
 )
+# Where an edited function or other arguments are all that has changed.
+KEEPING = "Keep what is done with keep_done=True (in the shell: --keep-done). "
 
 
-def after_failures(out: str, counted: str, *, allow: int = 0, too_long: bool = False) -> list[str]:
+def after_failures(
+    out: str, counted: str, *, allow: int = 0, too_long: bool = False, by_name: bool = True
+) -> list[str]:
     r"""What can be done about trials that have failed, in lines.
 
     Parameters
@@ -52,6 +58,8 @@ def after_failures(out: str, counted: str, *, allow: int = 0, too_long: bool = F
         How many must be allowed to fail so that all are tried; 0 if all were.
     too_long : bool
         Whether some have taken longer than they may.
+    by_name : bool
+        Whether the function is found by its name, so that an edit of it is seen by other processes.
 
     Examples
     --------
@@ -59,21 +67,23 @@ def after_failures(out: str, counted: str, *, allow: int = 0, too_long: bool = F
     What now:
       publish without them (they are tried once more): hpcio resume out.h5 --gaps
       try them again, once the cause is gone (memory, a missing file): hpcio resume out.h5
-      edit the function: publish without them first, since an edited function is another one. Then
-      run it over the failed trials alone into another file, or start over with --fresh
+      mend the function and keep what is done: edit it, then hpcio resume out.h5 --keep-done
+      mend the function and compute all anew: edit it, then plan and run again with --fresh
     """
     resume = f"hpcio resume {shlex.quote(out)}"
     all_tried = f" --max-failed {allow}" if allow else ""
     limit = " --trial-time TIME" if too_long else ""
+    keep = f"edit it, then {resume} --keep-done{limit}"
+    if not by_name:  # it is kept in the plan as it was
+        keep = "edit it, plan again, and plan.run(keep_done=True)"
     time = "  (TIME is what a trial may take; without it, what hung hangs again)"
     return [
         "What now:",
         f"  publish without them (they are tried once more): {resume} --gaps{all_tried}{limit}",
         f"  try them again, once the cause is gone (memory, a missing file): {resume}{limit}",
         *[time] * too_long,
-        "  edit the function: publish without them first, since an edited function is another one. "
-        "Then",
-        f"  run it over the failed {counted}s alone into another file, or start over with --fresh",
+        f"  mend the function and keep what is done: {keep}",
+        "  mend the function and compute all anew: edit it, then plan and run again with --fresh",
     ]
 
 
@@ -141,6 +151,17 @@ def listed(lines: Sequence[str], most: int = 10) -> list[str]:
     """The first lines of a list, to stand below a sentence, and how many more there are."""
     more = len(lines) - most
     return [f"  {line}" for line in lines[:most]] + [f"  ... and {more:,} more"] * (more > 0)
+
+
+def earlier_words(number: int) -> str:
+    """That results are kept from before the function changed.
+
+    Examples
+    --------
+    >>> earlier_words(589)
+    '589 trials kept from an earlier function or other arguments'
+    """
+    return f"{count(number, 'trial')} kept from an earlier function or other arguments"
 
 
 def number(value: float) -> str:

@@ -10,18 +10,20 @@ import click
 
 from hpcio import Plan
 from hpcio.command import (
+    KEEP_OPTION,
     MEMORY_OPTION,
     PLAN_OPTIONS,
     RUN_OPTIONS,
     TRIAL_TIME_OPTION,
     create_plan,
+    exists_of,
     refuse_plan_options,
     run_here,
     was_said,
     with_options,
 )
 from hpcio.errors import ClusterError, PlanError
-from hpcio.journals import published, start_over
+from hpcio.journals import on_what_is_there, published
 from hpcio.machine import read_whole
 from hpcio.words import plain, say, say_json
 from slurm import submissions
@@ -82,7 +84,7 @@ def _given(options: dict[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
 @click.argument("function", metavar="FUNCTION|OUT")
 @click.argument("source", required=False)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- SBATCH_OPTIONS...]")
-@with_options([*PLAN_OPTIONS, MEMORY_OPTION, *_JOB_OPTIONS, *_POLICY_OPTIONS])
+@with_options([*PLAN_OPTIONS, MEMORY_OPTION, *_JOB_OPTIONS, *_POLICY_OPTIONS, KEEP_OPTION])
 @click.option("--print", "only_print", is_flag=True, help="Show the job scripts, submit nothing.")
 @click.option("--script-only", is_flag=True, help="Write the job scripts, submit nothing.")
 @click.option("--probe", is_flag=True, help="Compute a few trials here first, to check --time.")
@@ -109,8 +111,11 @@ def submit(
     if source is None:
         refuse_plan_options(function)
     plan = Plan.load(function) if source is None else create_plan(function, source, options)
-    if options["fresh"]:
-        plan = Plan(**vars(start_over(plan)))
+    exists = exists_of(options)
+    if options["keep_done"] and exists != "resume":
+        raise click.UsageError("--keep-done goes on with what is there. Leave out --exists.")
+    kept = options["keep_done"] and not only_print
+    plan = plan.keeping_done() if kept else Plan(**vars(on_what_is_there(plan, exists)))
     given = _given({**options, "probe": probe}, words)
     if only_print:
         for text in submissions.scripts(plan, **given):
@@ -167,6 +172,8 @@ def resume(out: str, words: tuple[str, ...], here: bool, **options: Any) -> None
     if here or (last is None and not (_OF_JOBS | {"sbatch"}) & given.keys()):
         run_here(lambda: plan, options)
         return
+    if options["keep_done"]:
+        plan.keeping_done()
     submissions.Submitted(plan.out).resume(**given)
     _say(plan)
 

@@ -7,11 +7,13 @@ subcommand is a file here and a line in `hpcio.cli.COMMANDS`, or an entry point 
 
 from hpcio.command.options import (
     CHUNK_OPTIONS,
+    KEEP_OPTION,
     MEMORY_OPTION,
     PLAN_OPTIONS,
     RUN_OPTIONS,
     TRIAL_TIME_OPTION,
     create_plan,
+    exists_of,
     refuse_plan_options,
     was_said,
     with_options,
@@ -20,11 +22,13 @@ from hpcio.command.running import run_here
 
 __all__ = [
     "CHUNK_OPTIONS",
+    "KEEP_OPTION",
     "MEMORY_OPTION",
     "PLAN_OPTIONS",
     "RUN_OPTIONS",
     "TRIAL_TIME_OPTION",
     "create_plan",
+    "exists_of",
     "refuse_plan_options",
     "run_here",
     "was_said",

@@ -10,6 +10,7 @@ import click
 
 from hpcio.files import Access
 from hpcio.function import per_trial
+from hpcio.journals import Exists
 from hpcio.plan import Plan
 from hpcio.planning import check_trial_table
 from hpcio.recording import Recording, Trials
@@ -17,11 +18,13 @@ from hpcio.writers import WRITERS
 
 __all__ = [
     "CHUNK_OPTIONS",
+    "KEEP_OPTION",
     "MEMORY_OPTION",
     "PLAN_OPTIONS",
     "RUN_OPTIONS",
     "TRIAL_TIME_OPTION",
     "create_plan",
+    "exists_of",
     "refuse_plan_options",
     "was_said",
     "with_options",
@@ -238,10 +241,13 @@ PLAN_OPTIONS = [
         help="Refuse to continue with other versions of the packages that the function uses.",
     ),
     click.option(
-        "--fresh",
-        is_flag=True,
-        help="Start over: compute all, and replace the result that is there.",
+        "--exists",
+        type=click.Choice(["resume", "fresh", "error"]),
+        default="resume",
+        show_default=True,
+        help="What becomes of a result or a run that is there: go on, start over, or refuse.",
     ),
+    click.option("--fresh", is_flag=True, help="Short for --exists fresh: replace what is there."),
 ]
 
 MEMORY_OPTION = click.option(
@@ -255,6 +261,11 @@ TRIAL_TIME_OPTION = click.option(
     metavar="TIME",
     help="After which a trial has failed, such as 10m.  [default: never]",
 )
+KEEP_OPTION = click.option(
+    "--keep-done",
+    is_flag=True,
+    help="Go on with what an earlier function has done, once it was mended.",
+)
 RUN_OPTIONS = [
     click.option("--workers", type=click.IntRange(0), help="Processes; 0 computes in this one."),
     click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
@@ -266,6 +277,7 @@ RUN_OPTIONS = [
                  help="Stop when more have failed.  [default: a tenth, at least 100]"),
     TRIAL_TIME_OPTION,
     click.option("--gaps", is_flag=True, help="Publish even if trials failed, with NaN instead."),
+    KEEP_OPTION,
     click.option("--quiet", is_flag=True, help="Show no progress."),
 ]  # fmt: skip
 
@@ -274,7 +286,7 @@ RUN_OPTIONS = [
 _MAKES_A_PLAN = {
     param.name: param.opts
     for param in click.command()(with_options(PLAN_OPTIONS)(lambda: None)).params
-    if param.name and param.name != "fresh"
+    if param.name and param.name not in ("exists", "fresh")
 }
 
 
@@ -282,6 +294,16 @@ def was_said(name: str) -> bool:
     """Whether an option of the command at hand was given, and is not its default."""
     source = click.get_current_context().get_parameter_source(name)
     return source is not None and source is not click.core.ParameterSource.DEFAULT
+
+
+def exists_of(options: dict[str, Any]) -> Exists:
+    """What is to become of what is there, by ``--exists`` and ``--fresh``."""
+    exists: Exists = options.get("exists", "resume")
+    if not options.get("fresh"):
+        return exists
+    if was_said("exists") and exists != "fresh":
+        raise click.UsageError(f"--fresh and --exists {exists} exclude each other.")
+    return "fresh"
 
 
 def refuse_plan_options(out: str) -> None:

@@ -12,10 +12,11 @@ from hpcio.command.options import (
     RUN_OPTIONS,
     TRIAL_TIME_OPTION,
     create_plan,
+    exists_of,
     refuse_plan_options,
     with_options,
 )
-from hpcio.journals import start_over
+from hpcio.journals import on_what_is_there
 from hpcio.machine import launched
 from hpcio.plan import Plan
 from hpcio.running import Executor, begin, call_on_ranks
@@ -44,8 +45,8 @@ def _run_plan(plan: Plan, options: dict[str, Any], executor: Executor | None = N
     done = plan.run(
         executor, workers=options["workers"], threads=options["threads"], memory=options["memory"],
         retries=options["retries"], max_failed=options["max_failed"], gaps=options["gaps"],
-        trial_time=options["trial_time"],
-        fresh=options.get("fresh", False), progress=False if options["quiet"] else None,
+        trial_time=options["trial_time"], exists=exists_of(options),
+        keep_done=options["keep_done"], progress=False if options["quiet"] else None,
     )  # fmt: skip
     target = plan.target
     say(f"{done.out}: {done}, data {target.shape} {target.dtype}")
@@ -77,10 +78,9 @@ def plan(function: str, source: str, workers: int | None, **options: Any) -> Non
     """Make a plan and say what its run will take, before any work."""
     made = create_plan(function, source, options)
     print_pairs(made.describe(workers=workers, trial_time=options["trial_time"]).rows())
-    if options["fresh"]:
+    if (exists := exists_of(options)) == "fresh":
         check_queues(made)
-        made = Plan(**vars(start_over(made)))
-    begin(made)
+    begin(Plan(**vars(on_what_is_there(made, exists))))
     say(f"Run it with: hpcio run {options['out']}")
 
 

@@ -28,13 +28,16 @@ from hpcio.journals.ledger import (
     open_journal,
     published_state,
     read_logs,
+    that_counts,
     tried_by,
     tried_since,
 )
 from hpcio.journals.rundir import (
+    Exists,
     alone,
     discard,
     held,
+    on_what_is_there,
     prepare,
     published,
     remove,
@@ -49,7 +52,7 @@ from hpcio.journals.usage import (
     walltime_to_ask,
     write_usage,
 )
-from hpcio.journals.versions import ComputedBy, computed_by, versions_here
+from hpcio.journals.versions import ComputedBy, computed_by, functions_of, versions_here
 
 __all__ = [
     "DETAILS",
@@ -64,6 +67,7 @@ __all__ = [
     "SYNC",
     "ClaimFolder",
     "ComputedBy",
+    "Exists",
     "Follower",
     "Journal",
     "JournalRecords",
@@ -75,9 +79,11 @@ __all__ = [
     "attempt_name",
     "computed_by",
     "discard",
+    "functions_of",
     "held",
     "measure_usage",
     "memory_to_ask",
+    "on_what_is_there",
     "open_journal",
     "prepare",
     "published",
@@ -87,6 +93,7 @@ __all__ = [
     "remove",
     "start_over",
     "sweep",
+    "that_counts",
     "tried_by",
     "tried_since",
     "versions_here",

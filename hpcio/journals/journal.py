@@ -267,6 +267,11 @@ class JournalRecords:
         """The name of the attempt."""
         return str(self.header["name"])
 
+    @property
+    def plan(self) -> str:
+        """The digest of the plan that the attempt has worked on."""
+        return str(self.header["plan"])
+
     def cause(self, record: np.void) -> Cause:
         """Why the block of a FAILED record has failed."""
         place = int(record["file"])
@@ -309,8 +314,8 @@ def _sensible(records: np.ndarray) -> int:
     return int(np.argmax(np.append(wrong, [True])))
 
 
-def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None:
-    """Read a journal and cut a torn tail; None if its header is torn or damaged.
+def read_log(path: str | os.PathLike[str], *digests: str) -> JournalRecords | None:
+    """Read a journal of one of some plans and cut a torn tail; None if its header is damaged.
 
     Nothing in such a journal counts, and its blocks are done again.
 
@@ -343,12 +348,12 @@ def read_log(path: str | os.PathLike[str], digest: str) -> JournalRecords | None
         raise PlanError(
             f"'{path}' is no journal of hpcio. Remove it from the run directory."
         ) from None
-    if header["plan"] != digest:
+    if header["plan"] not in digests:
         raise PlanError(
             f"The journal '{path}' belongs to another plan. "
             "Start over (in the shell: hpcio run --fresh ...), or choose another output."
         )
-    size, seed = RECORD.itemsize, _seed(digest)
+    size, seed = RECORD.itemsize, _seed(header["plan"])
     view = memoryview(raw)[: len(raw) // size * size]
     records = np.frombuffer(view, RECORD)
     good = 0

@@ -41,6 +41,7 @@ __all__ = [
     "open_journal",
     "published_state",
     "read_logs",
+    "that_counts",
     "tried_by",
     "tried_since",
 ]
@@ -110,8 +111,8 @@ def read_logs(plan: Plan) -> tuple[JournalRecords, ...]:
         paths = []
     except OSError as error:
         raise as_read_error(error, folder) from error
-    logs = [log for log in (read_log(path, plan.digest) for path in paths) if log is not None]
-    logs = [_of_plan(log, plan) for log in logs]
+    logs = [log for log in (read_log(path, *plan.digests) for path in paths) if log is not None]
+    logs = [that_counts(_of_plan(log, plan), plan) for log in logs]
     void = {
         (log.note(r).decode(errors="replace"), int(r["block"]))
         for log in logs
@@ -152,14 +153,28 @@ def _of_plan(log: JournalRecords, plan: Plan) -> JournalRecords:
     return replace(log, records=log.records[:good], safe=min(log.safe, good))
 
 
+def that_counts(log: JournalRecords, plan: Plan) -> JournalRecords:
+    """What counts of a journal: of a former plan, that is of the blocks which are kept of it."""
+    if log.plan == plan.digest:
+        return log
+    records = log.records
+    of_block = np.isin(records["kind"], (DONE, FAILED, DETAILS, HELD))
+    which = plan.kept[np.where(of_block, records["block"], 0)]
+    return _only(log, ~of_block | (which == plan.digests.index(log.plan)))
+
+
 def _without(log: JournalRecords, blocks: list[int]) -> JournalRecords:
     """A journal without its results of some blocks."""
     if not blocks:
         return log
     records = log.records
-    kept = (records["kind"] != DONE) | ~np.isin(records["block"], blocks)
+    return _only(log, (records["kind"] != DONE) | ~np.isin(records["block"], blocks))
+
+
+def _only(log: JournalRecords, kept: np.ndarray) -> JournalRecords:
+    """A journal without some of its records."""
     # `safe` counts records before the last SYNC, so it shrinks with those that are dropped.
-    return replace(log, records=records[kept], safe=int(kept[: log.safe].sum()))
+    return replace(log, records=log.records[kept], safe=int(kept[: log.safe].sum()))
 
 
 def _lost_details(log: JournalRecords) -> list[int]:
@@ -214,7 +229,7 @@ def tried_since(plan: Plan, known: Collection[Path]) -> Tried:
 
 def tried_by(plan: Plan, attempt: str) -> Tried:
     """What the journal of one attempt says."""
-    log = read_log(plan.rundir.journals / f"{attempt}.jnl", plan.digest)
+    log = read_log(plan.rundir.journals / f"{attempt}.jnl", *plan.digests)
     return Tried.of([log] if log is not None else [])
 
 

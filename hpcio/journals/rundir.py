@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from hpcio.errors import OutputError, PlanError, SourceError, as_output_error
+from hpcio.errors import OptionError, OutputError, PlanError, SourceError, as_output_error
 from hpcio.files import (
     READABLE_FOLDER,
     RunDirectory,
@@ -27,9 +28,32 @@ from hpcio.files import (
 from hpcio.function import check_versions
 from hpcio.journals.ledger import Ledger
 from hpcio.machine import look_again
-from hpcio.planning import ONLY_TIME, Plan, load_plan, open_plan_file, what_differs, write_plan
+from hpcio.planning import (
+    BY_OTHERS,
+    ONLY_TIME,
+    Plan,
+    load_plan,
+    open_plan_file,
+    parts_that_differ,
+    write_plan,
+)
+from hpcio.words import KEEPING
 
-__all__ = ["alone", "discard", "held", "prepare", "published", "remove", "start_over", "sweep"]
+__all__ = [
+    "Exists",
+    "alone",
+    "discard",
+    "held",
+    "on_what_is_there",
+    "prepare",
+    "published",
+    "remove",
+    "start_over",
+    "sweep",
+]
+
+# What becomes of a result, or of an unfinished run, that has the name of the output.
+Exists = Literal["resume", "fresh", "error"]
 
 
 def prepare(plan: Plan) -> Plan:
@@ -106,11 +130,13 @@ def _made_or_adopted(plan: Plan, *, beside_others: bool = False) -> Plan:
         raise as_output_error(error, folder) from error
     there = load_plan(plan.out)
     if there.digest != plan.digest:
-        if what_differs(plan, there) == ONLY_TIME:
+        others = parts_that_differ(plan, there)
+        if others == [ONLY_TIME]:
             there.source.check_unchanged()  # which knows how to set it back
+        keeping = KEEPING if {*others} <= {*BY_OTHERS} else ""
         raise PlanError(
-            f"'{folder}' belongs to another plan (other {what_differs(plan, there)}). "
-            "Start over with fresh=True (in the shell: --fresh), or choose another output."
+            f"'{folder}' belongs to another plan (other {', '.join(others)}). {keeping}Start over "
+            "with fresh=True (in the shell: --fresh), or choose another output."
         )
     same = plan.same_versions or there.same_versions
     check_versions(there.function.fingerprint.packages, same=same)
@@ -132,6 +158,27 @@ def start_over(plan: Plan) -> Plan:
     """
     replaces = _older_result(plan)
     return replace(plan, run_id=secrets.token_hex(8), replaces=replaces, starts_over=True)
+
+
+def on_what_is_there(plan: Plan, exists: Exists) -> Plan:
+    """A plan that goes on with what is there of its output, starts over, or is refused.
+
+    Raises
+    ------
+    OutputError
+        If it is to be refused, or cannot start over.
+    """
+    if exists not in ("resume", "fresh", "error"):
+        raise OptionError(f"exists={exists!r} is unknown. Choose resume, fresh, or error.")
+    if exists == "fresh":
+        return start_over(plan)
+    there = [path for path in (Path(plan.out), plan.rundir.plan) if os.path.lexists(path)]
+    if exists == "error" and there:
+        raise OutputError(
+            f"'{there[0]}' exists. Choose another output, or say what is to become of it: "
+            "exists='resume' or 'fresh' (in the shell: --exists)."
+        )
+    return plan
 
 
 def _older_result(plan: Plan) -> str:

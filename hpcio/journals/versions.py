@@ -12,9 +12,9 @@ import numpy as np
 from hpcio.fingerprints import version_of
 from hpcio.function import other_versions
 from hpcio.journals.ledger import Ledger
-from hpcio.planning import Plan
+from hpcio.planning import Former, Plan
 
-__all__ = ["ComputedBy", "computed_by", "versions_here"]
+__all__ = ["ComputedBy", "computed_by", "functions_of", "versions_here"]
 
 
 def versions_here(plan: Plan) -> dict[str, str]:
@@ -52,16 +52,34 @@ class ComputedBy:
 def computed_by(ledger: Ledger) -> tuple[ComputedBy, ...]:
     """With which versions the blocks that count were computed, those of most blocks first."""
     counted = np.bincount(ledger.log[ledger.done], minlength=len(ledger.logs)).tolist()
-    planned = ledger.plan.function.fingerprint.packages
+    plans = (Former.of(ledger.plan), *ledger.plan.former)
+    planned = {one.digest: one.packages for one in plans}
     blocks: dict[str, int] = {}
     for log, number in zip(ledger.logs, counted, strict=True):
         if number:
             said = log.header.get("versions")
             # A header that had no room for all does not say which are as planned.
-            versions = {**({} if "..." in said else planned), **said} if said else {}
+            as_planned = {} if not said or "..." in said else planned[log.plan]
+            versions = {**as_planned, **said} if said else {}
             key = json.dumps(versions, sort_keys=True)
             blocks[key] = blocks.get(key, 0) + number
     return tuple(
         ComputedBy(json.loads(key), number)
         for key, number in sorted(blocks.items(), key=lambda item: (-item[1], item[0]))
     )
+
+
+def functions_of(ledger: Ledger) -> tuple[tuple[Former, ...], np.ndarray]:
+    """The functions, with their arguments, that blocks were computed by.
+
+    Returns
+    -------
+    tuple of Former
+        The oldest first; the last is that of the plan.
+    numpy.ndarray of int, shape (B,)
+        The place of the one that each block was computed by; -1 if it is not done.
+    """
+    functions = (*ledger.plan.former, Former.of(ledger.plan))
+    place = {one.digest: k for k, one in enumerate(functions)}
+    of_log = np.asarray([*(place[log.plan] for log in ledger.logs), -1])
+    return functions, of_log[np.where(ledger.done, ledger.log, -1)]

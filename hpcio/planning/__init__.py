@@ -16,20 +16,28 @@ from hpcio.planning.options import (
     StorageOptions,
     WriterAbilities,
 )
-from hpcio.planning.plan import Plan
-from hpcio.planning.planfile import load_plan, open_plan_file, write_plan
+from hpcio.planning.plan import Former, Plan
+from hpcio.planning.planfile import load_plan, open_plan_file, replace_plan, write_plan
 
 if TYPE_CHECKING:
     from hpcio.planning.describing import Description, describe, probe
-    from hpcio.planning.digest import ONLY_TIME, what_differs
+    from hpcio.planning.digest import (
+        BY_OTHERS,
+        ONLY_TIME,
+        digest_of,
+        parts_that_differ,
+        what_differs,
+    )
     from hpcio.planning.limits import block_memory, check_disk, check_memory
-    from hpcio.planning.making import check_new_output, check_trial_table, make_plan
+    from hpcio.planning.making import check_new_output, check_trial_table, make_plan, renewed
     from hpcio.planning.single import call_block, find_block, read_block
 
 __all__ = [
+    "BY_OTHERS",
     "ONLY_TIME",
     "CallOptions",
     "Description",
+    "Former",
     "LayoutOptions",
     "Plan",
     "ReadingOptions",
@@ -43,12 +51,16 @@ __all__ = [
     "check_new_output",
     "check_trial_table",
     "describe",
+    "digest_of",
     "find_block",
     "load_plan",
     "make_plan",
     "open_plan_file",
+    "parts_that_differ",
     "probe",
     "read_block",
+    "renewed",
+    "replace_plan",
     "what_differs",
     "write_plan",
 ]
@@ -69,7 +81,11 @@ __getattr__ = lazily(
         "describe": "describing",
         "make_plan": "making",
         "probe": "describing",
+        "renewed": "making",
+        "BY_OTHERS": "digest",
         "ONLY_TIME": "digest",
+        "digest_of": "digest",
+        "parts_that_differ": "digest",
         "what_differs": "digest",
     },
 )

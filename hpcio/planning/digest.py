@@ -11,10 +11,12 @@ import numpy as np
 from hpcio.planning.plan import Plan
 from hpcio.planning.planfile import FORMAT, plain_average, plain_input_kind
 
-__all__ = ["ONLY_TIME", "digest_of", "what_differs"]
+__all__ = ["BY_OTHERS", "ONLY_TIME", "digest_of", "parts_that_differ", "what_differs"]
 
 # How `what_differs` calls a recording whose files have other times, and nothing else.
 ONLY_TIME = "time of the recording"
+# The parts in which plans may differ of which one keeps what the other has done; the last is that.
+BY_OTHERS = ("function", "arguments", "kept results of an earlier function")
 
 
 def _parts(plan: Plan) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def _parts(plan: Plan) -> dict[str, Any]:
         "average": plain_average(plan.average),
         "axes": [[axis.name, _hash(axis.values)] for axis in plan.axes],
         "writer": [plan.writer, plan.sources, plan.chunks, plan.compression],
+        **({BY_OTHERS[2]: [*plan.digests[1:], _hash(plan.kept)]} if plan.former else {}),
     }  # fmt: skip
 
 
@@ -63,11 +66,16 @@ def digest_of(plan: Plan) -> str:
 
 def what_differs(plan: Plan, other: Plan) -> str:
     """The parts in which two plans differ, in words: ``function, trials``."""
+    return ", ".join(parts_that_differ(plan, other))
+
+
+def parts_that_differ(plan: Plan, other: Plan) -> list[str]:
+    """The parts in which two plans differ, by what people call them."""
     ours, theirs = (json.loads(json.dumps(_parts(p))) for p in (plan, other))
-    names = [name for name, part in ours.items() if part != theirs[name]]
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if _without_times(ours["recording"]) == _without_times(theirs["recording"]):
         names = [ONLY_TIME if name == "recording" else name for name in names]
-    return ", ".join(names)
+    return names
 
 
 def _without_times(recording: list[Any]) -> list[Any]:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hpcio.errors import FunctionError, HpcioWarning, OptionError, OutputError, check_path
 from hpcio.files import CHUNK, Chunking, layout, lies_in_result, mark_of, split_spec
-from hpcio.fingerprints import fingerprint
+from hpcio.fingerprints import Fingerprint, fingerprint
 from hpcio.function import Arguments, Function, text_of
 from hpcio.layout import Average, Target, averaged, lay_out, name_axes
 from hpcio.planning.digest import digest_of
@@ -29,7 +31,7 @@ from hpcio.planning.options import (
 from hpcio.planning.plan import Plan
 from hpcio.recording import Blocks, Recording, Trials
 
-__all__ = ["check_new_output", "check_output", "check_trial_table", "make_plan"]
+__all__ = ["check_new_output", "check_output", "check_trial_table", "make_plan", "renewed"]
 
 # Plain HDF5 cannot read more files than this as one dataset: it keeps every source open, and
 # the usual limit is 1,024 open files.
@@ -67,7 +69,7 @@ def make_plan(
     check_trial_table(reading.trials, final)
     read = _what_is_read(source, reading)
     called = _what_is_called(func, call, read.trials)
-    _refuse_generators(called)
+    _refuse_generators(called.function, called.given)
     outcome = dry_run(called, read.recording, read.blocks, call, on_probe=on_probe)
     target, average = _where_results_lie(read.trials, read.blocks, outcome, layout)
     stored = _how_results_are_stored(storage, abilities, target, average)
@@ -75,7 +77,7 @@ def make_plan(
         layout.axes, read.recording, read.trials, read.blocks, target,
         average=average,
     )  # fmt: skip
-    plan = Plan(
+    return _frozen(Plan(
         function=called.function,
         source=read.recording,
         trials=read.trials,
@@ -98,18 +100,42 @@ def make_plan(
         compression=stored.compression,
         same_versions=call.same_versions,
         access=storage.access,
-    )
+    ))  # fmt: skip
+
+
+def renewed(plan: Plan) -> Plan:
+    """A plan like another, by the function as it is now; it keeps nothing that is done.
+
+    Raises
+    ------
+    FunctionError
+        If the function cannot be imported or unpickled here.
+    """
+    func = plan.function.as_it_is(live=plan.live)
+    function, given = Function.of(func), fingerprint(Arguments.load(plan.payload))
+    _refuse_generators(function, given)
+    described = {**plan.described, "text": text_of(func)}
+    return _frozen(
+        replace(
+            plan, function=function, given=given, live=func, described=described, former=(),
+            kept=np.zeros(0, np.uint8),
+        )
+    )  # fmt: skip
+
+
+def _frozen(plan: Plan) -> Plan:
+    """A plan with its digest."""
     _say_what_is_unseen(plan)
     return replace(plan, digest=digest_of(plan))
 
 
-def _refuse_generators(called: Called) -> None:
+def _refuse_generators(function: Function, arguments: Fingerprint) -> None:
     """Raise FunctionError if trials would draw from one generator of random numbers in turn."""
-    of_function, given = called.function.fingerprint.generators, called.given.generators
+    of_function, given = function.fingerprint.generators, arguments.generators
     if of_function or given:
         where = f"'{of_function[0]}'" if of_function else "inside an argument"
         raise FunctionError(
-            f"'{called.function.name}' uses a generator of random numbers, {where}. Which draws a "
+            f"'{function.name}' uses a generator of random numbers, {where}. Which draws a "
             "trial gets would depend on how many workers there are. Let the function take it: "
             "kwargs={'rng': numpy.random.default_rng(1)} gives each trial a generator of its own, "
             "spawned from that one."

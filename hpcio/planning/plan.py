@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,7 +19,37 @@ from hpcio.planning.options import Sources
 from hpcio.recording import Blocks, Recording, Trials
 from hpcio.words import START_OVER, count
 
-__all__ = ["Plan"]
+__all__ = ["Former", "Plan"]
+
+
+@dataclass(frozen=True)
+class Former:
+    """A plan whose results are kept, by another function or with other arguments.
+
+    Attributes
+    ----------
+    digest : str
+        Of that plan.
+    function, function_digest, function_version : str
+    packages : mapping of str to str
+        Versions that were planned, by package.
+    described : mapping of str to str
+        Its arguments and its function as text.
+    """
+
+    digest: str
+    function: str
+    function_digest: str
+    function_version: str
+    packages: Mapping[str, str]
+    described: Mapping[str, str]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        """What is kept of a plan."""
+        by = plan.function
+        packages = by.fingerprint.packages
+        return cls(plan.digest, by.name, by.digest, by.version, packages, plan.described)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,6 +83,10 @@ class Plan:
     access: Access = "result"
     # The run whose result this one replaces, "" if there is none; None while that is not known.
     replaces: str | None = None
+    # Plans of the same blocks whose results are kept, the oldest first; for each block the place of
+    # the one whose result is kept, from 1 on, or 0 for what this plan computes itself.
+    former: tuple[Former, ...] = ()
+    kept: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)
     # Whether `prepare` is to set aside what is there; no run directory keeps it.
     starts_over: bool = False
 
@@ -75,6 +109,11 @@ class Plan:
     def dtype(self) -> np.dtype:
         """Type of the result of one block."""
         return self.target.dtype if self.average is None else self.average.dtype
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The digests of plans whose journals count: of this one, then of the former ones."""
+        return self.digest, *(one.digest for one in self.former)
 
     @property
     def counted(self) -> str:
@@ -162,12 +201,14 @@ class Plan:
 
     @property
     def _keep_what_is_done(self) -> str:
-        """What to do if the function has changed; old and new results are never mixed."""
+        """What to do if the function has changed; results are not mixed without a word."""
         resume = f"hpcio resume {shlex.quote(self.out)}"
+        keep = f"go on with the new one ({resume} --keep-done; the result says which trials are of "
+        if self.function.pickled:
+            keep = "plan again, and plan.run(keep_done=True) (the result says which trials are of "
         return (
-            f"To keep what is done, put the old one back and finish with it ({resume}; with gaps "
-            f"where trials fail: {resume} --gaps), then edit again. Else {START_OVER}; in a "
-            "session, import an edited module anew first."
+            f"To keep what is done, {keep}which), or put the old one back and finish with it "
+            f"({resume}). Else {START_OVER}; in a session, import an edited module anew first."
         )
 
     def trl_dat(self, i: int) -> dict[str, Any]:

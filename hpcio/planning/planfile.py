@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 import struct
 from collections.abc import Iterator
@@ -41,12 +42,13 @@ from hpcio.files import (
     read_table,
     rename_new,
     result_of,
+    sync,
     write_image,
 )
 from hpcio.fingerprints import Fingerprint
 from hpcio.function import Function
 from hpcio.layout import Average, Axis, Target
-from hpcio.planning.plan import Plan
+from hpcio.planning.plan import Former, Plan
 from hpcio.recording import Blocks, InputKind, Recording, Trials
 from hpcio.words import START_OVER
 
@@ -56,6 +58,7 @@ __all__ = [
     "open_plan_file",
     "plain_average",
     "plain_input_kind",
+    "replace_plan",
     "write_plan",
 ]
 
@@ -81,6 +84,37 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> bool:
         False if another process was faster; its plan is there then, and stays.
     """
     part, final = Path(folder, f"plan.{plan.run_id}.part"), Path(folder, "plan.h5")
+    try:
+        _write(plan, part)
+        rename_new(part, final)
+    except FileExistsError:
+        part.unlink(missing_ok=True)
+        return False
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise as_output_error(error, final) from error
+    return True
+
+
+def replace_plan(plan: Plan) -> None:
+    """Let a plan be that of its run directory, in which there is another one.
+
+    Raises
+    ------
+    OutputError
+    """
+    final = plan.rundir.plan
+    part = final.with_name(f"plan.{secrets.token_hex(8)}.part")
+    try:
+        _write(plan, part)
+        os.rename(part, final)
+        sync(final.parent)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise as_output_error(error, final) from error
+
+
+def _write(plan: Plan, path: Path) -> None:
     function = asdict(plan.function)
     pickled = function.pop("pickled")
     source = {**asdict(plan.source), "dtype": plan.source.dtype.str}
@@ -98,34 +132,28 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> bool:
         "average": plain_average(plan.average),
         "chunks": plan.chunks,
         "compression": plan.compression,
+        "former": [asdict(one) for one in plan.former],
         **{name: getattr(plan, name) for name in _PLAIN},
     }
-    try:
-        with in_memory_file() as f:
-            f.attrs.update(format=FORMAT, run_id=plan.run_id, digest=plan.digest)
-            f["spec"] = np.frombuffer(json.dumps(spec).encode(), np.uint8)
-            f["function"] = np.frombuffer(pickled, np.uint8)
-            f["arguments"] = np.frombuffer(plan.payload, np.uint8)
-            for name, array in plan.arrays().items():
-                f[name] = array
-            for k, values in enumerate(plan.trials.columns.values()):
-                f[f"columns/{k}"] = stored_column(values)
-            if plan.average is not None and plan.average.by:
-                f["condition"] = plan.average.condition
-            plan.target.save(f.create_group("target"))
-            for k, axis in enumerate(plan.axes):
-                if axis.values is not None:
-                    f[f"axes/{k}"] = axis.values
-            # A plan may hold pickles, and others have no need to read it.
-            write_image(f, part, mode=plan.modes.record, seal=_seal)
-        rename_new(part, final)
-    except FileExistsError:
-        part.unlink(missing_ok=True)
-        return False
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise as_output_error(error, final) from error
-    return True
+    with in_memory_file() as f:
+        f.attrs.update(format=FORMAT, run_id=plan.run_id, digest=plan.digest)
+        f["spec"] = np.frombuffer(json.dumps(spec).encode(), np.uint8)
+        f["function"] = np.frombuffer(pickled, np.uint8)
+        f["arguments"] = np.frombuffer(plan.payload, np.uint8)
+        for name, array in plan.arrays().items():
+            f[name] = array
+        for k, values in enumerate(plan.trials.columns.values()):
+            f[f"columns/{k}"] = stored_column(values)
+        if plan.average is not None and plan.average.by:
+            f["condition"] = plan.average.condition
+        if plan.former:
+            f["kept"] = plan.kept
+        plan.target.save(f.create_group("target"))
+        for k, axis in enumerate(plan.axes):
+            if axis.values is not None:
+                f[f"axes/{k}"] = axis.values
+        # A plan may hold pickles, and others have no need to read it.
+        write_image(f, path, mode=plan.modes.record, seal=_seal)
 
 
 def stored_column(values: np.ndarray) -> np.ndarray:
@@ -259,6 +287,8 @@ def _check(plan: Plan) -> None:
     for k, axis in enumerate(plan.axes):
         if axis.values is not None and axis.values.shape != (plan.target.shape[k],):
             raise ValueError(f"axis {k} has {axis.values.shape} coordinates")
+    if plan.former and (plan.kept.shape != count or plan.kept.max() > len(plan.former)):
+        raise ValueError("a block is kept of a plan that is not there")
     if plan.average is not None and min(plan.average.trials, plan.average.channel_blocks) < 1:
         raise ValueError("its average has no groups")
     if plan.average is not None and plan.average.by:
@@ -309,6 +339,7 @@ def _fields(out: str) -> dict[str, Any]:
         condition = np.zeros(0, np.int32)
         if "condition" in f:
             condition = read_table(f["condition"])
+        kept = read_table(f["kept"]) if "kept" in f else np.zeros(0, np.uint8)
         pickled, payload = (read_table(f[name]).tobytes() for name in ("function", "arguments"))
         target = Target.load(f["target"])
         run_id, digest = str(f.attrs["run_id"]), str(f.attrs["digest"])
@@ -332,6 +363,8 @@ def _fields(out: str) -> dict[str, Any]:
         "digest": digest,
         "chunks": None if spec.get("chunks") is None else tuple(spec["chunks"]),
         "compression": spec.get("compression"),
+        "former": tuple(Former(**one) for one in spec.get("former", ())),
+        "kept": kept,
         **{name: spec[name] for name in _PLAIN},
     }
 

@@ -20,6 +20,7 @@ from hpcio.journals import (
     Ledger,
     Usage,
     computed_by,
+    functions_of,
     memory_to_ask,
     published,
     walltime_to_ask,
@@ -143,6 +144,7 @@ def facts_of(ledger: Ledger, times: Timeline) -> list[tuple[str, str]]:
     blocks = f", in {len(plan):,} blocks" if len(plan) != length.size else ""
     facts = [
         ("function", name + (" (pickled)" if function.pickled else "")),
+        ("kept", _kept_words(ledger)),
         ("arguments", ", ".join(_cut(x, MOST_ARGUMENTS) for x in given if x not in ("()", "{}"))),
         ("recording", f"{plan.source.path}::{plan.source.dataset}"),
         ("trials", f"{length.size:,} of {_range(length, '{:,}'.format)} {rows}{blocks}"),
@@ -155,6 +157,18 @@ def facts_of(ledger: Ledger, times: Timeline) -> list[tuple[str, str]]:
         ("versions", _versions_words(ledger)),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _kept_words(ledger: Ledger) -> str:
+    """What is kept of earlier functions."""
+    functions, by = functions_of(ledger)
+    blocks = np.bincount(by[by >= 0], minlength=len(functions)).tolist()
+    return "; ".join(
+        f"{count(number, ledger.plan.counted)} of an earlier function or other arguments "
+        f"({one.function} {one.function_digest[:8]}, plan {one.digest[:8]})"
+        for one, number in zip(functions[:-1], blocks, strict=False)
+        if number
+    )
 
 
 def _versions_words(ledger: Ledger) -> str:

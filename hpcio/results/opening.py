@@ -51,6 +51,16 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
         """The dataset ``data`` as HDF5 holds it: for its labels and scales, not its values."""
         return super().__getitem__("data")
 
+    @property
+    def earlier(self) -> int:
+        """Trials whose results are kept from before the function or its arguments changed.
+
+        The attribute `functions` tells of these functions, as JSON, and the column `function` of
+        the trials has the place of the one that computed each.
+        """
+        *former, _ = json.loads(read_text(self, "functions", "[null]"))
+        return sum(int(one["trials"]) for one in former)
+
     def __getitem__(self, name: Any) -> Any:
         if self._is_guarded(name):
             return self._data

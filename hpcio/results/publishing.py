@@ -13,7 +13,7 @@ import numpy as np
 from hpcio.errors import HpcioError, OutputError, as_output_error
 from hpcio.files import mark_of, open_file, read_text, sync
 from hpcio.function import unpack_details, write_details
-from hpcio.journals import Ledger, computed_by, published, sweep
+from hpcio.journals import Ledger, computed_by, functions_of, published, sweep
 from hpcio.layout import RESERVED, attach, hide
 from hpcio.machine import user_name
 from hpcio.planning import Plan
@@ -26,8 +26,9 @@ __all__ = ["publish"]
 # Characters of what is said of versions that differ.
 _MOST_VERSIONS = 50_000
 
-# Earlier steps of a chain that are told.
+# Earlier steps of a chain, and functions, that are told; characters of each text of a function.
 _MOST_STEPS = 15
+_MOST_TEXT = 1000
 
 TRIAL = np.dtype(
     [
@@ -97,7 +98,7 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     f["trials"] = trial_table(ledger)
     hide(f["trials"])
     _add_conditions(ledger, f)
-    _add_columns(plan, f)
+    _add_columns(ledger, f)
     _add_details(ledger, f)
     keep_sums(f)
 
@@ -123,9 +124,10 @@ def trial_table(ledger: Ledger) -> np.ndarray:
     return table
 
 
-def _add_columns(plan: Plan, f: h5py.File) -> None:
+def _add_columns(ledger: Ledger, f: h5py.File) -> None:
     """What is known of each trial, as coordinates along the axis of trials."""
-    columns = plan.trials.columns
+    plan = ledger.plan
+    columns = {**plan.trials.columns, **_by_functions(ledger, f)}
     if not columns:
         return
     has_axis = plan.target.stacked and plan.average is None
@@ -136,6 +138,38 @@ def _add_columns(plan: Plan, f: h5py.File) -> None:
     f["trials"].attrs[FURTHER] = json.dumps(places)
     if has_axis:
         f["data"].attrs["coordinates"] = " ".join(places.values())
+
+
+def _by_functions(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
+    """By which of the functions each trial was computed, if results of former ones are kept.
+
+    The attribute `functions` tells of them. A trial that several have computed, block by block,
+    has the oldest.
+    """
+    plan = ledger.plan
+    if not plan.former:
+        return {}
+    functions, by = functions_of(ledger)
+    # What is not done is of the function that would do it.
+    by = np.where(by < 0, len(functions) - 1, by).reshape(-1, plan.blocks.channel_blocks)
+    of_trial = by.min(axis=1)
+    trials = np.bincount(of_trial[trial_table(ledger)["done"]], minlength=len(functions)).tolist()
+    said = [
+        {
+            "trials": number,
+            "function": one.function,
+            "function_digest": one.function_digest,
+            "function_version": one.function_version,
+            **{name: text[:_MOST_TEXT] for name, text in one.described.items()},
+        }
+        for one, number in zip(functions, trials, strict=True)
+    ]
+    # HDF5 holds an attribute of up to 64 kB; who says that there are more says enough.
+    f.attrs["functions"] = json.dumps(said[-_MOST_STEPS:])
+    name = "function"
+    while name in plan.trials.columns:
+        name += "_"
+    return {name: of_trial.astype(np.int32)}
 
 
 def _add_column(f: h5py.File, place: str, values: np.ndarray, scale: h5py.Dataset) -> str:

@@ -28,7 +28,7 @@ from hpcio.results import opening as result
 from hpcio.results.besides import differing
 from hpcio.results.extents import PIECE, SPAN, copying_threads, in_threads
 from hpcio.results.remedies import out_of, remedy
-from hpcio.words import count, listed, size
+from hpcio.words import count, earlier_words, listed, size
 
 __all__ = ["Verified", "comparing", "in_words", "runs_of_bytes", "spans", "verify"]
 
@@ -55,6 +55,8 @@ class Verified:
     besides : bool
         Whether there are checksums of tables, coordinates and details; results of earlier versions
         have none.
+    earlier : int
+        Trials whose results are kept from before the function or its arguments changed.
     elsewhere : str
         The run directory in which its parts lie, if that is another's, as with a copy.
     """
@@ -65,6 +67,7 @@ class Verified:
     nbytes: int
     counted: str = "block"
     besides: bool = True
+    earlier: int = 0
     elsewhere: str = field(default="", repr=False)
 
     @classmethod
@@ -75,6 +78,7 @@ class Verified:
         done: np.ndarray,
         *,
         besides: bool = True,
+        earlier: int = 0,
         elsewhere: str = "",
     ) -> Self:
         """The record of a check that has compared all blocks that are done, and no others."""
@@ -83,13 +87,15 @@ class Verified:
             nbytes=int(target.sizes()[done].sum()),
             # An average is one block of all trials.
             counted="trial" if target.channel_axis is None and done.size > 1 else "block",
-            besides=besides, elsewhere=elsewhere,
+            besides=besides, earlier=earlier, elsewhere=elsewhere,
         )  # fmt: skip
 
     def __str__(self) -> str:
         gaps = f", {count(self.gaps, 'gap')}" if self.gaps else ""
         rest = "" if self.besides else "; there are no checksums of its tables and details"
         done = f"{count(self.blocks, self.counted)}, {size(self.nbytes)} verified"
+        if self.earlier:
+            rest += f"; {earlier_words(self.earlier)}"
         if self.elsewhere:
             rest += f"; its parts lie in '{self.elsewhere}', and are nowhere else"
         return f"{self.path}: {done}{gaps}{rest}"
@@ -171,7 +177,9 @@ def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
         wrong += differing_blocks(target, every, expected, lambda region: data[region])
     if wrong:
         raise _damaged(f, target, sorted(wrong))
-    return Verified.of(path, target, done, besides=besides is not None, elsewhere=_elsewhere(f))
+    return Verified.of(
+        path, target, done, besides=besides is not None, earlier=f.earlier, elsewhere=_elsewhere(f)
+    )
 
 
 def _elsewhere(f: result.ResultFile) -> str:

@@ -14,6 +14,7 @@ from hpcio.running.clock import end_stopped, failed_for_time
 from hpcio.running.deaths import FRUITLESS, Deaths, blame
 
 if TYPE_CHECKING:
+    from hpcio.running.keeping import keeping_done
     from hpcio.running.local import EXECUTORS, ExecutorMaker, choose
     from hpcio.running.partition import batches_of, divide, from_runs, runs
     from hpcio.running.ranks import Ranks, call_on_ranks, share_out
@@ -40,6 +41,7 @@ __all__ = [
     "execute",
     "failed_for_time",
     "from_runs",
+    "keeping_done",
     "record",
     "run_batch",
     "runs",
@@ -58,6 +60,7 @@ __getattr__ = lazily(
         "Work": "run",
         "batches_of": "partition",
         "begin": "run",
+        "keeping_done": "keeping",
         "call_on_ranks": "ranks",
         "choose": "local",
         "divide": "partition",

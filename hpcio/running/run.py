@@ -21,12 +21,20 @@ from hpcio.errors import (
     OutputError,
 )
 from hpcio.files import Mark, mark_of
-from hpcio.journals import DONE, Ledger, held, prepare, published, start_over
-from hpcio.planning import ONLY_TIME, Plan, RunPolicy, check_disk, load_plan, what_differs
+from hpcio.journals import DONE, Ledger, held, prepare, published
+from hpcio.planning import (
+    BY_OTHERS,
+    ONLY_TIME,
+    Plan,
+    RunPolicy,
+    check_disk,
+    load_plan,
+    parts_that_differ,
+)
 from hpcio.results import about_older, publish
 from hpcio.results import open as open_result
 from hpcio.running.clock import failed_for_time
-from hpcio.words import START_OVER, after_failures, count, duration, listed
+from hpcio.words import KEEPING, START_OVER, after_failures, count, duration, listed
 from hpcio.writers import backend_of, trusted_ledger
 
 __all__ = ["Executor", "Nobody", "Observe", "Work", "begin", "execute", "record"]
@@ -110,7 +118,6 @@ def execute(
     *,
     policy: RunPolicy,
     memory: str | int | None = None,
-    fresh: bool = False,
     observe: Observe | None = None,
     only: np.ndarray | None = None,
 ) -> Done:
@@ -121,7 +128,7 @@ def execute(
     plan : Plan
     executor : Executor
     policy : RunPolicy
-    memory, fresh
+    memory
         As for :meth:`hpcio.Plan.run`.
     observe : callable, optional
         Is called with the plan and with the line `about` of its executor, and returns a context
@@ -129,14 +136,12 @@ def execute(
     only : numpy.ndarray of int, optional
         The blocks to try, of those that are missing.
     """
-    if fresh:
-        plan = start_over(plan)
-    elif published(plan):
+    if not plan.starts_over and published(plan):
         return _finished(plan)
     # Whatever can be refused is refused before `prepare`, which may make room for a new run.
     plan.source.check_content()
     executor.check(plan, memory)
-    if fresh:
+    if plan.starts_over:
         check_disk(plan, np.arange(len(plan)))
     plan = begin(plan)
     with held(plan):
@@ -222,10 +227,11 @@ def _finished(plan: Plan) -> Done:
     """The record of a run that has nothing left to do."""
     mark = mark_of(plan.out)
     if mark is None or mark.plan != plan.digest:
-        differing = _differing(plan, mark)
+        differing, may_keep = _differing(plan, mark)
         raise OutputError(
             f"The output '{plan.out}' exists and is not the result of this plan{differing}. "
-            "Choose another name, or start over with fresh=True (in the shell: --fresh)."
+            f"{KEEPING * may_keep}Choose another name, or start over with fresh=True (in the "
+            "shell: --fresh)."
         )
     _say_what_has_changed(plan)
     with open_result(plan.out) as f:  # which says what of it is gone, if anything is
@@ -243,8 +249,10 @@ def _finished(plan: Plan) -> Done:
     return replace(record(ledger, known), blocks=blocks, gaps=gaps)
 
 
-def _differing(plan: Plan, mark: Mark | None) -> str:
-    """In what the plan of a result differs from another, as far as it is there.
+def _differing(plan: Plan, mark: Mark | None) -> tuple[str, bool]:
+    """In what the plan of a result differs from another, and whether its results can be kept.
+
+    Nothing is known if it is not there.
 
     If that is the time of the recording alone, an error says how to set that back.
     """
@@ -252,11 +260,11 @@ def _differing(plan: Plan, mark: Mark | None) -> str:
     with suppress(HpcioError):
         there = load_plan(plan.out)
     if mark is None or there is None or there.digest != mark.plan:
-        return ""
-    names = what_differs(plan, there)
-    if names == ONLY_TIME:
+        return "", False
+    names = parts_that_differ(plan, there)
+    if names == [ONLY_TIME]:
         there.source.check_unchanged()
-    return f" (other {names})"
+    return f" (other {', '.join(names)})", {*names} <= {*BY_OTHERS}
 
 
 def _limit(ledger: Ledger, trial_time: float | None, *, since: float) -> str:
@@ -342,5 +350,6 @@ def _failed_message(ledger: Ledger, max_failed: int) -> str:
     lines.append(f"Tracebacks: hpcio status {shlex.quote(plan.out)} --failed")
     too_long = any(failure.cause == "time" for failure in failures)
     allow = len(plan) if lost else 0
-    lines += after_failures(plan.out, plan.counted, allow=allow, too_long=too_long)
+    by_name = not plan.function.pickled
+    lines += after_failures(plan.out, plan.counted, allow=allow, too_long=too_long, by_name=by_name)
     return "\n".join(lines)

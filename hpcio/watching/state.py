@@ -125,6 +125,8 @@ class Status:
         What of a published result is gone, and what to do then; empty if nothing is.
     older : bool
         Whether an older result stays under the name until this one is published.
+    earlier : int
+        Trials, of those done, whose results are kept from before function or arguments changed.
     quiet : float
         Seconds since the last record while blocks are left, if that is much longer than blocks
         take; else 0.
@@ -150,6 +152,7 @@ class Status:
     counted: str = "block"
     gone: str = ""
     older: bool = False
+    earlier: int = 0
     quiet: float = 0.0
 
     @property

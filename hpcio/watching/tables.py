@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from hpcio.results import about_older
 from hpcio.watching.state import Queue, Status, WorkerStatus, working
-from hpcio.words import after_failures, column, count, duration, natural, number, plain
+from hpcio.words import (
+    after_failures,
+    column,
+    count,
+    duration,
+    earlier_words,
+    natural,
+    number,
+    plain,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -183,6 +192,7 @@ def run_table(state: Status, asked: Mapping[str, Queue]) -> RenderableType:
         "function": state.function
         + (" (pickled: it cannot be imported by name)" if state.pickled else ""),
         f"{state.counted}s": blocks_words(state),
+        "kept": earlier_words(state.earlier) if state.earlier else "",
         "speed": speed_words(state, at_work=working(state, asked.values())),
         "workers": f"{len(state.workers):,} on {count(hosts, 'host')}, "
         f"{count(state.attempts, 'attempt')}"
@@ -267,13 +277,15 @@ def print_status(
             _say(console, f"{unsure} on with: hpcio resume {out}{limit}")
         if state.failed:
             allow = state.blocks if state.left else 0
-            lines = after_failures(state.out, state.counted, allow=allow, too_long=too_long)
+            lines = after_failures(
+                state.out, state.counted, allow=allow, too_long=too_long, by_name=not state.pickled
+            )
             _say(console, "\n".join(lines))
     if state.published and state.done < state.blocks and not state.gone:
         _say(
             console,
-            f"Those {state.counted}s are gaps of the result. To fill them, run over them alone "
-            "into another file (--select-trials), or start over with --fresh.",
+            f"Those {state.counted}s are gaps of the result. To try them again, also with a mended "
+            f"function: hpcio resume {out} --keep-done",
         )
     words = {word for queue in asked.values() for word in queue.states.values()}
     is_limited = any(queue.trial_time is not None for queue in asked.values())

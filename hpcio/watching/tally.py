@@ -44,6 +44,7 @@ class Tally:
         self._plan = plan
         self._sizes = plan.work_sizes()
         self._state = np.zeros(len(plan), np.uint8)
+        self._earlier = np.zeros(len(plan.trials), bool)
         self._workers: dict[tuple[str, str], _Counted] = {}
         self._journals: set[Path] = set()
         self._failures: dict[int, tuple[Failure, tuple[str, str]]] = {}
@@ -70,6 +71,8 @@ class Tally:
         blocks, first = np.unique(done["block"], return_index=True)
         new = self._state[blocks] != DONE
         self._state[blocks] = DONE
+        if log.plan != self._plan.digest:
+            self._earlier[self._plan.blocks.trial[blocks[new]]] = True
         ends = done["end"][first[new]]
         self._note_recent(ends, self._sizes[blocks[new]])
         self._note_stretches(done["end"] - seconds, done["end"])
@@ -138,6 +141,7 @@ class Tally:
             session=session,
             since=float(self._begin[-1]) if self._begin.size else 0.0,
             counted=plan.counted,
+            earlier=int(self._earlier.sum()),
             quiet=silent if silent > max(QUIET, QUIET_BLOCKS * taken) else 0.0,
             workers=tuple(sorted(workers, key=lambda w: (natural(w.label), natural(w.host)))),
         )

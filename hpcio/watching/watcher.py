@@ -11,7 +11,7 @@ import json
 import os
 import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +33,7 @@ from hpcio.journals import (
     published,
     published_state,
     read_logs,
+    that_counts,
 )
 from hpcio.machine import is_local, only_files
 from hpcio.planning import Plan, load_plan
@@ -90,7 +91,7 @@ def _of_one_file(out: str) -> Status:
         try:
             is_done = read_table(f["hpcio/state"]) == DONE
             trials = read_table(f["trials"])["done"]
-            function = str(f.attrs["function"])
+            function, earlier = str(f.attrs["function"]), f.earlier
         except DAMAGE as error:
             raise as_read_error(error, out) from error
     if is_done.size < trials.size:  # an average, which is one block itself
@@ -99,7 +100,8 @@ def _of_one_file(out: str) -> Status:
     return Status(
         out=str(Path(out).absolute()), published=True, blocks=is_done.size, done=done,
         failed=is_done.size - done, attempts=0, function=function, pickled=False, failures=(),
-        seconds_left=0.0, counted="trial" if trials.size == is_done.size else "block",
+        seconds_left=0.0, earlier=earlier,
+        counted="trial" if trials.size == is_done.size else "block",
     )  # fmt: skip
 
 
@@ -139,14 +141,15 @@ class Watcher:
         found = dict(new)
         for path in self._journals.paths():
             if path not in self._headers:
-                header = _read_header(path, self._plan.digest)
+                header = _read_header(path, self._plan.digests)
                 if header is None:
                     continue
                 self._headers[path] = header
             elif path not in found:
                 continue
             records = found.get(path, np.zeros(0, RECORD))
-            self._tally.add(JournalRecords(path, self._headers[path], records))
+            log = JournalRecords(path, self._headers[path], records)
+            self._tally.add(that_counts(log, self._plan))
         return self._tally.status(session=session)
 
 
@@ -157,7 +160,7 @@ def _kept(records: np.ndarray) -> np.ndarray:
     return records[: int(records["offset"][records["kind"] == SYNC].max(initial=0))]
 
 
-def _read_header(path: Path, digest: str) -> dict[str, Any] | None:
+def _read_header(path: Path, digests: Collection[str]) -> dict[str, Any] | None:
     """The header of a journal; None if it is not there yet, or of another plan."""
     try:
         with open(path, "rb", opener=only_files) as f:
@@ -165,7 +168,7 @@ def _read_header(path: Path, digest: str) -> dict[str, Any] | None:
         header, _ = json.JSONDecoder().raw_decode(head[len(MAGIC) :].decode(errors="replace"))
     except (FileNotFoundError, ValueError):
         return None
-    ours = head.startswith(MAGIC) and isinstance(header, dict) and header.get("plan") == digest
+    ours = head.startswith(MAGIC) and isinstance(header, dict) and header.get("plan") in digests
     return header if ours else None
 
 

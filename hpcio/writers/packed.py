@@ -306,7 +306,7 @@ class PackedReader:
     """The results of one attempt, from HDF5 files and from logs."""
 
     def __init__(self, plan: Plan, records: JournalRecords) -> None:
-        self._plan, self._attempt = plan, records.attempt
+        self._plan, self._attempt, self._digest = plan, records.attempt, records.plan
         load_filters(plan.compression or "", plan.run_directory)
         files = records.records[records.records["kind"] == FILE]
         self._sizes = {int(r["file"]): int(r["nbytes"]) for r in files}
@@ -392,7 +392,7 @@ class PackedReader:
                 isinstance(data, h5py.Dataset)
                 and data.shape == shape
                 and data.dtype == self._plan.target.dtype
-                and read_text(data, "plan") == self._plan.digest
+                and read_text(data, "plan") == self._digest
             )
         except (KeyError, OSError, RuntimeError, ValueError, TypeError) as error:
             if is_of_disk(error):

@@ -70,13 +70,13 @@ def trial_path(attempt: str, block: int) -> str:
     return f"sources/{block // FILES_PER_FOLDER:04d}/{block:07d}-{attempt}.h5"
 
 
-def _task_layout(plan: Plan, nbytes: int) -> Layout:
+def _task_layout(plan: Plan, nbytes: int, digest: str) -> Layout:
     dtype = plan.target.dtype
-    return layout((nbytes // dtype.itemsize,), dtype, digest=plan.digest)
+    return layout((nbytes // dtype.itemsize,), dtype, digest=digest)
 
 
-def _trial_layout(plan: Plan, block: int) -> Layout:
-    return layout(plan.target.shape_of(block), plan.target.dtype, digest=plan.digest)
+def _trial_layout(plan: Plan, block: int, digest: str) -> Layout:
+    return layout(plan.target.shape_of(block), plan.target.dtype, digest=digest)
 
 
 # ---------------------------------------------------------------------- writing
@@ -96,7 +96,8 @@ class TaskFiles(Unbuffered):
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         self._file += 1
         self._next = 0
-        file_layout = _task_layout(self._plan, int(self._sizes[blocks].sum()))
+        nbytes = int(self._sizes[blocks].sum())
+        file_layout = _task_layout(self._plan, nbytes, self._plan.digest)
         path = self._plan.run_directory / task_path(self._attempt, self._file)
         try:
             self._slabs.append(Slab(path, file_layout))
@@ -189,7 +190,7 @@ class _SourceReader:
     """Reads the results of one attempt as plain bytes, where its journal says they are."""
 
     def __init__(self, plan: Plan, records: JournalRecords) -> None:
-        self._plan, self._attempt = plan, records.attempt
+        self._plan, self._attempt, self._digest = plan, records.attempt, records.plan
         self._open: tuple[str, int] | None = None
 
     def _place(self, record: np.void) -> tuple[str, int]:
@@ -250,13 +251,14 @@ class TrialReader(_SourceReader):
 
     def _place(self, record: np.void) -> tuple[str, int]:
         block = int(record["block"])
-        return trial_path(self._attempt, block), _trial_layout(self._plan, block).offset
+        shape = _trial_layout(self._plan, block, self._digest)
+        return trial_path(self._attempt, block), shape.offset
 
     def there(self, records: np.ndarray) -> np.ndarray:
         blocks = records["block"].tolist()
         return self._are_ours(
             [trial_path(self._attempt, block) for block in blocks],
-            [_trial_layout(self._plan, block) for block in blocks],
+            [_trial_layout(self._plan, block, self._digest) for block in blocks],
         )
 
 
@@ -279,7 +281,10 @@ class TaskReader(_SourceReader):
         files, which = np.unique(records["file"], return_inverse=True)
         ours = self._are_ours(
             [task_path(self._attempt, file) for file in files.tolist()],
-            [_task_layout(self._plan, self._sizes.get(file, 0)) for file in files.tolist()],
+            [
+                _task_layout(self._plan, self._sizes.get(file, 0), self._digest)
+                for file in files.tolist()
+            ],
         )
         found: np.ndarray = ours[which]
         return found
@@ -341,8 +346,9 @@ def _done(ledger: Ledger) -> np.ndarray:
 def trial_pieces(ledger: Ledger) -> Iterator[Piece]:
     """A mapping for each block."""
     for block in _done(ledger).tolist():
-        path = trial_path(ledger.logs[ledger.log[block]].attempt, block)
-        yield Piece(block, block + 1, path, _trial_layout(ledger.plan, block), None)
+        log = ledger.logs[ledger.log[block]]
+        path = trial_path(log.attempt, block)
+        yield Piece(block, block + 1, path, _trial_layout(ledger.plan, block, log.plan), None)
 
 
 def task_pieces(ledger: Ledger) -> Iterator[Piece]:
@@ -367,8 +373,9 @@ def task_pieces(ledger: Ledger) -> Iterator[Piece]:
     last = np.concatenate([first[1:], [done.size]])
     for a, b in zip(first.tolist(), last.tolist(), strict=True):
         number, file = int(log[a]), int(record["file"][a])
-        shape = _task_layout(ledger.plan, sizes[number, file])
-        path = task_path(ledger.logs[number].attempt, file)
+        by = ledger.logs[number]
+        shape = _task_layout(ledger.plan, sizes[number, file], by.plan)
+        path = task_path(by.attempt, file)
         yield Piece(int(done[a]), int(done[b - 1]) + 1, path, shape, int(record["offset"][a]))
 
 

@@ -51,6 +51,26 @@ def test_begun_here_and_resumed_there(slurm, place, writer):
     assert len(place.calls) == place.trials + 10
 
 
+@pytest.mark.parametrize("how", ["in Python", "in the shell"])
+def test_a_mended_function_goes_on_in_jobs(slurm, place, how):
+    """Results of the first are kept, jobs compute the rest by the second, the result says which."""
+    place.mark("raise", *range(10, 20))
+    place.submit(2).wait(timeout=PATIENCE)
+    module = Path(f"{place.module}.py")
+    module.write_text(
+        module.read_text().replace('ValueError("sick")', "0", 1).replace("raise 0", "0")
+    )
+    if how == "in Python":
+        run = slurm_side.submit(place.plan().keeping_done(), tasks=2, **OPTIONS)
+    else:
+        assert "Submitted 2 tasks" in hpcio_command("resume", "out.h5", "--keep-done")
+        run = slurm_side.attach(place.out)
+    place.finished(run)
+    with run.result() as f:
+        assert np.flatnonzero(f["function"][:]).tolist() == [*range(10, 20)]
+    assert len(place.calls) == place.trials + 10
+
+
 @pytest.mark.slow
 # More than there are CPUs.
 @pytest.mark.parametrize("tasks", [20, pytest.param(200, marks=pytest.mark.torture)])
