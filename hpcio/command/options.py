@@ -150,6 +150,9 @@ _TABLE_OPTIONS = [
     click.option("--one-based/--zero-based", default=None,
                  help="Whether rows count from 1, and stop is the last one."),
     click.option("--onset", metavar="COLUMN", help="The column with the times of events."),
+    click.option("--t-start", type=float,
+                 help="Time of the first row in seconds, if the times of trials do not count from "
+                 "it.  [default: as the file says, else 0]"),
     click.option("--outside", type=click.Choice(["error", "drop"]), default="error",
                  show_default=True, help="What becomes of trials that leave the recording."),
     click.option("--where", multiple=True, metavar="COLUMN=VALUE", callback=_pairs_of_words,
@@ -323,6 +326,8 @@ def _wanted(trials: Trials, name: str, text: str) -> Any:
     """What `Trials.where` takes for ``VALUE``, ``A,B`` or ``LOW:HIGH``, by the type of a column."""
     if trials[name].dtype.kind == "U":
         return text.split(",")
+    if trials[name].dtype.kind == "b" and text.lower() in _WORDS:
+        return _WORDS[text.lower()]
     least, colon, most = text.partition(":")
     words = [least, most] if colon else text.split(",")
     numbers = [_number(word) for word in words]
@@ -350,7 +355,7 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     }
     table = {
         name: options[name]
-        for name in ("rate", "pre", "post", "unit", "one_based", "onset")
+        for name in ("rate", "pre", "post", "unit", "one_based", "onset", "t_start")
         if options[name] is not None
     }
     if chosen or table or options["where"] or options["outside"] == "drop":

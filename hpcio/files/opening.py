@@ -142,7 +142,7 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
         if not locked and is_of_disk(error):  # the disk has failed, not the file
             raise as_read_error(error, name) from error
         if not h5py.is_hdf5(name) and not locked:
-            raise SourceError(f"'{name}' is not an HDF5 file. Convert it first.") from error
+            raise SourceError(f"'{name}' is not an HDF5 file. {_remedy(name)}.") from error
         if locked:
             raise SourceError(
                 f"'{name}' is open for writing elsewhere. Close it there, then try again."
@@ -150,6 +150,16 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
         raise SourceError(
             f"HDF5 cannot open '{name}': {error}. Restore it from a backup."
         ) from error
+
+
+def _remedy(name: str) -> str:
+    """What makes HDF5 of a file that is none."""
+    if name.lower().endswith(".mat"):
+        return (
+            "MATLAB writes HDF5 with -v7.3 only: save it again by save('NAME.mat', 'x', '-v7.3'), "
+            "or read it by scipy.io.loadmat"
+        )
+    return "Convert it first"
 
 
 def has_sound_scales(dataset: h5py.Dataset) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpcio.errors import TrialError
+from hpcio.recording.clocks import Clock
 from hpcio.recording.selections import (
     Cut,
     Selection,
@@ -48,6 +49,7 @@ class TrialRows:
     channels_per_block: int | None = None
     columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     outside: Outside = "error"
+    clock: Clock | None = None
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen for everybody else

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import os
 import re
 from array import array
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from hpcio.errors import SourceError, TrialError
 from hpcio.files import find_dataset, open_file, reading, split_spec
 from hpcio.machine import only_files
+from hpcio.recording.matlabtables import is_of_matlab, matlab_table
 from hpcio.recording.resulttables import RESULT_COLUMNS, columns_of_result
 from hpcio.recording.tables import (
     COLUMNS,
@@ -31,20 +33,27 @@ __all__ = ["CSV", "HDF5"]
 # What the shell has opened for us, as by `--trials <(...)`: a pipe that somebody writes into.
 _HANDED_OVER = re.compile(r"/dev/fd/|/dev/stdin$|/proc/self/fd/")
 # What stands for a number that is missing.
-_MISSING = ("", "n/a", "nan")
+_MISSING = ("", "n/a", "nan", "na")
 # A label that looks like a number.
 _LABEL = re.compile(r"0\d")
 # So many lines of text become arrays at a time, which are smaller.
 _LINES = 1 << 16
-# The attribute by which MATLAB marks what it writes.
-_MATLAB = "MATLAB_class"
+# A comment behind a number: other cells may well hold a "#".
+_REMARK = re.compile(r"((?:^|[\t,])[ +.eE\d-]*\d[.]?) +#.*")
+# What to do about files that are no text, by how their name ends.
+_NO_TEXT = {
+    ".fif": "Give the array of mne.read_events",
+    ".gz": "Unpack it, or give the frame of pandas.read_csv",
+    ".mat": "Name its matrix, FILE::NAME, in a file that was saved with -v7.3",
+    ".xlsx": "Give the frame of pandas.read_excel",
+}
 
 
 class _Hdf5:
     """A dataset or a group ``FILE::NAME``; see `hpcio.recording.TrialTableKind`.
 
     A group is a table of the datasets in it that have one axis, such as the time intervals of
-    NWB. What MATLAB has written is turned, since its arrays are in Fortran's order.
+    NWB. Those of MATLAB are read by `matlabtables`.
     """
 
     name = "hdf5"
@@ -57,9 +66,13 @@ class _Hdf5:
         where = f"'{name}' in '{file}'"
         with reading(file), open_file(file) as f:
             try:
-                if isinstance(f.get(name), h5py.Group):
-                    return array_table(_columns_of(f[name], where), f"Group {where}", f"of {where}")
-                return _dataset(find_dataset(f, name), name, where)
+                is_group = isinstance(f.get(name), h5py.Group)
+                found = f[name] if is_group else find_dataset(f, name)
+                if is_of_matlab(found):
+                    return matlab_table(found, name, where)
+                if is_group:
+                    return array_table(_columns_of(found, where), f"Group {where}", f"of {where}")
+                return _dataset(found, where)
             except OSError as error:
                 raise SourceError(f"HDF5 cannot read {where}: {error}. Restore it.") from error
 
@@ -77,40 +90,32 @@ def _columns_of(group: h5py.Group, where: str) -> dict[str, npt.NDArray[np.gener
         and thing.dtype.names is None
     }
     # Columns of lists have an index with one number for each trial, and values of any length.
-    ragged = {name.removesuffix("_index") for name in flat if name.endswith("_index")}
-    columns = {
-        name: thing
-        for name, thing in flat.items()
-        if name not in ragged and name.removesuffix("_index") not in ragged
-    }
+    indices = {name for name, thing in flat.items() if _is_index(name, thing, group)}
+    ragged = {name.removesuffix("_index") for name in indices}
+    columns = {name: thing for name, thing in flat.items() if name not in indices | ragged}
     if not columns:
         raise TrialError(f"Group {where} has no columns. Name a group of datasets, or a dataset.")
     return {name: plain_column(np.asarray(thing[()])) for name, thing in columns.items()}
 
 
-def _dataset(found: h5py.Dataset, name: str, where: str) -> TrialTable:
+def _dataset(found: h5py.Dataset, where: str) -> TrialTable:
     # Check before reading: the user may have named the recording itself.
-    by_matlab = _MATLAB in found.attrs
     if found.dtype.names is None:
-        shape = found.shape
-        if by_matlab and shape is not None and len(shape) == 2:
-            if shape[0] < 2 or found.dtype.kind not in "iuf":
-                check_table(shape[::-1], found.dtype, f"Dataset {where}")
-        else:
-            check_table(shape, found.dtype, f"Dataset {where}")
+        check_table(found.shape, found.dtype, f"Dataset {where}")
     values = np.asarray(found[()])
     if values.dtype.names == RESULT_COLUMNS:
         return TrialTable(
             {**{n: values[n] for n in COLUMNS}, **columns_of_result(found)}, f"Dataset {where}",
             lambda k: f"Trial {k} of {where}",
         )  # fmt: skip
-    if not by_matlab or found.dtype.names is not None:
-        return array_table(values, f"Dataset {where}", f"of {where}")
-    columns = {str(k): column for k, column in enumerate(values)}
-    return TrialTable(
-        columns, f"Dataset {where}", lambda k: f"Trial {k} of {where}",
-        named=False, matlab=True, trl=name.strip("/").rpartition("/")[2] == "trl",
-    )  # fmt: skip
+    return array_table(values, f"Dataset {where}", f"of {where}")
+
+
+def _is_index(name: str, thing: h5py.Dataset, group: h5py.Group) -> bool:
+    """Whether a dataset says where the lists of another one end; NWB notes that."""
+    if "neurodata_type" in thing.attrs:
+        return bool(thing.attrs["neurodata_type"] == "VectorIndex")
+    return name.endswith("_index") and name.removesuffix("_index") in group
 
 
 class _Csv:
@@ -187,25 +192,40 @@ def _csv_lines(name: str) -> Iterator[tuple[int, list[str]]]:
     try:
         opener = None if _HANDED_OVER.match(name) else only_files
         with open(name, encoding="utf-8-sig", newline="", opener=opener) as file:
+            above = ""  # the comment before the first line
             for line, whole in enumerate(file, start=1):
-                text = whole.partition("#")[0].strip(" \r\n")
+                text = whole.strip(" \r\n")
+                if text.startswith("#"):
+                    above = text.lstrip("# ")
+                    continue
                 if not text.strip("\t,"):
                     continue
                 if not sep:
-                    commas = "," in text and ("\t" not in text or name.lower().endswith(".csv"))
+                    first = text.partition(" #")[0]
+                    commas = "," in first and ("\t" not in first or name.lower().endswith(".csv"))
                     sep = "," if commas else "\t"
-                # Only quotes need the csv module, which takes three times as long.
-                cells = next(csv.reader([text], delimiter=sep)) if '"' in text else text.split(sep)
-                yield line, [cell.strip() for cell in cells]
+                    cells, header = _cells(first, sep), _cells(above, sep)
+                    if not any(map(_is_number, cells)):
+                        text = first
+                    elif len(header) == len(cells) and {*map(str.lower, header)} & PLACES:
+                        yield line - 1, header
+                yield line, _cells(_REMARK.sub(r"\1", text) if "#" in text else text, sep)
     except FileNotFoundError:
         raise SourceError(f"There is no file '{name}'. Check the path.") from None
     except OSError as error:
         raise SourceError(f"Cannot read '{name}': {error.strerror}. Name a text file.") from error
     except (UnicodeDecodeError, csv.Error) as error:
+        remedy = _NO_TEXT.get(os.path.splitext(name)[1].lower())
         raise SourceError(
-            f"'{name}' is no table in UTF-8 text. Name a CSV or TSV file, or FILE::DATASET for "
-            "a table in HDF5."
+            f"'{name}' is no table in UTF-8 text. "
+            f"{remedy or 'Name a CSV or TSV file, or FILE::DATASET for a table in HDF5'}."
         ) from error
+
+
+def _cells(text: str, sep: str) -> list[str]:
+    # Only quotes need the csv module, which takes three times as long.
+    cells = next(csv.reader([text], delimiter=sep)) if '"' in text else text.split(sep)
+    return [cell.strip() for cell in cells]
 
 
 def _by_position(width: int, where: str) -> list[str]:
@@ -213,7 +233,8 @@ def _by_position(width: int, where: str) -> list[str]:
     if width not in (2, 3):
         raise TrialError(
             f"{where} has {width} columns. Separate start, stop and (if wanted) offset by "
-            "commas or tabs, or name these columns in a header."
+            "commas or tabs, or name these columns in a header. (Of events of MNE in text give "
+            "the array of mne.read_events.)"
         )
     return [str(k) for k in range(width)]
 

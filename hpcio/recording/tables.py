@@ -51,7 +51,7 @@ class TrialTable:
     matlab : bool
         Whether MATLAB has made it, which counts from 1 up to the last.
     trl : bool
-        Whether it is a ``trl`` of FieldTrip, whose meaning is defined.
+        Whether it is a ``trl`` or ``sampleinfo`` of FieldTrip, whose meaning is defined.
     """
 
     columns: Mapping[str, npt.NDArray[Any]]
@@ -149,7 +149,11 @@ def array_table(
 def _named_columns(table: Any, where: str) -> dict[str, npt.NDArray[Any]] | None:
     """The columns of a table whose columns have names; None of any other."""
     if isinstance(table, Mapping):
-        return {name: _array(values) for name, values in _by_name(table, where).items()}
+        return {
+            name: _listed(values, name, where) for name, values in _by_name(table, where).items()
+        }
+    if hasattr(table, "collect"):
+        raise TrialError(f"{where} is a lazy frame of polars. Give .collect() of it.")
     if isinstance(table, Sequence) and len(table) and all(isinstance(r, Mapping) for r in table):
         names = column_names([str(name) for name in table[0]], where)
         try:
@@ -171,6 +175,16 @@ def _by_name(table: Mapping[Any, Any], where: str) -> dict[str, Any]:
     return dict(zip(column_names([str(n) for n in table], where), table.values(), strict=True))
 
 
+def _listed(values: Any, name: str, where: str) -> npt.NDArray[Any]:
+    """One column of a mapping; a dict or a set, which is no list of values, is refused."""
+    if np.ndim(values) == 0 and not np.isscalar(values):
+        raise TrialError(
+            f"'{name}' of {where} is a {type(values).__name__}. Give a list or an array, one value "
+            "a trial (of a data frame: the frame itself, or .to_dict('list'))."
+        )
+    return _array(values)
+
+
 def _array(values: Any) -> npt.NDArray[Any]:
     """One column as an array."""
     if hasattr(values, "to_numpy"):  # pandas has types that numpy does not know
@@ -189,7 +203,7 @@ def plain_column(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.datetime_as_string(values) if values.dtype.kind == "M" else values.astype("U")
     if values.dtype.kind == "O":
         plain = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in values.tolist()]
-        is_missing = [v is None or v != v or type(v).__name__ == "NAType" for v in plain]
+        is_missing = [_is_missing(v) for v in plain]
         if all(
             missing or isinstance(v, int | float | np.number)
             for v, missing in zip(plain, is_missing, strict=True)
@@ -201,6 +215,12 @@ def plain_column(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
             ["" if missing else str(v) for v, missing in zip(plain, is_missing, strict=True)], "U"
         )
     return values.astype("U") if values.dtype.kind == "T" else values
+
+
+def _is_missing(value: Any) -> bool:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # those of pandas
+        return True
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
 def checked_columns(columns: Mapping[str, Any], count: int) -> dict[str, npt.NDArray[Any]]:
@@ -230,10 +250,13 @@ def checked_columns(columns: Mapping[str, Any], count: int) -> dict[str, npt.NDA
 
 def _equally_long(columns: dict[str, npt.NDArray[Any]], where: str) -> dict[str, npt.NDArray[Any]]:
     flat = {name: values for name, values in columns.items() if values.ndim == 1}
-    lengths = {len(values) for values in flat.values()}
+    lengths = {len(values): name for name, values in flat.items()}
     if len(lengths) > 1:
-        raise TrialError(f"{where} has columns of unequal length. Give each one value a trial.")
-    if lengths in (set(), {0}):
+        named = ", ".join(f"'{name}' has {length}" for length, name in lengths.items())
+        raise TrialError(
+            f"{where} has columns of unequal length: {named}. Give each one value a trial."
+        )
+    if not any(lengths):
         raise TrialError(f"{where} has no rows. Give at least one trial.")
     return flat
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from hpcio.errors import TrialError
 from hpcio.recording.blocks import Blocks, TrialRows, lay_over
+from hpcio.recording.clocks import check_clock, clock_of
 from hpcio.recording.matching import matching, values_of
 from hpcio.recording.recording import Recording, in_result
 from hpcio.recording.resulttables import rows_of_result
@@ -64,6 +65,9 @@ class Trials(TrialRows):
         What else is known of each trial: numbers or text. ``trials["condition"]`` is one of them.
     outside : {"error", "drop"}
         What becomes of trials that leave the recording they are laid over.
+    clock : Clock or None
+        By which ``rate`` and ``t_start`` times became rows. A recording whose file says otherwise
+        is refused.
 
     Raises
     ------
@@ -98,6 +102,7 @@ class Trials(TrialRows):
         unit: Literal["rows", "s", "ms", "us"] | None = None,
         one_based: bool | None = None,
         onset: str | None = None,
+        t_start: float | None = None,
         outside: Outside = "error",
         rows: int | None = None,
         axis: int = 0,
@@ -115,8 +120,9 @@ class Trials(TrialRows):
           last one included, and the offset of FieldTrip.
 
         A table without names has the columns start, stop and perhaps offset. With `pre` or
-        `post` it holds events of MNE; in a file of MATLAB it is a ``trl`` of FieldTrip if its
-        name says so.
+        `post` it holds events of MNE, which count from the start of the acquisition: give
+        ``t_start=raw.first_time``. In a file of MATLAB (7.3) it is one of FieldTrip if its name is
+        ``trl`` or ``sampleinfo``; structs are tables with names.
 
         Parameters
         ----------
@@ -126,8 +132,8 @@ class Trials(TrialRows):
             a result its table; another str or path a CSV or TSV file; all else a table: an array
             (N, 2) or (N, 3), a data frame, a mapping of columns, an array with fields, or records.
         rate : float, optional
-            Rows of the recording in a second. Seconds become the nearest row, and half a row
-            the later one.
+            Rows of the recording in a second; a `recording` in NWB says it by itself. Seconds
+            become the nearest row, and half a row the later one.
         pre, post : float or array (N,), optional
             Trials begin so many seconds before an event, and end so many after it. Without
             `post`, an event lasts for its ``duration``.
@@ -136,7 +142,12 @@ class Trials(TrialRows):
         one_based : bool, optional
             Whether rows count from 1, and ``stop`` is the last row of a trial.
         onset : str, optional
-            The column with the times of events, whatever its name.
+            The column with the times of events, whatever its name. If that is ``sample``, it
+            counts rows.
+        t_start : float, optional
+            The time that the table gives to the first row of the recording, in seconds: the
+            ``starting_time`` of a series in NWB, which such a `recording` says by itself, or the
+            ``first_time`` of MNE. By default 0.
         outside : {"error", "drop"}
             What becomes of trials that leave the recording.
         rows : int, optional
@@ -144,7 +155,8 @@ class Trials(TrialRows):
         axis : int, optional
             Stacking axis of the recording.
         recording : Recording, optional
-            What is read. If it is a result, its own table `trials` means its own rows.
+            What is read. If it is a result, its own table `trials` means its own rows. If its file
+            says which time its rows have, as NWB does, times are those.
 
         Returns
         -------
@@ -155,7 +167,8 @@ class Trials(TrialRows):
         SourceError
             If a file or dataset cannot be read.
         TrialError
-            If it does not hold trials, or more must be said to know them; the message says what.
+            If it does not hold trials, or more must be said to know them, or `rate` and `t_start`
+            are not those of the recording; the message says what.
         OptionError
             If an option has no such value.
 
@@ -172,10 +185,12 @@ class Trials(TrialRows):
         """
         reading = Reading(
             rate=rate, pre=pre, post=post, unit=unit, one_based=one_based, onset=onset,
-            outside=outside,
+            t_start=t_start, outside=outside,
         )  # fmt: skip
         if isinstance(spec, Trials):
             reading.refuse("trials that are made already")
+            if recording is not None:
+                check_clock(spec.clock, spec.start, spec.stop, recording, spec.axis)
             return spec._inside(rows) if outside == "drop" else spec
         if isinstance(spec, int | np.integer) and not isinstance(spec, bool):
             reading.refuse("trials of equal length")
@@ -188,9 +203,14 @@ class Trials(TrialRows):
         if own is not None:
             reading.refuse("the trials of a result")
             return cls._from_table(own, axis, reading, rows)
-        if isinstance(spec, str | os.PathLike):
-            return cls._from_table(read_table(os.fspath(spec)), axis, reading, rows)
-        return cls._from_table(array_table(spec), axis, reading, rows)
+        is_name = isinstance(spec, str | os.PathLike)
+        table = read_table(os.fspath(spec)) if is_name else array_table(spec)
+        if recording is None:
+            return cls._from_table(table, axis, reading, rows)
+        reading = replace(reading, own=clock_of(recording, axis))
+        found = cls._from_table(table, axis, reading, rows)
+        check_clock(found.clock, found.start, found.stop, recording, axis)
+        return found
 
     @classmethod
     def from_events(
@@ -201,6 +221,7 @@ class Trials(TrialRows):
         post: npt.ArrayLike,
         pre: npt.ArrayLike = 0.0,
         columns: Mapping[str, npt.ArrayLike] | None = None,
+        t_start: float | None = None,
         outside: Outside = "error",
         axis: int = 0,
     ) -> Trials:
@@ -209,7 +230,7 @@ class Trials(TrialRows):
         Parameters
         ----------
         onsets : array_like (N,)
-            When events are, from the recording's first row.
+            When events are.
         rate : float
             Rows of the recording in a second. Seconds become the nearest row, and half a row
             the later one; windows of one length in seconds have one length in rows.
@@ -218,6 +239,8 @@ class Trials(TrialRows):
             negative `pre` begins after the event.
         columns : mapping of str to array_like (N,), optional
             What else is known of each event.
+        t_start : float, optional
+            When the first row of the recording is; see :meth:`read`. By default 0.
         outside : {"error", "drop"}
             What becomes of trials that leave the recording.
         axis : int, optional
@@ -244,29 +267,17 @@ class Trials(TrialRows):
         of_each: dict[str, Any] = dict(columns or {})
         name = "onset" if "onset" not in of_each else "time of the event"
         table = array_table({name: onsets, **of_each}, "The table of events", "of the events")
-        reading = Reading(rate=rate, pre=pre, post=post, onset=name, outside=outside)
+        reading = Reading(
+            rate=rate, pre=pre, post=post, onset=name, t_start=t_start, outside=outside
+        )
         found = cls._from_table(table, axis, reading, None)
         return replace(found, columns={n: v for n, v in found.columns.items() if n != name})
 
     @classmethod
     def from_array(cls, table: npt.ArrayLike, *, axis: int = 0) -> Trials:
-        """Trials from a table of start, stop and (if wanted) offset.
+        """Trials from an array of start, stop and perhaps offset, (N, 2) or (N, 3); as `read`.
 
-        Parameters
-        ----------
-        table : array_like (N, 2) or (N, 3)
-            One trial a row, in samples. Floats are fine if they are whole numbers.
-        axis : int, optional
-            Stacking axis of the recording.
-
-        Returns
-        -------
-        Trials
-
-        Raises
-        ------
-        TrialError
-            If the table has another shape, or a row of it makes no trial.
+        Floats are fine if they are whole numbers.
 
         Examples
         --------
@@ -277,25 +288,7 @@ class Trials(TrialRows):
 
     @classmethod
     def from_hdf5(cls, spec: str | os.PathLike[str], *, axis: int = 0) -> Trials:
-        """Trials from a dataset (N, 2) or (N, 3) of start, stop and (if wanted) offset.
-
-        Parameters
-        ----------
-        spec : str or path
-            ``FILE::DATASET``.
-        axis : int, optional
-            Stacking axis of the recording.
-
-        Returns
-        -------
-        Trials
-
-        Raises
-        ------
-        SourceError
-            If file or dataset cannot be read.
-        TrialError
-            If the dataset has another shape, or a row of it makes no trial.
+        """Trials from ``FILE::NAME`` in HDF5; as `read`.
 
         Examples
         --------
@@ -306,32 +299,13 @@ class Trials(TrialRows):
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str], *, axis: int = 0) -> Trials:
-        r"""Trials from a text file with commas or tabs between its columns.
+        r"""Trials from a text file with commas or tabs between its columns; as `read`.
 
-        A first line without any number in it is a header. If it has the names start and stop
-        (in any order and case, with any other columns), these columns and offset are taken;
-        else the columns are start, stop and (if there are three) offset. All after a ``#`` is
-        a comment; empty lines do not count.
-
-        Parameters
-        ----------
-        path : str or path
-            UTF-8 text. If its first line has both commas and tabs, tabs separate unless the
-            name ends with ``.csv``.
-        axis : int, optional
-            Stacking axis of the recording.
-
-        Returns
-        -------
-        Trials
-
-        Raises
-        ------
-        SourceError
-            If the file cannot be read, or is no text.
-        TrialError
-            If a cell holds no whole number, or a line makes no trial; the message names line
-            and column.
+        The text is UTF-8. A first line without any number in it is a header; so is a comment
+        right before it with names of such columns, as numpy and MNE write it. If the first line
+        has both commas and tabs, tabs separate unless the name ends with ``.csv``. A line that
+        begins with ``#`` is a comment, and so is all behind a number and ``" #"``. Empty lines do
+        not count.
 
         Examples
         --------
@@ -393,7 +367,7 @@ class Trials(TrialRows):
             index, found = index[keep], found.at(keep)
         return cls(
             found.start, found.stop, found.offset, index, axis, columns=found.columns,
-            outside=reading.outside,
+            outside=reading.outside, clock=found.clock,
         )  # fmt: skip
 
     def _inside(self, rows: int | None) -> Trials:

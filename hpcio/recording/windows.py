@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpcio.errors import HpcioWarning, OptionError, TrialError
+from hpcio.recording.clocks import Clock
 from hpcio.recording.tables import TrialTable, check_rows
 
 __all__ = [
@@ -38,6 +39,8 @@ _PAIRS = {
     ("start_time", "stop_time"): "s",
 }
 _ONSET = "onset"
+# The column of an event's row, in FieldTrip and BIDS.
+_SAMPLE = "sample"
 _FARTHEST = 2.0**62
 _SAY_RATE = "Give rate=, the samples in a second (in the shell: --rate 1000)"
 
@@ -52,11 +55,17 @@ class Reading:
     unit: str | None = None
     one_based: bool | None = None
     onset: str | None = None
+    t_start: float | None = None
     outside: Outside = "error"
+    own: Clock | None = None  # of the recording, if it has one
 
     def __post_init__(self) -> None:
         if self.rate is not None and not (_is_number(self.rate) and 0 < self.rate < np.inf):
             raise OptionError(f"rate={self.rate!r} is no number of samples in a second.")
+        if self.t_start is not None and not (
+            _is_number(self.t_start) and np.isfinite(self.t_start)
+        ):
+            raise OptionError(f"t_start={self.t_start!r} is no time of the first row, in seconds.")
         if self.unit is not None and self.unit not in ("rows", *_UNITS):
             raise OptionError(f"unit='{self.unit}' is unknown. Choose rows, s, ms or us.")
         if self.outside not in ("error", "drop"):
@@ -64,7 +73,7 @@ class Reading:
 
     def refuse(self, what: str) -> None:
         """Raise OptionError if anything was said that tables alone need."""
-        for name in ("rate", "pre", "post", "unit", "one_based", "onset"):
+        for name in ("rate", "pre", "post", "unit", "one_based", "onset", "t_start"):
             if getattr(self, name) is not None:
                 raise OptionError(f"{name}= says how a table is read, and these are {what}.")
 
@@ -76,17 +85,20 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Rows of trials, and what else a table says of each."""
+    """Rows of trials, what else a table says of each, and the clock that made rows of times."""
 
     start: npt.NDArray[np.int64]
     stop: npt.NDArray[np.int64]
     offset: npt.NDArray[np.int64]
     columns: Mapping[str, npt.NDArray[Any]]
+    clock: Clock | None
 
     def at(self, positions: npt.NDArray[np.intp]) -> Windows:
         """Those at some positions."""
         columns = {name: values[positions] for name, values in self.columns.items()}
-        return Windows(self.start[positions], self.stop[positions], self.offset[positions], columns)
+        return Windows(
+            self.start[positions], self.stop[positions], self.offset[positions], columns, self.clock
+        )  # fmt: skip
 
 
 def to_rows(seconds: npt.ArrayLike, rate: float) -> npt.NDArray[np.int64]:
@@ -113,14 +125,14 @@ def rows_of(table: TrialTable, reading: Reading) -> Windows:
     """
     found = _Named(table, reading) if table.named else _Numbered(table, reading)
     start, stop, offset = found.windows()
-    if reading.rate is not None and not found.has_times:
+    if reading.rate is not None and found.clock is None:
         raise TrialError(
             f"rate= is given, and {table.where} counts rows. If its numbers are seconds, say "
             "unit='s' (in the shell: --unit s), else leave out rate."
         )
     inside = np.maximum(start, 0) if reading.outside == "drop" else start
     check_rows(inside, np.maximum(stop, stop + (inside - start)), table.name)
-    return Windows(start, stop, offset, found.columns())
+    return Windows(start, stop, offset, found.columns(), found.clock)
 
 
 def without_outside(
@@ -162,7 +174,7 @@ class _Table:
 
     def __init__(self, table: TrialTable, reading: Reading) -> None:
         self._table, self._reading, self._read = table, reading, table.columns
-        self.has_times = False
+        self.clock: Clock | None = None
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """All that the table says besides where trials are."""
@@ -173,13 +185,31 @@ class _Table:
         raise NotImplementedError
 
     def _rate(self, what: str) -> float:
-        if self._reading.rate is None:
+        own = self._reading.own
+        rate = self._reading.rate
+        if rate is None and own is not None:
+            rate = own.rate
+        if rate is None:
             raise TrialError(f"{what}. {_SAY_RATE}.")
-        self.has_times = True
-        return float(self._reading.rate)
+        self.clock = self.clock or Clock(float(rate), None)
+        return float(rate)
+
+    def _at(self, column: str, unit: str) -> npt.NDArray[np.int64]:
+        """A column of times, or of rows, as rows of the recording; it begins at `t_start`."""
+        t_start, own = self._reading.t_start, self._reading.own
+        if unit == "rows":
+            rows = self._whole(column)
+            if t_start is not None:
+                rows = rows - to_rows(t_start, self._rate("t_start= is a time"))
+            return rows
+        if t_start is None:
+            t_start = 0.0 if own is None or own.t_start is None else own.t_start
+        rate = self._rate(f"'{column}' of {self._table.where} is a time")
+        self.clock = Clock(rate, float(t_start))
+        return to_rows(self._times(column) * _UNITS[unit] - t_start, rate)
 
     def _rows(self, column: str, unit: str) -> npt.NDArray[np.int64]:
-        """A column as rows of the recording."""
+        """A column of rows, or of lengths of time, as rows."""
         if unit == "rows":
             return self._whole(column)
         rate = self._rate(f"'{column}' of {self._table.where} is a time")
@@ -190,6 +220,12 @@ class _Table:
         one_based = self._reading.one_based
         if one_based is not None and unit != "rows":
             raise TrialError(f"one_based= goes with rows, and {self._table.where} has times.")
+        if self._table.matlab and not by_itself and one_based is None and unit == "rows":
+            raise TrialError(
+                f"{self._table.where} is of MATLAB, which counts from 1, and whose ranges include "
+                "their last row. Say one_based=True if that is so here, else one_based=False (in "
+                "the shell: --one-based or --zero-based)."
+            )
         return by_itself if one_based is None else one_based
 
     def _times(self, column: str) -> npt.NDArray[np.float64]:
@@ -198,7 +234,10 @@ class _Table:
             return values.astype(np.float64)
         is_bad = ~np.isfinite(values) if values.dtype.kind in "iuf" else _is_in_words(values)
         bad = int(np.argmax(is_bad))
-        raise TrialError(f"{self._table.shown(bad, column)}, which is no time. Correct it.")
+        raise TrialError(
+            f"{self._table.shown(bad, column)}, which is no time. Give numbers, from the start of "
+            "the recording (of a timedelta of pandas: .dt.total_seconds())."
+        )
 
     def _whole(self, column: str) -> npt.NDArray[np.int64]:
         """A column as int64, or a TrialError for the first cell that is no whole number."""
@@ -290,9 +329,11 @@ class _Named(_Table):
         reading = self._reading
         names = {name.lower(): name for name in self._table.columns}
         if reading.onset is not None:
-            if reading.onset.lower() not in names:
+            name = reading.onset.lower()
+            if name not in names:
                 raise self._unknown(f"has no column '{reading.onset}'")
-            return self._events(names, names[reading.onset.lower()], reading.unit or "s")
+            unit = reading.unit or ("rows" if name == _SAMPLE else "s")
+            return self._events(names, names[name], unit)
         for pair, unit in _PAIRS.items():
             if set(pair) <= set(names):
                 return self._intervals(names, pair, reading.unit or unit)
@@ -311,9 +352,11 @@ class _Named(_Table):
     def _events(
         self, names: Mapping[str, str], column: str, unit: str
     ) -> tuple[npt.NDArray[np.int64], ...]:
-        at = self._rows(column, unit) - self._is_one_based(unit)
+        at = self._at(column, unit) - self._is_one_based(unit)
         duration = None
-        if "duration" in names and self._reading.post is None:
+        # Beside a row, a duration is one of FieldTrip, in rows, or one of BIDS, in seconds.
+        is_known = unit != "rows" or self._table.matlab
+        if "duration" in names and is_known and self._reading.post is None:
             duration = self._rows(names["duration"], unit)
         return self._around(at, duration)
 
@@ -321,12 +364,13 @@ class _Named(_Table):
         self, names: Mapping[str, str], pair: tuple[str, str], unit: str
     ) -> tuple[npt.NDArray[np.int64], ...]:
         first, last = (names[name] for name in pair)
-        start, stop = self._rows(first, unit), self._rows(last, unit)
+        start, stop = self._at(first, unit), self._at(last, unit)
         offset = np.zeros_like(start)
         of_fieldtrip = pair[0] == "begsample"
+        counts_from_one = self._is_one_based(unit, by_itself=of_fieldtrip and unit == "rows")
         if self._reading.one_based is None and not of_fieldtrip and unit == "rows":
             _refuse_one_based(start, stop, self._table)
-        start = start - self._is_one_based(unit, by_itself=of_fieldtrip and unit == "rows")
+        start = start - counts_from_one
         if "offset" in names:
             offset = self._rows(names["offset"], unit) * (-1 if of_fieldtrip else 1)
         if self._reading.of_events:
@@ -341,19 +385,13 @@ class _Numbered(_Table):
         table, reading = self._table, self._reading
         if reading.onset is not None:
             raise TrialError(f"{table.where} has no names of columns, such as onset='...'.")
-        one_based = reading.one_based
-        if table.matlab and not table.trl and one_based is None:
-            raise TrialError(
-                f"{table.where} is of MATLAB, which counts from 1, and whose ranges include their "
-                "last row. Say one_based=True if that is so here, else one_based=False (in the "
-                "shell: --one-based or --zero-based)."
-            )
         unit = reading.unit or "rows"
         if reading.of_events and not table.matlab:
             return self._events_of_mne(unit)
-        start, stop = self._rows("0", unit), self._rows("1", unit)
-        counts_from_one = self._is_one_based(unit, by_itself=table.trl)
-        if one_based is None and not table.trl and unit == "rows":
+        counts_from_one = self._is_one_based(unit, by_itself=table.trl and unit == "rows")
+        start, stop = self._at("0", unit), self._at("1", unit)
+        _refuse_transposed(table)
+        if reading.one_based is None and not table.trl and unit == "rows":
             if _is_of_mne(table):
                 raise TrialError(
                     f"{table.where} looks like events of MNE: its second column is 0 throughout. "
@@ -374,7 +412,13 @@ class _Numbered(_Table):
                 f"{self._table.where} has two columns without names, and pre= and post= go with "
                 "events. Give columns with names, or Trials.from_events(onsets, ...)."
             )
-        return self._around(self._rows("0", unit) - self._is_one_based(unit), None)
+        at, previous = self._at("0", unit), self._read["1"]
+        if previous.dtype.kind in "iuf" and (previous > self._read["0"]).all():
+            raise TrialError(
+                f"{self._table.where} looks like start and stop: its second column is larger than "
+                "the first throughout, and pre= and post= go with events. Give columns with names."
+            )
+        return self._around(at - self._is_one_based(unit), None)
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         more = list(self._read.values())
@@ -388,6 +432,20 @@ class _Numbered(_Table):
 def _is_of_mne(table: TrialTable) -> bool:
     values = table.columns["1"]
     return "2" in table.columns and len(values) > 1 and not values.astype(bool).any()
+
+
+def _refuse_transposed(table: TrialTable) -> None:
+    """Raise TrialError for two or three rows that grow from the first to the last column."""
+    columns = list(table.columns.values())
+    if any(column.dtype.kind not in "iuf" for column in columns):
+        return
+    values = np.column_stack(columns)
+    if len(values) in (2, 3) and values.shape[1] > 2 and (np.diff(values[:2], axis=1) > 0).all():
+        raise TrialError(
+            f"{table.where} looks transposed: numbers grow along its rows, as if each column were "
+            "a trial. Give table.T (in MATLAB: table'), one row for each trial; or, if it is meant "
+            "so, columns with names."
+        )
 
 
 def _refuse_one_based(
