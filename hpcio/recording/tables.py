@@ -135,7 +135,7 @@ def array_table(
     if named is not None:
         return TrialTable(_equally_long(named, where), where, name)
     try:
-        values = np.asarray(table)
+        values = _unmasked(table)
     except (ValueError, TypeError) as error:
         raise TrialError(
             f"{where} is no array: its rows differ in length. Give start, stop and "
@@ -189,7 +189,14 @@ def _array(values: Any) -> npt.NDArray[Any]:
     """One column as an array."""
     if hasattr(values, "to_numpy"):  # pandas has types that numpy does not know
         values = values.to_numpy()
-    return plain_column(np.asarray(values))
+    return plain_column(_unmasked(values))
+
+
+def _unmasked(values: Any) -> npt.NDArray[Any]:
+    """An array, with None for what is masked: the value under a mask is no value."""
+    if np.ma.is_masked(values):
+        return np.array(values.tolist(), object)
+    return np.asarray(values)
 
 
 def plain_column(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -336,6 +336,12 @@ class _Named(_Table):
             return self._events(names, names[name], unit)
         for pair, unit in _PAIRS.items():
             if set(pair) <= set(names):
+                if reading.of_events and _ONSET in names:
+                    raise TrialError(
+                        f"{self._table.where} has '{names[pair[0]]}' and '{names[_ONSET]}'. Say "
+                        "which one pre= and post= are around: onset='NAME' (in the shell: --onset "
+                        "NAME)."
+                    )
                 return self._intervals(names, pair, reading.unit or unit)
         if _ONSET in names:
             return self._events(names, names[_ONSET], reading.unit or "s")

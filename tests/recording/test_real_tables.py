@@ -476,6 +476,24 @@ def test_onsets_of_a_calendar_are_no_seconds() -> None:
             Trials.read(frame(onset=onset), **WINDOW)
 
 
+def test_a_masked_value_is_no_value() -> None:
+    onset, seen = np.ma.array([1.0, 2.0], mask=[0, 1]), np.ma.array([5, 6], mask=[0, 1])
+    with pytest.raises(TrialError, match="Trial 1 of the table: onset is nan, which is no time"):
+        Trials.read({"onset": onset}, **WINDOW)
+    trials = Trials.read({"onset": [1.0, 2.0], "seen": seen}, **WINDOW)
+    np.testing.assert_array_equal(trials["seen"], [5, np.nan])
+    with pytest.raises(TrialError, match="has the type object"):
+        Trials.read(np.ma.array([[0, 10], [10, 20]], mask=[[0, 0], [0, 1]]))
+
+
+def test_windows_around_one_of_two_columns_need_its_name() -> None:
+    table = frame(start=[0, 100, 200], stop=[90, 190, 290])
+    with pytest.raises(TrialError, match=r"has 'start' and 'onset'\. Say which"):
+        Trials.read(table, **WINDOW)
+    assert Trials.read(table, onset="onset", **WINDOW).start.tolist() == [90, 190, 290]
+    assert Trials.read(table).start.tolist() == [0, 100, 200]
+
+
 def test_a_frame_as_a_dict_of_dicts_is_refused() -> None:
     """Its keys, the numbers of its rows, would pass for seconds."""
     with pytest.raises(TrialError, match=r"'onset' of .* is a dict.*\.to_dict\('list'\)"):
