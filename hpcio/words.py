@@ -67,22 +67,22 @@ def after_failures(
     What now:
       publish without them (they are tried once more): hpcio resume out.h5 --gaps
       try them again, once the cause is gone (memory, a missing file): hpcio resume out.h5
-      mend the function and keep what is done: edit it, then hpcio resume out.h5 --keep-done
+      mend the function and keep what is done; once it is edited: hpcio resume out.h5 --keep-done
       mend the function and compute all anew: edit it, then plan and run again with --fresh
     """
     resume = f"hpcio resume {shlex.quote(out)}"
     all_tried = f" --max-failed {allow}" if allow else ""
     limit = " --trial-time TIME" if too_long else ""
-    keep = f"edit it, then {resume} --keep-done{limit}"
+    keep = f"{resume} --keep-done{limit}"
     if not by_name:  # it is kept in the plan as it was
-        keep = "edit it, plan again, and plan.run(keep_done=True)"
+        keep = "plan again, and plan.run(keep_done=True)"
     time = "  (TIME is what a trial may take; without it, what hung hangs again)"
     return [
         "What now:",
         f"  publish without them (they are tried once more): {resume} --gaps{all_tried}{limit}",
         f"  try them again, once the cause is gone (memory, a missing file): {resume}{limit}",
         *[time] * too_long,
-        f"  mend the function and keep what is done: {keep}",
+        f"  mend the function and keep what is done; once it is edited: {keep}",
         "  mend the function and compute all anew: edit it, then plan and run again with --fresh",
     ]
 

@@ -22,7 +22,7 @@ from hpcio.planning import (
     replace_plan,
 )
 from hpcio.words import START_OVER, count
-from hpcio.writers import backend_of, trusted_ledger
+from hpcio.writers import fills_gaps, trusted_ledger
 
 __all__ = ["keeping_done"]
 
@@ -105,7 +105,7 @@ def _check_gaps(there: Plan) -> None:
             f"'{there.out}' is not the result of the plan in '{there.run_directory}'. Choose "
             f"another output, or {START_OVER}."
         )
-    if there.average is None and not backend_of(there).abilities.makes_sources:
+    if not fills_gaps(there):
         raise OutputError(
             f"'{there.out}' is the one file that the writer '{there.writer}' has made, and is not "
             f"written again. To fill its gaps, {START_OVER}."

@@ -127,6 +127,8 @@ class Status:
         Whether an older result stays under the name until this one is published.
     earlier : int
         Trials, of those done, whose results are kept from before function or arguments changed.
+    fills_gaps : bool
+        Whether the gaps of a published result can be tried again, and the result replaced.
     quiet : float
         Seconds since the last record while blocks are left, if that is much longer than blocks
         take; else 0.
@@ -153,6 +155,7 @@ class Status:
     gone: str = ""
     older: bool = False
     earlier: int = 0
+    fills_gaps: bool = False
     quiet: float = 0.0
 
     @property
@@ -174,7 +177,7 @@ def working(state: Status, asked: Iterable[Queue]) -> bool | None:
 def as_json(state: Status, asked: Mapping[str, Queue]) -> dict[str, Any]:
     """All of it as JSON can hold it; docs/guide.md describes it."""
     said = asdict(state)
-    for name in ("session", "counted"):  # for people
+    for name in ("session", "counted", "fills_gaps"):  # for people
         said.pop(name)
     for failure in said["failures"]:
         failure.pop("counted")

@@ -282,11 +282,10 @@ def print_status(
             )
             _say(console, "\n".join(lines))
     if state.published and state.done < state.blocks and not state.gone:
-        _say(
-            console,
-            f"Those {state.counted}s are gaps of the result. To try them again, also with a mended "
-            f"function: hpcio resume {out} --keep-done",
-        )
+        again = f"To try them again, also with a mended function: hpcio resume {out} --keep-done"
+        if not state.fills_gaps:
+            again = "It is one file, and not written again: to fill them, start over with --fresh."
+        _say(console, f"Those {state.counted}s are gaps of the result. {again}")
     words = {word for queue in asked.values() for word in queue.states.values()}
     is_limited = any(queue.trial_time is not None for queue in asked.values())
     if state.quiet and (state.session or "running" in words) and not is_limited:

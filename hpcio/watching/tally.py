@@ -15,6 +15,7 @@ from hpcio.journals import DONE, FAILED, JournalRecords, published
 from hpcio.planning import Plan
 from hpcio.watching.state import Status, WorkerStatus
 from hpcio.words import natural
+from hpcio.writers import fills_gaps
 
 __all__ = ["Tally"]
 
@@ -142,6 +143,7 @@ class Tally:
             since=float(self._begin[-1]) if self._begin.size else 0.0,
             counted=plan.counted,
             earlier=int(self._earlier.sum()),
+            fills_gaps=fills_gaps(plan),
             quiet=silent if silent > max(QUIET, QUIET_BLOCKS * taken) else 0.0,
             workers=tuple(sorted(workers, key=lambda w: (natural(w.label), natural(w.host)))),
         )

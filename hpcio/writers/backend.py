@@ -24,6 +24,7 @@ __all__ = [
     "Unbuffered",
     "Writer",
     "backend_of",
+    "fills_gaps",
     "needs_ranks",
     "trusted_ledger",
     "without_lost",
@@ -167,6 +168,11 @@ def backend_of(plan: Plan) -> Backend:
 def needs_ranks(plan: Plan) -> bool:
     """Whether only the ranks of an MPI job can write the results of a plan."""
     return backend_of(plan).abilities.needs_ranks
+
+
+def fills_gaps(plan: Plan) -> bool:
+    """Whether gaps of a published result can be filled; one file is not written again."""
+    return plan.average is not None or backend_of(plan).abilities.makes_sources
 
 
 def without_lost(plan: Plan, log: JournalRecords) -> JournalRecords:

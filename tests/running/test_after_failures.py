@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -71,31 +70,43 @@ def test_trying_again_what_failed_by_something_outside(bench):
     assert (code, bench.calls, gaps_of(bench)) == (0, list(SICK), []), told
 
 
-def test_a_function_that_is_edited_after_publishing_runs_over_the_rest_alone(bench):
-    """Or before: then it is said to put the old one back, and that works."""
+@pytest.mark.parametrize("first", ["at once", "published with gaps"])
+def test_a_function_that_is_mended_keeps_what_is_done(bench, first):
     said = failed(bench)
     path = bench.folder / f"{bench.module}.py"
     before = path.read_text()
+    if first == "published with gaps":
+        assert do(command_of(said, "publish without them") + " --workers 0")[0] == 0
+        (command,) = re.findall(
+            r"(hpcio resume .*)$", do(f"hpcio status {bench.out}")[1], re.MULTILINE
+        )
+    else:
+        command = command_of(said, "mend the function and keep what is done")
     path.write_text(before.replace('raise ValueError("sick")', "pass"))
-    code, told = do(command_of(said, "publish without them"))
-    assert code == 2
-    assert "put the old one back and finish with it" in told
-    # `status` looks at neither function nor recording, and says what to do first.
-    assert "edit the function: publish without them first" in do(f"hpcio status {bench.out}")[1]
-    path.write_text(before)
-    (resume,) = re.findall(r"(hpcio resume \S+ --gaps)\)", told)
-    assert do(f"{resume} --workers 0")[0] == 0
-    path.write_text(before.replace('raise ValueError("sick")', "pass"))
-    rest, chosen = bench.folder / "rest.h5", ",".join(map(str, gaps_of(bench)))
+    if first == "at once":  # the edit is told of, and the same is said
+        code, told = do(command_of(said, "publish without them"))
+        assert code == 2
+        assert f"go on with the new one (hpcio resume {bench.out} --keep-done;" in told
     bench.forget_calls()
-    code, told = do(
-        f"cd {bench.folder} && hpcio run {bench.module}.py:double rec.h5::lfp --trials {ROWS} "
-        f"--select-trials {chosen} --join stack --out rest.h5 --workers 0"
-    )
-    assert (code, bench.calls) == (0, list(SICK)), told
-    with h5py.File(rest) as f:
-        trials = bench.lfp.reshape(TRIALS, ROWS, 3)[list(SICK)]
-        np.testing.assert_array_equal(f["data"], 2.0 * trials)
+    code, told = do(f"{command} --workers 0")
+    assert (code, bench.calls, gaps_of(bench)) == (0, list(SICK), []), told
+    with hpcio.open(bench.out) as f:
+        assert f["data"][()].tobytes() == bench.expected.tobytes()
+        assert np.flatnonzero(f["function"][:]).tolist() == list(SICK)
+
+
+def test_a_function_that_is_put_back_finishes_with_what_was_planned(bench):
+    failed(bench)
+    path = bench.folder / f"{bench.module}.py"
+    before = path.read_text()
+    path.write_text(before.replace('raise ValueError("sick")', "pass"))
+    code, told = do(f"hpcio resume {bench.out}")
+    assert (code, "put the old one back and finish with it" in told) == (2, True)
+    path.write_text(before)
+    bench.clear("raise")
+    (resume,) = re.findall(r"finish with it \((hpcio resume \S+)\)", told)
+    assert do(f"{resume} --workers 0")[0] == 0
+    assert gaps_of(bench) == []
 
 
 def test_status_offers_the_same(bench):

@@ -274,9 +274,11 @@ def test_a_published_result_tells_of_its_gaps(bench):
         assert said.endswith("with 2 gaps")
     code, said, _ = command(bench.out, COLUMNS="999")
     assert (code, f"{bench.out} (published with 2 gaps)" in said) == (1, True)
-    assert "Those trials are gaps of the result. To fill them" in said
+    assert f"try them again, also with a mended function: hpcio resume {bench.out} --keep" in said
     hpcio.repack(bench.out)
-    assert "(published with 2 gaps)" in command(bench.out, COLUMNS="999")[1]
+    said = command(bench.out, COLUMNS="999")[1]
+    assert "(published with 2 gaps)" in said
+    assert "It is one file, and not written again" in said
     said = str(bench.plan().run(workers=0, progress=False))
     assert said == "done already, 10 trials, published with 2 gaps; nothing was computed"
 
