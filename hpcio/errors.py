@@ -296,8 +296,9 @@ def as_read_error(error: Exception, path: str | os.PathLike[str]) -> SourceError
 
 
 def _said_of(error: BaseException, number: int) -> str:
-    """What the system has said, or would: HDF5 gives the number alone."""
-    return getattr(error, "strerror", None) or os.strerror(number)
+    """What the system has said, or would: HDF5 gives the number alone, or lines about itself."""
+    said: str | None = getattr(error, "strerror", None)
+    return os.strerror(number) if not said or "\n" in said else said
 
 
 def check_path(name: str, value: object) -> None:

@@ -22,6 +22,7 @@ from hpcio.files.bytes import (
     allocate,
     checksum,
     fill_of,
+    in_pieces,
     read_at,
     sync,
     sync_file_system,
@@ -35,7 +36,13 @@ from hpcio.files.compression import (
     load_filter,
     load_filters,
 )
-from hpcio.files.images import in_memory_file, sparse_file, write_image, write_under_name
+from hpcio.files.images import (
+    in_memory_file,
+    sparse_file,
+    write_arrays,
+    write_image,
+    write_under_name,
+)
 from hpcio.files.indexing import Rows, entries_of
 from hpcio.files.locks import (
     check_locks,
@@ -104,6 +111,7 @@ __all__ = [
     "has_sound_scales",
     "holder_of",
     "in_memory_file",
+    "in_pieces",
     "layout",
     "lies_in_result",
     "load_filter",
@@ -133,6 +141,7 @@ __all__ = [
     "try_lock",
     "unlock",
     "where_hdf5_finds",
+    "write_arrays",
     "write_at",
     "write_file",
     "write_image",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "allocate",
     "checksum",
     "fill_of",
+    "in_pieces",
     "read_at",
     "sync",
     "sync_file_system",
@@ -33,6 +34,9 @@ StreamedChecksum: Any = xxhash.xxh3_64
 
 # A C-contiguous array, or bytes. Type checkers know numpy's buffers from Python 3.12 on only.
 Raw = Any
+
+# So many bytes of an array are copied at a time: the cache of a processor holds them.
+_PIECE = 1 << 20
 
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -86,6 +90,19 @@ def write_at(fd: int, data: Raw, offset: int) -> None:
         view = _bytes_of(data)
         while written < size:
             written += os.pwrite(fd, view[written:], offset + written)
+
+
+def in_pieces(array: np.ndarray) -> Iterator[bytes]:
+    """The bytes of an array in C order, some rows at a time, wherever in memory they lie.
+
+    Examples
+    --------
+    >>> [*b"".join(in_pieces(np.array([[1, 2], [3, 4]], np.uint8).T))]
+    [1, 3, 2, 4]
+    """
+    rows = max(1, _PIECE * len(array) // max(1, array.nbytes))
+    for first in range(0, len(array), rows):
+        yield array[first : first + rows].tobytes()
 
 
 def _bytes_of(data: Raw) -> memoryview:

@@ -22,7 +22,7 @@ import numpy as np
 from hpcio.errors import FunctionError, OutputError, as_output_error
 from hpcio.files.access import READABLE
 from hpcio.files.bytes import Raw, allocate, write_at
-from hpcio.files.images import sparse_file
+from hpcio.files.images import empty_dataset, sparse_file
 from hpcio.files.locks import try_lock, unlock
 
 __all__ = ["Layout", "Slab", "layout", "write_file"]
@@ -106,18 +106,10 @@ def _lay_out(
     path: str, name: str, htype: h5py.h5t.TypeID, shape: tuple[int, ...], digest: str
 ) -> int | None:
     """Have HDF5 make a file with one dataset; where its data begin, if HDF5 allocated any."""
-    dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    dcpl.set_layout(h5py.h5d.CONTIGUOUS)
-    dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    dcpl.set_obj_track_times(False)
-    lcpl = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    lcpl.set_create_intermediate_group(True)
     # The data must come last: groups and long names need more room before them.
     room = 2048 * (1 + 2 * name.strip("/").count("/") + len(name) // 512)
     with h5py.File(path, "w", locking=False, meta_block_size=room) as f:
-        space = h5py.h5s.create_simple(shape)
-        dataset = h5py.Dataset(h5py.h5d.create(f.id, name.encode(), htype, space, dcpl, lcpl))
+        dataset = empty_dataset(f, name, htype, shape)
         if digest:
             dataset.attrs["plan"] = np.bytes_(digest)
         offset: int | None = dataset.id.get_offset()

@@ -106,19 +106,24 @@ class Target:
         """Shape of the region that blocks of one shape fill in the dataset."""
         return (1, *self.shapes[shape_index]) if self.stacked else self.shapes[shape_index]
 
-    def save(self, group: h5py.Group) -> None:
-        """Keep the layout in a group of an HDF5 file."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The layout as arrays, by their names in the group of a file that `load` reads."""
         spec = {
             "shape": self.shape, "dtype": self.dtype.str, "axis": self.axis,
             "channel_axis": self.channel_axis, "stacked": self.stacked, "shapes": self.shapes,
         }  # fmt: skip
-        group["spec"] = np.frombuffer(json.dumps(spec).encode(), np.uint8)
-        for name in ("shape_index", "start", "channel"):
-            group[name] = getattr(self, name)
+        return {
+            "spec": np.frombuffer(json.dumps(spec).encode(), np.uint8),
+            "shape_index": self.shape_index, "start": self.start, "channel": self.channel,
+        }  # fmt: skip
+
+    def save(self, group: h5py.Group) -> None:
+        """Keep the layout in a group of an HDF5 file."""
+        group.update(self.arrays())
 
     @classmethod
     def load(cls, group: h5py.Group) -> Self:
-        """The layout that `save` kept.
+        """The layout that `save` kept, or whoever wrote its `arrays`.
 
         Raises
         ------

@@ -17,7 +17,13 @@ from hpcio.planning.options import (
     WriterAbilities,
 )
 from hpcio.planning.plan import Former, Plan
-from hpcio.planning.planfile import load_plan, open_plan_file, replace_plan, write_plan
+from hpcio.planning.planfile import (
+    load_for_worker,
+    load_plan,
+    open_plan_file,
+    replace_plan,
+    write_plan,
+)
 
 if TYPE_CHECKING:
     from hpcio.planning.describing import Description, describe, probe
@@ -53,6 +59,7 @@ __all__ = [
     "describe",
     "digest_of",
     "find_block",
+    "load_for_worker",
     "load_plan",
     "make_plan",
     "open_plan_file",

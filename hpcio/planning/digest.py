@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcio.files import in_pieces
 from hpcio.planning.plan import Plan
 from hpcio.planning.planfile import FORMAT, plain_average, plain_input_kind
 
@@ -50,7 +51,10 @@ def _parts(plan: Plan) -> dict[str, Any]:
 def _hash(array: np.ndarray | None) -> str | None:
     if array is None:
         return None
-    return hashlib.sha256(array.dtype.str.encode() + b" " + array.tobytes()).hexdigest()
+    hashed = hashlib.sha256(array.dtype.str.encode() + b" ")
+    for piece in in_pieces(array):
+        hashed.update(piece)
+    return hashed.hexdigest()
 
 
 def digest_of(plan: Plan) -> str:

@@ -11,7 +11,7 @@ import os
 import secrets
 import shlex
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 from hpcio.errors import (
     DAMAGE,
     HpcioError,
+    OutputError,
     PlanError,
     SourceError,
     as_output_error,
@@ -33,8 +34,6 @@ from hpcio.files import (
     RunDirectory,
     StreamedChecksum,
     check_types,
-    checksum,
-    in_memory_file,
     mark_of,
     open_file,
     open_own,
@@ -43,7 +42,7 @@ from hpcio.files import (
     rename_new,
     result_of,
     sync,
-    write_image,
+    write_arrays,
 )
 from hpcio.fingerprints import Fingerprint
 from hpcio.function import Function
@@ -54,6 +53,7 @@ from hpcio.words import START_OVER
 
 __all__ = [
     "FORMAT",
+    "load_for_worker",
     "load_plan",
     "open_plan_file",
     "plain_average",
@@ -69,6 +69,7 @@ _SEALED = b"HPCIOPLN"
 _MOST_FILTERS = 65535
 # So many bytes are read at a time to see whether a file is whole.
 _PIECE = 1 << 20
+_ReadColumns = Callable[[h5py.File, Sequence[str]], dict[str, np.ndarray]]
 # Fields of a plan that JSON holds as they are.
 _PLAIN = (
     "writer", "sources", "join", "casting", "described", "same_versions", "access", "replaces",
@@ -92,6 +93,8 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> bool:
         return False
     except OSError as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OutputError):
+            raise
         raise as_output_error(error, final) from error
     return True
 
@@ -111,6 +114,8 @@ def replace_plan(plan: Plan) -> None:
         sync(final.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OutputError):
+            raise
         raise as_output_error(error, final) from error
 
 
@@ -135,44 +140,48 @@ def _write(plan: Plan, path: Path) -> None:
         "former": [asdict(one) for one in plan.former],
         **{name: getattr(plan, name) for name in _PLAIN},
     }
-    with in_memory_file() as f:
-        f.attrs.update(format=FORMAT, run_id=plan.run_id, digest=plan.digest)
-        f["spec"] = np.frombuffer(json.dumps(spec).encode(), np.uint8)
-        f["function"] = np.frombuffer(pickled, np.uint8)
-        f["arguments"] = np.frombuffer(plan.payload, np.uint8)
-        for name, array in plan.arrays().items():
-            f[name] = array
-        for k, values in enumerate(plan.trials.columns.values()):
-            f[f"columns/{k}"] = stored_column(values)
-        if plan.average is not None and plan.average.by:
-            f["condition"] = plan.average.condition
-        if plan.former:
-            f["kept"] = plan.kept
-        plan.target.save(f.create_group("target"))
-        for k, axis in enumerate(plan.axes):
-            if axis.values is not None:
-                f[f"axes/{k}"] = axis.values
-        # A plan may hold pickles, and others have no need to read it.
-        write_image(f, path, mode=plan.modes.record, seal=_seal)
+    arrays = {
+        "spec": _as_bytes(json.dumps(spec).encode()),
+        "function": _as_bytes(pickled),
+        "arguments": _as_bytes(plan.payload),
+        **plan.arrays(),
+        **{f"columns/{k}": stored_column(c) for k, c in enumerate(plan.trials.columns.values())},
+        **{f"target/{name}": array for name, array in plan.target.arrays().items()},
+        **{f"axes/{k}": a.values for k, a in enumerate(plan.axes) if a.values is not None},
+    }
+    if plan.average is not None and plan.average.by:
+        arrays["condition"] = plan.average.condition
+    if plan.former:
+        arrays["kept"] = plan.kept
+    attrs = {"format": FORMAT, "run_id": plan.run_id, "digest": plan.digest}
+    # A plan may hold pickles, and others have no need to read it.
+    write_arrays(arrays, path, attrs=attrs, seal=_seal, mode=plan.modes.record)
+
+
+def _as_bytes(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, np.uint8)
 
 
 def stored_column(values: np.ndarray) -> np.ndarray:
     """A column of trials as HDF5 holds it: text as the numbers of its characters, shape (N, n)."""
     if values.dtype.kind != "U":
         return values
-    return values.astype(values.dtype.newbyteorder("<")).view("<u4").reshape(len(values), -1)
+    text = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    return text.view("<u4").reshape(len(values), -1)
 
 
 def loaded_column(stored: np.ndarray) -> np.ndarray:
-    """What `stored_column` has made of."""
-    if stored.ndim == 1:
-        return stored
-    width = max(1, stored.shape[1])
-    return np.ascontiguousarray(stored).view(f"<U{width}").reshape(-1)
+    """What `stored_column` has made of; nobody changes it."""
+    values = stored
+    if stored.ndim > 1:
+        width = max(1, stored.shape[1])
+        values = np.ascontiguousarray(stored).view(f"<U{width}").reshape(-1)
+    values.flags.writeable = False  # or trials would take a copy
+    return values
 
 
-def _seal(image: bytes) -> bytes:
-    return _SEAL.pack(_SEALED, checksum(image))
+def _seal(total: int) -> bytes:
+    return _SEAL.pack(_SEALED, total)
 
 
 @contextmanager
@@ -210,7 +219,7 @@ def _check_seal(fd: int, path: Path) -> None:
     seal = os.pread(fd, _SEAL.size, max(0, left))
     if len(seal) < _SEAL.size or not seal.startswith(_SEALED):
         raise _of_another_version(path)
-    if seal != _SEAL.pack(_SEALED, total.intdigest()):
+    if seal != _seal(total.intdigest()):
         raise PlanError(
             f"'{path}' is damaged: its bytes are not those that were written. Restore it from a "
             f"backup, or {START_OVER}."
@@ -232,9 +241,22 @@ def load_plan(out: str | os.PathLike[str]) -> Plan:
         If there is no plan, it is damaged, of another user or others may write it, or it is of
         another version of hpcio.
     """
+    return _load(out, _columns)
+
+
+def load_for_worker(out: str | os.PathLike[str]) -> Plan:
+    """The plan of a run directory, without the columns of its trials; see `load_plan`.
+
+    No block is computed by them, and text needs four bytes of memory a character, in each worker.
+    Whoever publishes a result needs them.
+    """
+    return _load(out, lambda *_: {})
+
+
+def _load(out: str | os.PathLike[str], columns: _ReadColumns) -> Plan:
     name = os.path.abspath(result_of(out))
     try:
-        plan = Plan(**_fields(name))
+        plan = Plan(**_fields(name, columns))
         _check(plan)
     except HpcioError as error:
         if isinstance(error, PlanError | SourceError):
@@ -297,7 +319,6 @@ def _check(plan: Plan) -> None:
             condition.shape != (len(plan.trials),)
             or condition.min() < 0
             or condition.max() >= plan.average.conditions
-            or not set(plan.average.by) <= set(plan.trials.columns)
         ):
             raise ValueError("a trial has a condition that is not there")
 
@@ -321,7 +342,12 @@ class _Slice:
     step: int
 
 
-def _fields(out: str) -> dict[str, Any]:
+def _columns(file: h5py.File, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns of the trials of a plan."""
+    return {name: loaded_column(read_table(file[f"columns/{k}"])) for k, name in enumerate(names)}
+
+
+def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
     """The fields of the plan whose result is `out`."""
     with open_plan_file(out) as f:
         spec = json.loads(read_table(f["spec"]).tobytes())
@@ -332,10 +358,8 @@ def _fields(out: str) -> dict[str, Any]:
             if "axes" in f
             else {}
         )
-        columns = {
-            name: loaded_column(read_table(f[f"columns/{k}"]))
-            for k, name in enumerate(spec.get("columns", ()))
-        }
+        names = spec.get("columns", ())
+        columns = read_columns(f, names)
         condition = np.zeros(0, np.int32)
         if "condition" in f:
             condition = read_table(f["condition"])
@@ -343,6 +367,9 @@ def _fields(out: str) -> dict[str, Any]:
         pickled, payload = (read_table(f[name]).tobytes() for name in ("function", "arguments"))
         target = Target.load(f["target"])
         run_id, digest = str(f.attrs["run_id"]), str(f.attrs["digest"])
+    average = _average(spec["average"], condition)
+    if average is not None and not set(average.by) <= set(names):
+        raise ValueError("its average is by a column that is not there")
     return {
         **_found_again(spec, pickled, os.path.dirname(out)),
         "trials": Trials(**trials, axis=spec["axis"], columns=columns),
@@ -357,7 +384,7 @@ def _fields(out: str) -> dict[str, Any]:
         "axes": tuple(Axis(name, values.get(str(k))) for k, name in enumerate(spec["axes"])),
         "payload": payload,
         "given": _fingerprint(spec["given"]),
-        "average": _average(spec["average"], condition),
+        "average": average,
         "out": out,
         "run_id": run_id,
         "digest": digest,

@@ -24,7 +24,7 @@ import numpy as np
 from hpcio.errors import HpcioError, WorkerError
 from hpcio.journals import ClaimFolder
 from hpcio.machine import Launch, communicator, launched
-from hpcio.planning import Plan, block_memory, check_memory, load_plan
+from hpcio.planning import Plan, block_memory, check_memory, load_for_worker
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
 from hpcio.running.partition import batches_of, from_runs, runs
@@ -176,7 +176,7 @@ def _serve(world: Any) -> None:
         for number in (signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
         while (task := _receive(world, 0)) is not None:
-            world.send(_work(world, task, load_plan(task["out"])), dest=0)
+            world.send(_work(world, task, load_for_worker(task["out"])), dest=0)
     except BaseException as error:  # noqa: BLE001  (all ranks end by it)
         _abort(world, error)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from hpcio.errors import HpcioError, as_message
 from hpcio.machine import end_with_parent
-from hpcio.planning import load_plan
+from hpcio.planning import load_for_worker
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
 from hpcio.running.partition import from_runs
@@ -60,7 +60,7 @@ def _serve(fd: int, task: dict[str, Any]) -> None:
             attempt.request_stop()
 
     try:
-        plan = load_plan(task["out"])
+        plan = load_for_worker(task["out"])
         attempt = Attempt(
             plan, task["label"], retries=task["retries"], max_failed=task["max_failed"],
             trial_time=task["trial_time"],

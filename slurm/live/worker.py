@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hpcio.journals import ClaimFolder
-from hpcio.planning import load_plan
+from hpcio.planning import load_for_worker
 from hpcio.running import Attempt, from_runs, run_batch, runs
 from slurm.site import environment
 
@@ -131,7 +131,7 @@ def _attempt(
         if key not in _attempts:
             environment.limit_memory()
             attempt = Attempt(
-                load_plan(out),
+                load_for_worker(out),
                 environment.label() or f"dask{os.getpid()}",
                 retries=retries,
                 max_failed=max_failed,

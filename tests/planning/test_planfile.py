@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,17 @@ import hpcio
 from hpcio import Plan
 from hpcio.errors import (
     HpcioError,
+    OutputError,
     PlanError,
 )
+from hpcio.files import checksum
 from hpcio.journals import rundir
+from hpcio.planning import load_for_worker, load_plan, write_plan
+from hpcio.planning.digest import digest_of
 from hpcio.planning.planfile import _SEAL, _seal
 from hpcio.recording.blocks import Blocks, InputKind
 from tests.rigs.bad import begun, check_error
-from tests.rigs.plans import rich
+from tests.rigs.plans import TRIALS, Planner, rich, weighted
 
 
 def test_no_plan(folder):
@@ -84,6 +90,104 @@ def test_a_plan_comes_back_as_it_was(plan):
     assert all(isinstance(form, InputKind) for form in loaded.blocks.input_kinds)
 
 
+COLUMNS = {
+    "condition": ["left", "right", "", "größer", "left"],
+    "rt": [0.25, np.nan, 0.5, 1.0, 2.0],
+    "block": [1, 1, 2, 2, 3],
+    "correct": [True, False, True, True, False],
+}
+
+
+def with_columns(plan: Planner) -> Plan:
+    trials = hpcio.Trials.from_array(TRIALS).with_columns(**COLUMNS)
+    average = {"keeptrials": False, "reduce": "sum", "by": ["condition", "correct"]}
+    return plan(lambda trial: trial[:2], trials=trials, **average)
+
+
+def test_columns_come_back_as_they_were(plan):
+    made = rundir.prepare(with_columns(plan))
+    loaded = Plan.load(made.out)
+    assert list(loaded.trials.columns) == list(COLUMNS)
+    for name, values in made.trials.columns.items():
+        assert loaded.trials[name].dtype == values.dtype
+        np.testing.assert_array_equal(loaded.trials[name], COLUMNS[name])
+        assert not loaded.trials[name].flags.writeable
+    assert digest_of(loaded) == made.digest
+
+
+def test_workers_load_all_but_the_columns(plan):
+    made = rundir.prepare(with_columns(plan))
+    whole, loaded = load_plan(made.out), load_for_worker(made.out)
+    assert not loaded.trials.columns
+    for field in dataclasses.fields(Plan):
+        if field.name != "trials":
+            assert same(getattr(loaded, field.name), getattr(whole, field.name)), field.name
+    assert np.array_equal(loaded.trials.index, whole.trials.index)
+
+
+def test_plain_h5py_reads_a_plan(plan):
+    made = rundir.prepare(with_columns(plan))
+    with h5py.File(made.rundir.plan) as f:
+        names = json.loads(f["spec"][()].tobytes())["columns"]
+        assert names == list(COLUMNS)
+        for k in (1, 2, 3):
+            np.testing.assert_array_equal(f[f"columns/{k}"], COLUMNS[names[k]])
+        codes = [[ord(c) for c in text.ljust(6, "\0")] for text in COLUMNS["condition"]]
+        assert f["columns/0"][()].tolist() == codes
+        assert f["trials/start"][()].tolist() == [0, 6, 12, 20, 26]
+
+
+def test_a_plan_is_written_without_a_copy_of_it(plan, tmp_path):
+    count = 100_000
+    trials = hpcio.Trials.from_array(np.tile(TRIALS, (count // 5, 1)))
+    trials = trials.with_columns(
+        **{name: np.tile(values, count // 5) for name, values in COLUMNS.items()}
+    )
+    made = plan(weighted, trials=trials, args=[1.0], sources="task")
+    tracemalloc.start()
+    try:
+        assert write_plan(made, tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "plan.h5").stat().st_size > 100 * count
+
+
+@pytest.mark.parametrize("place", ["first", "columns", "last", "seal", "cut"])
+def test_a_damaged_plan_is_told(plan, place):
+    made = rundir.prepare(with_columns(plan))
+    path = made.rundir.plan
+    with h5py.File(path) as f:
+        at = f["columns/1"].id.get_offset()
+    image = bytearray(path.read_bytes())
+    if place == "cut":
+        del image[-1]
+    else:
+        image[{"first": 0, "columns": at, "last": -_SEAL.size - 1, "seal": -1}[place]] ^= 1
+    path.write_bytes(image)
+    for load in (load_plan, load_for_worker):
+        with pytest.raises(PlanError, match=r"plan\.h5' (is damaged|was made by another)"):
+            load(made.out)
+
+
+def test_a_plan_on_a_full_disk(plan, tmp_path, monkeypatch):
+    made = rundir.prepare(with_columns(plan))
+    place = tmp_path / "place"
+    place.mkdir()
+    pwrite = os.pwrite
+
+    def full(fd: int, data: Any, offset: int) -> int:
+        if offset > 8000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OutputError) as info:
+        write_plan(made, place)
+    check_error(info.value, r"Cannot write '.*plan\.h5'.*disk or quota is full.*Free some space")
+    assert not list(place.iterdir())
+
+
 def test_a_plan_is_its_owners_alone(plan):
     made = plan(np.negative)
     rundir.prepare(made)
@@ -113,7 +217,7 @@ def resealed(path: Path, name: str, values: Any) -> None:
         del f[name]
         f[name] = values
     image = path.read_bytes()
-    path.write_bytes(image + _seal(image))
+    path.write_bytes(image + _seal(checksum(image)))
 
 
 @pytest.mark.parametrize(

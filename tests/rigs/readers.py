@@ -159,7 +159,7 @@ def _use_submissions(out: Path) -> None:
 def _sealed(whole: bytes, chosen: random.Random) -> bytes:
     """Another plan, with a right seal."""
     image = any_hdf5(whole[: -_SEAL.size], chosen)
-    return image + _seal(image)
+    return image + _seal(checksum(image))
 
 
 def _journal(digest: str) -> Callable[[bytes, random.Random], bytes]:

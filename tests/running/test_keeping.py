@@ -135,7 +135,9 @@ def test_a_trial_of_which_some_blocks_are_kept_is_of_the_oldest_function(study):
 
 def test_what_is_said_after_failures_works(study):
     said = study.fail()
-    command = re.search(r"keep what is done; once it is edited: (hpcio resume .* --keep-done)\n", said)
+    command = re.search(
+        r"keep what is done; once it is edited: (hpcio resume .* --keep-done)\n", said
+    )
     assert command, said
     study.edit(MENDED)
     told = study.shell(f"{command[1]} --workers 1")
