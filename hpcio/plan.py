@@ -12,13 +12,14 @@ import numpy as np
 from hpcio.errors import Done, OptionError
 from hpcio.files import Access
 from hpcio.journals import Exists, on_what_is_there, published
-from hpcio.layout import Join, Reduce
+from hpcio.layout import Join
 from hpcio.machine import parse_seconds
 from hpcio.planning import (
     CallOptions,
     Description,
     LayoutOptions,
     ReadingOptions,
+    Reducing,
     RunPolicy,
     StorageOptions,
     call_block,
@@ -63,6 +64,8 @@ class Plan(Value):
         As given to :meth:`hpcio.Plan.create`; `sources` is resolved.
     average : hpcio.layout.Average or None
         The average of all trials that is stored, if their results are not kept.
+    reduction : tuple of hpcio.function.Function
+        The user's functions that make it; empty for an average by its name.
     casting : str
         How far types of results may differ from the planned one, as in `numpy.can_cast`.
     described : mapping of str to str
@@ -93,7 +96,7 @@ class Plan(Value):
         writer: str = "virtual",
         sources: Literal["auto", "trial", "task"] = "auto",
         keeptrials: bool = True,
-        reduce: Reduce | None = None,
+        reduce: Reducing | None = None,
         by: str | Sequence[str] | None = None,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
@@ -137,9 +140,16 @@ class Plan(Value):
         keeptrials : bool
             Keep the result of every trial; else their average is the result, in float64 or
             complex128, with the same bits however the run goes.
-        reduce : {"mean", "sum", "var", "min", "max", "count"}, optional
+        reduce : {"mean", "sum", "var", "min", "max", "count", "cov"}, functions or str, optional
             The average, with ``keeptrials=False``; by default the mean. ``var`` is that of
             `numpy.var`: divided by the number of trials. ``count`` is how many are not NaN.
+            ``cov`` is the covariance of channels, (channels, channels), as `numpy.cov` of all
+            observations: all axes of a result but that of channels, of all trials. Three
+            functions ``(start, add, finish)``, or the name of such a tuple as ``MODULE:NAME`` or
+            ``FILE.py:NAME``, make one of your own: ``start(result)`` a state of one trial, an
+            array or a tuple of arrays; ``add(state, later)`` one of two, be they of one trial or
+            of many; ``finish(state)`` the array that is stored. States keep their shapes and
+            types, and are read-only: return new ones.
         by : str or sequence of str, optional
             Columns of the trials: an average for each of their values, along a first axis.
         args, kwargs
@@ -156,7 +166,8 @@ class Plan(Value):
         channels_per_block : int, optional
             Call the function for so many channels at a time.
         out_channel_axis : int, optional
-            The axis of channels of the function's result; by default that of the source.
+            The axis of channels of the function's result; by default that of the source. For
+            `channels_per_block` and ``reduce="cov"``.
         out_shape, out_dtype : optional
             Shape (or a function of the trial's shape) and type of a block's result. With
             `out_dtype`, results are cast to it. With both, there is no dry run.

@@ -192,8 +192,9 @@ PLAN_OPTIONS = [
     click.option("--join-axis", type=int, help="Axis of the results to join along."),
     click.option(
         "--reduce",
-        type=click.Choice(["mean", "sum", "var", "min", "max", "count"]),
-        help="Keep the mean of all trials, or another such number, and no trial.",
+        metavar="mean|sum|var|min|max|count|cov|FILE.py:NAME",
+        help="Keep the mean of all trials, or another such number, and no trial; cov: the "
+        "covariance of channels; or what a tuple of your functions makes (start, add, finish).",
     ),
     click.option("--by", metavar="COLUMN,...", help="One for each value of columns of the trials."),
     click.option("--axis", type=int, default=0, show_default=True, help="Axis that trials cut."),

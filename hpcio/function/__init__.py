@@ -18,22 +18,35 @@ from hpcio.function.calls import (
 from hpcio.function.cfg import unwrap_cfg
 from hpcio.function.decorators import unwrap_io
 from hpcio.function.faux import FauxTrial
-from hpcio.function.functions import Function, check_versions, other_versions, takes
-from hpcio.function.texts import text_of
+from hpcio.function.functions import (
+    Function,
+    check_versions,
+    functions_named,
+    other_versions,
+    takes,
+)
+from hpcio.function.reductions import ROLES, Reduction, plain_state, state_of
+from hpcio.function.texts import MOST_TEXT, text_of
 
 __all__ = [
+    "MOST_TEXT",
+    "ROLES",
     "Arguments",
     "FauxTrial",
     "FreshArguments",
     "Function",
+    "Reduction",
     "as_array",
     "check_versions",
     "compute",
     "dry_outcome",
+    "functions_named",
     "other_versions",
     "pack_details",
     "per_trial",
+    "plain_state",
     "split_details",
+    "state_of",
     "takes",
     "text_of",
     "unpack_details",

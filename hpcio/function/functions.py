@@ -20,7 +20,7 @@ from hpcio.fingerprints import Fingerprint, fingerprint, has_version, version_of
 from hpcio.function.arguments import pickled
 from hpcio.words import START_OVER
 
-__all__ = ["Function", "check_versions", "other_versions", "takes"]
+__all__ = ["Function", "check_versions", "functions_named", "other_versions", "takes"]
 
 Compute = Callable[..., Any]
 
@@ -85,8 +85,8 @@ def _lies_in(folder: str, module: str) -> bool:
     return found is not None and (found.origin is not None or PathFinder.find_spec(top) is None)
 
 
-def _import(name: str, *, path: str | None = None) -> Compute:
-    """The function that ``MODULE:FUNC`` names."""
+def _import(name: str, *, path: str | None = None) -> Any:
+    """What ``MODULE:NAME`` names."""
     module_name, _, attribute = name.partition(":")
     if path is not None and path not in sys.path:
         sys.path.insert(0, path)
@@ -113,13 +113,11 @@ def _import(name: str, *, path: str | None = None) -> Compute:
                 f"Module '{module_name}' has no '{attribute}'. "
                 "Name a function as MODULE:FUNC or FILE.py:FUNC."
             )
-    if not callable(found):
-        raise FunctionError(f"'{name}' is a {type(found).__name__}. Name a function instead.")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
-def _import_file(path: str, attribute: str) -> Compute:
-    """A function of a file as it is now, even if another file of that name was imported before."""
+def _import_file(path: str, attribute: str) -> Any:
+    """Something of a file as it is now, even if another file of that name was imported before."""
     folder, file = os.path.split(os.path.abspath(path))
     name = file[:-3]
     loaded = sys.modules.get(name)
@@ -156,6 +154,43 @@ def _version(module_name: str) -> str:
     module = sys.modules.get(module_name.partition(".")[0])
     version = getattr(module, "__version__", "")
     return version if isinstance(version, str) else ""
+
+
+def _by_name(name: str) -> Any:
+    """What ``MODULE:NAME`` or ``FILE.py:NAME`` names."""
+    place, separator, attribute = name.rpartition(":")
+    if not separator or not place or not attribute:
+        raise FunctionError(f"'{name}' names no function. Write MODULE:FUNC or FILE.py:FUNC.")
+    if place.endswith(".py"):
+        if not os.path.isfile(place):
+            raise FunctionError(
+                f"There is no file '{place}' to take '{attribute}' from. Check the path."
+            )
+        return _import_file(place, attribute)
+    here = os.getcwd()
+    return _import(f"{place}:{attribute}", path=here if _lies_in(here, place) else None)
+
+
+def _callable(found: Any, name: str) -> Compute:
+    if not callable(found):
+        raise FunctionError(f"'{name}' is a {type(found).__name__}. Name a function instead.")
+    return found  # type: ignore[no-any-return]
+
+
+def functions_named(name: str) -> tuple[Compute, ...]:
+    """Several functions, which are a tuple that ``MODULE:NAME`` or ``FILE.py:NAME`` names.
+
+    Raises
+    ------
+    FunctionError
+        If it cannot be imported, or is none.
+    """
+    found = _by_name(name)
+    if not isinstance(found, tuple | list):
+        raise FunctionError(
+            f"'{name}' is a {type(found).__name__}. Name a tuple of functions instead."
+        )
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -199,7 +234,7 @@ class Function:
             If it cannot be imported, is not callable, or cannot be pickled.
         """
         if isinstance(func, str):
-            func = cls._by_name(func)
+            func = _callable(_by_name(func), func)
         if not callable(func):
             raise FunctionError(f"{func!r} is not callable. Pass a function, or its name.")
         # Each folder once, at its first place: that is the one that counts.
@@ -217,20 +252,6 @@ class Function:
         payload = pickled(func)
         # Of what workers will get: an object may be made up otherwise before it was pickled.
         return cls(name, payload, fingerprint(pickle.loads(payload)), "", path)
-
-    @staticmethod
-    def _by_name(name: str) -> Compute:
-        place, separator, attribute = name.rpartition(":")
-        if not separator or not place or not attribute:
-            raise FunctionError(f"'{name}' names no function. Write MODULE:FUNC or FILE.py:FUNC.")
-        if place.endswith(".py"):
-            if not os.path.isfile(place):
-                raise FunctionError(
-                    f"There is no file '{place}' to take '{attribute}' from. Check the path."
-                )
-            return _import_file(place, attribute)
-        here = os.getcwd()
-        return _import(f"{place}:{attribute}", path=here if _lies_in(here, place) else None)
 
     def load(
         self, *, live: Compute | None = None, same_versions: bool = False, remedy: str = ""
@@ -304,9 +325,9 @@ class Function:
         loaded = getattr(sys.modules.get(module), "__file__", None)
         if spec is not None and spec.origin is not None and spec.origin != loaded:
             # The name belongs to another plan by now.
-            return _import_file(spec.origin, attribute)
+            return _callable(_import_file(spec.origin, attribute), self.name)
         brought = module not in sys.modules
-        func = _import(self.name)
+        func = _callable(_import(self.name), self.name)
         if brought and "." not in module:  # another plan's module of that name may replace it
             _from_files.add(module)
         return func

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["text_of"]
+__all__ = ["MOST_TEXT", "text_of"]
 
 # Characters of a text. Each becomes up to six bytes, and HDF5 holds an attribute of up to 64 kB.
 MOST_TEXT = 10_000

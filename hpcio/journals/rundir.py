@@ -80,6 +80,7 @@ def prepare(plan: Plan) -> Plan:
         return _made_or_adopted(replace(plan, replaces=plan.replaces or ""))
     # A plan that was loaded may be refused yet: what it would compute by has changed.
     plan.load_function()
+    plan.load_reduction()
     plan.arguments()
     rundir, folder = plan.rundir, plan.run_directory
     try:
@@ -139,11 +140,18 @@ def _made_or_adopted(plan: Plan, *, beside_others: bool = False) -> Plan:
             "with fresh=True (in the shell: --fresh), or choose another output."
         )
     same = plan.same_versions or there.same_versions
-    check_versions(there.function.fingerprint.packages, same=same)
+    check_versions(there.packages, same=same)
     # Attempts say what differs from the versions of the plan that all processes load.
-    seen = there.function.fingerprint
-    function = replace(plan.function, fingerprint=seen)
-    return replace(plan, run_id=there.run_id, replaces=there.replaces, function=function)
+    function, *reduction = (
+        replace(ours, fingerprint=theirs.fingerprint)
+        for ours, theirs in zip(
+            (plan.function, *plan.reduction), (there.function, *there.reduction), strict=True
+        )
+    )
+    return replace(
+        plan, run_id=there.run_id, replaces=there.replaces, function=function,
+        reduction=tuple(reduction),
+    )  # fmt: skip
 
 
 def start_over(plan: Plan) -> Plan:

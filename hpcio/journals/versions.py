@@ -29,7 +29,7 @@ def versions_here(plan: Plan) -> dict[str, str]:
         "numpy": version_of("numpy"),
         "h5py": version_of("h5py"),
         "hdf5": h5py.version.hdf5_version,
-        **other_versions(plan.function.fingerprint.packages),
+        **other_versions(plan.packages),
     }
 
 

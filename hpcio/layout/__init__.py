@@ -4,22 +4,28 @@ This room uses `hpcio.recording` and those below. Others take `Target` (the layo
 `Average` from it.
 """
 
-from hpcio.layout.averages import Average, Moments, Reduce, averaged, combine
+from hpcio.layout.averages import Average, OwnReduction, Reduce, averaged, check_reduce
 from hpcio.layout.axes import RESERVED, Axis, attach, hide, name_axes
+from hpcio.layout.states import Functions, State, begin, combine, nbytes_of
 from hpcio.layout.target import Join, Target, lay_out
 
 __all__ = [
     "RESERVED",
     "Average",
     "Axis",
+    "Functions",
     "Join",
-    "Moments",
+    "OwnReduction",
     "Reduce",
+    "State",
     "Target",
     "attach",
     "averaged",
+    "begin",
+    "check_reduce",
     "combine",
     "hide",
     "lay_out",
     "name_axes",
+    "nbytes_of",
 ]

@@ -8,26 +8,24 @@ order is the same for any number of workers, for any executor, and after any kil
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 
 from hpcio.errors import OptionError, TrialError
 from hpcio.layout.target import Target
-from hpcio.recording import Trials
+from hpcio.recording import Blocks, Trials
 
-__all__ = ["Average", "Moments", "Reduce", "averaged", "combine"]
+__all__ = ["Average", "OwnReduction", "Reduce", "averaged", "check_reduce"]
 
-Reduce = Literal["mean", "sum", "var", "min", "max", "count"]
+Reduce = Literal["mean", "sum", "var", "min", "max", "count", "cov"]
 _WORDS = {
     "mean": "mean", "sum": "sum", "var": "variance", "min": "minimum", "max": "maximum",
-    "count": "number of values that are not NaN",
+    "count": "number of values that are not NaN", "cov": "covariance of channels",
 }  # fmt: skip
 
-# How two levels become one, where they are not added.
-_ADD = {"min": np.minimum, "max": np.maximum}
 # A stop loses the group at work, so groups are small. Each is kept until the end, so their number
 # and their bytes together are limited, but there are at least the fewest.
 MOST_GROUPS = 512
@@ -41,7 +39,7 @@ class Average:
 
     Attributes
     ----------
-    what : {"mean", "sum", "var", "min", "max", "count"}
+    what : {"mean", "sum", "var", "min", "max", "count", "cov", "functions"}
     trials : int
         Trials in one group.
     channel_blocks : int
@@ -54,15 +52,27 @@ class Average:
         How many conditions there are.
     condition : numpy.ndarray of int32, shape (N,)
         That of each trial; empty if there is but one.
+    result : tuple of int or None
+        Shape of the result of one trial, where the average has another.
+    channel_axis : int or None
+        Of the covariance: the axis of channels of such a result.
+    functions : tuple of str
+        Names of the user's own functions, if it is made by such.
+    state : numpy.dtype or None
+        Of a state of such functions: of one array, or a record of several.
     """
 
-    what: Reduce
+    what: Reduce | Literal["functions"]
     trials: int
     channel_blocks: int
     dtype: np.dtype
     by: tuple[str, ...] = ()
     conditions: int = 1
     condition: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    result: tuple[int, ...] | None = None
+    channel_axis: int | None = None
+    functions: tuple[str, ...] = ()
+    state: np.dtype | None = None
 
     @property
     def blocks_per_group(self) -> int:
@@ -71,12 +81,14 @@ class Average:
 
     def __str__(self) -> str:
         by = f" by {' and '.join(self.by)}" if self.by else ""
+        if self.what == "functions":
+            return f"what {self.name} make of all trials{by}"
         return f"the {_WORDS[self.what]} of all trials{by}"
 
     @property
-    def parts(self) -> int:
-        """Arrays that are kept of each group."""
-        return 2 if self.what == "var" else 1
+    def name(self) -> str:
+        """What results call it: as ``reduce`` has it, or the names of the user's functions."""
+        return ", ".join(self.functions) or self.what
 
     @property
     def slots(self) -> int:
@@ -127,129 +139,149 @@ def conditions_of(trials: Trials, by: Sequence[str]) -> tuple[int, np.ndarray]:
     return int(code.max()) + 1, code.astype(np.int32)
 
 
+@dataclass(frozen=True, eq=False)
+class OwnReduction:
+    """What is known of three functions of the user's own, once they were tried.
+
+    Attributes
+    ----------
+    functions : tuple of str
+        Their names.
+    state : numpy.dtype
+        See `Average`.
+    shape, dtype
+        Of what is stored.
+    """
+
+    functions: tuple[str, ...]
+    state: np.dtype
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def check_reduce(what: str) -> None:
+    """Raise OptionError unless there is such an average."""
+    if what == "median":
+        raise OptionError(
+            "reduce='median' does not exist: a median needs all trials at once, and groups of "
+            "trials cannot be joined to one. Keep them (join='stack', without keeptrials=False), "
+            "then hpcio.open(out).to_xarray()['data'].median('trial')."
+        )
+    if what not in _WORDS:
+        raise OptionError(
+            f"reduce='{what}' is unknown. Choose {', '.join(_WORDS)}, or functions of your own "
+            "(FILE.py:NAME)."
+        )
+
+
 def averaged(
-    target: Target, channel_blocks: int, reduce: Reduce | None, *, trials: Trials, by: Sequence[str]
+    target: Target,
+    blocks: Blocks,
+    reduce: Reduce | OwnReduction,
+    *,
+    trials: Trials,
+    by: Sequence[str],
+    out_channel_axis: int | None,
 ) -> tuple[Target, Average]:
     """The layout of an average, given that of stacked results.
 
     Parameters
     ----------
     target : Target
-    channel_blocks : int
-    reduce : str or None
+    blocks : Blocks
+    reduce : str or OwnReduction
     trials : Trials
     by : sequence of str
         Columns of the trials whose values make conditions, along a first axis of the average.
+    out_channel_axis : int or None
+        The axis of channels of each result, as the caller says it.
 
     Returns
     -------
     Target
         All trials share one region for each channel block: where its average will be.
     Average
+
+    Raises
+    ------
+    OptionError
+        If there is no such average of such results.
     """
-    what: Reduce = "mean" if reduce is None else reduce
-    if what not in _WORDS:
-        raise OptionError(f"reduce='{what}' is unknown. Choose {', '.join(_WORDS)}.")
-    if what in ("min", "max") and target.dtype.kind == "c":
-        raise OptionError(f"reduce='{what}' of complex numbers makes no sense. Take their abs().")
+    if reduce in ("min", "max") and target.dtype.kind == "c":
+        raise OptionError(f"reduce='{reduce}' of complex numbers makes no sense. Take their abs().")
     conditions, condition = conditions_of(trials, by) if by else (1, np.zeros(0, np.int32))
+    channel_blocks = blocks.channel_blocks
     count = target.shape_index.size // channel_blocks
-    nbytes = target.nbytes // count // target.dtype.itemsize * 16
+    shape = target.shape[1:]
+    average = Average(
+        "functions" if isinstance(reduce, OwnReduction) else reduce, 1, channel_blocks,
+        target.dtype, tuple(by), conditions, condition,
+    )  # fmt: skip
+    dtype, nbytes = _type_of(average), math.prod(shape) * 16
+    if isinstance(reduce, OwnReduction) or reduce == "cov":
+        _refuse_channel_blocks(average)
+        average = replace(average, result=shape)
+        if isinstance(reduce, OwnReduction):
+            average = replace(average, functions=reduce.functions, state=reduce.state)
+            dtype, nbytes, shape = reduce.dtype, reduce.state.itemsize, reduce.shape
+        else:
+            axis = _channel_axis(shape, blocks, out_channel_axis)
+            average = replace(average, channel_axis=axis)
+            shape = (shape[axis], shape[axis])
+            nbytes = math.prod(shape) * 16
+        target = replace(target, shape=(count, *shape), shapes=(shape,))
     sums = min(MOST_GROUPS, MOST_BYTES // max(nbytes, 1))
     groups = max(FEWEST_GROUPS, sums // conditions)
-    average = Average(
-        what, math.ceil(count / groups), channel_blocks, target.dtype, tuple(by), conditions,
-        condition,
-    )  # fmt: skip
-    dtype = _type_of(average)
+    average = replace(average, trials=math.ceil(count / groups))
     if by:
         start = np.repeat(condition.astype(target.start.dtype), channel_blocks)
-        shape = (conditions, *target.shape[1:])
-        return replace(target, shape=shape, dtype=dtype, start=start), average
+        return replace(target, shape=(conditions, *shape), dtype=dtype, start=start), average
     zeros = np.zeros_like(target.start)
-    if not target.shape[1:]:  # results without axes: a dataset of one number
+    if not shape:  # results without axes: a dataset of one number
         return replace(target, shape=(1,), dtype=dtype, start=zeros), average
     channel_axis = None if target.channel_axis is None else target.channel_axis - 1
     layout = replace(
-        target, shape=target.shape[1:], dtype=dtype, axis=0, channel_axis=channel_axis,
-        start=zeros, stacked=False,
+        target, shape=shape, dtype=dtype, axis=0, channel_axis=channel_axis, start=zeros,
+        stacked=False,
     )  # fmt: skip
     return layout, average
+
+
+def _refuse_channel_blocks(average: Average) -> None:
+    if average.channel_blocks > 1:
+        what = "The covariance" if average.what == "cov" else "An average by functions of your own"
+        raise OptionError(
+            f"{what} needs all channels of a trial at once, and channels_per_block cuts each trial "
+            f"into {average.channel_blocks} blocks. Leave out channels_per_block."
+        )
+
+
+def _channel_axis(shape: tuple[int, ...], blocks: Blocks, given: int | None) -> int:
+    """The axis of channels of each result, for the covariance.
+
+    Without a word of the caller it is that of the recording, if it is as long in the result.
+    """
+    said = f"reduce='cov' needs the axis of channels of each result, which has shape {shape}"
+    if given is not None:
+        if not -len(shape) <= given < len(shape):
+            raise OptionError(
+                f"{said}: there is no axis {given}. Correct out_channel_axis, from 0 to "
+                f"{len(shape) - 1}."
+            )
+        return given % len(shape)
+    if len(shape) == 1:
+        return 0
+    axis = blocks.channel_axis
+    read = None if axis is None else blocks.input_kinds[0].inshape[axis]
+    if axis is None or axis >= len(shape) or shape[axis] != read:
+        known = "" if axis is None else f"; trials have {read} channels, on axis {axis}"
+        raise OptionError(f"{said}{known}. Say out_channel_axis=.")
+    return axis
 
 
 def _type_of(average: Average) -> np.dtype:
     """The type of an average."""
     if average.what == "count":
         return np.dtype(np.int64)
-    is_complex = average.dtype.kind == "c" and average.what in ("mean", "sum")
+    is_complex = average.dtype.kind == "c" and average.what in ("mean", "sum", "cov")
     return np.dtype(np.complex128 if is_complex else np.float64)
-
-
-class Moments:
-    """The count of some arrays, their sum or mean, and their squared deviations from it.
-
-    Of a minimum, a maximum or a number of values that is the level.
-
-    The variance is updated array by array (Welford, Technometrics 4, 1962), and parts are joined
-    (Chan, Golub and LeVeque, The American Statistician 37, 1983). Sums of squares would cancel
-    where the mean is large.
-
-    Parameters
-    ----------
-    average : Average
-    shape : tuple of int
-        Shape of each array.
-    """
-
-    def __init__(self, average: Average, shape: tuple[int, ...]) -> None:
-        kind = _type_of(average)
-        if average.what == "var" and average.dtype.kind == "c":
-            kind = np.dtype(np.complex128)
-        self.count = 0
-        # The sum; for the variance the mean.
-        begin = {"min": np.inf, "max": -np.inf}.get(average.what, 0)
-        self.level: np.ndarray = np.full(shape, begin, kind)
-        self._add = _ADD.get(average.what, np.add)
-        self._is_count = average.what == "count"
-        self.spread: np.ndarray | None = np.zeros(shape) if average.what == "var" else None
-
-    def add(self, array: np.ndarray) -> None:
-        """Add one array."""
-        self.count += 1
-        if self.spread is None:
-            self._add(self.level, ~np.isnan(array) if self._is_count else array, out=self.level)
-            return
-        before = array - self.level
-        self.level += before / self.count
-        self.spread += (np.conj(before) * (array - self.level)).real
-
-    def join(self, other: Self) -> None:
-        """Add all arrays of another, which come after these."""
-        if self.spread is None or other.spread is None:
-            self.count += other.count
-            self._add(self.level, other.level, out=self.level)
-            return
-        count = self.count + other.count
-        between = other.level - self.level
-        self.level += between * (other.count / count)
-        self.spread += other.spread
-        self.spread += (np.conj(between) * between).real * (self.count * other.count / count)
-        self.count = count
-
-    def parts(self) -> list[np.ndarray]:
-        """The arrays that, with the count, say everything."""
-        return [self.level] if self.spread is None else [self.level, self.spread]
-
-
-def combine(average: Average, shape: tuple[int, ...], parts: Iterable[Moments]) -> np.ndarray:
-    """The average of some groups, added in the given order; NaN if there are no trials."""
-    whole = Moments(average, shape)
-    for part in parts:
-        whole.join(part)
-    if average.what in ("sum", "count"):
-        return whole.level
-    if not whole.count:
-        return np.full(shape, np.nan, whole.level.dtype if average.what == "mean" else np.float64)
-    if whole.spread is not None:
-        return whole.spread / whole.count
-    return whole.level / whole.count if average.what == "mean" else whole.level

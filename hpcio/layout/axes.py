@@ -48,10 +48,14 @@ def name_axes(
 ) -> tuple[Axis, ...]:
     """The axes of a result: as the caller names them, else as the recording does.
 
-    The first axis of averages by condition has the values of its column as coordinates.
+    The first axis of averages by condition has the values of its column as coordinates. Both axes
+    of a covariance are those of channels; the second one is called ``channel_2``.
     """
     rank = len(target.shape)
-    if axes is None:
+    if axes is None and average is not None and average.channel_axis is not None:
+        named = [Axis("")] * (rank - 2)
+        named += _of_channels(recording, blocks, target.shape[-1])
+    elif axes is None:
         named = _from_recording(recording, blocks, target)
     else:
         if not isinstance(axes, Mapping) or not all(isinstance(name, str) for name in axes):
@@ -146,6 +150,23 @@ def _from_recording(recording: Recording, blocks: Blocks, target: Target) -> lis
                     unknown[here] = Axis(name, values)
     names = [axis.name for axis in unknown if axis.name]
     return unknown if len(set(names)) == len(names) else [Axis("") for _ in target.shape]
+
+
+def _of_channels(recording: Recording, blocks: Blocks, channels: int) -> list[Axis]:
+    """The axes of channels against channels, named as that of the recording, if it has so many."""
+    axis = blocks.channel_axis
+    name, values = "", None
+    if axis is not None and blocks.input_kinds[0].inshape[axis] == channels:
+        with recording.open() as opened:
+            name = opened.axis_name(axis)
+            scale = opened.coordinates(axis) if name else None
+        if scale is not None:
+            values = _selected(_plain(scale), blocks, axis)
+            if values.shape != (channels,) or values.dtype.kind not in "biufcS":
+                values = None
+    if name in RESERVED or "/" in name:
+        name = "channel"
+    return [Axis(name, values), Axis(f"{name}_2", values)]
 
 
 def _selected(values: np.ndarray, blocks: Blocks, axis: int) -> np.ndarray:

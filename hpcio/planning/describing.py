@@ -230,7 +230,7 @@ def probe(
     SourceError
         If the recording has changed, or cannot be read.
     """
-    apart = is_tried_apart(plan.function, plan.given)
+    apart = is_tried_apart(plan.function.fingerprint, plan.given)
     value = Plan(**{**vars(plan), "live": None})  # what other processes have
     timed: list[Timed] = []
     failed: list[HpcioError] = []
@@ -255,10 +255,10 @@ def probe(
 def timer(plan: Plan) -> Callable[[tuple[int, int]], Said]:
     """A function that reads and computes a block of a plan some times, and tells what it took."""
     func, arguments = plan.load_function(), FreshArguments(plan.arguments())
-    extra = {"chunkShape": plan.target.largest_shape()} if takes(func, "chunkShape") else {}
+    extra = {"chunkShape": plan.largest_shape()} if takes(func, "chunkShape") else {}
 
     def time_one(block: int, times: int) -> Said:
-        kind, shape = plan.blocks.kind_of(block), plan.target.shape_of(block)
+        kind, shape = plan.blocks.kind_of(block), plan.shape_of(block)
         best = np.inf
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with Reader(plan.source, axis=plan.blocks.axis) as reader:

@@ -42,10 +42,17 @@ def _parts(plan: Plan) -> dict[str, Any]:
         ],
         "how they are joined": [plan.join, target.axis, target.channel_axis],
         "average": plain_average(plan.average),
+        **_of_reduction(plan),
         "axes": [[axis.name, _hash(axis.values)] for axis in plan.axes],
         "writer": [plan.writer, plan.sources, plan.chunks, plan.compression],
         **({BY_OTHERS[2]: [*plan.digests[1:], _hash(plan.kept)]} if plan.former else {}),
     }  # fmt: skip
+
+
+def _of_reduction(plan: Plan) -> dict[str, Any]:
+    """The functions that make an average, if it is made by such."""
+    found = [[function.name, function.digest] for function in plan.reduction]
+    return {"functions of reduce": found} if found else {}
 
 
 def _hash(array: np.ndarray | None) -> str | None:

@@ -279,7 +279,7 @@ class _DryRun:
                 calls_for,
                 (self._called.function, self._recording, self._called.payload),
                 jobs,
-                apart=is_tried_apart(self._called.function, self._called.given),
+                apart=is_tried_apart(self._called.function.fingerprint, self._called.given),
                 processes=max(1, min(cores(), available() // max(1, need))),
                 limit=self._call.trial_time,
                 on_done=on_done,

@@ -24,8 +24,8 @@ def block_memory(plan: Plan) -> np.ndarray:
     and for averages the sums.
     """
     trial = plan.input_sizes()
-    need: np.ndarray = trial * np.where(trial < LARGE, 1, 2) + plan.target.sizes()
-    return need if plan.average is None else need + 2 * plan.target.nbytes
+    need: np.ndarray = trial * np.where(trial < LARGE, 1, 2) + plan.result_sizes()
+    return need + 2 * plan.group_bytes
 
 
 def check_memory(plan: Plan, limit: str | int | None, *, share: int = 1) -> None:

@@ -6,18 +6,26 @@ import math
 import os
 import secrets
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from hpcio.errors import FunctionError, HpcioWarning, OptionError, OutputError, check_path
 from hpcio.files import CHUNK, Chunking, layout, lies_in_result, mark_of, split_spec
 from hpcio.fingerprints import Fingerprint, fingerprint
-from hpcio.function import Arguments, Function, text_of
-from hpcio.layout import Average, Target, averaged, lay_out, name_axes
+from hpcio.function import MOST_TEXT, Arguments, Function, text_of
+from hpcio.layout import (
+    Average,
+    OwnReduction,
+    Reduce,
+    Target,
+    averaged,
+    lay_out,
+    name_axes,
+)
 from hpcio.planning.digest import digest_of
 from hpcio.planning.dryrun import Called, Outcome, dry_run
 from hpcio.planning.options import (
@@ -29,6 +37,7 @@ from hpcio.planning.options import (
     WriterAbilities,
 )
 from hpcio.planning.plan import Plan
+from hpcio.planning.reducing import functions_of, try_reduction
 from hpcio.recording import Blocks, Recording, Trials
 
 __all__ = ["check_new_output", "check_output", "check_trial_table", "make_plan", "renewed"]
@@ -70,8 +79,10 @@ def make_plan(
     read = _what_is_read(source, reading)
     called = _what_is_called(func, call, read.trials)
     _refuse_generators(called.function, called.given)
+    reduction = functions_of(layout.reduce)
+    _refuse_generators_in(reduction)
     outcome = dry_run(called, read.recording, read.blocks, call, on_probe=on_probe)
-    target, average = _where_results_lie(read.trials, read.blocks, outcome, layout)
+    target, average = _where_results_lie(read, outcome, layout, reduction, call.trial_time)
     stored = _how_results_are_stored(storage, abilities, target, average)
     axes = name_axes(
         layout.axes, read.recording, read.trials, read.blocks, target,
@@ -95,11 +106,12 @@ def make_plan(
         run_id=secrets.token_hex(8),
         digest="",
         live=called.func,
-        described={**called.arguments.described(), "text": text_of(called.func)},
+        described=_described(called, reduction),
         chunks=stored.chunks,
         compression=stored.compression,
         same_versions=call.same_versions,
         access=storage.access,
+        reduction=reduction,
     ))  # fmt: skip
 
 
@@ -129,6 +141,26 @@ def _frozen(plan: Plan) -> Plan:
     return replace(plan, digest=digest_of(plan))
 
 
+def _described(called: Called, reduction: Sequence[Function]) -> dict[str, str]:
+    """Arguments and functions as text, for people."""
+    described = {**called.arguments.described(), "text": text_of(called.func)}
+    if reduction:
+        texts = [text_of(function.load()) for function in reduction]
+        described["reduce"] = "\n".join(dict.fromkeys(filter(None, texts)))[:MOST_TEXT]
+    return described
+
+
+def _refuse_generators_in(reduction: Sequence[Function]) -> None:
+    """Raise FunctionError if a reduction would draw from a generator of random numbers."""
+    for function in reduction:
+        if function.fingerprint.generators:
+            raise FunctionError(
+                f"'{function.name}' uses a generator of random numbers, "
+                f"'{function.fingerprint.generators[0]}'. Which draws it gets would depend on how "
+                "many workers there are. Draw in the compute function, and reduce what it returns."
+            )
+
+
 def _refuse_generators(function: Function, arguments: Fingerprint) -> None:
     """Raise FunctionError if trials would draw from one generator of random numbers in turn."""
     of_function, given = function.fingerprint.generators, arguments.generators
@@ -144,7 +176,8 @@ def _refuse_generators(function: Function, arguments: Fingerprint) -> None:
 
 def _say_what_is_unseen(plan: Plan) -> None:
     """Warn of what decides results and is in no fingerprint."""
-    unseen = dict.fromkeys((*plan.function.fingerprint.unseen, *plan.given.unseen))
+    seen = [function.fingerprint for function in (plan.function, *plan.reduction)]
+    unseen = dict.fromkeys(what for one in (*seen, plan.given) for what in one.unseen)
     if unseen:
         warnings.warn(
             f"If what '{plan.function.name}' reaches here changes, nobody will notice that old and "
@@ -267,9 +300,14 @@ def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, trials: T
 
 
 def _where_results_lie(
-    trials: Trials, blocks: Blocks, outcome: Outcome, options: LayoutOptions
+    read: _Read,
+    outcome: Outcome,
+    options: LayoutOptions,
+    reduction: Sequence[Function],
+    limit: float | None,
 ) -> tuple[Target, Average | None]:
     """The layout of the result, and what is averaged."""
+    blocks = read.blocks
     layout(outcome.shapes[0], outcome.dtype)  # refuses a type that HDF5 cannot hold
     if options.keeptrials:
         return _laid_out(blocks, outcome, options), None
@@ -280,7 +318,14 @@ def _where_results_lie(
     except FunctionError as error:
         raise FunctionError(f"An average needs equal results of all trials. {error}") from error
     by = (options.by,) if isinstance(options.by, str) else tuple(options.by or ())
-    return averaged(stack, blocks.channel_blocks, options.reduce, trials=trials, by=by)
+    # LayoutOptions has checked a name.
+    what: Reduce | OwnReduction = cast(Reduce, options.reduce or "mean")
+    if reduction:
+        what = own = try_reduction(reduction, stack.shape[1:], stack.dtype, limit=limit)
+        layout(own.shape, own.dtype)
+    return averaged(
+        stack, blocks, what, trials=read.trials, by=by, out_channel_axis=options.out_channel_axis
+    )
 
 
 def _laid_out(blocks: Blocks, outcome: Outcome, options: LayoutOptions) -> Target:

@@ -11,13 +11,14 @@ import numpy as np
 
 from hpcio.errors import OptionError, check_whole
 from hpcio.files import ACCESS, Access
-from hpcio.layout import Join, Reduce
+from hpcio.layout import Join, Reduce, check_reduce
 from hpcio.recording import Trials
 
 __all__ = [
     "CallOptions",
     "LayoutOptions",
     "ReadingOptions",
+    "Reducing",
     "RunPolicy",
     "Sources",
     "StorageOptions",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 Sources = Literal["trial", "task"]
+# An average by its name; or three functions that make one, themselves or by the name of a tuple.
+Reducing = Reduce | str | Sequence[Callable[..., Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +69,19 @@ class LayoutOptions:
     join_axis: int | None = None
     out_channel_axis: int | None = None
     keeptrials: bool = True
-    reduce: Reduce | None = None
+    reduce: Reducing | None = None
     by: str | Sequence[str] | None = None
     axes: Mapping[str, Sequence[object] | np.ndarray | None] | None = None
 
     def __post_init__(self) -> None:
         if self.join not in ("concatenate", "stack"):
             raise OptionError(f"join='{self.join}' is unknown. Choose concatenate or stack.")
+        if isinstance(self.reduce, str) and ":" not in self.reduce:
+            check_reduce(self.reduce)
         if self.keeptrials and self.reduce is not None:
-            raise OptionError(f"reduce='{self.reduce}' goes with keeptrials=False. Say that, too.")
+            raise OptionError(
+                f"reduce={self.reduce!r:.100} goes with keeptrials=False. Say that, too."
+            )
         if self.keeptrials and self.by:
             raise OptionError(f"by={self.by!r} goes with averages: say keeptrials=False, too.")
         for name in ("join_axis", "out_channel_axis"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ import numpy as np
 from hpcio.errors import PlanError
 from hpcio.files import ACCESS, Access, Modes, RunDirectory
 from hpcio.fingerprints import Fingerprint, fingerprint
-from hpcio.function import Arguments, Function
-from hpcio.layout import Average, Axis, Join, Target
+from hpcio.function import Arguments, Function, Reduction
+from hpcio.layout import Average, Axis, Join, Target, nbytes_of
 from hpcio.planning.options import Sources
 from hpcio.recording import Blocks, Recording, Trials
 from hpcio.words import START_OVER, count
@@ -48,8 +49,7 @@ class Former:
     def of(cls, plan: Plan) -> Self:
         """What is kept of a plan."""
         by = plan.function
-        packages = by.fingerprint.packages
-        return cls(plan.digest, by.name, by.digest, by.version, packages, plan.described)
+        return cls(plan.digest, by.name, by.digest, by.version, plan.packages, plan.described)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,6 +81,7 @@ class Plan:
     compression: str | None = None
     same_versions: bool = False
     access: Access = "result"
+    reduction: tuple[Function, ...] = ()
     # The run whose result this one replaces, "" if there is none; None while that is not known.
     replaces: str | None = None
     # Plans of the same blocks whose results are kept, the oldest first; for each block the place of
@@ -116,6 +117,21 @@ class Plan:
         return self.digest, *(one.digest for one in self.former)
 
     @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The distinct shapes of results of blocks; `target.shape_index` is an index into them."""
+        if self.average is None or self.average.result is None:
+            return self.target.shapes
+        return (self.average.result,)
+
+    def shape_of(self, block: int) -> tuple[int, ...]:
+        """Shape of the result of one block."""
+        return self.shapes[int(self.target.shape_index[block])]
+
+    def largest_shape(self) -> tuple[int, ...]:
+        """The largest length of a result on each axis, which functions know as `chunkShape`."""
+        return tuple(max(lengths) for lengths in zip(*self.shapes, strict=True))
+
+    @property
     def counted(self) -> str:
         """What people count: a trial, or a block where trials are cut into channel blocks."""
         return "trial" if self.blocks.channel_blocks == 1 else "block"
@@ -148,18 +164,29 @@ class Plan:
 
     def work_sizes(self) -> np.ndarray:
         """Bytes that each block reads and writes, shape (B,)."""
-        sizes: np.ndarray = self.input_sizes() + self.target.sizes()
+        sizes: np.ndarray = self.input_sizes() + self.result_sizes()
         return sizes
+
+    def result_sizes(self) -> np.ndarray:
+        """Bytes of the result of each block, shape (B,); of averages, in the type of these."""
+        if self.average is None or self.average.result is None:
+            return self.target.sizes()
+        size = math.prod(self.average.result) * self.dtype.itemsize
+        return np.full(len(self), size, np.int64)
+
+    @property
+    def group_bytes(self) -> int:
+        """Bytes of all sums of one group of an average; 0 without one."""
+        if self.average is None:
+            return 0
+        shapes = [self.shape_of(block) for block in range(self.average.channel_blocks)]
+        return self.average.conditions * sum(nbytes_of(self.average, shape) for shape in shapes)
 
     def stored_bytes(self, blocks: np.ndarray) -> int:
         """Bytes that a run writes for some blocks: their results, or the sums of an average."""
         if self.average is None:
             return int(self.target.sizes()[blocks].sum())
-        return (
-            int(np.unique(blocks // self.blocks_per_group).size)
-            * self.average.parts
-            * self.target.nbytes
-        )
+        return int(np.unique(blocks // self.blocks_per_group).size) * self.group_bytes
 
     def load_function(self, *, remedy: str = "") -> Callable[..., Any]:
         """The function itself; it is in place only if it is the very one that was planned.
@@ -181,6 +208,48 @@ class Plan:
             same_versions=self.same_versions,
             remedy=remedy or self._keep_what_is_done,
         )
+
+    def load_reduction(self, *, remedy: str = "") -> Reduction | None:
+        """The user's functions that make an average, if they are what the plan was made for.
+
+        Parameters
+        ----------
+        remedy : str
+            As for `load_function`.
+
+        Returns
+        -------
+        Reduction or None
+            None if the plan has no such functions.
+
+        Raises
+        ------
+        FunctionError, PlanError
+            As for `load_function`.
+        """
+        if self.average is None or not self.reduction:
+            return None
+        functions = [
+            function.load(
+                same_versions=self.same_versions, remedy=remedy or self._keep_what_is_done
+            )
+            for function in self.reduction
+        ]
+        return Reduction(
+            tuple(functions),
+            self.average.functions,
+            state=self.average.state,
+            shape=self.target.shapes[0],
+            dtype=self.target.dtype,
+        )
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """The versions of all packages that the functions reach, by name."""
+        found: dict[str, str] = {}
+        for function in (*self.reduction, self.function):
+            found |= function.fingerprint.packages
+        return found
 
     def arguments(self) -> Arguments:
         """The arguments of the function; values of :func:`hpcio.per_trial` are still whole.
@@ -242,7 +311,7 @@ class Plan:
             "outfile": str(folder / f"{trial}_{part}.h5"),
             "outdset": "data",
             "outgrid": self.target.region(i),
-            "outshape": self.target.shape_of(i),
+            "outshape": self.shape_of(i),
             "dtype": self.target.dtype,
             "call_id": f"__{trial}_{part}",
         }

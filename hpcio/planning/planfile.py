@@ -45,7 +45,7 @@ from hpcio.files import (
     write_arrays,
 )
 from hpcio.fingerprints import Fingerprint
-from hpcio.function import Function
+from hpcio.function import Function, plain_state, state_of
 from hpcio.layout import Average, Axis, Target
 from hpcio.planning.plan import Former, Plan
 from hpcio.recording import Blocks, InputKind, Recording, Trials
@@ -120,8 +120,8 @@ def replace_plan(plan: Plan) -> None:
 
 
 def _write(plan: Plan, path: Path) -> None:
-    function = asdict(plan.function)
-    pickled = function.pop("pickled")
+    function, pickled = _plain_function(plan.function)
+    reduction = [_plain_function(each) for each in plan.reduction]
     source = {**asdict(plan.source), "dtype": plan.source.dtype.str}
     spec = {
         "folder": os.path.dirname(plan.out),
@@ -135,6 +135,7 @@ def _write(plan: Plan, path: Path) -> None:
         "axes": [axis.name for axis in plan.axes],
         "columns": list(plan.trials.columns),
         "average": plain_average(plan.average),
+        "reduction": [plain for plain, _ in reduction],
         "chunks": plan.chunks,
         "compression": plan.compression,
         "former": [asdict(one) for one in plan.former],
@@ -144,6 +145,7 @@ def _write(plan: Plan, path: Path) -> None:
         "spec": _as_bytes(json.dumps(spec).encode()),
         "function": _as_bytes(pickled),
         "arguments": _as_bytes(plan.payload),
+        **{f"reduction/{k}": _as_bytes(payload) for k, (_, payload) in enumerate(reduction)},
         **plan.arrays(),
         **{f"columns/{k}": stored_column(c) for k, c in enumerate(plan.trials.columns.values())},
         **{f"target/{name}": array for name, array in plan.target.arrays().items()},
@@ -160,6 +162,12 @@ def _write(plan: Plan, path: Path) -> None:
 
 def _as_bytes(data: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8)
+
+
+def _plain_function(function: Function) -> tuple[dict[str, Any], bytes]:
+    """A function as JSON can hold it, and its pickle."""
+    plain = asdict(function)
+    return plain, plain.pop("pickled")
 
 
 def stored_column(values: np.ndarray) -> np.ndarray:
@@ -365,13 +373,17 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
             condition = read_table(f["condition"])
         kept = read_table(f["kept"]) if "kept" in f else np.zeros(0, np.uint8)
         pickled, payload = (read_table(f[name]).tobytes() for name in ("function", "arguments"))
+        reduction = [
+            read_table(f[f"reduction/{k}"]).tobytes()
+            for k in range(len(spec.get("reduction", ())))  # older plans have none
+        ]
         target = Target.load(f["target"])
         run_id, digest = str(f.attrs["run_id"]), str(f.attrs["digest"])
     average = _average(spec["average"], condition)
     if average is not None and not set(average.by) <= set(names):
         raise ValueError("its average is by a column that is not there")
     return {
-        **_found_again(spec, pickled, os.path.dirname(out)),
+        **_found_again(spec, pickled, reduction, os.path.dirname(out)),
         "trials": Trials(**trials, axis=spec["axis"], columns=columns),
         "blocks": Blocks(
             **blocks,
@@ -434,10 +446,11 @@ def _opened(out: str) -> Iterator[int]:
         raise PlanError(f"The plan '{path}' is not yours. Make one of your own.") from None
 
 
-def _found_again(spec: dict[str, Any], pickled: bytes, folder: str) -> dict[str, Any]:
-    """Function and recording of a plan that now lies in `folder`, with paths as they are now."""
-    function, source = spec["function"], spec["source"]
-    path = tuple(_now(path, spec["folder"], folder) for path in function["path"])
+def _found_again(
+    spec: dict[str, Any], pickled: bytes, reduction: list[bytes], folder: str
+) -> dict[str, Any]:
+    """Functions and recording of a plan that now lies in `folder`, with paths as they are now."""
+    source = spec["source"]
     known = {
         "path": _now(source["path"], spec["folder"], folder),
         "shape": tuple(source["shape"]),
@@ -451,11 +464,15 @@ def _found_again(spec: dict[str, Any], pickled: bytes, folder: str) -> dict[str,
             (name, _now(value, spec["folder"], folder)) for name, value in source["place"]
         ),
     }
+
+    def found(function: dict[str, Any], payload: bytes) -> Function:
+        path = tuple(_now(path, spec["folder"], folder) for path in function["path"])
+        seen = _fingerprint(function["fingerprint"])
+        return Function(**{**function, "path": path, "fingerprint": seen}, pickled=payload)
+
     return {
-        "function": Function(
-            **{**function, "path": path, "fingerprint": _fingerprint(function["fingerprint"])},
-            pickled=pickled,
-        ),
+        "function": found(spec["function"], pickled),
+        "reduction": tuple(map(found, spec.get("reduction", ()), reduction)),
         "source": Recording(**{**source, **known}),
     }
 
@@ -494,6 +511,13 @@ def plain_average(average: Average | None) -> dict[str, Any] | None:
     plain = {f.name: getattr(average, f.name) for f in fields(average) if f.name != "condition"}
     if not average.by:  # as it always was
         del plain["by"], plain["conditions"]
+    if not average.functions:
+        del plain["functions"]
+    for name in ("result", "channel_axis", "state"):
+        if plain[name] is None:
+            del plain[name]
+    if average.state is not None:
+        plain["state"] = plain_state(average.state)
     return {**plain, "dtype": average.dtype.str}
 
 
@@ -501,6 +525,11 @@ def _average(plain: dict[str, Any] | None, condition: np.ndarray) -> Average | N
     if plain is None:
         return None
     known = {"dtype": np.dtype(plain["dtype"]), "by": tuple(plain.get("by", ()))}
+    known["functions"] = tuple(plain.get("functions", ()))
+    if "result" in plain:
+        known["result"] = tuple(plain["result"])
+    if "state" in plain:
+        known["state"] = state_of(plain["state"])
     return Average(**{**plain, **known}, condition=condition)
 
 

@@ -55,5 +55,5 @@ def call_block(plan: Plan, block: int) -> Any:
     given = FreshArguments(Arguments.load(plan.payload))
     args, kwargs = given.of(int(plan.blocks.trial[block]))
     if takes(func, "chunkShape"):
-        kwargs["chunkShape"] = plan.target.largest_shape()
+        kwargs["chunkShape"] = plan.largest_shape()
     return func(read_block(plan, block), *args, **kwargs)

@@ -12,7 +12,6 @@ from typing import Any
 
 from hpcio.errors import FunctionError, HpcioError, as_message, from_message
 from hpcio.fingerprints import Fingerprint
-from hpcio.function import Function
 from hpcio.machine import Death, call_apart, launched
 
 __all__ = ["MOST_TRIES", "failure", "in_words", "is_tried_apart", "tell", "try_each"]
@@ -27,10 +26,10 @@ _INSTALLED = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "
 Said = dict[str, Any]
 
 
-def is_tried_apart(function: Function, given: Fingerprint) -> bool:
+def is_tried_apart(*reached: Fingerprint) -> bool:
     """Whether code of the user is called, which may crash. Ranks of MPI call it in place."""
     launch = launched()
-    own = function.fingerprint.reaches_code or given.reaches_code
+    own = any(one.reaches_code for one in reached)
     return own and (launch is None or launch.size == 1)
 
 

@@ -226,6 +226,7 @@ def _provenance(ledger: Ledger) -> dict[str, str | int]:
         "function_version": plan.function.version,
         "function_digest": plan.function.digest,
         "function_text": plan.described.get("text", ""),  # plans of earlier versions have none
+        **({"reduce_text": plan.described["reduce"]} if "reduce" in plan.described else {}),
         "args": plan.described["args"][:8000],
         "kwargs": plan.described["kwargs"][:8000],
         "source": plan.source.path,

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Literal, Self
+from typing import Any, Literal, Self
+
+import numpy as np
 
 from hpcio.errors import HpcioError, SourceError, as_output_error
-from hpcio.function import FreshArguments, takes
+from hpcio.function import FreshArguments, Reduction, compute, takes
 from hpcio.journals import LOST, SYNC, attempt_name, open_journal, versions_here
 from hpcio.planning import Plan
 from hpcio.recording import Reader
@@ -20,6 +22,19 @@ __all__ = ["Attempt", "Stop"]
 
 # How often, in seconds, the data of a long batch are made safe against a crash.
 SYNC_EVERY = 5.0
+
+
+def _starting(reduction: Reduction) -> Callable[..., tuple[np.ndarray, Any]]:
+    """What computes a block and makes a state of its result, where a user's functions do so.
+
+    What ``start`` raises is of that trial, like anything that the compute function raises.
+    """
+
+    def started(*given: Any, **named: Any) -> tuple[np.ndarray, Any]:
+        result, details = compute(*given, **named)
+        return reduction.start(result), details
+
+    return started
 
 
 class Stop(BaseException):
@@ -54,6 +69,8 @@ class Attempt:
         Whether it ends after the block at hand; see `request_stop`.
     may_fail : int
         How many blocks may fail yet; negative if there were too many.
+    compute : callable
+        Calls the function and checks its result; see `hpcio.function.compute`.
     limit : int
         Blocks from this number on are left to somebody else; see `limit_to`.
     """
@@ -85,7 +102,9 @@ class Attempt:
         self.arguments = FreshArguments(plan.arguments())
         self.extra = {}
         if takes(self.func, "chunkShape"):
-            self.extra["chunkShape"] = plan.target.largest_shape()
+            self.extra["chunkShape"] = plan.largest_shape()
+        reduction = plan.load_reduction()
+        self.compute = compute if reduction is None else _starting(reduction)
         with ExitStack() as undo:
             self.reader = Reader(plan.source, axis=plan.blocks.axis)
             undo.callback(self.reader.close)

@@ -13,7 +13,7 @@ import numpy as np
 
 from hpcio.errors import Cause, HpcioError, SourceError, as_output_error
 from hpcio.files import checksum
-from hpcio.function import compute, pack_details
+from hpcio.function import pack_details
 from hpcio.journals import DETAILS, DONE, HELD
 from hpcio.recording import LARGE, ReadAhead
 from hpcio.running.attempt import Attempt, Stop
@@ -105,10 +105,11 @@ class _Batch:
         self._func, self._arguments = attempt.func, attempt.arguments
         self._shared = attempt.arguments.shared
         # Without a limit of time nothing is asked with each trial.
-        self._compute = compute if attempt.clock is None else self._in_time(attempt.clock)
+        clock, call = attempt.clock, attempt.compute
+        self._compute = call if clock is None else self._in_time(clock, call)
         self._args, kwargs = attempt.arguments.of(0)
         self._kwargs = {**kwargs, **attempt.extra}
-        self._shapes, self._dtype, self._casting = plan.target.shapes, plan.dtype, plan.casting
+        self._shapes, self._dtype, self._casting = plan.shapes, plan.dtype, plan.casting
         kinds, bases = plan.blocks.input_kind[blocks].tolist(), plan.blocks.base[blocks].tolist()
         ahead = ReadAhead(
             attempt.reader, plan.blocks.input_kinds, list(zip(kinds, bases, strict=True)),
@@ -212,13 +213,13 @@ class _Batch:
         self._attempt.plan.source.check_unchanged()
         return True
 
-    def _in_time(self, clock: TrialClock) -> Callable[..., Any]:
+    def _in_time(self, clock: TrialClock, call: Callable[..., Any]) -> Callable[..., Any]:
         """What computes a trial and is watched by a clock."""
 
         def in_time(*given: Any, **named: Any) -> Any:
             clock.begin(int(self._blocks[self._tried]))
             try:
-                return compute(*given, **named)
+                return call(*given, **named)
             finally:
                 clock.end()
 

@@ -283,7 +283,9 @@ def _limit(ledger: Ledger, trial_time: float | None, *, since: float) -> str:
 def _say_what_has_changed(plan: Plan) -> None:
     """Warn if the function or the recording of a plan that was loaded is another by now."""
     try:
-        plan.load_function(remedy=f"To compute with what it is now, {START_OVER}.")
+        remedy = f"To compute with what it is now, {START_OVER}."
+        plan.load_function(remedy=remedy)
+        plan.load_reduction(remedy=remedy)
         plan.source.check_content()
     except HpcioError as error:
         warnings.warn(

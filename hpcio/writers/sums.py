@@ -20,7 +20,7 @@ import numpy as np
 from hpcio.errors import ResultError, as_output_error, as_read_error
 from hpcio.files import NewNames, checksum, read_at, write_at, write_under_name
 from hpcio.journals import DONE, Journal, JournalRecords, Ledger, StoredReader
-from hpcio.layout import Average, Moments, Target, combine
+from hpcio.layout import Average, Functions, State, Target, begin, combine, nbytes_of
 from hpcio.planning import Plan, WriterAbilities
 from hpcio.writers.backend import Stored, Writer
 
@@ -39,15 +39,12 @@ def _path(plan: Plan, attempt: str) -> Path:
     return plan.rundir.sources / f"{attempt}.sums"
 
 
-def _block_shape(plan: Plan, block: int) -> tuple[int, ...]:
-    return plan.target.shape_of(block)
-
-
 class _SumsWriter:
     """Holds the current group of one attempt, and writes the others; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan, attempt: str) -> None:
         self._plan, self._average = plan, _average(plan)
+        self._functions = plan.load_reduction()
         path = _path(plan, attempt)
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -57,12 +54,12 @@ class _SumsWriter:
         self._names.add(path.parent)
         # The sums of one group lie one after the other, by condition and channel block.
         each = [
-            _HEAD.size + sum(p.nbytes for p in Moments(self._average, shape).parts())
-            for shape in (_block_shape(plan, c) for c in range(self._average.channel_blocks))
+            _HEAD.size + nbytes_of(self._average, plan.shape_of(block))
+            for block in range(self._average.channel_blocks)
         ]
         self._places = np.cumsum([0, *(each * self._average.conditions)]).tolist()
         self._end = 0
-        self._at_hand: dict[int, Moments] = {}
+        self._at_hand: dict[int, State] = {}
         self._slot: dict[int, int] = {}
         self._last = np.zeros(0, np.int64)  # last block of each group of the batch
         self.is_flushed = True
@@ -78,7 +75,8 @@ class _SumsWriter:
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         slot = self._slot[block]
         if slot not in self._at_hand:
-            self._at_hand[slot] = Moments(self._average, data.shape)
+            shape = self._plan.shape_of(block)
+            self._at_hand[slot] = begin(self._average, shape, self._functions)
         self._at_hand[slot].add(data)
         self.is_flushed = False
         offset = self._end + self._places[slot]
@@ -93,10 +91,10 @@ class _SumsWriter:
         if block != self._last[np.searchsorted(self._last, block)]:
             return
         group = block // self._average.blocks_per_group
-        for slot, moments in sorted(self._at_hand.items()):
+        for slot, state in sorted(self._at_hand.items()):
             number = group * self._average.slots + slot
-            data = b"".join(part.tobytes() for part in moments.parts())
-            head = _HEAD.pack(number, moments.count, len(data), checksum(data))
+            data = b"".join(part.tobytes() for part in state.parts())
+            head = _HEAD.pack(number, state.count, len(data), checksum(data))
             write_at(self._fd, head + data, self._end + self._places[slot])
         self._end += self._places[-1]
         self._at_hand.clear()
@@ -121,9 +119,11 @@ class _SumsWriter:
 class _SumsReader:
     """The sums of one attempt."""
 
-    def __init__(self, plan: Plan, records: JournalRecords) -> None:
-        self._plan, self._average = plan, _average(plan)
-        self._known: tuple[int, Moments | None] = (-1, None)
+    def __init__(
+        self, plan: Plan, records: JournalRecords, functions: Functions | None = None
+    ) -> None:
+        self._plan, self._average, self._functions = plan, _average(plan), functions
+        self._known: tuple[int, State | None] = (-1, None)
         path = _path(plan, records.attempt)
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -139,30 +139,30 @@ class _SumsReader:
         found: np.ndarray = records["offset"] < os.fstat(self._fd).st_size
         return found
 
-    def read(self, record: np.void) -> Moments | None:
+    def read(self, record: np.void) -> State | None:
         """The sum that a block went into; None if it is not what was written."""
         offset = int(record["offset"])
         if self._known[0] != offset:
             self._known = offset, self._read(int(record["block"]), offset)
         return self._known[1]
 
-    def _read(self, block: int, offset: int) -> Moments | None:
+    def _read(self, block: int, offset: int) -> State | None:
         head = os.pread(self._fd, _HEAD.size, offset) if self._fd >= 0 else b""
         if len(head) < _HEAD.size:
             return None
         number, count, nbytes, check = _HEAD.unpack(head)
-        moments = Moments(self._average, _block_shape(self._plan, block))
-        data = np.empty(sum(part.nbytes for part in moments.parts()), np.uint8)
+        state = begin(self._average, self._plan.shape_of(block), self._functions)
+        data = np.empty(sum(part.nbytes for part in state.parts()), np.uint8)
         if number != int(self._average.sum_of(np.asarray(block))) or nbytes != data.nbytes:
             return None
         if not read_at(self._fd, data, offset + _HEAD.size) or checksum(data) != check:
             return None
-        moments.count = count
+        state.count = count
         at = 0
-        for part in moments.parts():
+        for part in state.parts():
             part.reshape(-1).view(np.uint8)[:] = data[at : at + part.nbytes]
             at += part.nbytes
-        return moments
+        return state
 
     def intact(self, record: np.void) -> bool:
         """Whether the sum that a block went into is what was written."""
@@ -176,7 +176,7 @@ class _SumsReader:
             os.close(self._fd)
 
 
-def _sums(ledger: Ledger, blocks: np.ndarray) -> Iterator[Moments]:
+def _sums(ledger: Ledger, blocks: np.ndarray, functions: Functions | None) -> Iterator[State]:
     """The sums that count of the blocks of one slot, in the order of groups."""
     plan, average = ledger.plan, _average(ledger.plan)
     blocks = blocks[ledger.done[blocks]]
@@ -186,15 +186,15 @@ def _sums(ledger: Ledger, blocks: np.ndarray) -> Iterator[Moments]:
         for block, members in zip(blocks[first].tolist(), count.tolist(), strict=True):
             log = int(ledger.log[block])
             if log not in opened:
-                opened[log] = stack.enter_context(_SumsReader(plan, ledger.logs[log]))
-            moments = opened[log].read(ledger.record[block])
-            if moments is None or moments.count != members:
+                opened[log] = stack.enter_context(_SumsReader(plan, ledger.logs[log], functions))
+            state = opened[log].read(ledger.record[block])
+            if state is None or state.count != members:
                 path = _path(plan, ledger.logs[log].attempt)
                 raise ResultError(
                     f"The sum of block {block} and others in '{path}' is not what was written. "
                     "Remove that file, then resume: they are computed again."
                 )
-            yield moments
+            yield state
 
 
 # ---------------------------------------------------------------------- the result
@@ -232,16 +232,17 @@ class _Sums:
             If a sum is not on the disk as it was written.
         """
         plan, target, average = ledger.plan, ledger.plan.target, _average(ledger.plan)
+        functions = plan.load_reduction()
         whole = np.full(target.shape, target.fill, target.dtype)
         slot = average.slot_of(np.arange(len(plan)))
         by_slot = np.split(np.argsort(slot, kind="stable"), np.bincount(slot).cumsum()[:-1])
         for blocks in by_slot:
             first = int(blocks[0])
-            found = combine(average, _block_shape(plan, first), _sums(ledger, blocks))
-            whole[target.region(first)] = found
+            sums = _sums(ledger, blocks, functions)
+            whole[target.region(first)] = combine(average, plan.shape_of(first), sums, functions)
         data = file.create_dataset("data", data=whole, fillvalue=target.dtype.type(target.fill))
         done = ledger.done.reshape(-1, average.channel_blocks)
-        data.attrs["reduce"] = average.what
+        data.attrs["reduce"] = average.name
         data.attrs["trials"] = int(done.all(axis=1).sum())
         one = Target.of_one_block(target.shape, target.dtype)
         state, check = np.full(1, DONE, np.uint8), np.asarray([checksum(whole)], np.uint64)

@@ -20,7 +20,8 @@ import slurm as slurm_side
 from hpcio.errors import BlocksFailed, OptionError, ResultError, TrialError
 from hpcio.journals.ledger import Ledger
 from hpcio.journals.rundir import prepare
-from hpcio.layout.averages import Average, Moments, combine
+from hpcio.layout.averages import Average
+from hpcio.layout.states import Moments, combine
 from hpcio.running.attempt import Attempt
 from hpcio.running.batch import run_batch
 from hpcio.writers.backend import WRITERS
