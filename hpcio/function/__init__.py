@@ -2,7 +2,7 @@
 
 This room uses `hpcio.recording` and those below: the dict branch of `unwrap_io` reads a trial and
 writes a result by itself. Others take `Function` and `Arguments` from it, and call the function by
-`compute`.
+`compute`, and functions that make an average by `Reduction`.
 """
 
 from hpcio.function.arguments import Arguments, FreshArguments, per_trial

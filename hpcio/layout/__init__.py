@@ -1,7 +1,7 @@
 """Where results lie in the one dataset: their regions, the axes, and the averages.
 
 This room uses `hpcio.recording` and those below. Others take `Target` (the layout), `Axis` and
-`Average` from it.
+`Average` from it, and `State`, in which averages are added up.
 """
 
 from hpcio.layout.averages import Average, OwnReduction, Reduce, averaged, check_reduce

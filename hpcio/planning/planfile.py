@@ -319,14 +319,26 @@ def _check(plan: Plan) -> None:
             raise ValueError(f"axis {k} has {axis.values.shape} coordinates")
     if plan.former and (plan.kept.shape != count or plan.kept.max() > len(plan.former)):
         raise ValueError("a block is kept of a plan that is not there")
-    if plan.average is not None and min(plan.average.trials, plan.average.channel_blocks) < 1:
+    if plan.average is not None:
+        _check_average(plan, plan.average)
+
+
+def _check_average(plan: Plan, average: Average) -> None:
+    """Raise ValueError unless an average has groups, conditions and functions that there are."""
+    if min(average.trials, average.channel_blocks) < 1:
         raise ValueError("its average has no groups")
-    if plan.average is not None and plan.average.by:
-        condition = plan.average.condition
+    own = (bool(plan.reduction), bool(average.functions), average.state is not None)
+    if any(own) != (average.what == "functions") or any(own) != all(own):
+        raise ValueError("its average has no functions, or has some and no use for them")
+    rank = len(average.result or ())
+    if (average.channel_axis in range(rank)) != (average.what == "cov"):
+        raise ValueError("its covariance has no axis of channels")
+    if average.by:
+        condition = average.condition
         if (
             condition.shape != (len(plan.trials),)
             or condition.min() < 0
-            or condition.max() >= plan.average.conditions
+            or condition.max() >= average.conditions
         ):
             raise ValueError("a trial has a condition that is not there")
 
