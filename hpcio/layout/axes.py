@@ -56,7 +56,7 @@ def name_axes(
         named = [Axis("")] * (rank - 2)
         named += _of_channels(recording, blocks, target.shape[-1])
     elif axes is None:
-        named = _from_recording(recording, blocks, target)
+        named = _from_recording(recording, trials, blocks, target)
     else:
         if not isinstance(axes, Mapping) or not all(isinstance(name, str) for name in axes):
             raise OptionError(
@@ -118,7 +118,9 @@ def _plain(values: np.ndarray) -> np.ndarray:
     return np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values
 
 
-def _from_recording(recording: Recording, blocks: Blocks, target: Target) -> list[Axis]:
+def _from_recording(
+    recording: Recording, trials: Trials, blocks: Blocks, target: Target
+) -> list[Axis]:
     """What the recording says of the axes that the function has kept.
 
     An axis counts as kept if it is as long in the result of every block as in its trial.
@@ -143,13 +145,29 @@ def _from_recording(recording: Recording, blocks: Blocks, target: Target) -> lis
             if not kept[axis] or name in RESERVED or "/" in name:
                 continue
             unknown[here] = Axis(name)
-            scale = opened.coordinates(axis) if axis != blocks.axis else None
+            if axis == blocks.axis:
+                unknown[here] = Axis(name, _times(trials, blocks, target.shape[here]))
+                continue
+            scale = opened.coordinates(axis)
             if scale is not None:
                 values = _selected(_plain(scale), blocks, axis)
                 if values.shape == (target.shape[here],) and values.dtype.kind in "biufcS":
                     unknown[here] = Axis(name, values)
     names = [axis.name for axis in unknown if axis.name]
     return unknown if len(set(names)) == len(names) else [Axis("") for _ in target.shape]
+
+
+def _times(trials: Trials, blocks: Blocks, length: int) -> np.ndarray | None:
+    """The seconds from its event of each row of a trial, if they are known, and those of all."""
+    rate = None if trials.clock is None else trials.clock.rate
+    if rate is None or (trials.lengths != length).any() or np.ptp(trials.offset):
+        return None
+    every = range(length)
+    for kind in blocks.input_kinds:  # rows may be selected, and in any order
+        if kind.sigrid is not None and [*kind.sigrid[blocks.axis]] != [*every]:
+            return None
+    times: np.ndarray = (np.arange(length) - int(trials.offset[0])) / rate
+    return times
 
 
 def _of_channels(recording: Recording, blocks: Blocks, channels: int) -> list[Axis]:

@@ -91,10 +91,32 @@ def test_guide_runs_from_top_to_bottom(folder):
     printed = run([sys.executable, "-c", code], place).splitlines()
     # What a comment says is printed, but for numbers of this machine.
     said = re.findall(r"print\(.*\)  # ([T(\d].*[)\d])$", code, re.MULTILINE)
-    assert len(said) == 11
+    assert len(said) == 10
     assert all(line in printed or "..." in line for line in said)
     for commands in snippets("docs/guide.md", "sh"):
         run(["sh", "-e", "-c", commands], place)
+    check_the_experiment(place)
+
+
+def check_the_experiment(place: Path) -> None:
+    """The means by condition, in Python and in the shell, are those of plain numpy."""
+    assert (place / "erp.png").stat().st_size > 10_000
+    table = [line.split("\t") for line in (place / "events.tsv").read_text().splitlines()[1:]]
+    with h5py.File(place / "eeg.h5") as f:
+        eeg = f["eeg"][...].astype("f8")
+    for name in ("erp.h5", "erp_too.h5"):
+        with hpcio.open(place / name) as f:
+            assert f["time"][[0, 200, 999]].tolist() == [-0.2, 0.0, 0.799]
+            for k, kind in enumerate(f["trial_type"].asstr()[...]):
+                starts = [
+                    round(1000 * float(onset)) - 200
+                    for onset, _, found, rt in table
+                    if found == kind and 0.3 <= float(rt) <= 0.45
+                ]
+                trials = np.stack([eeg[start:][:1000] for start in starts])
+                trials -= trials[:, :200].mean(axis=1, keepdims=True)
+                assert f["count"][k] == len(starts)
+                np.testing.assert_allclose(f["data"][k], trials.mean(axis=0), atol=1e-4)
 
 
 def test_links_lead_somewhere():

@@ -377,3 +377,23 @@ def test_xarray_knows_the_columns(tmp_path: Path) -> None:
         assert (
             data.groupby("condition").mean("trial")[0] == X.reshape(4, 10, 2)[::2].mean(0)
         ).all()
+
+
+def test_rows_have_the_seconds_from_their_event_as_coordinates(tmp_path):
+    """Where all trials have the same, and the function has kept the axis."""
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["eeg"] = np.arange(400.0).reshape(200, 2)
+        f["eeg"].dims[0].label = "time"
+    around = {"rate": 10, "pre": 0.2, "post": 0.3}
+    same = Trials.from_events([1.0, 4.0, 9.0], **around)
+    unequal = Trials.from_events([1.0, 4.0, 9.0], **{**around, "pre": [0.2, 0.1, 0.2]})
+    turned = same.select(time=[4, 3, 2, 1, 0])
+    for number, (trials, times) in enumerate(
+        [(same, [-0.2, -0.1, 0.0, 0.1, 0.2]), (unequal, None), (turned, None)]
+    ):
+        options = {"join": "concatenate" if trials is unequal else "stack"}
+        out = tmp_path / f"{number}.h5"
+        plan = hpcio.Plan.create(np.negative, f"{tmp_path}/rec.h5::/eeg", trials=trials, out=out,
+                                 **options)  # fmt: skip
+        found = {axis.name: axis.values for axis in plan.axes}["time"]
+        assert (found is None) if times is None else np.allclose(found, times)
