@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hpcio.words import count, number, plain
+from hpcio.words import brief, count, duration, html_table, in_lines, number, plain, size
 
 __all__ = [
     "BlocksFailed",
@@ -114,10 +114,13 @@ class WorkerError(HpcioError, RuntimeError):
     """Workers could not be started, or died more often than allowed."""
 
 
+# So many failures are shown of a run.
+_MOST_SHOWN = 5
+
 Cause = Literal["raised", "memory", "time", "died"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Failure:
     """A block that failed: its number, its trial, and why.
 
@@ -138,6 +141,9 @@ class Failure:
     counted: str = "block"
     cause: Cause = "raised"
 
+    def __repr__(self) -> str:
+        return f"Failure({self.name}: {brief(self.reason)})"
+
     @property
     def name(self) -> str:
         """What people call it."""
@@ -150,7 +156,7 @@ class Failure:
         return plain(self.traceback.strip().rpartition("\n")[2])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Done:
     """The record of a run.
 
@@ -201,6 +207,34 @@ class Done:
     def mb_per_second(self) -> float:
         """Bytes read and written in a second, in units of 10^6."""
         return (self.nbytes + self.nbytes_read) / 1e6 / self.seconds if self.seconds else 0.0
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """Names and values, for a table."""
+        earlier = self.blocks - self.computed
+        speed = f"{number(self.blocks_per_second)} {self.counted}s/s, "
+        speed += f"{number(self.mb_per_second)} MB/s"
+        new = f"{count(self.computed, self.counted)} in {duration(self.seconds)} ({speed})"
+        rows = [
+            ("into", self.out),
+            ("done", count(self.blocks, self.counted)),
+            ("of earlier runs", f"{earlier:,}" if earlier else ""),
+            ("computed", new if self.computed else "nothing"),
+            ("by", count(self.workers, "worker") if self.workers else ""),
+            ("read", size(self.nbytes_read) if self.computed else ""),
+            ("written", size(self.nbytes) if self.computed else ""),
+            ("computed twice", f"{self.repeated:,}" if self.repeated else ""),
+            ("gaps", f"{self.gaps:,}" if self.gaps else ""),
+            ("failed", f"{len(self.failed):,}" if self.failed else ""),
+            *((failure.name, failure.reason) for failure in self.failed[:_MOST_SHOWN]),
+            ("...", "and more, in failed" if len(self.failed) > _MOST_SHOWN else ""),
+        ]
+        return [(name, value) for name, value in rows if value]
+
+    def __repr__(self) -> str:
+        return in_lines(self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table("What a run has done", self._rows())
 
     def __str__(self) -> str:
         earlier = self.blocks - self.computed

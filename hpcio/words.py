@@ -1,4 +1,4 @@
-"""Numbers, sizes, times and foreign texts as people read them; names in the order they expect."""
+"""Numbers, sizes, times, tables and foreign texts as people read them; names in good order."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ __all__ = [
     "KEEPING",
     "START_OVER",
     "after_failures",
+    "brief",
     "column",
     "count",
     "duration",
     "earlier_words",
+    "html_table",
+    "in_lines",
     "memory",
     "natural",
     "number",
@@ -29,6 +32,7 @@ __all__ = [
     "print_traceback",
     "say",
     "say_json",
+    "shape_words",
     "size",
     "when",
 ]
@@ -164,6 +168,18 @@ def earlier_words(number: int) -> str:
     return f"{count(number, 'trial')} kept from an earlier function or other arguments"
 
 
+def shape_words(shape: Sequence[int], names: Sequence[str]) -> str:
+    """The shape of an array, with the names of its axes where they have some.
+
+    Examples
+    --------
+    >>> shape_words((400, 16), ("trial", "")), shape_words((), ())
+    ('400 trial x 16', 'one number')
+    """
+    axes = zip(shape, names, strict=True)
+    return " x ".join(f"{length:,} {name}".rstrip() for length, name in axes) or "one number"
+
+
 def number(value: float) -> str:
     """A number with three significant digits, never as a power of ten.
 
@@ -206,6 +222,70 @@ def plain(text: str) -> str:
     ('\\x1b[2J5 μV', 'one\n\ttwo\\x0d')
     """
     return _COMMANDS.sub(_escaped, text.replace("\r\n", "\n"))
+
+
+def brief(text: str, most: int = 300) -> str:
+    r"""A text of others in one line, with its beginning alone if it is long.
+
+    Examples
+    --------
+    >>> brief("one\n\ttwo"), brief("a name without end", 10)
+    ('one two', 'a name ...')
+    """
+    line = re.sub(r"\s*[\n\t]\s*", " ", plain(text[: most + 1]))
+    return line if len(text) <= most and len(line) <= most else f"{line[: most - 3]}..."
+
+
+def in_lines(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and values, a pair in each line.
+
+    Examples
+    --------
+    >>> print(in_lines([("function", "numpy:negative"), ("trials", "4")]))
+    function  numpy:negative
+      trials  4
+    """
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:>{width}}  {brief(value)}" for name, value in rows)
+
+
+def html_table(
+    title: str,
+    rows: Sequence[Sequence[str]],
+    *,
+    header: Sequence[str] = (),
+    below: str = "",
+) -> str:
+    """A table as notebooks show it, for ``_repr_html_``; all texts are escaped.
+
+    Parameters
+    ----------
+    title : str
+    rows : sequence of sequence of str
+        Without a header, each begins with its name.
+    header : sequence of str, optional
+        Names of the columns.
+    below : str, optional
+        What is not shown, and how much of it there is.
+    """
+    import html
+
+    side = "right" if header else "left"
+
+    def line(kinds: Sequence[str], texts: Sequence[str]) -> str:
+        cells = (
+            f'<{kind} style="text-align:{side}">{html.escape(brief(text))}</{kind}>'
+            for kind, text in zip(kinds, texts, strict=True)
+        )
+        return f"<tr>{''.join(cells)}</tr>"
+
+    head = line(["th"] * len(header), header) if header else ""
+    body = "".join(line(["td"] * len(header) or ["th", "td"], row) for row in rows)
+    beside = (f"<div>{html.escape(brief(text))}</div>" if text else "" for text in (title, below))
+    above, under = beside
+    table = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+    # In a notebook, dollars in a name would be mathematics.
+    return f'<div class="tex2jax_ignore mathjax_ignore">{above}{table}{under}</div>'
 
 
 def say(text: str, *, err: bool = False, end: str = "\n") -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from hpcio.errors import MemoryLimitError, TimeLimitError
 from hpcio.machine import parse_bytes
 from hpcio.planning import Plan, probe
-from hpcio.words import duration, size
+from hpcio.words import duration, html_table, in_lines, size
 from slurm.mapping import BATCHES_PER_TASK, TaskPlan, arrays_of, map_blocks
 from slurm.site import parse_time
 
@@ -131,9 +131,9 @@ def measured_speed(plan: Plan, *, probes: int = 3, trial_time: float | None = No
     return done / max(sum(t.seconds for t in timed), 1e-9)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Description:
-    """What a plan will ask of a cluster; ``str()`` of it is a table.
+    """What a plan will ask of a cluster; it shows as a table.
 
     Attributes
     ----------
@@ -167,7 +167,8 @@ class Description:
     longest: float
     walltime: int | None
 
-    def __str__(self) -> str:
+    def rows(self) -> list[tuple[str, str]]:
+        """Names and values, for a table."""
         much = "" if self.memory is None else f" of {size(self.memory)} asked for"
         if self.memory is not None and self.memory_needed > self.memory:
             much += " -- too little!"
@@ -176,7 +177,7 @@ class Description:
             long += " -- too little!"
         elif self.walltime is not None and self.seconds > self.walltime:
             long += ", so that tasks will be replaced"
-        rows = [
+        return [
             ("array tasks", f"{self.tasks} in {self.arrays} job array{'s' * (self.arrays != 1)}"),
             ("chunks", f"{self.chunks} of {self.blocks} blocks"),
             ("work of a task", f"{size(self.smallest)} to {size(self.largest)}"),
@@ -184,8 +185,12 @@ class Description:
             ("time of a task", f"{duration(self.seconds)}{long}"),
             ("longest block", duration(self.longest)),
         ]
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:>{width}}  {value}" for name, value in rows)
+
+    def __repr__(self) -> str:
+        return in_lines(self.rows())
+
+    def _repr_html_(self) -> str:
+        return html_table("What a submission will take", self.rows())
 
 
 def describe(

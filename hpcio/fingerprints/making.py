@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hpcio.errors import FunctionError
 from hpcio.fingerprints.origins import version_of
 from hpcio.fingerprints.reach import Walk
+from hpcio.words import brief, count
 
 __all__ = ["Fingerprint", "fingerprint"]
 
@@ -18,7 +19,7 @@ __all__ = ["Fingerprint", "fingerprint"]
 _DEPTH = 20_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fingerprint:
     """What decides what a function computes.
 
@@ -38,6 +39,11 @@ class Fingerprint:
     packages: Mapping[str, str]
     unseen: tuple[str, ...] = ()
     generators: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        packages = ", ".join(f"{name} {version}" for name, version in self.packages.items())
+        parts = count(len(self.parts), "part")
+        return f"Fingerprint({self.digest[:8]} of {parts}, with {brief(packages)})"
 
     @property
     def digest(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import reprlib
 import types
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from hpcio.errors import OptionError, PlanError
+from hpcio.words import brief, count
 
 __all__ = ["Arguments", "FreshArguments", "per_trial", "pickled"]
 
@@ -32,11 +34,14 @@ def _is_shared(value: object) -> bool:
     return type(value) in _SHARED or isinstance(value, np.dtype)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PerTrial:
     """One value for each trial; made by :func:`per_trial`."""
 
     values: Sequence[Any] | np.ndarray
+
+    def __repr__(self) -> str:
+        return f"per_trial({count(len(self), 'value')})"
 
     def __len__(self) -> int:
         return len(self.values)
@@ -117,6 +122,11 @@ class PerTrialColumn:
     name: str
 
 
+def _in_full(value: object) -> object:
+    """A value that shows all of an argument."""
+    return {"per_trial": value.values} if isinstance(value, PerTrial) else value
+
+
 def per_trial(values: Sequence[Any] | np.ndarray | str) -> PerTrial | PerTrialColumn:
     """Mark an argument of a compute function as having one value for each trial.
 
@@ -159,12 +169,16 @@ def per_trial(values: Sequence[Any] | np.ndarray | str) -> PerTrial | PerTrialCo
     return PerTrial(values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Arguments:
     """What a compute function gets besides the trial."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    def __repr__(self) -> str:
+        named = [f"{name}={reprlib.repr(value)}" for name, value in self.kwargs.items()]
+        return f"Arguments({brief(', '.join([*map(reprlib.repr, self.args), *named]))})"
 
     @classmethod
     def given(cls, args: object, kwargs: object) -> Self:
@@ -214,7 +228,8 @@ class Arguments:
 
     def described(self) -> dict[str, str]:
         """The arguments as text, for people."""
-        return {"args": repr(self.args), "kwargs": repr(self.kwargs)}
+        kwargs = {name: _in_full(value) for name, value in self.kwargs.items()}
+        return {"args": repr(tuple(map(_in_full, self.args))), "kwargs": repr(kwargs)}
 
     def check(self, trials: int) -> None:
         """Raise PlanError unless every per-trial argument has one value for each trial."""

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder
 from types import FunctionType, ModuleType
 from typing import Any
@@ -214,10 +214,13 @@ class Function:
     """
 
     name: str
-    pickled: bytes
+    pickled: bytes = field(repr=False)
     fingerprint: Fingerprint
     version: str
-    path: tuple[str, ...]
+    path: tuple[str, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name + (" (pickled)" if self.pickled else "")
 
     @property
     def digest(self) -> str:

@@ -68,7 +68,7 @@ class Average:
     dtype: np.dtype
     by: tuple[str, ...] = ()
     conditions: int = 1
-    condition: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    condition: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32), repr=False)
     result: tuple[int, ...] | None = None
     channel_axis: int | None = None
     functions: tuple[str, ...] = ()

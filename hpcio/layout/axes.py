@@ -12,6 +12,7 @@ from hpcio.errors import OptionError
 from hpcio.layout.averages import Average
 from hpcio.layout.target import Target
 from hpcio.recording import Blocks, Recording, Trials, unnamed
+from hpcio.words import brief, count
 
 __all__ = ["RESERVED", "Axis", "attach", "hide", "name_axes"]
 
@@ -21,7 +22,7 @@ NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
 RESERVED = ("", ".", "data", "trials", "hpcio", "metadata")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Axis:
     """One axis of the result: its name, and its coordinates if they are known.
 
@@ -35,6 +36,10 @@ class Axis:
 
     name: str
     values: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        known = "" if self.values is None else f", {count(len(self.values), 'coordinate')}"
+        return f"Axis({brief(repr(self.name))}{known})"
 
 
 def name_axes(

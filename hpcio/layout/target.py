@@ -13,6 +13,7 @@ import numpy as np
 from hpcio.errors import FunctionError, OptionError
 from hpcio.files import check_types, fill_of, read_table
 from hpcio.recording import Blocks
+from hpcio.words import count
 
 __all__ = ["Join", "Target", "lay_out"]
 
@@ -20,7 +21,7 @@ Join = Literal["concatenate", "stack"]
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Target:
     """Where results go: the shape of the whole, and the region of each block.
 
@@ -63,6 +64,10 @@ class Target:
             shape_index=np.zeros(1, np.int32), start=np.zeros(1, np.int64),
             channel=np.zeros(1, np.int64), stacked=False,
         )  # fmt: skip
+
+    def __repr__(self) -> str:
+        blocks = f"{count(self.start.size, 'block')} {'stacked' if self.stacked else 'joined'}"
+        return f"Target({self.dtype} of shape {self.shape}, {blocks} along axis {self.axis})"
 
     @property
     def nbytes(self) -> int:

@@ -18,7 +18,7 @@ from hpcio.planning.limits import BASE, block_memory
 from hpcio.planning.plan import Plan
 from hpcio.planning.trying import MOST_TRIES, Said, failure, is_tried_apart, tell, try_each
 from hpcio.recording import Reader
-from hpcio.words import count, duration, size
+from hpcio.words import count, duration, html_table, in_lines, size
 
 # So often a block is computed to see how long that takes; only once if it takes so many seconds.
 _TIMES, _ENOUGH = 3, 1.0
@@ -26,9 +26,9 @@ _TIMES, _ENOUGH = 3, 1.0
 __all__ = ["Description", "describe", "probe"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Description:
-    """What a run of a plan will read, write and need; ``str()`` of it is a table.
+    """What a run of a plan will read, write and need; it shows as a table.
 
     Attributes
     ----------
@@ -84,6 +84,7 @@ class Description:
     def rows(self) -> list[tuple[str, str]]:
         """Names and values, for a table."""
         blocks = "" if self.blocks == self.trials else f" in {count(self.blocks, 'block')}"
+        each = " to ".join(dict.fromkeys([size(self.smallest), size(self.largest)]))
         short = " -- too little!" if self.disk_free < self.nbytes_written else ""
         tight = " -- too little!" if self.memory_available < self.memory * self.workers else ""
         which = "" if self.probe_failed else ", the longest"
@@ -92,7 +93,7 @@ class Description:
             ("function", self.function),
             ("recording", self.source),
             ("trials", count(self.trials, "trial") + blocks),
-            ("one trial", f"{size(self.smallest)} to {size(self.largest)}"),
+            ("one trial", each),
             ("reads", size(self.nbytes_read)),
             ("writes", f"{size(self.nbytes_written)}: {self.dtype} of shape {self.shape}"),
             ("into", f"{self.out} ({self.files})"),
@@ -102,9 +103,11 @@ class Description:
             ("expected", f"{duration(self.seconds)} with {count(self.workers, 'worker')}"),
         ]
 
-    def __str__(self) -> str:
-        width = max(len(name) for name, _ in self.rows())
-        return "\n".join(f"{name:>{width}}  {value}" for name, value in self.rows())
+    def __repr__(self) -> str:
+        return in_lines(self.rows())
+
+    def _repr_html_(self) -> str:
+        return html_table("What a run will take", self.rows())
 
 
 def describe(
@@ -137,7 +140,7 @@ def describe(
     longest, seconds, grown = timed.block, timed.seconds, timed.memory
     share = float(read.sum()) / max(1, int(read[longest]))
     return Description(
-        function=plan.function.name + (" (pickled)" if plan.function.pickled else ""),
+        function=str(plan.function),
         source=f"{plan.source.path}::{plan.source.dataset}",
         out=plan.out,
         trials=int(plan.blocks.trial[-1]) + 1,

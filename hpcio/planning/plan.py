@@ -17,8 +17,8 @@ from hpcio.fingerprints import Fingerprint, fingerprint
 from hpcio.function import Arguments, Function, Reduction
 from hpcio.layout import Average, Axis, Join, Target, nbytes_of
 from hpcio.planning.options import Sources
-from hpcio.recording import Blocks, Recording, Trials
-from hpcio.words import START_OVER, count
+from hpcio.recording import Blocks, Recording, Trials, trials_in_words
+from hpcio.words import START_OVER, count, html_table, in_lines, shape_words, size
 
 __all__ = ["Former", "Plan"]
 
@@ -95,16 +95,27 @@ class Plan:
         """Number of blocks."""
         return int(self.blocks.trial.size)
 
+    def _rows(self) -> list[tuple[str, str]]:
+        """Names and values, for a table."""
+        blocks = f"; in {count(len(self), 'block')}" if self.counted == "block" else ""
+        names = [axis.name for axis in self.axes]
+        stored = f"{shape_words(self.target.shape, names)}, {self.target.dtype}"
+        rows = [
+            ("plan", self.digest[:8]),
+            ("function", str(self.function)),
+            ("recording", str(self.source)),
+            ("trials", trials_in_words(self.trials) + blocks),
+            ("result", f"{stored}, {size(self.target.nbytes)}"),
+            ("average", str(self.average) if self.average else ""),
+            ("into", f"{self.out} (writer {self.writer})"),
+        ]
+        return [(name, value) for name, value in rows if value]
+
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.target.shape)) or "one number"
-        stored = f", {self.average}" if self.average else ""
-        blocks = f" in {count(len(self), 'block')}" if self.counted == "block" else ""
-        return (
-            f"<plan {self.digest[:8]}: {self.function.name} over "
-            f"{count(self.trials.start.size, 'trial')}{blocks} of "
-            f"'{self.source.path}::{self.source.dataset}' into '{self.out}' "
-            f"({shape}, {self.target.dtype}{stored}; writer {self.writer})>"
-        )
+        return in_lines(self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table("What a run will do", self._rows())
 
     @property
     def dtype(self) -> np.dtype:

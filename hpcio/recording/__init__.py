@@ -11,6 +11,7 @@ from hpcio.recording.reading import LARGE, ReadAhead, Reader
 from hpcio.recording.recording import RECORDINGS, OpenRecording, Recording, RecordingKind
 from hpcio.recording.resulttables import FURTHER, column_of
 from hpcio.recording.selections import take
+from hpcio.recording.showing import trials_in_words
 from hpcio.recording.tables import TRIAL_TABLES, TrialTable, TrialTableKind
 from hpcio.recording.trials import Trials
 
@@ -33,5 +34,6 @@ __all__ = [
     "is_phony",
     "read_region",
     "take",
+    "trials_in_words",
     "unnamed",
 ]

@@ -24,6 +24,7 @@ from hpcio.recording.selections import (
 )
 from hpcio.recording.tables import COLUMNS, check_rows, checked_columns
 from hpcio.recording.windows import Outside
+from hpcio.words import count
 
 __all__ = ["Blocks", "InputKind", "TrialRows", "lay_over"]
 
@@ -100,11 +101,11 @@ class InputKind:
 
     inshape: tuple[int, ...]
     grid: tuple[slice, ...]
-    sigrid: tuple[range | tuple[int, ...], ...] | None
+    sigrid: tuple[range | tuple[int, ...], ...] | None = field(repr=False)
     channels: tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Blocks:
     """All blocks of a recording: the channel blocks of trial 0, then those of trial 1, ...
 
@@ -138,6 +139,10 @@ class Blocks:
 
     def __len__(self) -> int:
         return len(self.trial)
+
+    def __repr__(self) -> str:
+        kinds = count(len(self.input_kinds), "kind")
+        return f"Blocks({count(len(self), 'block')} of {kinds} along axis {self.axis})"
 
     def kind_of(self, i: int) -> InputKind:
         """The kind of input of block `i`."""

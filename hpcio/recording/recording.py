@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import numpy as np
@@ -57,13 +57,13 @@ class Recording:
     dataset: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    size: int
-    mtime_ns: int
+    size: int = field(repr=False)
+    mtime_ns: int = field(repr=False)
     kind: str = "hdf5"
-    behind: tuple[FileState, ...] = ()
-    filters: tuple[int, ...] = ()
-    sample: str = ""
-    place: Place = ()
+    behind: tuple[FileState, ...] = field(default=(), repr=False)
+    filters: tuple[int, ...] = field(default=(), repr=False)
+    sample: str = field(default="", repr=False)
+    place: Place = field(default=(), repr=False)
 
     @classmethod
     def read(cls, spec: str | os.PathLike[str]) -> Recording:

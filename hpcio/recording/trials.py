@@ -28,6 +28,7 @@ from hpcio.recording.selections import (
     plain_slice,
     show,
 )
+from hpcio.recording.showing import trials_as_table, trials_in_words
 from hpcio.recording.tables import COLUMNS, TRIAL_TABLES, TrialTable, array_table, read_table
 from hpcio.recording.windows import Outside, Reading, rows_of, without_outside
 
@@ -569,21 +570,10 @@ class Trials(TrialRows):
         return self.stop - self.start
 
     def __repr__(self) -> str:
-        low, high = int(self.lengths.min()), int(self.lengths.max())
-        parts = [
-            f"{len(self)} trial{'s' * (len(self) != 1)} of "
-            f"{low if low == high else f'{low} to {high}'} rows along axis {self.axis}"
-        ]
-        parts += [f"time {show(self.time)}"] * (self.time is not None)
-        parts += [f"channels {show(self.channels)}"] * (self.channels is not None)
-        parts += [f"channel axis {self.channel_axis}"] * (self.channel_axis is not None)
-        if self.channels_per_block is not None:
-            parts.append(f"{self.channels_per_block} channels per block")
-        if self.columns:
-            names = list(self.columns)
-            parts.append(f"column{'s' * (len(names) > 1)} {', '.join(names[:8])}")
-            parts += ["..."] * (len(names) > 8)
-        return f"Trials({', '.join(parts)})"
+        return f"Trials({trials_in_words(self)})"
+
+    def _repr_html_(self) -> str:
+        return trials_as_table(self)
 
     # ---- what follows for a recording -------------------------------------------------------
 

@@ -29,7 +29,7 @@ from hpcio.planning import Plan
 from hpcio.reporting.timeline import Timeline, names_of, worked
 from hpcio.results import what_is_gone
 from hpcio.running import runs
-from hpcio.words import count, duration, memory, natural, number, plain, size, when
+from hpcio.words import count, duration, memory, natural, number, plain, shape_words, size, when
 
 __all__ = [
     "Counts",
@@ -137,8 +137,7 @@ def facts_of(ledger: Ledger, times: Timeline) -> list[tuple[str, str]]:
     name = function.name + (f", version {function.version}" if function.version else "")
     given = [plan.described[x] for x in ("args", "kwargs")]
     length = plan.trials.stop - plan.trials.start
-    axes = zip(plan.target.shape, plan.axes, strict=True)
-    shape = " x ".join(f"{n:,} {axis.name}".strip() for n, axis in axes)
+    shape = shape_words(plan.target.shape, [axis.name for axis in plan.axes])
     average = f", {plan.average}" if plan.average else ""
     rows = "row" if length.max() == 1 else "rows"
     blocks = f", in {len(plan):,} blocks" if len(plan) != length.size else ""

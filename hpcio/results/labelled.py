@@ -13,13 +13,18 @@ from hpcio.recording import column_of, is_phony
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["labelled"]
+__all__ = ["labelled", "names_of_axes"]
 
 # Attributes by which HDF5 and netCDF know scales.
 _OF_SCALES = (
     "CLASS", "NAME", "DIMENSION_LIST", "DIMENSION_LABELS", "REFERENCE_LIST", "_Netcdf4Dimid",
     "coordinates",
 )  # fmt: skip
+
+
+def names_of_axes(virtual: h5py.Dataset) -> list[str]:
+    """What the axes of the data of a result are called."""
+    return [dim.label or dim[0].name.lstrip("/") for dim in virtual.dims]
 
 
 def labelled(f: h5py.File, virtual: h5py.Dataset) -> xarray.Dataset:
@@ -52,7 +57,7 @@ def labelled(f: h5py.File, virtual: h5py.Dataset) -> xarray.Dataset:
                 key, self.shape, one_list, lambda region: np.asarray(f["data"][region])
             )
 
-    dims = [dim.label or dim[0].name.lstrip("/") for dim in virtual.dims]
+    dims = names_of_axes(virtual)
     coordinates: dict[str, tuple[str, np.ndarray]] = {}
     along: dict[str, str] = {}  # the dimension of each scale
 

@@ -26,6 +26,8 @@ from hpcio.files import (
 )
 from hpcio.results.guarding import ResultDataset, Sources
 from hpcio.results.remedies import check_parts, remedy
+from hpcio.results.showing import rows_of_result
+from hpcio.words import html_table, in_lines
 
 if TYPE_CHECKING:
     import xarray
@@ -94,6 +96,14 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
         from hpcio.results.labelled import labelled
 
         return labelled(self, self.virtual)
+
+    def __repr__(self) -> str:
+        rows = rows_of_result(self)
+        return in_lines(rows) if rows else str(super().__repr__())
+
+    def _repr_html_(self) -> str:
+        rows = rows_of_result(self)
+        return html_table("A result" if rows else str(super().__repr__()), rows)
 
     def close(self) -> None:
         """Close the file, and raise ResultError if sources have changed while it was open.

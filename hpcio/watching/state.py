@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from hpcio.errors import Failure
@@ -142,7 +142,7 @@ class Status:
     attempts: int
     function: str
     pickled: bool
-    failures: tuple[Failure, ...]
+    failures: tuple[Failure, ...] = field(repr=False)
     nbytes: int = 0
     nbytes_left: int = 0
     speed: float = 0.0
@@ -150,7 +150,7 @@ class Status:
     seconds_left: float | None = None
     session: bool | None = False
     since: float = 0.0
-    workers: tuple[WorkerStatus, ...] = ()
+    workers: tuple[WorkerStatus, ...] = field(default=(), repr=False)
     counted: str = "block"
     gone: str = ""
     older: bool = False

@@ -1,0 +1,57 @@
+"""An open result as people see it: what is in it, and where that came from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import h5py
+
+from hpcio.errors import DAMAGE
+from hpcio.files import read_text
+from hpcio.recording import FURTHER, unnamed
+from hpcio.results.labelled import names_of_axes
+from hpcio.words import brief, count, shape_words, size
+
+__all__ = ["rows_of_result"]
+
+# So many names of columns, and of earlier steps, are told.
+_MOST = 8
+
+
+def rows_of_result(f: h5py.File) -> list[tuple[str, str]]:
+    """Names and values of a result, for a table; none if it is closed, or cannot be read.
+
+    To look at a result never raises: whoever reads its data hears what is wrong with it.
+    """
+    try:
+        return _rows(f) if f else []
+    except DAMAGE:
+        return []
+
+
+def _rows(f: h5py.File) -> list[tuple[str, str]]:
+    data, trials = f["data"], f["trials"]
+    axes = ["" if name == unnamed(k) else name for k, name in enumerate(names_of_axes(data))]
+    gaps = int((~trials.fields("done")[()]).sum())
+    columns = [*json.loads(trials.attrs.get(FURTHER, "{}"))]
+    steps = [step["function"] for step in json.loads(read_text(f, "chain", "[]"))]
+    reduce = read_text(data, "reduce", "")
+    rows = [
+        ("result", f.filename),
+        ("data", f"{shape_words(data.shape, axes)}, {data.dtype}, {size(data.nbytes)}"),
+        ("average", f"{reduce} of {count(int(data.attrs['trials']), 'trial')}" if reduce else ""),
+        ("trials", f"{len(trials):,}"),
+        ("gaps", f"{gaps:,}" if gaps else ""),
+        ("columns", _listed(columns)),
+        ("function", read_text(f, "function", "")),
+        ("recording", f"{read_text(f, 'source', '')}::{read_text(f, 'source_dataset', '')}"),
+        ("steps before", _listed(steps)),
+        ("created", read_text(f, "created", "")),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _listed(names: list[Any]) -> str:
+    shown = [brief(str(name), 40) for name in names[:_MOST]]
+    return ", ".join(shown + ["..."] * (len(names) > _MOST))
