@@ -89,3 +89,5 @@ def test_the_table_before_anything_is_submitted(plan):
     assert "array tasks  2 in 1 job array" in lines[0]
     assert "too little!" in lines[3]
     assert "of 10 min asked for" in lines[4]
+    assert repr(said) == str(said)
+    assert all(f">{name}</th>" in said._repr_html_() for name, _ in said.rows())
