@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import h5py
 import numpy as np
 
 import hpcio
-from benchmarks import limits, planning
+from benchmarks import limits
 from benchmarks.bench import (
     MICRO,
     WORKERS,
@@ -32,6 +31,7 @@ from benchmarks.limits import clock
 from benchmarks.measure import Figure, alone, compare, interleave
 from benchmarks.one_file import mean, mutex, one_file, ranks
 from benchmarks.packing import compression, repack
+from benchmarks.plans import averages, done_already, plans
 from hpcio.files.bytes import checksum
 from hpcio.journals import rundir
 from hpcio.journals.journal import DONE, Journal
@@ -225,30 +225,6 @@ def full_read(bench: Bench) -> Iterator[Figure]:
     yield compare(values, what=checked, against=against)
 
 
-def plans(bench: Bench) -> Iterator[Figure]:
-    path = bench.folder / "rec.h5"
-    with h5py.File(path, "w") as f:  # no data: nothing but one trial is ever read
-        f.create_dataset("data", (planning.TRIALS * planning.ROWS, 4), np.float32)
-
-    def call(action: str) -> dict[str, float]:
-        found: dict[str, float] = json.loads(new_process("planning", action, bench.folder))
-        return found
-
-    made, loaded = [], []
-    for _ in range(bench.repetitions):
-        made.append(call("make"))
-        loaded.append(call("load"))
-        rundir.discard(bench.folder / "out.h5")
-    for what, values, unit, target in (
-        ("planning 1,000,000 trials", [m["seconds"] for m in made], "s", 10.0),
-        ("... its peak of memory", [m["peak"] / 2**20 for m in made], "MiB", 1024.0),
-        ("... writing that plan", [m["write"] for m in made], "s", None),
-        ("loading that plan", [m["seconds"] for m in loaded], "s", 2.0),
-        ("... its peak of memory", [m["peak"] / 2**20 for m in loaded], "MiB", None),
-    ):
-        yield alone(what, values, unit, target)
-
-
 # ---------------------------------------------------------------------- through dask
 
 
@@ -354,6 +330,8 @@ ROWS: dict[str, Row] = {
     "repack": repack,
     "compression": compression,
     "plan": plans,
+    "averages": averages,
+    "done-already": done_already,
     "dask": dask_session,
     "array-task": array_task,
 }

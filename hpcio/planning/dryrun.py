@@ -40,7 +40,7 @@ from hpcio.planning.trying import (
 from hpcio.recording import Blocks, InputKind, Recording, take
 from hpcio.words import duration
 
-__all__ = ["Called", "Outcome", "calls_for", "dry_run"]
+__all__ = ["Called", "Outcome", "calls_for", "dry_run", "dtype_of"]
 
 OutShape = Sequence[int] | Callable[[Shape], Sequence[int]]
 
@@ -153,7 +153,7 @@ class _DryRun:
         """Shape and type of every block."""
         told, dtype = self._told(), None
         if self._call.out_dtype is not None:
-            dtype = _dtype(self._call.out_dtype)
+            dtype = dtype_of(self._call.out_dtype)
         if told is None or dtype is None:
             answers = self._answers()
             shapes = [answer.shape for answer in answers]
@@ -395,7 +395,8 @@ def _told(out_shape: OutShape, inshape: Shape) -> Shape:
     return shape
 
 
-def _dtype(out_dtype: Any) -> np.dtype:
+def dtype_of(out_dtype: Any) -> np.dtype:
+    """The type that a caller asks for, or an OptionError."""
     try:
         dtype: np.dtype = np.dtype(out_dtype)
         dtype = np.dtype(dtype.str) if dtype.metadata else dtype
