@@ -6,7 +6,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -234,13 +234,12 @@ def probe(
         If the recording has changed, or cannot be read.
     """
     apart = is_tried_apart(plan.function.fingerprint, plan.given)
-    value = Plan(**{**vars(plan), "live": None})  # what other processes have
     timed: list[Timed] = []
     failed: list[HpcioError] = []
     for block in map(int, blocks):
         # A process for each: the memory of one that computes several says nothing.
         times = _TIMES if trial_time is None else 1
-        (said,) = try_each(timer, value, [(block, times)], apart=apart, limit=trial_time)
+        (said,) = try_each(timer, _only(plan, block), [times], apart=apart, limit=trial_time)
         if "error" in said:
             where = f"for trial {plan.trials.index[plan.blocks.trial[block]]}"
             failed.append(failure(said, plan.function.name, where))
@@ -255,21 +254,34 @@ def probe(
     return Probes(tuple(timed), str(failed[0]) if failed else "")
 
 
-def timer(plan: Plan) -> Callable[[tuple[int, int]], Said]:
-    """A function that reads and computes a block of a plan some times, and tells what it took."""
+def _only(plan: Plan, block: int) -> Plan:
+    """What other processes get of a plan: a block alone, since a million are 100 MB to pickle."""
+    here = slice(block, block + 1)
+    of_blocks = ("trial", "base", "input_kind", "channel_block")
+    of_target = ("shape_index", "start", "channel")
+    only = {
+        "trials": plan.trials.select(trials=[int(plan.blocks.trial[block])]),
+        "blocks": replace(plan.blocks, **{n: getattr(plan.blocks, n)[here] for n in of_blocks}),
+        "target": replace(plan.target, **{n: getattr(plan.target, n)[here] for n in of_target}),
+    }
+    return Plan(**{**vars(plan), **only, "live": None})
+
+
+def timer(plan: Plan) -> Callable[[int], Said]:
+    """A function that reads and computes the first block of a plan some times, and tells of it."""
     func, arguments = plan.load_function(), FreshArguments(plan.arguments())
     extra = {"chunkShape": plan.largest_shape()} if takes(func, "chunkShape") else {}
 
-    def time_one(block: int, times: int) -> Said:
-        kind, shape = plan.blocks.kind_of(block), plan.shape_of(block)
+    def time_it(times: int) -> Said:
+        kind, shape = plan.blocks.kind_of(0), plan.shape_of(0)
         best = np.inf
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with Reader(plan.source, axis=plan.blocks.axis) as reader:
             read = reader.of_kind(kind)
             for _ in range(times):  # the first call also imports and warms up
-                args, kwargs = arguments.of(int(plan.blocks.trial[block]))
+                args, kwargs = arguments.of(int(plan.blocks.trial[0]))
                 started = time.perf_counter()
-                trial = read(int(plan.blocks.base[block]))
+                trial = read(int(plan.blocks.base[0]))
                 compute(
                     func, trial, args, {**kwargs, **extra}, shape, plan.dtype,
                     casting=plan.casting,
@@ -281,4 +293,4 @@ def timer(plan: Plan) -> Callable[[tuple[int, int]], Said]:
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
         return {"seconds": float(best), "memory": grown}
 
-    return lambda job: tell(lambda: time_one(*job))
+    return lambda times: tell(lambda: time_it(times))

@@ -205,7 +205,7 @@ def plain_column(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     Missing text is empty, missing numbers are NaN.
     """
     if values.dtype.kind == "S":
-        return np.char.decode(values, "utf-8", "replace")
+        return _decoded(values)
     if values.dtype.kind in "mM":  # times of a calendar
         return np.datetime_as_string(values) if values.dtype.kind == "M" else values.astype("U")
     if values.dtype.kind == "O":
@@ -228,6 +228,16 @@ def _is_missing(value: Any) -> bool:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):  # those of pandas
         return True
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+def _decoded(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Bytes as text, as short as the longest."""
+    try:
+        text = values.astype("U")  # of ASCII alone, and ten times as fast
+    except UnicodeDecodeError:
+        return np.char.decode(values, "utf-8", "replace")
+    longest = int(np.char.str_len(text).max(initial=1))
+    return text.astype(f"U{longest}", copy=False)
 
 
 def checked_columns(columns: Mapping[str, Any], count: int) -> dict[str, npt.NDArray[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import hpcio
 from hpcio.errors import FunctionError
+from hpcio.planning.describing import _only, probe
 from hpcio.words import duration, size
 
 
@@ -76,3 +78,27 @@ def test_sizes_and_times_for_people():
     assert [size(n) for n in (7, 4096, 2.5e6, 3e13)] == ["7 B", "4.1 kB", "2.5 MB", "30 TB"]
     said = [duration(s) for s in (2e-5, 0.5, 3.21, 600, 7500)]
     assert said == ["20 us", "500 ms", "3.21 s", "10 min", "2 h 5 min"]
+
+
+def test_a_probe_gets_its_block_and_no_others(recording, tmp_path):
+    def tells(trial, number, noCompute=None):
+        if noCompute:
+            return trial.shape, "f8"
+        raise ValueError(f"{trial.shape} {trial.sum()} {number}")
+
+    with h5py.File(tmp_path / "rec.h5", "r+") as f:
+        f["lfp"][10:500, 2:] = 1
+    numbers = hpcio.per_trial([5, 6, 7])
+    plan = hpcio.Plan.create(
+        tells, recording, trials=TABLE, out=tmp_path / "out.h5", args=[numbers],
+        channels_per_block=2,
+    )  # fmt: skip
+    with pytest.raises(FunctionError, match=r"for trial 1: \(490, 2\) 980\.0 6"):
+        probe(plan, [3])
+
+
+def test_a_probe_of_many_trials_is_small(recording, tmp_path):
+    trials = hpcio.Trials.from_array(np.tile(TABLE, (10_000, 1)))
+    trials = trials.with_columns(kind=np.tile(["a", "b", "c"], 10_000))
+    plan = hpcio.Plan.create(np.negative, recording, trials=trials, out=tmp_path / "out.h5")
+    assert len(pickle.dumps(_only(plan, 20_001))) < 20_000

@@ -272,3 +272,19 @@ def test_an_average_is_not_cut_by_its_table(tmp_path: Path) -> None:
     one = result(tmp_path, trials=10, reduce="mean", keeptrials=False)
     with pytest.raises(TrialError, match="is an average"):
         next_step(one)
+
+
+@pytest.mark.parametrize(
+    ("words", "dtype"),
+    [
+        ([b"left", b"right", b""], "<U5"),
+        ([b"", b""], "<U1"),
+        (["größe".encode(), b"a"], "<U5"),
+        ([b"a\0b", b"x"], "<U3"),
+        ([b"\xff!"], "<U2"),
+    ],
+)
+def test_bytes_become_text_as_short_as_the_longest(words: list[bytes], dtype: str) -> None:
+    trials = Trials.equal(1, rows=len(words)).with_columns(word=np.array(words, "S20"))
+    assert trials["word"].dtype == dtype
+    assert trials["word"].tolist() == [word.decode(errors="replace") for word in words]
