@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,13 +14,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from hpcio.errors import OptionError, OutputError, PlanError, SourceError, as_output_error
+from hpcio.errors import (
+    DAMAGE,
+    OptionError,
+    OutputError,
+    PlanError,
+    SourceError,
+    as_output_error,
+)
 from hpcio.files import (
     READABLE_FOLDER,
     RunDirectory,
     check_run_folder,
     lies_in_result,
     mark_of,
+    read_table,
     rename_new,
     sync,
     try_lock,
@@ -229,8 +238,9 @@ def _replaced_by_run(plan: Plan) -> str:
     if not plan.rundir.plan.exists():
         return ""
     try:
-        return load_plan(plan.out).replaces or ""
-    except (PlanError, SourceError):  # of somebody else, or of another version
+        with open_plan_file(plan.out) as f:  # all of it would be a million trials
+            return str(json.loads(read_table(f["spec"]).tobytes())["replaces"] or "")
+    except (PlanError, SourceError, *DAMAGE):  # of somebody else, or of another version
         return ""
 
 
