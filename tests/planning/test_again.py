@@ -87,7 +87,7 @@ def test_what_is_computed_afresh_is_what_it_would_be(plan, log):
         {"out_dtype": "f4"},
         {"out_shape": (1, 4)},
     ],
-    ids=lambda other: ", ".join(other),
+    ids=", ".join,
 )
 def test_the_function_is_called_for_anything_else(plan, log, other):
     kwargs = {"log": str(log)}
