@@ -28,7 +28,7 @@ def run(plan: hpcio.Plan, client: Client, **options: Any) -> Done:
     client : distributed.Client
         Of any cluster whose workers see the plan's files.
     **options
-        As for :meth:`hpcio.Plan.run`: retries, gaps, fresh, progress, memory.
+        As for :meth:`hpcio.Plan.run`: retries, gaps, exists, keep_done, progress, memory.
 
     Returns
     -------
