@@ -386,7 +386,7 @@ class Plan(Value):
         )  # fmt: skip
         chosen = choose(executor, workers=workers, threads=threads)
         observe = None if progress is False else partial(watch, force=progress is True)
-        if exists == "fresh" or not published(self):
+        if not keep_done and (exists == "fresh" or not published(self)):
             check_queues(self)
         plan = self.keeping_done() if keep_done else on_what_is_there(self, exists)
         return execute(plan, chosen, policy=policy, memory=memory, observe=observe)

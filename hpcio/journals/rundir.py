@@ -38,12 +38,10 @@ from hpcio.function import check_versions
 from hpcio.journals.ledger import Ledger
 from hpcio.machine import look_again
 from hpcio.planning import (
-    BY_OTHERS,
-    ONLY_TIME,
     Plan,
+    difference,
     load_plan,
     open_plan_file,
-    parts_that_differ,
     write_plan,
 )
 from hpcio.words import KEEPING
@@ -140,13 +138,10 @@ def _made_or_adopted(plan: Plan, *, beside_others: bool = False) -> Plan:
         raise as_output_error(error, folder) from error
     there = load_plan(plan.out)
     if there.digest != plan.digest:
-        others = parts_that_differ(plan, there)
-        if others == [ONLY_TIME]:
-            there.source.check_unchanged()  # which knows how to set it back
-        keeping = KEEPING if {*others} <= {*BY_OTHERS} else ""
+        others = difference(plan, there)
         raise PlanError(
-            f"'{folder}' belongs to another plan (other {', '.join(others)}). {keeping}Start over "
-            "with fresh=True (in the shell: --fresh), or choose another output."
+            f"'{folder}' belongs to another plan (other {others}). {KEEPING * others.may_be_kept}"
+            "Start over with fresh=True (in the shell: --fresh), or choose another output."
         )
     same = plan.same_versions or there.same_versions
     check_versions(there.packages, same=same)
@@ -366,11 +361,11 @@ def _check_ours(plan: Plan) -> None:
 
     That may be by an equal plan: the run tells them apart.
     """
-    there = ""
+    there = ("", "")
     if plan.rundir.plan.exists():
         with open_plan_file(plan.out) as f:
-            there = str(f.attrs["run_id"])
-    if there != plan.run_id:
+            there = str(f.attrs["run_id"]), str(f.attrs["digest"])
+    if there != (plan.run_id, plan.digest):
         raise PlanError(
             f"Another process has started over in '{plan.run_directory}' just now. Wait for it, "
             "then run again."

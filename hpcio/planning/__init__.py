@@ -28,22 +28,15 @@ from hpcio.planning.planfile import (
 
 if TYPE_CHECKING:
     from hpcio.planning.describing import Description, describe, probe
-    from hpcio.planning.digest import (
-        BY_OTHERS,
-        ONLY_TIME,
-        digest_of,
-        parts_that_differ,
-        what_differs,
-    )
+    from hpcio.planning.digest import Difference, difference, digest_of
     from hpcio.planning.limits import block_memory, check_disk, check_memory
     from hpcio.planning.making import check_new_output, check_trial_table, make_plan, renewed
     from hpcio.planning.single import call_block, find_block, read_block
 
 __all__ = [
-    "BY_OTHERS",
-    "ONLY_TIME",
     "CallOptions",
     "Description",
+    "Difference",
     "Former",
     "LayoutOptions",
     "Plan",
@@ -59,18 +52,17 @@ __all__ = [
     "check_new_output",
     "check_trial_table",
     "describe",
+    "difference",
     "digest_of",
     "find_block",
     "load_for_worker",
     "load_plan",
     "make_plan",
     "open_plan_file",
-    "parts_that_differ",
     "probe",
     "read_block",
     "renewed",
     "replace_plan",
-    "what_differs",
     "write_plan",
 ]
 
@@ -91,10 +83,8 @@ __getattr__ = lazily(
         "make_plan": "making",
         "probe": "describing",
         "renewed": "making",
-        "BY_OTHERS": "digest",
-        "ONLY_TIME": "digest",
+        "Difference": "digest",
+        "difference": "digest",
         "digest_of": "digest",
-        "parts_that_differ": "digest",
-        "what_differs": "digest",
     },
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from hpcio.files import in_pieces
 from hpcio.planning.plan import Plan
 from hpcio.planning.planfile import FORMAT, plain_average, plain_input_kind
 
-__all__ = ["BY_OTHERS", "ONLY_TIME", "digest_of", "parts_that_differ", "what_differs"]
+__all__ = ["Difference", "difference", "digest_of"]
 
-# How `what_differs` calls a recording whose files have other times, and nothing else.
-ONLY_TIME = "time of the recording"
-# The parts in which plans may differ of which one keeps what the other has done; the last is that.
-BY_OTHERS = ("function", "arguments", "kept results of an earlier function")
+# How a difference calls a recording whose files have other times, and nothing else.
+_ONLY_TIME = "time of the recording"
+# The parts in which plans may differ of which one keeps what the other has done.
+_FUNCTION, _ARGUMENTS, _KEPT = "function", "arguments", "kept results of an earlier function"
 
 
 def _parts(plan: Plan) -> dict[str, Any]:
@@ -25,8 +26,8 @@ def _parts(plan: Plan) -> dict[str, Any]:
     source, target = plan.source, plan.target
     return {
         "format": FORMAT,
-        "function": [plan.function.name, plan.function.digest],
-        "arguments": plan.given.digest,
+        _FUNCTION: [plan.function.name, plan.function.digest],
+        _ARGUMENTS: plan.given.digest,
         "recording": [
             source.kind, source.dataset, source.shape, source.dtype.str, source.size,
             source.mtime_ns, source.sample, [(f.size, f.mtime_ns) for f in source.behind],
@@ -45,7 +46,7 @@ def _parts(plan: Plan) -> dict[str, Any]:
         **_of_reduction(plan),
         "axes": [[axis.name, _hash(axis.values)] for axis in plan.axes],
         "writer": [plan.writer, plan.sources, plan.chunks, plan.compression],
-        **({BY_OTHERS[2]: [*plan.digests[1:], _hash(plan.kept)]} if plan.former else {}),
+        **({_KEPT: [*plan.digests[1:], _hash(plan.kept)]} if plan.former else {}),
     }  # fmt: skip
 
 
@@ -75,17 +76,56 @@ def digest_of(plan: Plan) -> str:
     return hashlib.sha256(json.dumps(_parts(plan), sort_keys=True).encode()).hexdigest()[:32]
 
 
-def what_differs(plan: Plan, other: Plan) -> str:
-    """The parts in which two plans differ, in words: ``function, trials``."""
-    return ", ".join(parts_that_differ(plan, other))
+@dataclass(frozen=True)
+class Difference:
+    """In what two plans differ.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The parts that differ, by what people call them; none if the plans are equal.
+
+    Examples
+    --------
+    >>> str(Difference(("function", "trials")))
+    'function, trials'
+    """
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(self.names)
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether one plan can keep what is done by the other."""
+        return {*self.names} <= {_FUNCTION, _ARGUMENTS, _KEPT}
+
+    @property
+    def is_of_kept(self) -> bool:
+        """Whether at most what they keep of other plans differs."""
+        return {*self.names} <= {_KEPT}
 
 
-def parts_that_differ(plan: Plan, other: Plan) -> list[str]:
-    """The parts in which two plans differ, by what people call them."""
+def difference(plan: Plan, there: Plan) -> Difference:
+    """In what a plan differs from that of a run directory.
+
+    Raises
+    ------
+    SourceError
+        If that is the time of the recording alone: then the error says how to set it back.
+    """
+    names = _parts_that_differ(plan, there)
+    if names and {*names} <= {_ONLY_TIME, _FUNCTION, _ARGUMENTS, _KEPT} and _ONLY_TIME in names:
+        there.source.check_unchanged()
+    return Difference(tuple(names))
+
+
+def _parts_that_differ(plan: Plan, other: Plan) -> list[str]:
     ours, theirs = (json.loads(json.dumps(_parts(p))) for p in (plan, other))
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if _without_times(ours["recording"]) == _without_times(theirs["recording"]):
-        names = [ONLY_TIME if name == "recording" else name for name in names]
+        names = [_ONLY_TIME if name == "recording" else name for name in names]
     return names
 
 

@@ -118,7 +118,7 @@ def make_plan(
 
 
 def renewed(plan: Plan) -> Plan:
-    """A plan like another, by the function as it is now; it keeps nothing that is done.
+    """A plan like another, by its functions as they are now; it keeps nothing that is done.
 
     Raises
     ------
@@ -128,11 +128,12 @@ def renewed(plan: Plan) -> Plan:
     func = plan.function.as_it_is(live=plan.live)
     function, given = Function.of(func), fingerprint(Arguments.load(plan.payload))
     _refuse_generators(function, given)
+    reduction = tuple(Function.of(each.as_it_is()) for each in plan.reduction)
     described = {**plan.described, "text": text_of(func)}
     return _frozen(
         replace(
-            plan, function=function, given=given, live=func, described=described, former=(),
-            kept=np.zeros(0, np.uint8),
+            plan, function=function, given=given, live=func, reduction=reduction,
+            described=described, former=(), kept=np.zeros(0, np.uint16),
         )
     )  # fmt: skip
 

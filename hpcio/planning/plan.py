@@ -87,7 +87,7 @@ class Plan:
     # Plans of the same blocks whose results are kept, the oldest first; for each block the place of
     # the one whose result is kept, from 1 on, or 0 for what this plan computes itself.
     former: tuple[Former, ...] = ()
-    kept: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)
+    kept: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16), repr=False)
     # Whether `prepare` is to set aside what is there; no run directory keeps it.
     starts_over: bool = False
 
@@ -240,10 +240,9 @@ class Plan:
         """
         if self.average is None or not self.reduction:
             return None
+        # What such functions have added up cannot be kept: `finish` gets it whole.
         functions = [
-            function.load(
-                same_versions=self.same_versions, remedy=remedy or self._keep_what_is_done
-            )
+            function.load(same_versions=self.same_versions, remedy=remedy)
             for function in self.reduction
         ]
         return Reduction(

@@ -383,7 +383,7 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
         condition = np.zeros(0, np.int32)
         if "condition" in f:
             condition = read_table(f["condition"])
-        kept = read_table(f["kept"]) if "kept" in f else np.zeros(0, np.uint8)
+        kept = read_table(f["kept"]) if "kept" in f else np.zeros(0, np.uint16)
         pickled, payload = (read_table(f[name]).tobytes() for name in ("function", "arguments"))
         reduction = [
             read_table(f[f"reduction/{k}"]).tobytes()

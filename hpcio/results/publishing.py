@@ -26,7 +26,7 @@ __all__ = ["publish"]
 # Characters of what is said of versions that differ.
 _MOST_VERSIONS = 50_000
 
-# Earlier steps of a chain, and functions, that are told; characters of each text of a function.
+# Earlier steps of a chain that are told; characters of each text of a function.
 _MOST_STEPS = 15
 _MOST_TEXT = 1000
 
@@ -151,9 +151,10 @@ def _by_functions(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
         return {}
     functions, by = functions_of(ledger)
     # What is not done is of the function that would do it.
-    by = np.where(by < 0, len(functions) - 1, by).reshape(-1, plan.blocks.channel_blocks)
-    of_trial = by.min(axis=1)
-    trials = np.bincount(of_trial[trial_table(ledger)["done"]], minlength=len(functions)).tolist()
+    last = len(functions) - 1
+    by = np.where(by < 0, last, by).reshape(-1, plan.blocks.channel_blocks).min(axis=1)
+    used, of_trial = np.unique(np.append(by, last), return_inverse=True)
+    trials = np.bincount(of_trial[:-1][trial_table(ledger)["done"]], minlength=used.size).tolist()
     said = [
         {
             "trials": number,
@@ -162,14 +163,13 @@ def _by_functions(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
             "function_version": one.function_version,
             **{name: text[:_MOST_TEXT] for name, text in one.described.items()},
         }
-        for one, number in zip(functions, trials, strict=True)
+        for one, number in zip([functions[k] for k in used.tolist()], trials, strict=True)
     ]
-    # HDF5 holds an attribute of up to 64 kB; who says that there are more says enough.
-    f.attrs["functions"] = json.dumps(said[-_MOST_STEPS:])
+    f.attrs["functions"] = json.dumps(said)
     name = "function"
     while name in plan.trials.columns:
         name += "_"
-    return {name: of_trial.astype(np.int32)}
+    return {name: of_trial[:-1].astype(np.int32)}
 
 
 def _add_column(f: h5py.File, place: str, values: np.ndarray, scale: h5py.Dataset) -> str:

@@ -10,14 +10,14 @@ import numpy as np
 
 from hpcio.errors import HpcioWarning, OutputError, PlanError
 from hpcio.files import mark_of
+from hpcio.function import check_versions
 from hpcio.journals import Ledger, held, published, start_over
 from hpcio.planning import (
-    BY_OTHERS,
     Former,
     Plan,
+    difference,
     digest_of,
     load_plan,
-    parts_that_differ,
     renewed,
     replace_plan,
 )
@@ -53,30 +53,33 @@ def keeping_done(plan: Plan) -> Plan:
     if not plan.rundir.plan.exists():
         return plan
     there = load_plan(plan.out)
-    plan = plan if plan.live is not None else _renewed(plan)
+    plan = plan if plan.live is not None else _as_it_is(plan)
     plan.source.check_content()
-    others = set(parts_that_differ(plan, there))
-    if not others <= set(BY_OTHERS):
-        raise PlanError(
-            f"'{plan.run_directory}' belongs to another plan (other {', '.join(sorted(others))}). "
-            "What is done can be kept where function or arguments alone are others. "
-            f"Else {START_OVER}."
-        )
-    if others <= {BY_OTHERS[-1]}:  # what it keeps of others is all that differs
-        plan = replace(plan, former=there.former, kept=there.kept, digest=there.digest)
-    with held(there):
-        has_gaps = published(there)
-        if not has_gaps and plan.digest == there.digest:
+    with held(load_plan(plan.out)):
+        there = load_plan(plan.out)
+        others = difference(plan, there)
+        if not others.may_be_kept:
+            raise PlanError(
+                f"'{plan.run_directory}' belongs to another plan (other {others}). What is done "
+                f"is kept where function or arguments alone are others. Else {START_OVER}."
+            )
+        same = plan.same_versions or there.same_versions
+        if others.is_of_kept:  # it is the plan that is there
+            plan = replace(there, live=plan.live, same_versions=same)
+        else:
+            check_versions(there.packages, same=same)
+        is_published = published(there)
+        if others.is_of_kept and not is_published:
             return plan
         ledger = trusted_ledger(there)
         if not ledger.missing().size:
             return _all_done(plan, there)
         if not ledger.done.any():
             return start_over(plan)
-        if plan.digest != there.digest:
+        if not others.is_of_kept:
             plan = _that_keeps(plan, ledger)
         run_id, replaces = there.run_id, there.replaces
-        if has_gaps:
+        if is_published:
             _check_gaps(there)
             run_id, replaces = secrets.token_hex(8), there.run_id
         plan = replace(plan, run_id=run_id, replaces=replaces)
@@ -84,7 +87,7 @@ def keeping_done(plan: Plan) -> Plan:
     return plan
 
 
-def _renewed(plan: Plan) -> Plan:
+def _as_it_is(plan: Plan) -> Plan:
     """A plan that was loaded, by its function as it is now."""
     now = renewed(plan)
     if plan.function.pickled and now.function.digest == plan.function.digest:
@@ -114,8 +117,9 @@ def _check_gaps(there: Plan) -> None:
 
 def _all_done(plan: Plan, there: Plan) -> Plan:
     """The plan to run where nothing is left to do."""
-    # If it is published, that its function has changed is said anyhow.
-    if not published(there) or plan.given.digest != there.given.digest:
+    # Of a published result, that a function has changed is said anyhow if it is found by name.
+    is_told = published(there) and not there.function.pickled
+    if plan.digest != there.digest and not (is_told and plan.given.digest == there.given.digest):
         warnings.warn(
             f"All {count(len(there), there.counted)} of '{there.out}' were done before function or "
             "arguments changed, and are kept as they are; nothing is computed.",
@@ -130,8 +134,8 @@ def _that_keeps(plan: Plan, ledger: Ledger) -> Plan:
     there = ledger.plan
     former = (*there.former, Former.of(there))
     place = {one.digest: k for k, one in enumerate(former, 1)}
-    of_log = np.asarray([place[log.plan] for log in ledger.logs], np.uint8)
-    kept = np.zeros(len(there), np.uint8)
+    of_log = np.asarray([place[log.plan] for log in ledger.logs], np.uint16)
+    kept = np.zeros(len(there), np.uint16)
     # Of a group of an average, all or nothing is kept.
     done = np.setdiff1d(np.arange(len(there)), ledger.missing())
     kept[done] = of_log[ledger.log[done]]

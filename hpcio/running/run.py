@@ -23,13 +23,12 @@ from hpcio.errors import (
 from hpcio.files import Mark, mark_of
 from hpcio.journals import DONE, Ledger, held, prepare, published
 from hpcio.planning import (
-    BY_OTHERS,
-    ONLY_TIME,
+    Difference,
     Plan,
     RunPolicy,
     check_disk,
+    difference,
     load_plan,
-    parts_that_differ,
 )
 from hpcio.results import about_older, publish
 from hpcio.results import open as open_result
@@ -227,10 +226,12 @@ def _finished(plan: Plan) -> Done:
     """The record of a run that has nothing left to do."""
     mark = mark_of(plan.out)
     if mark is None or mark.plan != plan.digest:
-        differing, may_keep = _differing(plan, mark)
+        others = _differing(plan, mark)
+        differing = f" (other {others})" if others else ""
+        keeping = KEEPING if others and others.may_be_kept else ""
         raise OutputError(
             f"The output '{plan.out}' exists and is not the result of this plan{differing}. "
-            f"{KEEPING * may_keep}Choose another name, or start over with fresh=True (in the "
+            f"{keeping}Choose another name, or start over with fresh=True (in the "
             "shell: --fresh)."
         )
     _say_what_has_changed(plan)
@@ -249,22 +250,14 @@ def _finished(plan: Plan) -> Done:
     return replace(record(ledger, known), blocks=blocks, gaps=gaps)
 
 
-def _differing(plan: Plan, mark: Mark | None) -> tuple[str, bool]:
-    """In what the plan of a result differs from another, and whether its results can be kept.
-
-    Nothing is known if it is not there.
-
-    If that is the time of the recording alone, an error says how to set that back.
-    """
+def _differing(plan: Plan, mark: Mark | None) -> Difference | None:
+    """In what the plan of a result differs from another; None if it is not there."""
     there = None
     with suppress(HpcioError):
         there = load_plan(plan.out)
     if mark is None or there is None or there.digest != mark.plan:
-        return "", False
-    names = parts_that_differ(plan, there)
-    if names == [ONLY_TIME]:
-        there.source.check_unchanged()
-    return f" (other {', '.join(names)})", {*names} <= {*BY_OTHERS}
+        return None
+    return difference(plan, there)
 
 
 def _limit(ledger: Ledger, trial_time: float | None, *, since: float) -> str:

@@ -162,6 +162,20 @@ def test_it_is_edited_more_than_once(study):
     check_mixed(study.out, values, [0, 1, 0, 0, 2])
 
 
+def test_it_is_edited_many_times(study):
+    """Functions of which nothing is kept are not told of; the column counts those that are."""
+    study.fail()
+    for k in range(20):
+        still = f"if trial[0, 0] in SICK:\n        raise KeyError({k})\n    return"
+        study.edit(MENDED.replace("return", still))
+        with pytest.raises(BlocksFailed):
+            study.plan().run(workers=0, progress=False, keep_done=True)
+    study.edit(MENDED)
+    study.plan().run(workers=0, progress=False, keep_done=True)
+    assert len(Plan.load(study.out).former) == 21
+    check_mixed(study.out, expected(), [0, 1, 0, 0, 1])
+
+
 def test_other_arguments_are_kept_apart_likewise(study):
     study.fail(kwargs={"factor": 1.0})
     study.edit(MENDED)
@@ -263,6 +277,50 @@ def test_a_function_by_its_value(tmp_path):
 
     Plan.create(work, source, trials=6, out=out).run(workers=0, progress=False, keep_done=True)
     check_mixed(out, expected(), [0, 1, 0, 0, 1])
+
+
+def test_a_finished_result_is_not_that_of_a_function_by_its_value(tmp_path):
+    source, out = record(tmp_path / "rec.h5", LFP[:30]), tmp_path / "out.h5"
+    for factor in (2, 3):
+
+        def work(trial, _factor=factor):
+            return trial * _factor
+
+        plan = Plan.create(work, source, trials=6, out=out)
+        if factor == 2:
+            plan.run(workers=0, progress=False)
+    with pytest.warns(HpcioWarning, match="All 5 trials .* nothing is computed"):
+        assert plan.run(workers=0, progress=False, keep_done=True).computed == 0
+    check(out, LFP[:30] * 2)
+
+
+@pytest.mark.parametrize("mended", [True, False], ids=["mended", "as it was"])
+def test_kept_results_are_of_the_versions_that_computed_them(study, mended):
+    """A package is another one by the time that gaps are filled."""
+    package = study.folder / "site-packages" / "fakelib"
+    package.mkdir(parents=True)
+
+    def install(version: str) -> None:
+        text = f"__version__ = {version!r}\n\ndef doubled(x):\n    return 2 * x\n"
+        (package / "__init__.py").write_text(text)
+
+    install("1.0")
+    study.edit("import fakelib\n" + FIRST.replace("trial * 2", "fakelib.doubled(trial)"))
+    run = f"PYTHONPATH={package.parent} PYTHONDONTWRITEBYTECODE=1 hpcio"
+    options = "--out-shape 6,4 --out-dtype f8 --workers 0 --gaps"
+    done = study.shell(f"{run} run mine.py:work {study.source} --trials 6 --out out.h5 {options}")
+    assert done.returncode == 0, done.stderr
+    install("2.0")
+    (study.folder / "bad").unlink()
+    if mended:
+        text = (study.folder / "mine.py").read_text()
+        (study.folder / "mine.py").write_text(text.replace("factor\n", "factor + 0\n"))
+    done = study.shell(f"{run} resume out.h5 --keep-done --workers 0")
+    assert done.returncode == 0, done.stderr
+    assert "fakelib 1.0 (now 2.0)" in done.stderr
+    with hpcio.open(study.out) as f:
+        said = json.loads(f.attrs["versions_of_blocks"])
+        assert [(g["blocks"], g["versions"]["fakelib"]) for g in said] == [(3, "1.0"), (2, "2.0")]
 
 
 def test_a_column_of_that_name_stays(study):
