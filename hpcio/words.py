@@ -69,6 +69,7 @@ def after_failures(
     --------
     >>> print("\n".join(after_failures("out.h5", "trial")))
     What now:
+      try one of them by itself, in a debugger: hpcio call out.h5 TRIAL --pdb
       publish without them (they are tried once more): hpcio resume out.h5 --gaps
       try them again, once the cause is gone (memory, a missing file): hpcio resume out.h5
       mend the function and keep what is done; once it is edited: hpcio resume out.h5 --keep-done
@@ -83,6 +84,7 @@ def after_failures(
     time = "  (TIME is what a trial may take; without it, what hung hangs again)"
     return [
         "What now:",
+        f"  try one of them by itself, in a debugger: hpcio call {shlex.quote(out)} TRIAL --pdb",
         f"  publish without them (they are tried once more): {resume} --gaps{all_tried}{limit}",
         f"  try them again, once the cause is gone (memory, a missing file): {resume}{limit}",
         *[time] * too_long,

@@ -26,9 +26,12 @@ FAILED = 1
 def call(out: str, trial: int, *, channel_block: int, pdb: bool) -> None:
     """Call the function of a run for one trial, here, and show what it returns.
 
-    TRIAL is its number, as status names it. The function is taken as it is now; nothing is kept.
+    TRIAL is its number, as status names it. The function is taken as it is now (one of a script or
+    notebook as it was planned); nothing is kept.
     """
     plan = Plan.load(out)
+    if plan.function.pickled:
+        say("(the function as it was planned: it is kept by its value)", err=True)
     given = plan.trial(trial, channel_block=channel_block)
     say(f"trial {trial}: {_shown(given)}")
     try:

@@ -51,6 +51,7 @@ class TrialRows:
     columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     outside: Outside = "error"
     clock: Clock | None = None
+    rows_of: str = ""
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen for everybody else

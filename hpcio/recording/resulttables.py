@@ -11,11 +11,19 @@ import h5py
 import numpy as np
 
 from hpcio.errors import DAMAGE, HpcioError, TrialError, as_read_error
-from hpcio.files import find_dataset, open_file, read_table, reading, split_spec
+from hpcio.files import find_dataset, mark_of, open_file, read_table, reading, split_spec
 from hpcio.recording.recording import Recording
 from hpcio.recording.tables import TRIAL_TABLES, TrialTable, plain_column
 
-__all__ = ["FURTHER", "RESULT_COLUMNS", "column_of", "columns_of_result", "rows_of_result"]
+__all__ = [
+    "FURTHER",
+    "RESULT_COLUMNS",
+    "check_rows_of",
+    "column_of",
+    "columns_of_result",
+    "result_named",
+    "rows_of_result",
+]
 
 RESULT_COLUMNS = ("first", "last", "done", "trial", "start", "stop", "offset")
 # The attribute of a table that says which datasets hold further columns of its trials.
@@ -31,7 +39,33 @@ class _Own:
     columns: dict[str, np.ndarray]
 
 
-def rows_of_result(spec: Any, recording: Recording, axis: int) -> TrialTable | None:
+@dataclass(frozen=True, eq=False)
+class ResultRows:
+    """The trials of a result, in its own rows, and their numbers, which they keep in each step."""
+
+    table: TrialTable
+    numbers: np.ndarray
+
+
+def result_named(spec: str | os.PathLike[str]) -> str:
+    """The result, by its real path, that the name of a table lies in; "" if it lies in none."""
+    file = os.path.realpath(split_spec(os.fspath(spec))[0]) if "::" in os.fspath(spec) else ""
+    return file if file and mark_of(file) is not None else ""
+
+
+def check_rows_of(result: str, recording: Recording) -> None:
+    """Raise TrialError if trials of the table of a result are to be cut from that result itself."""
+    if result and os.path.realpath(recording.path) == result:
+        spec = f"{recording.path}::{recording.dataset}"
+        raise TrialError(
+            f"These trials were read from the table of '{recording.path}' alone, whose start and "
+            "stop are rows of what it was computed of, not its own. Read them for it: "
+            f"Trials.read({recording.path!r}, recording={spec!r}), or trials={recording.path!r} "
+            "in Plan.create."
+        )
+
+
+def rows_of_result(spec: Any, recording: Recording, axis: int) -> ResultRows | None:
     """The trials of a result in its own rows, if `spec` is its table or some rows of that.
 
     Parameters
@@ -45,7 +79,7 @@ def rows_of_result(spec: Any, recording: Recording, axis: int) -> TrialTable | N
 
     Returns
     -------
-    TrialTable or None
+    ResultRows or None
         Rows ``first`` to ``last`` of each trial. None for all other tables, those of other results
         included: their columns start and stop count rows of what these were computed of. The
         offset is kept if a trial has as many rows as it was computed of; of others it is 0, since
@@ -83,7 +117,8 @@ def rows_of_result(spec: Any, recording: Recording, axis: int) -> TrialTable | N
     kept = stop - first == table["stop"] - table["start"]
     rows = {"start": first, "stop": stop, "offset": np.where(kept, table["offset"], 0)}
     further = {name: values[places] for name, values in own.columns.items()}
-    return TrialTable({**rows, **further}, f"The table of '{recording.path}'", name.format)
+    made = TrialTable({**rows, **further}, f"The table of '{recording.path}'", name.format)
+    return ResultRows(made, table["trial"])
 
 
 def columns_of_result(table: h5py.Dataset) -> dict[str, np.ndarray]:

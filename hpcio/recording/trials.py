@@ -19,7 +19,7 @@ from hpcio.recording.blocks import Blocks, TrialRows, lay_over
 from hpcio.recording.clocks import check_clock, clock_of
 from hpcio.recording.matching import matching, values_of
 from hpcio.recording.recording import Recording, in_result
-from hpcio.recording.resulttables import rows_of_result
+from hpcio.recording.resulttables import check_rows_of, result_named, rows_of_result
 from hpcio.recording.selections import (
     Selectable,
     check_range,
@@ -69,6 +69,8 @@ class Trials(TrialRows):
     clock : Clock or None
         By which ``rate`` and ``t_start`` times became rows. A recording whose file says otherwise
         is refused.
+    rows_of : str
+        The result in whose table they were read; their rows are those of what it was made of.
 
     Raises
     ------
@@ -107,7 +109,7 @@ class Trials(TrialRows):
         outside: Outside = "error",
         rows: int | None = None,
         axis: int = 0,
-        recording: Recording | None = None,
+        recording: Recording | str | os.PathLike[str] | None = None,
     ) -> Trials:
         """Trials from whatever names them.
 
@@ -155,7 +157,7 @@ class Trials(TrialRows):
             Rows of the recording along its stacking axis; equal trials need it.
         axis : int, optional
             Stacking axis of the recording.
-        recording : Recording, optional
+        recording : Recording, str or path, optional
             What is read. If it is a result, its own table `trials` means its own rows. If its file
             says which time its rows have, as NWB does, times are those.
 
@@ -188,9 +190,12 @@ class Trials(TrialRows):
             rate=rate, pre=pre, post=post, unit=unit, one_based=one_based, onset=onset,
             t_start=t_start, outside=outside,
         )  # fmt: skip
+        if isinstance(recording, str | os.PathLike):
+            recording = Recording.read(recording)
         if isinstance(spec, Trials):
             reading.refuse("trials that are made already")
             if recording is not None:
+                check_rows_of(spec.rows_of, recording)
                 check_clock(spec.clock, spec.start, spec.stop, recording, spec.axis)
             return spec._inside(rows) if outside == "drop" else spec
         if isinstance(spec, int | np.integer) and not isinstance(spec, bool):
@@ -203,11 +208,12 @@ class Trials(TrialRows):
         own = None if recording is None else rows_of_result(spec, recording, axis)
         if own is not None:
             reading.refuse("the trials of a result")
-            return cls._from_table(own, axis, reading, rows)
+            return replace(cls._from_table(own.table, axis, reading, rows), index=own.numbers)
         is_name = isinstance(spec, str | os.PathLike)
         table = read_table(os.fspath(spec)) if is_name else array_table(spec)
         if recording is None:
-            return cls._from_table(table, axis, reading, rows)
+            made = cls._from_table(table, axis, reading, rows)
+            return replace(made, rows_of=result_named(spec)) if is_name else made
         reading = replace(reading, own=clock_of(recording, axis))
         found = cls._from_table(table, axis, reading, rows)
         check_clock(found.clock, found.start, found.stop, recording, axis)
@@ -296,7 +302,8 @@ class Trials(TrialRows):
         >>> Trials.from_hdf5("rec.h5::/trials")  # doctest: +SKIP
         Trials(600 trials of 2000 rows along axis 0)
         """
-        return cls._from_table(TRIAL_TABLES["hdf5"].read(os.fspath(spec)), axis, Reading(), None)
+        made = cls._from_table(TRIAL_TABLES["hdf5"].read(os.fspath(spec)), axis, Reading(), None)
+        return replace(made, rows_of=result_named(spec))
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str], *, axis: int = 0) -> Trials:
@@ -484,6 +491,11 @@ class Trials(TrialRows):
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         """A column, or one of ``start``, ``stop``, ``offset`` and ``index``: shape (N,)."""
+        if not isinstance(name, str):
+            raise TrialError(
+                "Trials in brackets have the name of a column: trials['condition']. Select some by "
+                "trials.select(trials=...), or by what a column says: trials.where(...)."
+            )
         if name in self.columns:
             return self.columns[name]
         if name in (*COLUMNS, "index"):

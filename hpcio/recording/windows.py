@@ -298,6 +298,13 @@ def seconds_of(name: str, value: Any, count: int, rate: float) -> npt.NDArray[np
         raise TrialError(
             f"{name}={value!r:.100} is no time in seconds, nor one for each of {count} events."
         )
+    if name == "pre" and (seconds < 0).any():
+        warnings.warn(
+            f"pre={value!r:.100}: windows begin after their events. For what is before them, pre "
+            "is positive.",
+            HpcioWarning,
+            stacklevel=4,
+        )
     return np.broadcast_to(to_rows(seconds, rate), (count,))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from hpcio.errors import HpcioError, ResultError, is_of_disk
 from hpcio.files import RunDirectory, mark_of
 from hpcio.planning import open_plan_file
-from hpcio.words import listed
+from hpcio.words import START_OVER, listed
 from hpcio.writers import defects_of
 
 __all__ = ["check_parts", "out_of", "remedy", "remedy_for_parts", "unless_moved"]
@@ -111,6 +111,6 @@ def unless_moved(result: Path, part: str) -> str:
         )
     return (
         f"'{result}' is only the index of the result; its values lie in '{folder.name}', which is "
-        "not beside it. Copy that folder, too, or ask whoever made it for one file: hpcio repack "
-        f"{shlex.quote(out.name)} FILE"
+        "not beside it. Copy that folder, too, or ask whoever made it for one file (hpcio repack "
+        f"{shlex.quote(out.name)} FILE); if it was removed, {START_OVER}"
     )

@@ -33,7 +33,8 @@ def test_windows_around_events() -> None:
 
 
 def test_a_window_may_begin_after_its_event() -> None:
-    trials = Trials.from_events([1.0], rate=100, pre=-0.1, post=0.5)
+    with pytest.warns(HpcioWarning, match="windows begin after their events"):
+        trials = Trials.from_events([1.0], rate=100, pre=-0.1, post=0.5)
     assert rows_of(trials) == [(110, 150, -10)]
 
 
@@ -397,3 +398,28 @@ def test_rows_have_the_seconds_from_their_event_as_coordinates(tmp_path):
                                  **options)  # fmt: skip
         found = {axis.name: axis.values for axis in plan.axes}["time"]
         assert (found is None) if times is None else np.allclose(found, times)
+
+
+def test_trials_of_a_result_are_cut_from_what_they_count_rows_of(tmp_path):
+    """A second step over some trials of the first: their rows are its own, their numbers stay."""
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["x"] = np.arange(1000.0)[:, None] * [1, 2]
+    events = Trials.from_events([1, 3, 5, 7], rate=100, pre=0, post=0.5).select(trials=[1, 2, 3])
+    one, source = tmp_path / "one.h5", f"{tmp_path}/rec.h5::/x"
+    hpcio.Plan.create(np.negative, source, trials=events, out=one).run(workers=0, progress=False)
+    options = {"out": tmp_path / "two.h5", "join": "stack"}
+    for alone in (Trials.read(one), Trials.from_hdf5(f"{one}::/trials").select(trials=[0, 1])):
+        with pytest.raises(TrialError, match=r"read from the table .* Trials\.read\("):
+            hpcio.Plan.create(np.negative, f"{one}::/data", trials=alone, **options)
+        assert hpcio.Plan.create(np.negative, source, trials=alone, **options).blocks.base[0] == 300
+    trials = Trials.read(one, recording=one).select(trials=[0, 2])
+    plan = hpcio.Plan.create(np.negative, one, trials=trials, **options)
+    plan.run(workers=0, progress=False)
+    with h5py.File(tmp_path / "rec.h5") as f, hpcio.open(plan.out) as two:
+        np.testing.assert_array_equal(two["data"], [f["x"][300:350], f["x"][700:750]])
+        assert two["trial"][:].tolist() == [1, 3]
+
+
+def test_trials_in_brackets_have_the_name_of_a_column():
+    with pytest.raises(TrialError, match=r"trials\.select\("):
+        Trials.read(5, rows=50)[:3]
