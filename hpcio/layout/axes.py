@@ -54,12 +54,15 @@ def name_axes(
     """The axes of a result: as the caller names them, else as the recording does.
 
     The first axis of averages by condition has the values of its column as coordinates. Both axes
-    of a covariance are those of channels; the second one is called ``channel_2``.
+    of a covariance are those of channels; the second one is called ``channel_2``. Of what functions
+    of the user's own make, nothing is known.
     """
     rank = len(target.shape)
     if axes is None and average is not None and average.channel_axis is not None:
         named = [Axis("")] * (rank - 2)
         named += _of_channels(recording, blocks, target.shape[-1])
+    elif axes is None and average is not None and average.functions:
+        named = [Axis("")] * rank  # what `finish` makes is of any kind
     elif axes is None:
         named = _from_recording(recording, trials, blocks, target)
     else:

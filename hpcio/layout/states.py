@@ -159,7 +159,8 @@ class Moments:
         between = other.level - self.level
         self.level += between * (other.count / count)
         self.spread += other.spread
-        self.spread += (np.conj(between) * between).real * (self.count * other.count / count)
+        if self.count and other.count:  # what is infinite times nothing would be no number
+            self.spread += (np.conj(between) * between).real * (self.count * other.count / count)
         self.count = count
 
     def parts(self) -> list[np.ndarray]:

@@ -251,18 +251,33 @@ def checked_columns(columns: Mapping[str, Any], count: int) -> dict[str, npt.NDA
     checked = {}
     for name, given in columns.items():
         values = _array(given)
-        if not isinstance(name, str) or not name or "\0" in name:
+        if not isinstance(name, str) or not name or "\0" in name or not _is_text(np.array([name])):
             raise TrialError(f"{name!r} cannot be the name of a column. Give it a word.")
         if values.shape != (count,) or values.dtype.kind not in "biufU":
             raise TrialError(
                 f"The column '{name}' has the type {values.dtype} and the shape {values.shape}. "
                 f"Give a number or text for each of {count} trials."
             )
+        if values.dtype.kind == "U" and not _is_text(values):
+            raise TrialError(
+                f"The column '{name}' has text that UTF-8 cannot hold, as names of files may. "
+                "Encode it first: text.encode(errors='backslashreplace').decode()."
+            )
         if values.flags.writeable:
             values = values.copy()
             values.flags.writeable = False
         checked[name] = values
     return checked
+
+
+def _is_text(values: npt.NDArray[Any]) -> bool:
+    """Whether text has no halves of characters, of which UTF-8 knows none."""
+    if not values.dtype.itemsize:
+        return True
+    native = values.astype(values.dtype.newbyteorder("="), copy=False)
+    codes = np.ascontiguousarray(native).view(np.uint32)
+    high = codes[codes >= 0xD800]
+    return not (high < 0xE000).any()
 
 
 def _equally_long(columns: dict[str, npt.NDArray[Any]], where: str) -> dict[str, npt.NDArray[Any]]:

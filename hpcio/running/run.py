@@ -33,7 +33,7 @@ from hpcio.planning import (
 from hpcio.results import about_older, publish
 from hpcio.results import open as open_result
 from hpcio.running.clock import failed_for_time
-from hpcio.words import KEEPING, START_OVER, after_failures, count, duration, listed
+from hpcio.words import KEEPING, START_OVER, after_failures, count, duration, earlier_words, listed
 from hpcio.writers import backend_of, trusted_ledger
 
 __all__ = ["Executor", "Nobody", "Observe", "Work", "begin", "execute", "record"]
@@ -227,7 +227,7 @@ def _finished(plan: Plan) -> Done:
     mark = mark_of(plan.out)
     if mark is None or mark.plan != plan.digest:
         others = _differing(plan, mark)
-        differing = f" (other {others})" if others else ""
+        differing = f" (other {others})" if others else _kept_before(plan)
         keeping = KEEPING if others and others.may_be_kept else ""
         raise OutputError(
             f"The output '{plan.out}' exists and is not the result of this plan{differing}. "
@@ -248,6 +248,14 @@ def _finished(plan: Plan) -> Done:
     # A run that was starting over may have set journals aside.
     known = {log.path for log in ledger.logs}
     return replace(record(ledger, known), blocks=blocks, gaps=gaps)
+
+
+def _kept_before(plan: Plan) -> str:
+    """That a result whose plan is gone is of several functions, if it is."""
+    with suppress(HpcioError), open_result(plan.out) as f:
+        if f.earlier:
+            return f" (it has {earlier_words(f.earlier)}, and its plan is gone: it stays as it is)"
+    return ""
 
 
 def _differing(plan: Plan, mark: Mark | None) -> Difference | None:

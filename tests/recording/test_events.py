@@ -423,3 +423,12 @@ def test_trials_of_a_result_are_cut_from_what_they_count_rows_of(tmp_path):
 def test_trials_in_brackets_have_the_name_of_a_column():
     with pytest.raises(TrialError, match=r"trials\.select\("):
         Trials.read(5, rows=50)[:3]
+
+
+def test_text_that_no_file_can_hold_is_refused_at_once():
+    trials = Trials.read(5, rows=10)
+    assert trials.with_columns(k=["\U0001f600", "z"])["k"][0] == "\U0001f600"
+    with pytest.raises(TrialError, match="UTF-8 cannot hold"):
+        trials.with_columns(k=["a\ud800", "b"])
+    with pytest.raises(TrialError, match="cannot be the name of a column"):
+        trials.with_columns(**{"\ud800": [1, 2]})

@@ -212,6 +212,15 @@ def test_gaps_of_one_file_are_refused(study):
     assert study.out.read_bytes() == before
 
 
+def test_one_file_of_several_functions_stays_as_it_is(study):
+    study.fail()
+    study.edit(MENDED)
+    study.plan().run(workers=0, progress=False, keep_done=True)
+    hpcio.repack(study.out)
+    with pytest.raises(OutputError, match="has 3 trials kept from an earlier function"):
+        study.plan().run(workers=0, progress=False, keep_done=True)
+
+
 def test_an_average_keeps_whole_groups(study):
     options = {"keeptrials": False, "reduce": "sum"}
     study.fail(**options)
