@@ -136,8 +136,8 @@ def test_a_function_that_changes_is_noticed(tmp_path, lfp):
     resume = f"hpcio resume {plan.out}"
     with pytest.raises(HpcioError, match="'work:shifted' has changed since the plan") as info:
         plan.run(workers=1, progress=False)
-    assert f"put the old one back and finish with it ({resume}; with gaps" in str(info.value)
-    assert f"{resume} --gaps), then edit again" in str(info.value)
+    assert f"go on with the new one ({resume} --keep-done; the result says" in str(info.value)
+    assert f"or put the old one back and finish with it ({resume})" in str(info.value)
     assert "functools.cache" not in str(info.value)  # somebody has edited it
     # This process has the function that was planned.
     assert plan.run(workers=0, progress=False).computed == 5

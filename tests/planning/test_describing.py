@@ -101,4 +101,5 @@ def test_a_probe_of_many_trials_is_small(recording, tmp_path):
     trials = hpcio.Trials.from_array(np.tile(TABLE, (10_000, 1)))
     trials = trials.with_columns(kind=np.tile(["a", "b", "c"], 10_000))
     plan = hpcio.Plan.create(np.negative, recording, trials=trials, out=tmp_path / "out.h5")
-    assert len(pickle.dumps(_only(plan, 20_001))) < 20_000
+    # What does not grow with the trials is the function, with the versions of what it reaches.
+    assert len(pickle.dumps(_only(plan, 20_001))) < 100_000 < len(pickle.dumps(plan))

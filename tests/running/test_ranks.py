@@ -92,7 +92,7 @@ from hpcio.running import ranks
 from hpcio.onefile import mpi
 if rank == 1 and what == "plan":
     def load(*_): raise OSError("bad path on one rank")
-    ranks.load_plan = load
+    ranks.load_for_worker = load
 if rank == 1 and what == "source":
     from hpcio.errors import SourceError
     def init(*_, **__): raise SourceError("the source has gone on one rank")
