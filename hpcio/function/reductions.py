@@ -55,7 +55,8 @@ class Reduction:
         Raises
         ------
         FunctionError
-            If one of them raises, or gives what is no state, or another one than before.
+            If one of them raises, or gives what is no state, or another one than before; if
+            ``add`` is not associative.
         """
         made = cls(tuple(functions), tuple(names))
         with np.errstate(all="ignore"):
@@ -67,7 +68,28 @@ class Reduction:
                 raise made._raised(0, error) from error
             made = replace(made, state=_type_of(first))
             stored = made.finish(made.add(first, made.start(result)))
+            made._check_associative(result)
         return replace(made, shape=stored.shape, dtype=stored.dtype)
+
+    def _check_associative(self, result: np.ndarray) -> None:
+        """Raise FunctionError if three trials give another state when they are joined otherwise.
+
+        The mean of two means is the usual mistake. Of results that the functions refuse, nothing
+        is known.
+        """
+        try:
+            a, b, c = (self.start((k * result).astype(result.dtype)) for k in (1, 2, 4))
+            one, other = self.add(self.add(a, b), c), self.add(a, self.add(b, c))
+        except (Exception, SystemExit):  # noqa: BLE001  (ones are what they have to take)
+            return
+        pairs = zip(_arrays(one), _arrays(other), strict=True)
+        if not all(np.allclose(x, y, rtol=1e-4, equal_nan=True) for x, y in pairs):
+            raise FunctionError(
+                f"{self._who(1)} is not associative: of three results of ones, twos and fours, "
+                "add(add(a, b), c) is not add(a, add(b, c)). Then the average would depend on how "
+                "trials are grouped. Keep in the state what can be added, such as sum and count, "
+                "and divide in finish."
+            )
 
     @property
     def fill(self) -> float:

@@ -113,10 +113,11 @@ def difference(plan: Plan, there: Plan) -> Difference:
     Raises
     ------
     SourceError
-        If that is the time of the recording alone: then the error says how to set it back.
+        If that is the time of the recording, and nothing that would be kept: the error says how
+        to set it back.
     """
     names = _parts_that_differ(plan, there)
-    if names and {*names} <= {_ONLY_TIME, _FUNCTION, _ARGUMENTS, _KEPT} and _ONLY_TIME in names:
+    if _ONLY_TIME in names and {*names} <= {_ONLY_TIME, _FUNCTION, _ARGUMENTS, _KEPT}:
         there.source.check_unchanged()
     return Difference(tuple(names))
 

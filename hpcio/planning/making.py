@@ -38,7 +38,7 @@ from hpcio.planning.options import (
     WriterAbilities,
 )
 from hpcio.planning.plan import Plan
-from hpcio.planning.reducing import functions_of, try_reduction
+from hpcio.planning.reducing import reduction_of, try_reduction
 from hpcio.recording import Blocks, Recording, Trials
 
 __all__ = ["check_new_output", "check_output", "check_trial_table", "make_plan", "renewed"]
@@ -80,7 +80,7 @@ def make_plan(
     read = _what_is_read(source, reading)
     called = _what_is_called(func, call, read.trials)
     _refuse_generators(called.function, called.given)
-    reduction = functions_of(layout.reduce)
+    reduction = reduction_of(layout.reduce)
     _refuse_generators_in(reduction)
     asked = (called, read.recording, read.blocks, call)
     outcome = known_outcome(final, *asked) or dry_run(*asked, on_probe=on_probe)

@@ -84,18 +84,10 @@ def write_plan(plan: Plan, folder: str | os.PathLike[str]) -> bool:
     bool
         False if another process was faster; its plan is there then, and stays.
     """
-    part, final = Path(folder, f"plan.{plan.run_id}.part"), Path(folder, "plan.h5")
     try:
-        _write(plan, part)
-        rename_new(part, final)
+        _place(plan, Path(folder, "plan.h5"), rename_new)
     except FileExistsError:
-        part.unlink(missing_ok=True)
         return False
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, OutputError):
-            raise
-        raise as_output_error(error, final) from error
     return True
 
 
@@ -106,15 +98,19 @@ def replace_plan(plan: Plan) -> None:
     ------
     OutputError
     """
-    final = plan.rundir.plan
+    _place(plan, plan.rundir.plan, os.rename)
+    sync(plan.run_directory)
+
+
+def _place(plan: Plan, final: Path, rename: Callable[[Path, Path], None]) -> None:
+    """Write a plan under its name: complete, or not at all."""
     part = final.with_name(f"plan.{secrets.token_hex(8)}.part")
     try:
         _write(plan, part)
-        os.rename(part, final)
-        sync(final.parent)
+        rename(part, final)
     except OSError as error:
         part.unlink(missing_ok=True)
-        if isinstance(error, OutputError):
+        if isinstance(error, OutputError | FileExistsError):
             raise
         raise as_output_error(error, final) from error
 

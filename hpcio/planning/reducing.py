@@ -14,12 +14,12 @@ from hpcio.layout import OwnReduction
 from hpcio.planning.options import Reducing
 from hpcio.planning.trying import Said, is_tried_apart, tell, try_each
 
-__all__ = ["calls_of", "functions_of", "try_reduction"]
+__all__ = ["calls_of", "reduction_of", "try_reduction"]
 
 Job = tuple[tuple[int, ...], str]
 
 
-def functions_of(reduce: Reducing | None) -> tuple[Function, ...]:
+def reduction_of(reduce: Reducing | None) -> tuple[Function, ...]:
     """The three functions of a reduction, as a plan keeps them; none for an average by its name.
 
     Raises

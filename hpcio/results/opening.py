@@ -26,7 +26,7 @@ from hpcio.files import (
 )
 from hpcio.results.guarding import ResultDataset, Sources
 from hpcio.results.remedies import check_parts, remedy
-from hpcio.results.showing import rows_of_result
+from hpcio.results.showing import shown
 from hpcio.words import html_table, in_lines
 
 if TYPE_CHECKING:
@@ -98,11 +98,11 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
         return labelled(self, self.virtual)
 
     def __repr__(self) -> str:
-        rows = rows_of_result(self)
+        rows = shown(self)
         return in_lines(rows) if rows else str(super().__repr__())
 
     def _repr_html_(self) -> str:
-        rows = rows_of_result(self)
+        rows = shown(self)
         return html_table("A result" if rows else str(super().__repr__()), rows)
 
     def close(self) -> None:

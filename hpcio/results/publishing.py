@@ -127,7 +127,7 @@ def trial_table(ledger: Ledger) -> np.ndarray:
 def _add_columns(ledger: Ledger, f: h5py.File) -> None:
     """What is known of each trial, as coordinates along the axis of trials."""
     plan = ledger.plan
-    columns = {**plan.trials.columns, **_by_functions(ledger, f)}
+    columns = {**plan.trials.columns, **_tell_functions(ledger, f)}
     if not columns:
         return
     has_axis = plan.target.stacked and plan.average is None
@@ -140,11 +140,11 @@ def _add_columns(ledger: Ledger, f: h5py.File) -> None:
         f["data"].attrs["coordinates"] = " ".join(places.values())
 
 
-def _by_functions(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
-    """By which of the functions each trial was computed, if results of former ones are kept.
+def _tell_functions(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
+    """Tell of the functions if results of former ones are kept; a column, which each trial is of.
 
-    The attribute `functions` tells of them. A trial that several have computed, block by block,
-    has the oldest.
+    The attribute `functions` has them, the oldest first. A trial that several have computed, block
+    by block, has the oldest.
     """
     plan = ledger.plan
     if not plan.former:

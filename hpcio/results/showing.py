@@ -13,13 +13,13 @@ from hpcio.recording import FURTHER, unnamed
 from hpcio.results.labelled import names_of_axes
 from hpcio.words import brief, count, shape_words, size
 
-__all__ = ["rows_of_result"]
+__all__ = ["shown"]
 
 # So many names of columns, and of earlier steps, are told.
 _MOST = 8
 
 
-def rows_of_result(f: h5py.File) -> list[tuple[str, str]]:
+def shown(f: h5py.File) -> list[tuple[str, str]]:
     """Names and values of a result, for a table; none if it is closed, or cannot be read.
 
     To look at a result never raises: whoever reads its data hears what is wrong with it.

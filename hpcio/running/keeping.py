@@ -55,8 +55,8 @@ def keeping_done(plan: Plan) -> Plan:
     there = load_plan(plan.out)
     plan = plan if plan.live is not None else _as_it_is(plan)
     plan.source.check_content()
-    with held(load_plan(plan.out)):
-        there = load_plan(plan.out)
+    there = load_plan(plan.out)
+    with held(there):  # which sees that it is still that plan
         others = difference(plan, there)
         if not others.may_be_kept:
             raise PlanError(

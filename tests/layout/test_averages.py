@@ -27,8 +27,7 @@ from hpcio.running.batch import run_batch
 from hpcio.writers.backend import WRITERS
 from tests.rigs.bench import Bench
 from tests.rigs.everyday import combinations
-from tests.rigs.support import ended, kill
-from tests.rigs.waiting import PATIENCE, until
+from tests.rigs.waiting import PATIENCE
 
 Array = np.ndarray
 REDUCE = ["mean", "sum", "var", "min", "max", "count"]
@@ -367,11 +366,7 @@ def test_killed_and_resumed(tmp_path):
     assert plan.blocks_per_group == 3
     plan.run(workers=0, progress=False)
     bench.forget_calls()
-    bench.hold(604)
-    with ended(bench.start(workers=2)) as child:
-        until(lambda: 604 in bench.calls, "the trial")
-        kill(child)
-    bench.hold()
+    bench.kill_in(604, workers=2)
     before = set(bench.calls)
     plan = bench.plan()
     kept = set(np.flatnonzero(Ledger.read(plan).done).tolist())

@@ -16,8 +16,6 @@ from hpcio.errors import OptionError
 from hpcio.layout.averages import Average
 from hpcio.layout.states import begin, combine, nbytes_of
 from tests.rigs.bench import Bench
-from tests.rigs.support import ended, kill
-from tests.rigs.waiting import until
 
 Array = np.ndarray
 
@@ -216,11 +214,7 @@ def test_killed_and_resumed(tmp_path):
     plan = bench.plan(out=tmp_path / "whole.h5")
     plan.run(workers=0, progress=False)
     bench.forget_calls()
-    bench.hold(604)
-    with ended(bench.start(workers=2)) as child:
-        until(lambda: 604 in bench.calls, "the trial")
-        kill(child)
-    bench.hold()
+    bench.kill_in(604, workers=2)
     bench.forget_calls()
     hpcio.Plan.load(bench.out).run(workers=2, progress=False)
     assert 604 in bench.calls

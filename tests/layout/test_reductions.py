@@ -15,8 +15,6 @@ from hpcio import cli
 from hpcio.errors import BlocksFailed, FunctionError, OptionError, OutputError, PlanError
 from hpcio.journals import prepare
 from tests.rigs.bench import Bench
-from tests.rigs.support import ended, kill
-from tests.rigs.waiting import until
 
 Array = np.ndarray
 TRIALS, ROWS, CHANNELS = 90, 4, 3
@@ -301,11 +299,7 @@ def test_killed_and_resumed(tmp_path):
     assert plan.blocks_per_group == 3
     plan.run(workers=0, progress=False)
     bench.forget_calls()
-    bench.hold(604)
-    with ended(bench.start(workers=2)) as child:
-        until(lambda: 604 in bench.calls, "the trial")
-        kill(child)
-    bench.hold()
+    bench.kill_in(604, workers=2)
     bench.forget_calls()
     cli.cli.main(["run", str(bench.out), "--quiet"], standalone_mode=False)
     assert {603, 604, 605} <= set(bench.calls)

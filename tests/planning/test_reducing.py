@@ -129,3 +129,33 @@ def test_warnings_about_ones_do_not_show():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert call(((2, 3), "<f8"))["shape"] == (2, 3)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i2", "c8", "?"])
+def test_an_add_that_is_not_associative_is_refused(folder, dtype):
+    """The mean of two means, which no result of ones would show; all that is associative passes."""
+
+    def halves(state: Array, later: Array) -> Array:
+        return (state + later) / 2
+
+    def as_float(result: Array) -> Array:
+        return result * np.float64(1)
+
+    def later_one(state: Array, later: Array) -> Array:
+        return later
+
+    announced = {"out_shape": (4, 3), "out_dtype": dtype}
+    if dtype != "?":  # of which ones, twos and fours are all true
+        with pytest.raises(FunctionError, match=r"halves' \(the add .*\) is not associative"):
+            planned(folder, (as_float, halves, itself), **announced)
+    for add in (both, later_one):
+        assert planned(folder, (as_float, add, itself), **announced).average is not None
+
+
+def test_results_that_functions_refuse_show_nothing(folder):
+    def only_ones(result: Array) -> Array:
+        if result.max() > 1:
+            raise ValueError("probabilities")
+        return result
+
+    assert planned(folder, (only_ones, both, itself)).average is not None

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 
 import hpcio
-from tests.rigs.support import run, start
+from tests.rigs.support import ended, kill, run, start
+from tests.rigs.waiting import until
 
 TRIALS, ROWS, CHANNELS = 12, 5, 3
 FILTERS = ["gzip:1", "gzip+shuffle", "lzf", "zstd", "lz4", "blosc-lz4+shuffle"]
@@ -260,6 +261,14 @@ class Bench:
 
     def start(self, **options: Any) -> subprocess.Popen[str]:
         return start(self.script(**options), self.folder)
+
+    def kill_in(self, trial: int, **options: Any) -> None:
+        """Run, and kill all of it while a trial is computed."""
+        self.hold(trial)
+        with ended(self.start(**options)) as child:
+            until(lambda: trial in self.calls, "the trial")
+            kill(child)
+        self.hold()
 
     def run(self, **options: Any) -> str:
         return run(self.script(**options), self.folder)
