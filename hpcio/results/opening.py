@@ -26,7 +26,7 @@ from hpcio.files import (
 )
 from hpcio.results.guarding import ResultDataset, Sources
 from hpcio.results.remedies import check_parts, remedy
-from hpcio.results.showing import shown
+from hpcio.results.showing import earlier_in, shown
 from hpcio.words import html_table, in_lines
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
         The attribute `functions` tells of these functions, as JSON, and the column `function` of
         the trials has the place of the one that computed each.
         """
-        *former, _ = json.loads(read_text(self, "functions", "[null]"))
-        return sum(int(one["trials"]) for one in former)
+        return earlier_in(self)
 
     def __getitem__(self, name: Any) -> Any:
         if self._is_guarded(name):

@@ -11,9 +11,9 @@ from hpcio.errors import DAMAGE
 from hpcio.files import read_text
 from hpcio.recording import FURTHER, unnamed
 from hpcio.results.labelled import names_of_axes
-from hpcio.words import brief, count, shape_words, size
+from hpcio.words import brief, count, earlier_words, shape_words, size
 
-__all__ = ["shown"]
+__all__ = ["earlier_in", "shown"]
 
 # So many names of columns, and of earlier steps, are told.
 _MOST = 8
@@ -43,6 +43,7 @@ def _rows(f: h5py.File) -> list[tuple[str, str]]:
         ("average", f"{reduce} of {count(int(data.attrs['trials']), 'trial')}" if reduce else ""),
         ("trials", f"{len(trials):,}"),
         ("gaps", f"{gaps:,}" if gaps else ""),
+        ("kept", earlier_words(earlier) if (earlier := earlier_in(f)) else ""),
         ("columns", _listed(columns)),
         ("function", read_text(f, "function", "")),
         ("recording", f"{read_text(f, 'source', '')}::{read_text(f, 'source_dataset', '')}"),
@@ -53,5 +54,11 @@ def _rows(f: h5py.File) -> list[tuple[str, str]]:
 
 
 def _listed(names: list[Any]) -> str:
-    shown = [brief(str(name), 40) for name in names[:_MOST]]
-    return ", ".join(shown + ["..."] * (len(names) > _MOST))
+    first = [brief(str(name), 40) for name in names[:_MOST]]
+    return ", ".join(first + ["..."] * (len(names) > _MOST))
+
+
+def earlier_in(f: h5py.File) -> int:
+    """Trials of a result that are kept from before the function or its arguments changed."""
+    *former, _ = json.loads(read_text(f, "functions", "[null]"))
+    return sum(int(one["trials"]) for one in former)

@@ -97,6 +97,7 @@ def check_mixed(out: Path, values: np.ndarray, by: list[int]) -> None:
         functions = json.loads(f.attrs["functions"])
         assert [n for one in functions if (n := one["trials"])] == np.bincount(by).tolist()
         assert f.earlier == sum(one["trials"] for one in functions[:-1])
+        assert f"{f.earlier} trials kept from an earlier function" in repr(f)
         assert functions[-1]["function_digest"] == f.attrs["function_digest"]
         assert len({(one["text"], one["kwargs"]) for one in functions}) == len(functions)
         earlier = f.earlier
