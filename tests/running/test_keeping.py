@@ -47,15 +47,17 @@ class Study:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.out = folder, folder / "out.h5"
-        self.source = record(folder / "rec.h5", LFP[:30])
+        self.source, self.edits = record(folder / "rec.h5", LFP[:30]), 0
         self.edit(FIRST)
         (folder / "bad").touch()
 
     def edit(self, text: str) -> None:
         text = text.replace("BAD", str(self.folder / "bad"))
-        # A file of another length: bytecode is told from its source by size and second.
         said = f"import os\nSICK = {[float(LFP[6 * k, 0]) for k in SICK]}\n"
-        (self.folder / "mine.py").write_text(f"{said}# {len(text)}{os.urandom(4).hex()}\n{text}")
+        # Each has a length of its own: bytecode is told from its source by size and second.
+        self.edits += 1
+        width = 1000 * self.edits
+        (self.folder / "mine.py").write_text(f"{said}{text}".ljust(width, "#").rstrip() + "\n")
 
     def plan(self, **options: Any) -> Plan:
         options = {"out_shape": (6, options.get("channels_per_block", 4)), **options}
