@@ -89,9 +89,9 @@ class Plan(Value):
     def create(
         cls,
         func: Callable[..., Any] | str,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
-        trials: Trials | np.ndarray | Sequence[Sequence[int]] | int | str | os.PathLike[str],
+        trials: Trials | np.ndarray | Sequence[Any] | int | str | os.PathLike[str],
         out: str | os.PathLike[str],
         writer: str = "virtual",
         sources: Literal["auto", "trial", "task"] = "auto",
@@ -123,11 +123,15 @@ class Plan(Value):
             The compute function, or its name as ``MODULE:FUNC`` or ``FILE.py:FUNC``. If it
             takes ``noCompute``, it is asked for shape and type; any other function is
             called with real trials, one of each shape, or of some if the others follow a rule.
-        source : str or path
-            The recording, ``FILE::DATASET``.
+        source : str or path, or several
+            The recording, ``FILE::DATASET``. Several in a list, or all files of a pattern such as
+            ``"data/s*.h5::/lfp"``, are read as one: they must agree in type, channels and rate.
         trials : Trials, array (N, 2) or (N, 3), int, ``FILE::DATASET``, or a CSV or TSV file
             Start, stop and offset of each trial, in rows of the source; an int makes equal
-            trials of that many rows.
+            trials of that many rows. ``"::NAME"`` is in the file of the recording. Of several
+            recordings: the trials of each in a list, or by one such name, int or pattern; or one
+            table with a column `recording` (path, name or stem of a file), by which trials are
+            sorted.
         out : str or path
             The result, a new HDF5 file. Beside it, ``OUT.run`` holds the run.
         writer : {"virtual", "direct", "mpi", "mpi-collective", "mutex"}

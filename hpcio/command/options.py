@@ -13,7 +13,7 @@ from hpcio.function import per_trial
 from hpcio.journals import Exists
 from hpcio.plan import Plan
 from hpcio.planning import check_trial_table
-from hpcio.recording import Recording, Trials
+from hpcio.recording import Trials, read_recording, read_trials
 from hpcio.writers import WRITERS
 
 __all__ = [
@@ -361,12 +361,9 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     }
     if chosen or table or options["where"] or options["outside"] == "drop":
         check_trial_table(trials, options["out"])
-        recording = Recording.read(source)
-        shape, axis = recording.shape, options["axis"]
-        rows = shape[axis] if -len(shape) <= axis < len(shape) else 0
-        trials = Trials.read(
-            trials, rows=rows, axis=axis, recording=recording, outside=options["outside"], **table
-        )
+        axis, outside = options["axis"], options["outside"]
+        recording = read_recording(source, axis=axis)
+        trials, _ = read_trials(trials, recording, axis=axis, outside=outside, **table)
         wanted = options["where"].items()
         trials = trials.where(**{name: _wanted(trials, name, text) for name, text in wanted})
         if options["channel_axis"] is not None:

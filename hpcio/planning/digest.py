@@ -11,6 +11,7 @@ import numpy as np
 from hpcio.files import in_pieces
 from hpcio.planning.plan import Plan
 from hpcio.planning.planfile import FORMAT, plain_average, plain_input_kind
+from hpcio.recording import Recording, SeveralRecordings
 
 __all__ = ["BY_OTHERS", "ONLY_TIME", "digest_of", "parts_that_differ", "what_differs"]
 
@@ -27,10 +28,7 @@ def _parts(plan: Plan) -> dict[str, Any]:
         "format": FORMAT,
         "function": [plan.function.name, plan.function.digest],
         "arguments": plan.given.digest,
-        "recording": [
-            source.kind, source.dataset, source.shape, source.dtype.str, source.size,
-            source.mtime_ns, source.sample, [(f.size, f.mtime_ns) for f in source.behind],
-        ],
+        "recording": _looks_of(source),
         "trials": [
             *(_hash(array) for array in plan.arrays().values()),
             *(plain_input_kind(kind) for kind in plan.blocks.input_kinds),
@@ -53,6 +51,16 @@ def _of_reduction(plan: Plan) -> dict[str, Any]:
     """The functions that make an average, if it is made by such."""
     found = [[function.name, function.digest] for function in plan.reduction]
     return {"functions of reduce": found} if found else {}
+
+
+def _looks_of(source: Recording) -> list[Any]:
+    """What a recording was; of several, what each of them was."""
+    if isinstance(source, SeveralRecordings):
+        return [source.axis, [_looks_of(part) for part in source.parts]]
+    return [
+        source.kind, source.dataset, source.shape, source.dtype.str, source.size, source.mtime_ns,
+        source.sample, [(f.size, f.mtime_ns) for f in source.behind],
+    ]  # fmt: skip
 
 
 def _hash(array: np.ndarray | None) -> str | None:
@@ -90,5 +98,7 @@ def parts_that_differ(plan: Plan, other: Plan) -> list[str]:
 
 
 def _without_times(recording: list[Any]) -> list[Any]:
+    if len(recording) == 2:  # several
+        return [recording[0], *map(_without_times, recording[1])]
     *others, _, sample, behind = recording
     return [*others, sample, [size for size, _ in behind]]

@@ -308,13 +308,14 @@ class Plan:
             With the keys described in :func:`hpcio.unwrap_io`.
         """
         kind = self.blocks.kind_of(i)
+        source, region = self.source.at(self.blocks.ingrid(i))
         trial, part = int(self.blocks.trial[i]), int(self.blocks.channel_block[i])
         folder = Path(f"{self.out}.byhand")
         return {
             "keeptrials": self.average is None,
-            "infile": self.source.path,
-            "indset": self.source.dataset,
-            "ingrid": self.blocks.ingrid(i),
+            "infile": source.path,
+            "indset": source.dataset,
+            "ingrid": region,
             "inshape": kind.inshape,
             "sigrid": None if kind.sigrid is None else [list(s) for s in kind.sigrid],
             "fancy": kind.sigrid is not None,

@@ -7,10 +7,12 @@ an entry in `RECORDINGS` or `TRIAL_TABLES`.
 
 from hpcio.recording.blocks import Blocks, InputKind
 from hpcio.recording.hdf5 import is_phony, read_region, unnamed
+from hpcio.recording.placing import placed, read_trials
 from hpcio.recording.reading import LARGE, ReadAhead, Reader
 from hpcio.recording.recording import RECORDINGS, OpenRecording, Recording, RecordingKind
 from hpcio.recording.resulttables import FURTHER, column_of
 from hpcio.recording.selections import take
+from hpcio.recording.several import SeveralRecordings, matching_files, read_recording
 from hpcio.recording.showing import trials_in_words
 from hpcio.recording.tables import TRIAL_TABLES, TrialTable, TrialTableKind
 from hpcio.recording.trials import Trials
@@ -27,12 +29,17 @@ __all__ = [
     "Reader",
     "Recording",
     "RecordingKind",
+    "SeveralRecordings",
     "TrialTable",
     "TrialTableKind",
     "Trials",
     "column_of",
     "is_phony",
+    "matching_files",
+    "placed",
+    "read_recording",
     "read_region",
+    "read_trials",
     "take",
     "trials_in_words",
     "unnamed",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, wait
+from contextlib import ExitStack
 from functools import partial
+from threading import Lock
 from typing import Self
 
 import numpy as np
@@ -26,14 +28,15 @@ WHOLE_ROWS = 16 << 10
 LARGE = 4 << 20
 # Bytes of whole rows that are read at a time, before what is selected of them is copied.
 ROWS_AT_A_TIME = 1 << 20
+# Of several recordings so many are open: trials follow each other recording by recording.
+MOST_OPEN = 4
 
 
 class Reader:
     """A recording that is held open for one attempt, and read trial by trial.
 
-    Where values lie as plain bytes and trials cut the first axis, rows are read as bytes. One
-    `preadv` reads a whole trial, three times as fast as HDF5. If some channels are selected, whole
-    rows are read and the channels are picked. The kind of recording reads everything else.
+    Of several that are read as one, each is opened when a trial of it is read, and few are open at
+    a time.
 
     Parameters
     ----------
@@ -45,6 +48,79 @@ class Reader:
     ------
     SourceError
         If the recording cannot be read, or has changed since the plan was made.
+    """
+
+    def __init__(self, recording: Recording, *, axis: int) -> None:
+        self._recording, self._axis = recording, axis
+        # The parts that are open; the one that was used last comes last.
+        self._open: dict[int, _OpenPart] = {}
+        self._lock = Lock()
+        self._alone = len(recording.parts) == 1
+        if self._alone:
+            self._part(recording.parts[0])
+        else:
+            recording.check_unchanged()
+
+    def is_large(self, kind: InputKind, base: int) -> bool:
+        """Whether trials like the one at `base` are worth reading ahead: large, and plain bytes.
+
+        HDF5 lets only one thread in, so reading by it would hold up the function.
+        """
+        size = int(np.prod(kind.inshape, dtype=np.int64)) * self._recording.dtype.itemsize
+        return size >= LARGE and self._part(self._at(kind, base)[0]).is_plain(kind)
+
+    def of_kind(self, kind: InputKind) -> Callable[[int], np.ndarray]:
+        """How trials of a kind are read: a function of the row at which a trial begins.
+
+        The caller may change the array that it returns.
+        """
+        if self._alone:
+            return self._part(self._recording.parts[0]).of_kind(kind)
+        return partial(self._of_part, kind)
+
+    def _of_part(self, kind: InputKind, base: int) -> np.ndarray:
+        part, first = self._at(kind, base)
+        return self._part(part).of_kind(kind)(first)
+
+    def _at(self, kind: InputKind, base: int) -> tuple[Recording, int]:
+        """The part that a trial lies in, and the row of it at which the trial begins."""
+        rows = kind.grid[self._axis]
+        region = list(kind.grid)
+        region[self._axis] = slice(base + rows.start, base + rows.stop, rows.step)
+        part, inside = self._recording.at(tuple(region))
+        return part, inside[self._axis].start - rows.start
+
+    def _part(self, part: Recording) -> _OpenPart:
+        """A part that is open; the one that was used the longest ago is closed for it."""
+        # A thread may still read ahead for a batch that was left.
+        with self._lock:
+            opened = self._open.pop(id(part), None)
+            if opened is None:
+                while len(self._open) >= MOST_OPEN:
+                    self._open.pop(next(iter(self._open))).close()
+                opened = _OpenPart(part, axis=self._axis)
+            self._open[id(part)] = opened
+            return opened
+
+    def close(self) -> None:
+        """Let go of the recording."""
+        with ExitStack() as stack:
+            while self._open:
+                stack.callback(self._open.popitem()[1].close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _OpenPart:
+    """A recording that is open, or one of several, and how trials of it are read.
+
+    Where values lie as plain bytes and trials cut the first axis, rows are read as bytes. One
+    `preadv` reads a whole trial, three times as fast as HDF5. If some channels are selected, whole
+    rows are read and the channels are picked. The kind of recording reads everything else.
     """
 
     def __init__(self, recording: Recording, *, axis: int) -> None:
@@ -63,19 +139,12 @@ class Reader:
                 self.close()
                 raise as_read_error(error, path) from error
 
-    def is_large(self, kind: InputKind) -> bool:
-        """Whether trials of this kind are worth reading ahead: large, and plain bytes.
-
-        HDF5 lets only one thread in, so reading by it would hold up the function.
-        """
-        size = int(np.prod(kind.inshape, dtype=np.int64)) * self._dtype.itemsize
-        return size >= LARGE and self.of_kind(kind).func != self._by_kind
+    def is_plain(self, kind: InputKind) -> bool:
+        """Whether trials of a kind are read as plain bytes."""
+        return self.of_kind(kind).func != self._by_kind
 
     def of_kind(self, kind: InputKind) -> partial[np.ndarray]:
-        """How trials of a kind are read: a function of the row at which a trial begins.
-
-        The caller may change the array that it returns.
-        """
+        """How trials of a kind are read, as `Reader.of_kind` has it."""
         if self._fd < 0 or kind.grid[0].step != 1:
             return partial(self._by_kind, kind)
         whole = all(
@@ -149,12 +218,6 @@ class Reader:
             if fd >= 0:
                 _close(fd, self._open.name)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def _close(fd: int, path: str) -> None:
     try:
@@ -184,9 +247,10 @@ class ReadAhead:
         todo: Sequence[tuple[int, int]],
         pool: Executor,
     ) -> None:
-        distinct = {kind for kind, _ in todo}
+        # Of each kind the row of a trial, the first: all are likely to be stored alike.
+        distinct = dict(reversed(todo))
         self._read = {kind: reader.of_kind(kinds[kind]) for kind in distinct}
-        self._large = {kind for kind in distinct if reader.is_large(kinds[kind])}
+        self._large = {k for k, base in distinct.items() if reader.is_large(kinds[k], base)}
         self._todo, self._pool = todo, pool
         self._next: Future[np.ndarray] | None = None
 

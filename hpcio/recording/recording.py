@@ -80,6 +80,15 @@ class Recording:
         kind = next(kind for kind in RECORDINGS.added_first() if kind.claims(text))
         return kind.look(text)
 
+    @property
+    def parts(self) -> tuple[Recording, ...]:
+        """The recordings that it is made of: of most that is the recording itself."""
+        return (self,)
+
+    def at(self, region: tuple[slice, ...]) -> tuple[Recording, tuple[slice, ...]]:
+        """The part that a region lies in, and where it lies there."""
+        return self, region
+
     def open(self) -> OpenRecording:
         """Check that it has not changed, and open it for reading.
 
@@ -102,7 +111,7 @@ class Recording:
         """Raise SourceError unless sizes and modification times are those of the plan."""
         check_place(self.place, self.path)
         changed = []
-        for file in self._files():
+        for file in self.files():
             try:
                 now = FileState.of(file.path)
             except OSError as error:
@@ -121,7 +130,7 @@ class Recording:
     def check_content(self) -> None:
         """Raise SourceError unless the files are those of the plan, as a look into them shows."""
         self.check_unchanged()
-        if self.sample and sample_of(self._files()) != self.sample:
+        if self.sample and sample_of(self.files()) != self.sample:
             raise SourceError(
                 f"The recording '{self.path}' has been replaced by another of the same size and "
                 f"time since the plan was made. To compute with this one, {START_OVER}."
@@ -130,7 +139,7 @@ class Recording:
     def _times_back(self, changed: list[tuple[FileState, FileState]]) -> str:
         """What to do if files, as they were and are now, differ in their times; else nothing."""
         sizes = all(now.size == file.size for file, now in changed)
-        if not sizes or not self.sample or sample_of(self._files()) != self.sample:
+        if not sizes or not self.sample or sample_of(self.files()) != self.sample:
             return ""
         back = (
             f"touch -d {np.datetime64(file.mtime_ns, 'ns')}Z {shlex.quote(file.path)}"
@@ -141,7 +150,8 @@ class Recording:
             f"(by touch or a copy), set that back and go on: {'; '.join(back)}"
         )
 
-    def _files(self) -> tuple[FileState, ...]:
+    def files(self) -> tuple[FileState, ...]:
+        """All files in which its values lie, as they were."""
         return FileState(self.path, self.size, self.mtime_ns), *self.behind
 
     def _named(self, file: FileState, whose: str) -> str:

@@ -20,6 +20,7 @@ from hpcio.recording.matlabtables import is_of_matlab, matlab_table
 from hpcio.recording.resulttables import RESULT_COLUMNS, columns_of_result
 from hpcio.recording.tables import (
     COLUMNS,
+    MISSING,
     PLACES,
     TrialTable,
     array_table,
@@ -32,8 +33,6 @@ __all__ = ["CSV", "HDF5"]
 
 # What the shell has opened for us, as by `--trials <(...)`: a pipe that somebody writes into.
 _HANDED_OVER = re.compile(r"/dev/fd/|/dev/stdin$|/proc/self/fd/")
-# What stands for a number that is missing.
-_MISSING = ("", "n/a", "nan", "na")
 # A label that looks like a number.
 _LABEL = re.compile(r"0\d")
 # So many lines of text become arrays at a time, which are smaller.
@@ -251,7 +250,7 @@ def _numbers(column: npt.NDArray[np.str_]) -> npt.NDArray[np.generic]:
     parsed = _parsed(column)
     if parsed is not None:
         return parsed
-    missing = np.isin(np.char.lower(column), _MISSING)
+    missing = np.isin(np.char.lower(column), MISSING)
     filled = _parsed(np.where(missing, "nan", column)) if not missing.all() else None
     return column if filled is None else filled
 

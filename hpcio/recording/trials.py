@@ -205,7 +205,9 @@ class Trials(TrialRows):
             reading.refuse("the trials of a result")
             return cls._from_table(own, axis, reading, rows)
         is_name = isinstance(spec, str | os.PathLike)
-        table = read_table(os.fspath(spec)) if is_name else array_table(spec)
+        table = spec if isinstance(spec, TrialTable) else None
+        if table is None:
+            table = read_table(os.fspath(spec)) if is_name else array_table(spec)
         if recording is None:
             return cls._from_table(table, axis, reading, rows)
         reading = replace(reading, own=clock_of(recording, axis))
@@ -362,7 +364,7 @@ class Trials(TrialRows):
         cls, table: TrialTable, axis: int, reading: Reading, rows: int | None
     ) -> Trials:
         found = rows_of(table, reading)  # here the file of a bad row is known
-        index = np.arange(len(found.start))
+        index = np.arange(len(found.start)) if table.numbers is None else table.numbers
         if reading.outside == "drop":
             keep = without_outside(found.start, found.stop, rows, index=index)
             index, found = index[keep], found.at(keep)

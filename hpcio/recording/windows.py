@@ -138,7 +138,7 @@ def rows_of(table: TrialTable, reading: Reading) -> Windows:
 def without_outside(
     start: npt.NDArray[np.int64],
     stop: npt.NDArray[np.int64],
-    rows: int | None,
+    rows: int | npt.NDArray[np.int64] | None,
     *,
     index: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.intp]:

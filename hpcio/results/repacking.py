@@ -281,8 +281,8 @@ def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
     group.attrs.update({k: v for k, v in f["hpcio"].attrs.items() if k != "compression"})
     if chunking is not None and chunking.compression is not None:
         group.attrs["compression"] = np.bytes_(str(chunking.compression))
-    for name in ("target", "state", "checksum", "besides"):
-        if name in f["hpcio"]:  # results of earlier versions lack the last
+    for name in ("target", "state", "checksum", "recordings", "besides"):
+        if name in f["hpcio"]:  # few results have recordings, and earlier versions lack the last
             f.copy(f[f"hpcio/{name}"], group)
     data = g["data"]
     data.attrs.update({k: v for k, v in f.virtual.attrs.items() if not k.startswith(_DIMENSIONS)})
