@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ def _parts(plan: Plan) -> dict[str, Any]:
         "function": [plan.function.name, plan.function.digest],
         "arguments": plan.given.digest,
         "recording": _looks_of(source),
+        **_units_of(source),
         "trials": [
             *(_hash(array) for array in plan.arrays().values()),
             *(plain_input_kind(kind) for kind in plan.blocks.input_kinds),
@@ -51,6 +53,13 @@ def _of_reduction(plan: Plan) -> dict[str, Any]:
     """The functions that make an average, if it is made by such."""
     found = [[function.name, function.digest] for function in plan.reduction]
     return {"functions of reduce": found} if found else {}
+
+
+def _units_of(source: Recording) -> dict[str, Any]:
+    """How values become those of units, if they do."""
+    parts = source.parts if isinstance(source, SeveralRecordings) else (source,)
+    said = [None if part.scaling is None else asdict(part.scaling) for part in parts]
+    return {"units": said if len(said) > 1 else said[0]} if any(said) else {}
 
 
 def _looks_of(source: Recording) -> list[Any]:

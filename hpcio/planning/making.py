@@ -264,7 +264,7 @@ class _Read:
 
 
 def _what_is_read(source: Source, reading: ReadingOptions) -> _Read:
-    recording = read_recording(source, axis=_axis(reading))
+    recording = read_recording(source, axis=_axis(reading), units=reading.units)
     _check_axis(recording, reading.axis)
     trials, order = read_trials(reading.trials, recording, axis=reading.axis)
     ndim = len(recording.shape)

@@ -38,6 +38,7 @@ class ReadingOptions:
     axis: int = 0
     channel_axis: int | None = None
     channels_per_block: int | None = None
+    units: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axis", check_whole("axis", self.axis))

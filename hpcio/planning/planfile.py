@@ -48,7 +48,7 @@ from hpcio.fingerprints import Fingerprint
 from hpcio.function import Function, plain_state, state_of
 from hpcio.layout import Average, Axis, Target
 from hpcio.planning.plan import Former, Plan
-from hpcio.recording import Blocks, InputKind, Recording, SeveralRecordings, Trials
+from hpcio.recording import Blocks, InputKind, Recording, Scaling, SeveralRecordings, Trials
 from hpcio.words import START_OVER
 
 __all__ = [
@@ -495,6 +495,7 @@ def _source(plain: dict[str, Any], now: Callable[[str], str]) -> Recording:
         "behind": tuple(FileState(**{**f, "path": now(f["path"])}) for f in plain["behind"]),
         "filters": tuple(plain["filters"]),
         "place": tuple((name, now(value)) for name, value in plain["place"]),
+        "scaling": Scaling.load(plain.get("scaling")),
     }
     return Recording(**{**plain, **known})
 

@@ -6,11 +6,13 @@ an entry in `RECORDINGS` or `TRIAL_TABLES`.
 """
 
 from hpcio.recording.blocks import Blocks, InputKind
+from hpcio.recording.electrodes import Electrodes, electrodes
 from hpcio.recording.hdf5 import is_phony, read_region, unnamed
 from hpcio.recording.placing import placed, read_trials
 from hpcio.recording.reading import LARGE, ReadAhead, Reader
 from hpcio.recording.recording import RECORDINGS, OpenRecording, Recording, RecordingKind
 from hpcio.recording.resulttables import FURTHER, column_of
+from hpcio.recording.scaling import Scaling
 from hpcio.recording.selections import take
 from hpcio.recording.several import SeveralRecordings, matching_files, read_recording
 from hpcio.recording.showing import trials_in_words
@@ -23,17 +25,20 @@ __all__ = [
     "RECORDINGS",
     "TRIAL_TABLES",
     "Blocks",
+    "Electrodes",
     "InputKind",
     "OpenRecording",
     "ReadAhead",
     "Reader",
     "Recording",
     "RecordingKind",
+    "Scaling",
     "SeveralRecordings",
     "TrialTable",
     "TrialTableKind",
     "Trials",
     "column_of",
+    "electrodes",
     "is_phony",
     "matching_files",
     "placed",

@@ -126,13 +126,15 @@ class _OpenPart:
     def __init__(self, recording: Recording, *, axis: int) -> None:
         self._open = recording.open()
         self._axis, self._shape, self._dtype = axis, recording.shape, recording.dtype
+        self._scaling = scaling = recording.scaling
+        self._stored = self._dtype if scaling is None else np.dtype(scaling.stored)
         self._fd = -1
         # Memory of the last trials, and its shapes.
         self._memory: list[np.ndarray] = []
         self._shapes: list[tuple[int, ...]] = []
         if axis == 0 and self._open.plain is not None:
             path, self._offset = self._open.plain
-            self._row = int(np.prod(self._shape[1:], dtype=np.int64)) * self._dtype.itemsize
+            self._row = int(np.prod(self._shape[1:], dtype=np.int64)) * self._stored.itemsize
             try:
                 self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
@@ -151,9 +153,9 @@ class _OpenPart:
             (g.start, g.stop, g.step) == (0, n, 1)
             for g, n in zip(kind.grid[1:], self._shape[1:], strict=True)
         )
-        if whole and kind.sigrid is None:
+        if whole and kind.sigrid is None and self._scaling is None:
             return partial(self._in_one_piece, kind)
-        if self._row <= WHOLE_ROWS:
+        if whole or self._row <= WHOLE_ROWS:
             return partial(self._from_rows, kind)
         return partial(self._by_kind, kind)
 
@@ -163,18 +165,26 @@ class _OpenPart:
         return array.view()  # the function may change its type or flags
 
     def _from_rows(self, kind: InputKind, base: int) -> np.ndarray:
-        """Read whole rows, some at a time, and pick from them: HDF5 picks single values slowly."""
+        """Read whole rows, some at a time, and pick from them: HDF5 picks single values slowly.
+
+        What becomes values of a unit does so while the cache of the processor has it.
+        """
         first, last = base + kind.grid[0].start, base + kind.grid[0].stop
         others = kind.grid[1:]
         shape = tuple(len(range(g.start, g.stop, g.step)) for g in others)
-        region = np.empty((last - first, *shape), self._dtype)
+        region = self._empty((last - first, *shape))
         step = min(last - first, max(1, ROWS_AT_A_TIME // max(1, self._row)))
-        rows = np.empty((step, *self._shape[1:]), self._dtype)
+        rows = np.empty((step, *self._shape[1:]), self._stored)
+        factors = None if self._scaling is None else self._scaling.factors_of(kind.grid)
         for at in range(first, last, step):
             some = rows[: last - at]
             self._fill(some, at)
-            region[at - first : at - first + len(some)] = some[(slice(None), *others)]
-        return take(region, kind.sigrid)
+            picked, into = some[(slice(None), *others)], region[at - first : at - first + len(some)]
+            if self._scaling is None or factors is None:
+                into[...] = picked
+            else:
+                self._scaling.apply(picked, factors, out=into)
+        return take(region, kind.sigrid).view()
 
     def _by_kind(self, kind: InputKind, base: int) -> np.ndarray:
         region = list(kind.grid)

@@ -156,7 +156,10 @@ class _OpenSeveral:
 
 
 def read_recording(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, axis: int = 0
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    axis: int = 0,
+    units: str | None = None,
 ) -> Recording:
     """Describe what a user names: a recording, several in a list, or all files of a pattern.
 
@@ -167,6 +170,8 @@ def read_recording(
         expect (s2 before s10), if there is no file of that very name.
     axis : int
         The axis that trials cut, along which several are joined.
+    units : str, optional
+        As for `Recording.read`.
 
     Raises
     ------
@@ -179,16 +184,16 @@ def read_recording(
     if isinstance(source, Sequence) and not isinstance(source, str):
         if not source:
             raise OptionError("source= is empty. Name at least one recording, FILE::DATASET.")
-        parts = [Recording.read(one) for one in source]
+        parts = [Recording.read(one, units=units) for one in source]
     else:
         check_path("source", source)
         text = os.fspath(source)
         found = matching_files(text)
         if found is None:
-            return Recording.read(text)
+            return Recording.read(text, units=units)
         if not found:
             raise SourceError(f"No file matches '{text}'. Correct the pattern.")
-        parts = [Recording.read(one) for one in found]
+        parts = [Recording.read(one, units=units) for one in found]
     _check_distinct(parts)
     _check_agree(parts, axis)
     return SeveralRecordings.joined(parts, axis)

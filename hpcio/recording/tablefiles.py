@@ -29,7 +29,7 @@ from hpcio.recording.tables import (
     plain_column,
 )
 
-__all__ = ["CSV", "HDF5"]
+__all__ = ["CSV", "HDF5", "columns_of"]
 
 # What the shell has opened for us, as by `--trials <(...)`: a pipe that somebody writes into.
 _HANDED_OVER = re.compile(r"/dev/fd/|/dev/stdin$|/proc/self/fd/")
@@ -70,13 +70,13 @@ class _Hdf5:
                 if is_of_matlab(found):
                     return matlab_table(found, name, where)
                 if is_group:
-                    return array_table(_columns_of(found, where), f"Group {where}", f"of {where}")
+                    return array_table(columns_of(found, where), f"Group {where}", f"of {where}")
                 return _dataset(found, where)
             except OSError as error:
                 raise SourceError(f"HDF5 cannot read {where}: {error}. Restore it.") from error
 
 
-def _columns_of(group: h5py.Group, where: str) -> dict[str, npt.NDArray[np.generic]]:
+def columns_of(group: h5py.Group, where: str) -> dict[str, npt.NDArray[np.generic]]:
     """The columns of a group, in the order that NWB notes."""
     names = [str(name) for name in np.atleast_1d(group.attrs.get("colnames", []))]
     names += [name for name in group if name not in names]

@@ -88,7 +88,7 @@ class TrialTableKind(Protocol):
     name: str
 
     def claims(self, spec: str) -> bool:
-        """Whether a table of this name is of this kind; only the name is looked at."""
+        """Whether a table of this name is of this kind; whatever is wrong, `read` says it."""
 
     def read(self, spec: str) -> TrialTable:
         """Read a table.
@@ -106,7 +106,11 @@ class TrialTableKind(Protocol):
 TRIAL_TABLES: Registry[TrialTableKind] = Registry(
     "kind of trial table",
     group="hpcio.trial_tables",
-    own={"csv": "hpcio.recording.tablefiles:CSV", "hdf5": "hpcio.recording.tablefiles:HDF5"},
+    own={
+        "csv": "hpcio.recording.tablefiles:CSV",
+        "hdf5": "hpcio.recording.tablefiles:HDF5",
+        "nwb": "hpcio.recording.nwb:TRIALS",
+    },
 )
 
 

@@ -240,6 +240,7 @@ def _provenance(ledger: Ledger) -> dict[str, str | int]:
         "args": plan.described["args"][:8000],
         "kwargs": plan.described["kwargs"][:8000],
         **_of_recordings(plan.source),
+        **({} if (scaling := plan.source.scaling) is None else {"source_units": scaling.units}),
         "host": socket.gethostname(),
         "user": user_name(),
         "created": _iso(time.time()),
