@@ -35,6 +35,7 @@ def _parts(plan: Plan) -> dict[str, Any]:
             *(_hash(array) for array in plan.arrays().values()),
             *(plain_input_kind(kind) for kind in plan.blocks.input_kinds),
             *([name, _hash(column)] for name, column in plan.trials.columns.items()),
+            *([] if (clock := plan.trials.clock) is None else [clock.rate, clock.t_start]),
         ],
         "shape or type of the results": [
             target.dtype.str, target.shape, target.shapes, plan.casting,

@@ -43,6 +43,7 @@ from hpcio.recording import (
     Blocks,
     Recording,
     Trials,
+    clock_of_rows,
     matching_files,
     placed,
     read_recording,
@@ -277,6 +278,8 @@ def _what_is_read(source: Source, reading: ReadingOptions) -> _Read:
         trials = trials.with_blocks(
             channels_per_block=reading.channels_per_block, channel_axis=reading.channel_axis
         )
+    clock = clock_of_rows(trials.clock, recording, trials.axis)
+    trials = replace(trials, clock=clock)
     name = f"'{recording.dataset}' of '{recording.path}'"
     blocks = placed(trials, recording).blocks(recording.shape, name=name)
     return _Read(recording, trials, blocks, order)

@@ -48,7 +48,15 @@ from hpcio.fingerprints import Fingerprint
 from hpcio.function import Function, plain_state, state_of
 from hpcio.layout import Average, Axis, Target
 from hpcio.planning.plan import Former, Plan
-from hpcio.recording import Blocks, InputKind, Recording, Scaling, SeveralRecordings, Trials
+from hpcio.recording import (
+    Blocks,
+    Clock,
+    InputKind,
+    Recording,
+    Scaling,
+    SeveralRecordings,
+    Trials,
+)
 from hpcio.words import START_OVER
 
 __all__ = [
@@ -133,6 +141,7 @@ def _write(plan: Plan, path: Path) -> None:
         "input_kinds": [plain_input_kind(kind) for kind in plan.blocks.input_kinds],
         "axes": [axis.name for axis in plan.axes],
         "columns": list(plan.trials.columns),
+        "clock": None if plan.trials.clock is None else asdict(plan.trials.clock),
         "average": plain_average(plan.average),
         "reduction": [plain for plain, _ in reduction],
         "chunks": plan.chunks,
@@ -396,7 +405,12 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
         raise ValueError("its average is by a column that is not there")
     return {
         **_found_again(spec, pickled, reduction, os.path.dirname(out)),
-        "trials": Trials(**trials, axis=spec["axis"], columns=columns),
+        "trials": Trials(
+            **trials,
+            axis=spec["axis"],
+            columns=columns,
+            clock=None if spec.get("clock") is None else Clock(**spec["clock"]),
+        ),
         "blocks": Blocks(
             **blocks,
             axis=spec["axis"],

@@ -6,14 +6,16 @@ an entry in `RECORDINGS` or `TRIAL_TABLES`.
 """
 
 from hpcio.recording.blocks import Blocks, InputKind
+from hpcio.recording.clocks import Clock, clock_of_rows
 from hpcio.recording.electrodes import Electrodes, electrodes
 from hpcio.recording.hdf5 import is_phony, read_region, unnamed
 from hpcio.recording.placing import placed, read_trials
 from hpcio.recording.reading import LARGE, ReadAhead, Reader
 from hpcio.recording.recording import RECORDINGS, OpenRecording, Recording, RecordingKind
-from hpcio.recording.resulttables import FURTHER, column_of
+from hpcio.recording.resulttables import FURTHER, column_of, columns_of_result
 from hpcio.recording.scaling import Scaling
 from hpcio.recording.selections import take
+from hpcio.recording.sessions import dates_of_session
 from hpcio.recording.several import SeveralRecordings, matching_files, read_recording
 from hpcio.recording.showing import trials_in_words
 from hpcio.recording.tables import TRIAL_TABLES, TrialTable, TrialTableKind
@@ -25,6 +27,7 @@ __all__ = [
     "RECORDINGS",
     "TRIAL_TABLES",
     "Blocks",
+    "Clock",
     "Electrodes",
     "InputKind",
     "OpenRecording",
@@ -37,7 +40,10 @@ __all__ = [
     "TrialTable",
     "TrialTableKind",
     "Trials",
+    "clock_of_rows",
     "column_of",
+    "columns_of_result",
+    "dates_of_session",
     "electrodes",
     "is_phony",
     "matching_files",

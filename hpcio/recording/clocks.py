@@ -17,7 +17,7 @@ from hpcio.errors import TrialError
 from hpcio.files import open_file, reading
 from hpcio.recording.recording import Recording
 
-__all__ = ["Clock", "check_clock", "clock_of"]
+__all__ = ["Clock", "check_clock", "clock_of", "clock_of_rows"]
 
 # So many timestamps are read at a time.
 _STAMPS = 1 << 20
@@ -66,6 +66,25 @@ def clock_of(recording: Recording, axis: int) -> Clock | None:
         if not isinstance(start, h5py.Dataset) or not float(start.attrs.get("rate", 0)) > 0:
             return None
         return Clock(float(start.attrs["rate"]), float(start[()]))
+
+
+def clock_of_rows(clock: Clock | None, recording: Recording, axis: int) -> Clock | None:
+    """Which time the rows of trials have; None if that is not known.
+
+    Parameters
+    ----------
+    clock : Clock or None
+        That by which seconds became rows; None if none did. It has been checked.
+    recording : Recording
+    axis : int
+        The axis of the recording that trials cut.
+    """
+    own = clock_of(recording, axis)
+    if clock is not None and clock.rate is not None:
+        known = clock.t_start if own is None or clock.t_start is not None else own.t_start
+        return Clock(clock.rate, known or 0.0)
+    # Timestamps may be uneven where trials are, which nobody has looked at.
+    return None if own is None or own.by_stamps else own
 
 
 def check_clock(

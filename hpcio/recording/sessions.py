@@ -14,12 +14,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from hpcio.errors import HpcioError, SourceError
+from hpcio.errors import DAMAGE, HpcioError, SourceError
 from hpcio.files import open_file, read_text
 from hpcio.recording.tablefiles import columns_of
 
 __all__ = [
     "SPIKES",
+    "dates_of_session",
     "electrodes_of",
     "find_series",
     "intervals_of",
@@ -33,6 +34,8 @@ __all__ = [
 _ELECTRODES, SPIKES = "electrodes", "SpikeEventSeries"
 # Files in which Zarr keeps the attributes of its root.
 _OF_ZARR = (".zattrs", ".zmetadata", "zarr.json")
+# When a session began, and what its times count from, in the words of ISO 8601.
+_DATES = ("session_start_time", "timestamps_reference_time")
 # So many things are named in a message.
 _MOST = 8
 
@@ -48,7 +51,7 @@ def is_session(file: str) -> bool:
     path = os.path.expanduser(file)
     if not os.path.isfile(path):
         return False
-    with contextlib.suppress(HpcioError, OSError, RuntimeError, ValueError), open_file(path) as f:
+    with contextlib.suppress(*DAMAGE, HpcioError), open_file(path) as f:
         return "nwb_version" in f.attrs or type_of(f) == "NWBFile"
     return False
 
@@ -65,7 +68,7 @@ def is_zarr_session(file: str) -> bool:
 
 def type_of(thing: h5py.Group | h5py.Dataset) -> str:
     """The type that NWB gives to an object; ``""`` if it gives none."""
-    with contextlib.suppress(KeyError, OSError, RuntimeError, TypeError, ValueError):
+    with contextlib.suppress(*DAMAGE):
         return read_text(thing, "neurodata_type", "")
     return ""
 
@@ -129,6 +132,14 @@ def _listed(file: h5py.File, paths: list[str], types: dict[str, str]) -> str:
         for path in paths[:_MOST]
     ]
     return ", ".join(words) + " ..." * (len(paths) > _MOST)
+
+
+def dates_of_session(file: str) -> dict[str, str]:
+    """When a session began and its times count from, if a file says so: {} of all but NWB."""
+    if is_session(file):
+        with contextlib.suppress(*DAMAGE, HpcioError), open_file(os.path.expanduser(file)) as f:
+            return {name: str(f[name].asstr()[()]) for name in _DATES if name in f}
+    return {}
 
 
 def intervals_of(file: str) -> list[str]:

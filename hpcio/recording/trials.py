@@ -67,8 +67,8 @@ class Trials(TrialRows):
     outside : {"error", "drop"}
         What becomes of trials that leave the recording they are laid over.
     clock : Clock or None
-        By which ``rate`` and ``t_start`` times became rows. A recording whose file says otherwise
-        is refused.
+        By which ``rate`` and ``t_start`` times became rows, or rows have times. A recording whose
+        file says otherwise is refused.
 
     Raises
     ------

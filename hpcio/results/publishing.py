@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,12 +19,15 @@ from hpcio.journals import Ledger, computed_by, functions_of, published, sweep
 from hpcio.layout import RESERVED, attach, hide
 from hpcio.machine import user_name
 from hpcio.planning import Plan
-from hpcio.recording import FURTHER, Recording, SeveralRecordings
+from hpcio.recording import FURTHER, Recording, SeveralRecordings, dates_of_session
 from hpcio.results.besides import RECORDINGS, keep_sums
 from hpcio.writers import backend_of
 
-__all__ = ["publish"]
+__all__ = ["RATE", "T_START", "WHOLE", "publish"]
 
+# Attributes of the table of trials: rows of the recording in a second, the time of the first in
+# seconds, and whether all rows of the trials were read, in their order.
+RATE, T_START, WHOLE = "rate", "t_start", "whole"
 # Characters of what is said of versions that differ.
 _MOST_VERSIONS = 50_000
 
@@ -105,6 +109,7 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     group["state"], group["checksum"] = stored.state, stored.checksum
     attach(plan.axes, f, f["data"])
     f["trials"] = trial_table(ledger)
+    f["trials"].attrs.update(_times(plan))
     hide(f["trials"])
     _add_conditions(ledger, f)
     _add_columns(ledger, f)
@@ -132,6 +137,19 @@ def trial_table(ledger: Ledger) -> np.ndarray:
     table["start"], table["stop"] = plan.trials.start, plan.trials.stop
     table["offset"] = plan.trials.offset
     return table
+
+
+def _times(plan: Plan) -> dict[str, Any]:
+    """Which time the rows of trials have, and whether all of them were read in their order."""
+    clock, axis = plan.trials.clock, plan.blocks.axis
+    if clock is None:
+        return {}
+    whole = all(
+        (kind.grid[axis].start, kind.grid[axis].step) == (0, 1)
+        and (kind.sigrid is None or kind.sigrid[axis] == range(kind.inshape[axis]))
+        for kind in plan.blocks.input_kinds
+    )
+    return {RATE: clock.rate, T_START: clock.t_start, WHOLE: whole}
 
 
 def _add_columns(ledger: Ledger, f: h5py.File) -> None:
@@ -246,6 +264,7 @@ def _provenance(ledger: Ledger) -> dict[str, str | int]:
         "created": _iso(time.time()),
         **_versions(ledger),
     }
+    said |= dates_of_session(plan.source.path)
     if earlier := _earlier_steps(plan):
         said["chain"] = json.dumps(earlier)
     return {k: _storable(v) if isinstance(v, str) else v for k, v in said.items()}
