@@ -98,8 +98,7 @@ def electrodes(source: str | os.PathLike[str]) -> Electrodes:
     Examples
     --------
     >>> shank = hpcio.electrodes("session.nwb::ES").where(group_name="shank0")  # doctest: +SKIP
-    >>> trials = hpcio.Trials.read("session.nwb", rate=30000)                   # doctest: +SKIP
-    >>> trials = trials.select(channels=shank)                                  # doctest: +SKIP
+    >>> trials = hpcio.Trials.equal(1000, rows=60000).select(channels=shank)    # doctest: +SKIP
     """
     check_path("source", source)
     spec = os.fspath(source)

@@ -107,7 +107,7 @@ class Trials(TrialRows):
         outside: Outside = "error",
         rows: int | None = None,
         axis: int = 0,
-        recording: Recording | None = None,
+        recording: Recording | str | os.PathLike[str] | None = None,
     ) -> Trials:
         """Trials from whatever names them.
 
@@ -155,9 +155,10 @@ class Trials(TrialRows):
             Rows of the recording along its stacking axis; equal trials need it.
         axis : int, optional
             Stacking axis of the recording.
-        recording : Recording, optional
-            What is read. If it is a result, its own table `trials` means its own rows. If its file
-            says which time its rows have, as NWB does, times are those.
+        recording : Recording or str, optional
+            What is read, or its name, as `Plan.create` takes it. If it is a result, its own table
+            `trials` means its own rows. If its file says which time its rows have, as NWB does,
+            times are those.
 
         Returns
         -------
@@ -188,6 +189,8 @@ class Trials(TrialRows):
             rate=rate, pre=pre, post=post, unit=unit, one_based=one_based, onset=onset,
             t_start=t_start, outside=outside,
         )  # fmt: skip
+        if isinstance(recording, str | os.PathLike):
+            recording = Recording.read(recording)
         if isinstance(spec, Trials):
             reading.refuse("trials that are made already")
             if recording is not None:

@@ -314,7 +314,7 @@ def test_rows_before_a_gap_with_their_own_rate(session: str, tmp_path: Path) -> 
 
 
 def test_electrodes_are_coordinates_of_channels(session: str, tmp_path: Path) -> None:
-    trials = Trials.read(session, recording=Recording.read(f"{session}::ES"))
+    trials = Trials.read(session, recording=f"{session}::ES")
     plan = plan_of(f"{session}::ES", tmp_path, trials=trials.select(channels=[5, 2]))
     plan.run(workers=0, progress=False)
     with hpcio.open(plan.out) as f:

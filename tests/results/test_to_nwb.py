@@ -226,3 +226,58 @@ def test_in_the_shell(session: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(data[:200], np.abs(RAW[100:300]))
     twice = CliRunner().invoke(cli, ["repack", str(out), f"{tmp_path}/x.nwb"])
     assert "exists" in str(twice.exception)
+
+
+def power(x: np.ndarray) -> np.ndarray:
+    return np.abs(np.fft.rfft(x - x.mean(axis=0), axis=0)) ** 2
+
+
+def test_from_a_session_to_spectra_by_condition_and_back(tmp_path: Path) -> None:
+    """32 channels, 300 trials in seconds, two conditions; in volts, of one shank."""
+    rng = np.random.default_rng(1)
+    raw = rng.integers(-(2**15), 2**15, (62_000, 32)).astype("i2")
+    nwb = pynwb.NWBFile(session_description="", identifier="s", session_start_time=BEGAN)
+    probe = nwb.create_device(name="probe")
+    for shank in range(2):
+        group = nwb.create_electrode_group(
+            f"shank{shank}", description="", location="CA1", device=probe
+        )
+        for _ in range(16):
+            nwb.add_electrode(location="CA1", group=group)
+    region = nwb.create_electrode_table_region(list(range(32)), "")
+    nwb.add_acquisition(
+        pynwb.ecephys.ElectricalSeries(
+            name="ES", data=raw, rate=1000.0, starting_time=2.5, electrodes=region,
+            conversion=1.95e-7, offset=-3e-4,
+        )
+    )  # fmt: skip
+    nwb.add_trial_column(name="condition", description="")
+    starts = 3.0 + 0.2 * np.arange(300)
+    for k, start in enumerate(starts):
+        nwb.add_trial(start_time=start, stop_time=start + 0.25, condition=("go", "stop")[k % 2])
+    session = tmp_path / "session.nwb"
+    with pynwb.NWBHDF5IO(session, "w") as io:
+        io.write(nwb)
+    with pynwb.NWBHDF5IO(session, "r") as io:
+        series = io.read().acquisition["ES"]
+        volts, rate = series.get_data_in_units(), series.rate
+    first = np.floor((starts - 2.5) * rate + 0.5).astype(int)
+    spectra = np.array([power(volts[a : a + 250, 16:]) for a in first])
+
+    shank = hpcio.electrodes(session).where(group_name="shank1")
+    trials = Trials.read(session, recording=session).select(channels=shank)
+    plan = hpcio.Plan.create(
+        power, session, trials=trials, units="V", keeptrials=False, by="condition",
+        out=tmp_path / "spectra.h5",
+        axes={"condition": None, "frequency": np.fft.rfftfreq(250, 1e-3), "channel": None},
+    )  # fmt: skip
+    plan.run(workers=2, progress=False)
+    hpcio.repack(plan.out, tmp_path / "spectra.nwb")
+    with read_by_pynwb(tmp_path / "spectra.nwb") as nwb:
+        data = nwb.scratch["data"].data[:]
+        expected = [spectra[::2].mean(axis=0), spectra[1::2].mean(axis=0)]
+        np.testing.assert_allclose(data, expected, rtol=1e-12)
+        assert nwb.scratch["condition"].data[:].tolist() == ["go", "stop"]
+        assert nwb.scratch["count"].data[:].tolist() == [150, 150]
+        np.testing.assert_array_equal(nwb.scratch["frequency"].data[:], np.fft.rfftfreq(250, 1e-3))
+        np.testing.assert_allclose(nwb.trials["start_time"][:], starts, atol=1e-9)
