@@ -280,7 +280,8 @@ def _what_is_read(source: Source, reading: ReadingOptions) -> _Read:
         )
     clock = clock_of_rows(trials.clock, recording, trials.axis)
     trials = replace(trials, clock=clock)
-    name = f"'{recording.dataset}' of '{recording.path}'"
+    alone = len(recording.parts) == 1
+    name = f"'{recording.dataset}' of '{recording.path}'" if alone else str(recording)
     blocks = placed(trials, recording).blocks(recording.shape, name=name)
     return _Read(recording, trials, blocks, order)
 

@@ -23,7 +23,7 @@ from hpcio.recording.recording import Recording, in_result
 from hpcio.recording.several import SeveralRecordings, matching_files, short_names
 from hpcio.recording.tables import MISSING, TrialTable, array_table, plain_column, read_table
 from hpcio.recording.trials import Trials
-from hpcio.recording.windows import Outside, without_outside
+from hpcio.recording.windows import Outside
 from hpcio.words import natural
 
 __all__ = ["Given", "placed", "read_trials"]
@@ -85,6 +85,7 @@ def read_trials(
     """
     if not isinstance(recording, SeveralRecordings):
         found = _read(_in_own_file(spec, recording), recording, axis, outside, how)
+        _refuse_others(found, recording)
         return Given(found, np.arange(len(found)))
     each = _for_each(spec, recording)
     if each is not None:
@@ -137,8 +138,8 @@ def placed(trials: Trials, recording: Recording) -> Trials:
 
 def _in_own_file(spec: Any, recording: Recording) -> Any:
     """``::NAME`` as the name in the file of a recording; all else as it is."""
-    is_inside = isinstance(spec, str) and spec.startswith("::")
-    return f"{recording.path}{spec}" if is_inside else spec
+    is_inside = isinstance(spec, str | os.PathLike) and os.fspath(spec).startswith("::")
+    return f"{recording.path}{os.fspath(spec)}" if is_inside else spec
 
 
 def _for_each(spec: Any, recording: SeveralRecordings) -> list[Any] | None:
@@ -244,18 +245,15 @@ def _of_trials(
     """Trials with a column that says which recording they are of."""
     trials = _with_plain_name(trials)
     which = _which_of(trials.columns, recording, len(trials), "The trials")
-    if "drop" in (outside, trials.outside):
-        rows = np.diff(recording.first_rows)[which]
-        keep = without_outside(trials.start, trials.stop, rows, index=trials.index)
-        trials, which = trials.select(trials=keep), which[keep]
     found, places, numbers = [], [], np.unique(which)
     for k in numbers:
-        places.append(np.flatnonzero(which == k))
-        part = recording.parts[k]
+        part, place = recording.parts[k], np.flatnonzero(which == k)
+        some = trials.select(trials=place)
         with _naming(part):
-            some = trials.select(trials=places[-1])
-            found.append(Trials.read(some, recording=part, axis=recording.axis, **how))
-    return Given(_joined(found, numbers, recording), np.concatenate(places))
+            found.append(_read(some, part, recording.axis, outside, how))
+        is_kept = some.stop <= part.shape[recording.axis]
+        places.append(place if len(found[-1]) == len(place) else place[is_kept])
+    return Given(_joined(found, numbers, recording), _ranks(np.concatenate(places)))
 
 
 def _of_table(
@@ -277,7 +275,12 @@ def _of_table(
             some = _rows_of(replace(table, columns=columns), np.flatnonzero(which == k))
             found.append(_read(some, part, recording.axis, outside, how))
     joined = _joined(found, numbers, recording)
-    return Given(joined, np.argsort(np.argsort(joined.index)))
+    return Given(joined, _ranks(joined.index))
+
+
+def _ranks(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Distinct places without gaps: those that were dropped count for nothing."""
+    return np.argsort(np.argsort(places))
 
 
 def _rows_of(table: TrialTable, rows: npt.NDArray[np.intp]) -> TrialTable:
@@ -389,6 +392,20 @@ def _with_plain_name(trials: Trials) -> Trials:
     return replace(trials, columns=columns)
 
 
+def _refuse_others(trials: Trials, recording: Recording) -> None:
+    """Raise TrialError if trials of one recording say that some are of others."""
+    known = _known(recording)
+    values = trials.columns.get(RECORDING, np.empty(0, "U")).astype("U")
+    said = {name: name in known or _absolute(name) in known for name in np.unique(values).tolist()}
+    if any(said.values()) and not all(said.values()):
+        own, other = (next(name for name in said if said[name] is ours) for ours in (True, False))
+        raise TrialError(
+            f"The column '{RECORDING}' says that trials are of '{own}', others of '{other}', and "
+            f"'{recording}' alone is read. Select its trials: trials.where(recording='{own}') (in "
+            f"the shell: --where recording={own}); or read all recordings."
+        )
+
+
 def _which_of(
     columns: Mapping[str, npt.NDArray[Any]], recording: SeveralRecordings, count: int, where: str
 ) -> npt.NDArray[np.int64]:
@@ -411,7 +428,7 @@ def _which(values: npt.NDArray[Any], recording: SeveralRecordings) -> npt.NDArra
     return np.asarray(which, np.int64)[where.reshape(-1)]
 
 
-def _known(recording: SeveralRecordings) -> dict[str, set[int]]:
+def _known(recording: Recording) -> dict[str, set[int]]:
     """All names of recordings, and which ones each of them means."""
     known: dict[str, set[int]] = {}
     for k, part in enumerate(recording.parts):
