@@ -104,8 +104,19 @@ class SeveralRecordings(Recording):
 
     def check_unchanged(self) -> None:
         """Raise SourceError, which names one, unless all are as they were; see `Recording`."""
+        changed = []
         for part in self.parts:
-            part.check_unchanged()
+            try:
+                part.check_unchanged()
+            except SourceError as error:
+                changed.append(error)
+        if len(changed) > 1:
+            raise SourceError(
+                f"{len(changed)} of {len(self.parts)} recordings are not as they were. Of the "
+                f"first: {changed[0]}"
+            ) from changed[0]
+        if changed:
+            raise changed[0]
 
     def check_content(self) -> None:
         """Raise SourceError, which names one, unless all hold what they held; see `Recording`."""

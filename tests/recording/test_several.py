@@ -394,6 +394,9 @@ def test_the_recording_that_has_changed_is_named(folder):
     os.utime("s1.h5", ns=(0, 0))
     with pytest.raises(SourceError, match=r"'.*s1\.h5' has changed.*touch -d \S+ \S*s1\.h5"):
         made.source.check_unchanged()
+    os.utime("s2.h5", ns=(0, 0))
+    with pytest.raises(SourceError, match=r"2 of 3 recordings are not.*first: .*'.*s1\.h5' has"):
+        made.source.check_unchanged()
     os.utime("s1.h5", ns=(0, made.source.parts[1].mtime_ns))
     with open("s2.h5", "r+b") as f:
         f.seek(-8, os.SEEK_END)
