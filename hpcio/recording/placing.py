@@ -265,7 +265,7 @@ def _of_table(
     """One table with a column that says which recording each of its trials is of."""
     is_name = isinstance(spec, str | os.PathLike)
     table = read_table(in_result(os.fspath(spec), "trials")) if is_name else array_table(spec)
-    columns = {_plain_name(name): plain_column(v) for name, v in table.columns.items()}
+    columns = {_plain_name(n): plain_column(np.asarray(v)) for n, v in table.columns.items()}
     count = len(next(iter(columns.values())))
     which = _which_of(columns, recording, count, table.where)
     found, numbers = [], np.unique(which)
