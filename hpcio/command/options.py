@@ -163,9 +163,9 @@ PLAN_OPTIONS = [
     click.option(
         "--trials",
         help="Which rows make which trial: FILE::NAME or a CSV or TSV file, with columns such as "
-        "start, stop [, offset], or onset and duration; or a number of rows for equal trials. ::NAME "
-        "is in the file of the recording. Of several recordings also a pattern in quotes; one table "
-        "has a column 'recording'.",
+        "start, stop [, offset], or onset and duration; or a number of rows for equal trials. "
+        "::NAME is in the file of the recording. Of several recordings: a pattern in quotes, or "
+        "one table with a column 'recording'.",
     ),
     *_TABLE_OPTIONS,
     click.option("--out", type=click.Path(), help="The result, a new HDF5 file."),
