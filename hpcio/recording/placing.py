@@ -245,9 +245,10 @@ def _of_trials(
     """Trials with a column that says which recording they are of."""
     trials = _with_plain_name(trials)
     which = _which_of(trials.columns, recording, len(trials), "The trials")
-    found, places, numbers = [], [], np.unique(which)
-    for k in numbers:
-        part, place = recording.parts[k], np.flatnonzero(which == k)
+    found, places, numbers = [], [], []
+    for k, place in _rows_of_each(which):
+        part = recording.parts[k]
+        numbers.append(k)
         some = trials.select(trials=place)
         with _naming(part):
             found.append(_read(some, part, recording.axis, outside, how))
@@ -268,14 +269,22 @@ def _of_table(
     columns = {_plain_name(n): plain_column(np.asarray(v)) for n, v in table.columns.items()}
     count = len(next(iter(columns.values())))
     which = _which_of(columns, recording, count, table.where)
-    found, numbers = [], np.unique(which)
-    for k in numbers:
+    found, numbers = [], []
+    for k, rows in _rows_of_each(which):
         part = recording.parts[k]
+        numbers.append(k)
         with _naming(part):
-            some = _rows_of(replace(table, columns=columns), np.flatnonzero(which == k))
+            some = _rows_of(replace(table, columns=columns), rows)
             found.append(_read(some, part, recording.axis, outside, how))
     joined = _joined(found, numbers, recording)
     return Given(joined, _ranks(joined.index))
+
+
+def _rows_of_each(which: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
+    """Each recording that rows are of, in their order, and these rows."""
+    order = np.argsort(which, kind="stable")
+    numbers, first = np.unique(which[order], return_index=True)
+    yield from zip(numbers.tolist(), np.split(order, first[1:]), strict=True)
 
 
 def _ranks(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -299,7 +308,7 @@ def _rows_of(table: TrialTable, rows: npt.NDArray[np.intp]) -> TrialTable:
 
 
 def _joined(
-    found: Sequence[Trials], numbers: Sequence[int] | npt.NDArray[Any], recording: SeveralRecordings
+    found: Sequence[Trials], numbers: Sequence[int], recording: SeveralRecordings
 ) -> Trials:
     """The trials of recordings of such numbers, one after the other."""
     first, parts = found[0], [recording.parts[k] for k in numbers]
