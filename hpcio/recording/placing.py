@@ -85,7 +85,6 @@ def read_trials(
     """
     if not isinstance(recording, SeveralRecordings):
         found = _read(_in_own_file(spec, recording), recording, axis, outside, how)
-        _refuse_others(found, recording)
         return Given(found, np.arange(len(found)))
     each = _for_each(spec, recording)
     if each is not None:
@@ -112,9 +111,10 @@ def placed(trials: Trials, recording: Recording) -> Trials:
     Raises
     ------
     TrialError
-        If one leaves its own recording, or it is not known which one that is.
+        If one leaves its own recording, or is of another than those that are read.
     """
     if not isinstance(recording, SeveralRecordings):
+        _refuse_others(trials, recording)
         return trials
     which = _which(trials[RECORDING], recording)
     first = np.asarray(recording.first_rows)

@@ -187,6 +187,13 @@ def test_in_the_shell(folder):
         folder, "hpcio run work.py:double 's*.h5::/lfp' --trials 's?.h5::/trials' --workers 0 "
         "--where recording=s0,s2 --select-channels 1 --out some.h5 --quiet",
     )  # fmt: skip
+    rows = ["s0,0,10", "s1,60,70", "s1,0,5"]
+    (folder / "all.csv").write_text("\n".join(["recording,start,stop", *rows]))
+    shell(
+        folder, "hpcio run work.py:double s1.h5::/lfp --trials all.csv --where recording=s1 "
+        "--workers 0 --out one.h5 --quiet",
+    )  # fmt: skip
+    check(folder / "one.h5", 2 * LFP[1][[*range(60, 70), *range(5)]])
     check(folder / "some.h5", 2 * np.concatenate([*PIECES[:3], *PIECES[4:]])[:, 1:2])
 
 
