@@ -271,7 +271,7 @@ def test_from_a_session_to_spectra_by_condition_and_back(tmp_path: Path) -> None
         out=tmp_path / "spectra.h5",
         axes={"condition": None, "frequency": np.fft.rfftfreq(250, 1e-3), "channel": None},
     )  # fmt: skip
-    plan.run(workers=2, progress=False)
+    plan.run(workers=0, progress=False)
     hpcio.repack(plan.out, tmp_path / "spectra.nwb")
     with read_by_pynwb(tmp_path / "spectra.nwb") as nwb:
         data = nwb.scratch["data"].data[:]
