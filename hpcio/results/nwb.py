@@ -29,6 +29,8 @@ _VERSION = "2.6.0"
 _TEXT = h5py.string_dtype("utf-8")
 # A time series has no more axes.
 _MOST_AXES = 4
+# Seconds became the nearest row, which is half a row beside them at the most, but for rounding.
+_NEAREST = 0.501
 # What a table of NWB keeps under these names.
 _TAKEN = ("id", "colnames", "description", "start_time", "stop_time", "tags", "timeseries")
 # What a table says of each trial besides; columns of the trials go before.
@@ -177,27 +179,34 @@ def _add_coordinates(scratch: h5py.Group, f: ResultFile) -> None:
 
 def _add_trials(g: h5py.File, f: ResultFile, table: np.ndarray) -> None:
     """The table of trials: intervals, if it is known which times they have."""
-    clock = f["trials"].attrs
+    clock, known = f["trials"].attrs, columns_of_result(f["trials"])
     columns: dict[str, tuple[np.ndarray, str]] = {}
-    for name, values in columns_of_result(f["trials"]).items():
+    where, kind = g["scratch"], "hdmf-common.DynamicTable"
+    description = "Trials, in rows of the recording: which times these have is not known."
+    if RATE in clock:
+        where, kind, description = g.create_group("intervals"), "core.TimeIntervals", "Trials."
+        for end in ("start", "stop"):
+            times, name = clock[T_START] + table[end] / clock[RATE], f"{end}_time"
+            if _are_near(known.get(name), times, clock[RATE]):
+                times = known.pop(name)  # as the table of trials has them, not as rows have
+            columns[name] = times, f"{end.capitalize()} of the trial, in seconds."
+    ids = known.get("id", table["trial"])
+    if ids.dtype.kind not in "iu" or len(np.unique(ids)) < len(ids):
+        ids = table["trial"]
+    else:
+        known.pop("id", None)
+    for name, values in known.items():
         columns[_free(name, columns)] = values, f"Column '{name}' of the trials."
     for field, (name, meaning) in _MEANING.items():
         columns[_free(name, columns)] = table[field], meaning
-    if RATE not in clock:
-        where = g["scratch"], "trials", "hdmf-common.DynamicTable"
-        description = "Trials, in rows of the recording: which times these have is not known."
-    else:
-        where = g.create_group("intervals"), "trials", "core.TimeIntervals"
-        description = "Trials."
-        seconds = {
-            f"{name}_time": (
-                clock[T_START] + table[name] / clock[RATE],
-                f"{name.capitalize()} of the trial, in seconds.",
-            )
-            for name in ("start", "stop")
-        }
-        columns = {**seconds, **columns}
-    _add_table(*where, description, table["trial"], columns)
+    _add_table(where, "trials", kind, description, ids, columns)
+
+
+def _are_near(values: np.ndarray | None, times: np.ndarray, rate: float) -> bool:
+    """Whether a column has the times of rows, each to the nearest row."""
+    if values is None or values.dtype.kind not in "iuf":
+        return False
+    return bool((np.abs(values - times) * rate < _NEAREST).all())
 
 
 def _free(name: str, taken: Iterable[str]) -> str:

@@ -89,6 +89,10 @@ def test_rows_of_trials_are_a_time_series(
         np.testing.assert_array_equal(trials["rt"], np.arange(4) / 8)
         np.testing.assert_allclose(trials["start_time"], [5.1, 5.6, 5.25, 7.0])
         np.testing.assert_allclose(trials["stop_time"], [5.3, 5.75, 5.5, 7.4])
+        assert trials.columns.tolist() == [
+            "start_time", "stop_time", "condition", "rt", "correct", "start_row", "stop_row",
+            "offset", "first", "last", "done",
+        ]  # fmt: skip
         assert trials["first"].tolist() == [0, 200, 350, 600]
         assert trials["done"].all()
         assert nwb.session_start_time == BEGAN
@@ -143,6 +147,18 @@ def test_trials_in_seconds_of_plain_hdf5_have_times(tmp_path: Path) -> None:
         assert nwb.trials["start_time"][:].tolist() == [1.0, 2.0]
         stamps = nwb.processing["hpcio"]["data"].timestamps[:]
         np.testing.assert_allclose(stamps[[0, 249, 250]], [1.0, 1.498, 2.0])
+
+
+def test_windows_around_trials_have_their_own_times(session: str, tmp_path: Path) -> None:
+    trials = Trials.read(session, recording=session, pre=0.1, post=0.05)
+    out = finished(session, tmp_path, np.abs, trials=trials)
+    hpcio.repack(out, tmp_path / "x.nwb")
+    with read_by_pynwb(tmp_path / "x.nwb") as nwb:
+        starts = np.array([5.1, 5.6, 5.25, 7.0])
+        np.testing.assert_allclose(nwb.trials["start_time"][:], starts - 0.1)
+        np.testing.assert_allclose(nwb.trials["stop_time"][:], starts + 0.05)
+        np.testing.assert_allclose(nwb.trials["trial_start_time"][:], starts)
+        assert set(nwb.trials["offset"][:].tolist()) == {100}
 
 
 @pytest.mark.parametrize("time", [slice(None, None, -1), slice(10, 60)])
