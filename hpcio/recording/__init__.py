@@ -6,8 +6,8 @@ an entry in `RECORDINGS` or `TRIAL_TABLES`.
 """
 
 from hpcio.recording.blocks import Blocks, InputKind
+from hpcio.recording.channels import Electrodes, electrodes
 from hpcio.recording.clocks import Clock, clock_of_rows
-from hpcio.recording.electrodes import Electrodes, electrodes
 from hpcio.recording.hdf5 import is_phony, read_region, unnamed
 from hpcio.recording.placing import placed, read_trials
 from hpcio.recording.reading import LARGE, ReadAhead, Reader
