@@ -379,9 +379,10 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     }
     if chosen or table or options["where"] or options["outside"] == "drop":
         check_trial_table(trials, options["out"])
-        axis, outside = options["axis"], options["outside"]
-        recording = read_recording(source, axis=axis)
-        trials, _ = read_trials(trials, recording, axis=axis, outside=outside, **table)
+        where: Any = {"axis": options["axis"], "out": options["out"]}
+        recording = read_recording(source, **where)
+        table["outside"] = options["outside"]
+        trials, _ = read_trials(trials, recording, **where, **table)
         wanted = options["where"].items()
         trials = trials.where(**{name: _wanted(trials, name, text) for name, text in wanted})
         if options["channel_axis"] is not None:

@@ -52,7 +52,13 @@ class Given(NamedTuple):
 
 
 def read_trials(
-    spec: Any, recording: Recording, *, axis: int = 0, outside: Outside = "error", **how: Any
+    spec: Any,
+    recording: Recording,
+    *,
+    axis: int = 0,
+    outside: Outside = "error",
+    out: str | None = None,
+    **how: Any,
 ) -> Given:
     """The trials of a recording, or of each of several; see :meth:`hpcio.Trials.read`.
 
@@ -71,6 +77,8 @@ def read_trials(
         The axis that trials cut.
     outside : {"error", "drop"}
         What becomes of trials that leave the recording, each its own.
+    out : str, optional
+        The result, which no pattern stands for.
     **how
         Further options of `Trials.read`.
 
@@ -86,7 +94,7 @@ def read_trials(
     if not isinstance(recording, SeveralRecordings):
         found = _read(_in_own_file(spec, recording), recording, axis, outside, how)
         return Given(found, np.arange(len(found)))
-    each = _for_each(spec, recording)
+    each = _for_each(spec, recording, out)
     if each is not None:
         return _of_each(each, recording, outside, how)
     if isinstance(spec, Trials):
@@ -142,7 +150,7 @@ def _in_own_file(spec: Any, recording: Recording) -> Any:
     return f"{recording.path}{os.fspath(spec)}" if is_inside else spec
 
 
-def _for_each(spec: Any, recording: SeveralRecordings) -> list[Any] | None:
+def _for_each(spec: Any, recording: SeveralRecordings, out: str | None) -> list[Any] | None:
     """The trials of each recording, as they are given; None if one table has those of all."""
     count = len(recording.parts)
     if isinstance(spec, int | np.integer) and not isinstance(spec, bool):
@@ -158,7 +166,7 @@ def _for_each(spec: Any, recording: SeveralRecordings) -> list[Any] | None:
         name = os.fspath(spec)
         if name.startswith("::"):
             return [_in_own_file(name, part) for part in recording.parts]
-        found = matching_files(name)
+        found = matching_files(name, out=out)
         if found is not None:
             _check_alike(name, found, recording)
             return [*found]

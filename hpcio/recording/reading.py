@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future, wait
 from contextlib import ExitStack
 from functools import partial
 from threading import Lock
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -52,12 +52,14 @@ class Reader:
 
     def __init__(self, recording: Recording, *, axis: int) -> None:
         self._recording, self._axis = recording, axis
-        # The parts that are open; the one that was used last comes last.
+        # The parts that are open, by their first row; the one that was used last comes last.
         self._open: dict[int, _OpenPart] = {}
         self._lock = Lock()
+        # The last one again: most trials lie in the part of the one before.
+        self._now = _Now(0, 0, None, {})
         self._alone = len(recording.parts) == 1
         if self._alone:
-            self._part(recording.parts[0])
+            self._open[0] = _OpenPart(recording.parts[0], axis=axis)
         else:
             recording.check_unchanged()
 
@@ -67,40 +69,44 @@ class Reader:
         HDF5 lets only one thread in, so reading by it would hold up the function.
         """
         size = int(np.prod(kind.inshape, dtype=np.int64)) * self._recording.dtype.itemsize
-        return size >= LARGE and self._part(self._at(kind, base)[0]).is_plain(kind)
+        if size < LARGE:
+            return False
+        opened = self._open[0] if self._alone else self._turned_to(kind, base).opened
+        return opened is not None and opened.is_plain(kind)
 
     def of_kind(self, kind: InputKind) -> Callable[[int], np.ndarray]:
         """How trials of a kind are read: a function of the row at which a trial begins.
 
         The caller may change the array that it returns.
         """
-        if self._alone:
-            return self._part(self._recording.parts[0]).of_kind(kind)
-        return partial(self._of_part, kind)
+        return self._open[0].of_kind(kind) if self._alone else partial(self._of_part, kind)
 
     def _of_part(self, kind: InputKind, base: int) -> np.ndarray:
-        part, first = self._at(kind, base)
-        return self._part(part).of_kind(kind)(first)
+        rows, now = kind.grid[self._axis], self._now
+        if base + rows.start < now.first or base + rows.stop > now.stop:
+            now = self._turned_to(kind, base)
+        read = now.reads.get(id(kind))
+        if read is None:
+            assert now.opened is not None
+            read = now.reads[id(kind)] = now.opened.of_kind(kind)
+        return read(base - now.first)
 
-    def _at(self, kind: InputKind, base: int) -> tuple[Recording, int]:
-        """The part that a trial lies in, and the row of it at which the trial begins."""
-        rows = kind.grid[self._axis]
-        region = list(kind.grid)
+    def _turned_to(self, kind: InputKind, base: int) -> _Now:
+        """The part that a trial lies in, open; that which was used the longest ago is closed."""
+        rows, region = kind.grid[self._axis], list(kind.grid)
         region[self._axis] = slice(base + rows.start, base + rows.stop, rows.step)
         part, inside = self._recording.at(tuple(region))
-        return part, inside[self._axis].start - rows.start
-
-    def _part(self, part: Recording) -> _OpenPart:
-        """A part that is open; the one that was used the longest ago is closed for it."""
+        first = base + rows.start - inside[self._axis].start
         # A thread may still read ahead for a batch that was left.
         with self._lock:
-            opened = self._open.pop(id(part), None)
+            opened = self._open.pop(first, None)
             if opened is None:
                 while len(self._open) >= MOST_OPEN:
                     self._open.pop(next(iter(self._open))).close()
                 opened = _OpenPart(part, axis=self._axis)
-            self._open[id(part)] = opened
-            return opened
+            self._open[first] = opened
+            self._now = _Now(first, first + part.shape[self._axis], opened, {})
+            return self._now
 
     def close(self) -> None:
         """Let go of the recording."""
@@ -113,6 +119,15 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Now(NamedTuple):
+    """A part that is open, which rows of the whole it has, and how trials of it are read."""
+
+    first: int
+    stop: int
+    opened: _OpenPart | None
+    reads: dict[int, Callable[[int], np.ndarray]]  # by `id` of their kind, which the plan holds
 
 
 class _OpenPart:

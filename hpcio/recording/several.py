@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 
 from hpcio.errors import OptionError, SourceError, TrialError, check_path
-from hpcio.files import FileState, split_spec
+from hpcio.files import FileState, lies_in_result, split_spec
 from hpcio.recording.clocks import clock_of
 from hpcio.recording.recording import OpenRecording, Recording
 from hpcio.words import natural
@@ -171,6 +171,7 @@ def read_recording(
     *,
     axis: int = 0,
     units: str | None = None,
+    out: str | None = None,
 ) -> Recording:
     """Describe what a user names: a recording, several in a list, or all files of a pattern.
 
@@ -183,6 +184,8 @@ def read_recording(
         The axis that trials cut, along which several are joined.
     units : str, optional
         As for `Recording.read`.
+    out : str, optional
+        The result, which no pattern stands for.
 
     Raises
     ------
@@ -199,7 +202,7 @@ def read_recording(
     else:
         check_path("source", source)
         text = os.fspath(source)
-        found = matching_files(text)
+        found = matching_files(text, out=out)
         if found is None:
             return Recording.read(text, units=units)
         if not found:
@@ -210,8 +213,15 @@ def read_recording(
     return SeveralRecordings.joined(parts, axis)
 
 
-def matching_files(spec: str) -> list[str] | None:
+def matching_files(spec: str, *, out: str | None = None) -> list[str] | None:
     """What a name with ``*``, ``?`` or ``[...]`` in the name of its file stands for.
+
+    Parameters
+    ----------
+    spec : str
+        With a dataset or without.
+    out : str, optional
+        The result of a plan: it and its parts are left out, since no plan reads what it makes.
 
     Returns
     -------
@@ -223,6 +233,9 @@ def matching_files(spec: str) -> list[str] | None:
     if not any(sign in file for sign in "*?[") or os.path.exists(file):
         return None
     found = sorted(filter(os.path.isfile, glob.glob(file, recursive=True)), key=natural)
+    if out is not None:
+        own = os.path.expanduser(out)
+        found = [name for name in found if not lies_in_result(name, own)]
     return [f"{name}::{dataset}" if dataset else name for name in found]
 
 

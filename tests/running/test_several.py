@@ -110,6 +110,16 @@ def test_one_table_for_all(folder):
         assert f["recording"].asstr()[:].tolist() == NAMES
 
 
+def test_a_pattern_leaves_the_result_out(folder):
+    """Be it finished or not, `sum.h5` and the parts of it are none of the recordings."""
+    options = {"trials": f"{folder}/s*.h5::/trials", "out": folder / "sum.h5", "sources": "trial"}
+    source = f"{folder}/**/s*.h5::lfp"
+    for computed in (8, 0):
+        made = Plan.create(f"{folder}/work.py:double", source, **options)
+        assert made.run(workers=0, progress=False).computed == computed
+    check_all(folder / "sum.h5")
+
+
 @pytest.mark.parametrize("writer", WRITERS)
 def test_killed_and_resumed(folder, writer):
     made = left_by_a_kill(plan(folder, **WRITERS[writer]), safe=2, more=3)
