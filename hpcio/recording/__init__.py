@@ -2,8 +2,9 @@
 
 This room uses `hpcio.files` and `hpcio.machine`. Others take `Recording`, `Trials`, `Blocks` and
 `Reader` from it; `read_recording` and `read_trials` take what a user names, also of several
-recordings that are read as one, and `placed` gives trials the rows of the whole. A new kind of recording or of trial table needs one file, here or elsewhere, and
-an entry in `RECORDINGS` or `TRIAL_TABLES`.
+recordings that are read as one, and `placed` gives trials the rows of the whole. A new kind of
+recording or of trial table needs one file, here or elsewhere, and an entry in `RECORDINGS` or
+`TRIAL_TABLES`.
 """
 
 from hpcio.recording.blocks import Blocks, InputKind
