@@ -16,13 +16,14 @@ from hpcio.machine import lazily
 if TYPE_CHECKING:
     from hpcio.function import FauxTrial, per_trial, unwrap_cfg, unwrap_io
     from hpcio.plan import Plan
-    from hpcio.recording import Trials
+    from hpcio.recording import Trials, electrodes
     from hpcio.results import open, repack, verify  # noqa: A004  (as io.open and gzip.open)
 
 __all__ = [
     "FauxTrial",
     "Plan",
     "Trials",
+    "electrodes",
     "errors",
     "open",
     "per_trial",
@@ -40,6 +41,7 @@ __getattr__ = lazily(
         "FauxTrial": "function",
         "Plan": "plan",
         "Trials": "recording",
+        "electrodes": "recording",
         "open": "results",
         "per_trial": "function",
         "repack": "results",

@@ -89,9 +89,9 @@ class Plan(Value):
     def create(
         cls,
         func: Callable[..., Any] | str,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
-        trials: Trials | np.ndarray | Sequence[Sequence[int]] | int | str | os.PathLike[str],
+        trials: Trials | np.ndarray | Sequence[Any] | int | str | os.PathLike[str],
         out: str | os.PathLike[str],
         writer: str = "virtual",
         sources: Literal["auto", "trial", "task"] = "auto",
@@ -105,6 +105,7 @@ class Plan(Value):
         axis: int = 0,
         channel_axis: int | None = None,
         channels_per_block: int | None = None,
+        units: str | None = None,
         out_channel_axis: int | None = None,
         out_shape: Sequence[int] | Callable[[tuple[int, ...]], Sequence[int]] | None = None,
         out_dtype: Any = None,
@@ -123,11 +124,16 @@ class Plan(Value):
             The compute function, or its name as ``MODULE:FUNC`` or ``FILE.py:FUNC``. If it
             takes ``noCompute``, it is asked for shape and type; any other function is
             called with real trials, one of each shape, or of some if the others follow a rule.
-        source : str or path
-            The recording, ``FILE::DATASET``.
+        source : str or path, or several
+            The recording, ``FILE::DATASET``, or a series of NWB, ``FILE::NAME``. Several in a
+            list, or all files of a pattern such as ``"data/s*.h5::/lfp"``, are read as one: they
+            must agree in type, channels and rate.
         trials : Trials, array (N, 2) or (N, 3), int, ``FILE::DATASET``, or a CSV or TSV file
             Start, stop and offset of each trial, in rows of the source; an int makes equal
-            trials of that many rows.
+            trials of that many rows. ``"::NAME"`` is in the file of the recording. Of several
+            recordings: the trials of each in a list, or by one such name, int or pattern; or one
+            table with a column `recording` (path, name or stem of a file), by which trials are
+            sorted.
         out : str or path
             The result, a new HDF5 file. Beside it, ``OUT.run`` holds the run.
         writer : {"virtual", "direct", "mpi", "mpi-collective", "mutex"}
@@ -165,6 +171,9 @@ class Plan(Value):
             The axis of channels of the source, where it is not the one other axis.
         channels_per_block : int, optional
             Call the function for so many channels at a time.
+        units : str, optional
+            Read values in this unit, such as ``"V"``, in float64: a series of NWB says how. By
+            default they are as they are stored.
         out_channel_axis : int, optional
             The axis of channels of the function's result; by default that of the source. For
             `channels_per_block` and ``reduce="cov"``.
@@ -223,7 +232,7 @@ class Plan(Value):
                 out,
                 reading=ReadingOptions(
                     trials=trials, axis=axis, channel_axis=channel_axis,
-                    channels_per_block=channels_per_block,
+                    channels_per_block=channels_per_block, units=units,
                 ),
                 call=CallOptions(
                     args=args, kwargs={} if kwargs is None else kwargs, out_shape=out_shape,

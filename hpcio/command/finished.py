@@ -29,7 +29,7 @@ def verify(out: str) -> None:
 def repack(out: str, into: str | None, **options: Any) -> None:
     """Make one ordinary HDF5 file of a result, verified.
 
-    With INTO, a new file is made. Without it, OUT itself becomes one file, and its run
-    directory is removed after verification.
+    With INTO, a new file is made; one of NWB, if its name ends with .nwb. Without it, OUT itself
+    becomes one file, and its run directory is removed after verification.
     """
     say(str(repack_result(out, into, **options)))

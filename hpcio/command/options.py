@@ -13,7 +13,7 @@ from hpcio.function import per_trial
 from hpcio.journals import Exists
 from hpcio.plan import Plan
 from hpcio.planning import check_trial_table
-from hpcio.recording import Recording, Trials
+from hpcio.recording import Electrodes, Trials, electrodes, read_recording, read_trials
 from hpcio.writers import WRITERS
 
 __all__ = [
@@ -163,7 +163,9 @@ PLAN_OPTIONS = [
     click.option(
         "--trials",
         help="Which rows make which trial: FILE::NAME or a CSV or TSV file, with columns such as "
-        "start, stop [, offset], or onset and duration; or a number of rows for equal trials.",
+        "start, stop [, offset], or onset and duration; or a number of rows for equal trials. "
+        "::NAME is in the file of the recording. Of several recordings: a pattern in quotes, or "
+        "one table with a column 'recording'.",
     ),
     *_TABLE_OPTIONS,
     click.option("--out", type=click.Path(), help="The result, a new HDF5 file."),
@@ -199,10 +201,19 @@ PLAN_OPTIONS = [
     click.option("--by", metavar="COLUMN,...", help="One for each value of columns of the trials."),
     click.option("--axis", type=int, default=0, show_default=True, help="Axis that trials cut."),
     click.option("--channel-axis", type=int, help="Axis of channels of the recording."),
+    click.option("--units", help="Read values in this unit, such as V, as a series of NWB says."),
     click.option("--channels-per-block", type=int, help="Compute so many channels at a time."),
     click.option("--out-channel-axis", type=int, help="Axis of channels of one result."),
     click.option("--select-trials", callback=_indices, help="Some trials, as 0:100 or 3,1,2."),
     click.option("--select-channels", callback=_indices, help="Some channels, likewise."),
+    click.option(
+        "--electrodes",
+        multiple=True,
+        metavar="COLUMN=VALUE",
+        callback=_pairs_of_words,
+        help="Channels of a series of NWB whose electrodes have a value, such as "
+        "group_name=shank0; values as of --where.",
+    ),
     click.option("--select-time", callback=_indices, help="Some rows of each trial, likewise."),
     click.option(
         "--arg", "args", multiple=True, metavar="VALUE", help="A further argument of the function."
@@ -323,17 +334,18 @@ def refuse_plan_options(out: str) -> None:
         )
 
 
-def _wanted(trials: Trials, name: str, text: str) -> Any:
-    """What `Trials.where` takes for ``VALUE``, ``A,B`` or ``LOW:HIGH``, by the type of a column."""
-    if trials[name].dtype.kind == "U":
+def _wanted(table: Trials | Electrodes, name: str, text: str) -> Any:
+    """What `where` takes for ``VALUE``, ``A,B`` or ``LOW:HIGH``, by the type of a column."""
+    if table[name].dtype.kind == "U":
         return text.split(",")
-    if trials[name].dtype.kind == "b" and text.lower() in _WORDS:
+    if table[name].dtype.kind == "b" and text.lower() in _WORDS:
         return _WORDS[text.lower()]
     least, colon, most = text.partition(":")
     words = [least, most] if colon else text.split(",")
     numbers = [_number(word) for word in words]
     if None in numbers:
-        raise click.UsageError(f"--where {name}={text}: '{name}' is a column of numbers.")
+        option = "where" if isinstance(table, Trials) else "electrodes"
+        raise click.UsageError(f"--{option} {name}={text}: '{name}' is a column of numbers.")
     return tuple(numbers) if colon else numbers
 
 
@@ -354,6 +366,12 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         for name in ("trials", "channels", "time")
         if options[f"select_{name}"] is not None
     }
+    if options["electrodes"]:
+        if "channels" in chosen:
+            raise click.UsageError("--electrodes and --select-channels exclude each other.")
+        known = electrodes(source)
+        of_each = options["electrodes"].items()
+        chosen["channels"] = known.where(**{n: _wanted(known, n, text) for n, text in of_each})
     table = {
         name: options[name]
         for name in ("rate", "pre", "post", "unit", "one_based", "onset", "t_start")
@@ -361,12 +379,10 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     }
     if chosen or table or options["where"] or options["outside"] == "drop":
         check_trial_table(trials, options["out"])
-        recording = Recording.read(source)
-        shape, axis = recording.shape, options["axis"]
-        rows = shape[axis] if -len(shape) <= axis < len(shape) else 0
-        trials = Trials.read(
-            trials, rows=rows, axis=axis, recording=recording, outside=options["outside"], **table
-        )
+        where: Any = {"axis": options["axis"], "out": options["out"]}
+        recording = read_recording(source, **where)
+        table["outside"] = options["outside"]
+        trials, _ = read_trials(trials, recording, **where, **table)
         wanted = options["where"].items()
         trials = trials.where(**{name: _wanted(trials, name, text) for name, text in wanted})
         if options["channel_axis"] is not None:
@@ -377,6 +393,7 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         sources=options["sources"],
         join=options["join"], join_axis=options["join_axis"], axis=options["axis"],
         channel_axis=options["channel_axis"], channels_per_block=options["channels_per_block"],
+        units=options["units"],
         out_channel_axis=options["out_channel_axis"],
         keeptrials=options["reduce"] is None, reduce=options["reduce"],
         by=options["by"] and options["by"].split(","),

@@ -59,8 +59,9 @@ def _run_plan(plan: Plan, options: dict[str, Any], executor: Executor | None = N
 def run(function: str, source: str | None, **options: Any) -> None:
     """Plan and run, or run a plan that was made before.
 
-    FUNCTION is MODULE:FUNC or FILE.py:FUNC, SOURCE is the recording, FILE::DATASET. With one
-    argument alone, OUT is the result of a plan: hpcio run out.h5
+    FUNCTION is MODULE:FUNC or FILE.py:FUNC, SOURCE is the recording, FILE::DATASET, or a pattern
+    in quotes for several, 'data/s*.h5::/lfp'. With one argument alone, OUT is the result of a plan:
+    hpcio run out.h5
     """
     if source is not None:
         run_here(lambda: create_plan(function, source, options), options)

@@ -207,6 +207,24 @@ class Arguments:
             {name: with_values(value) for name, value in self.kwargs.items()},
         )
 
+    def in_order(self, order: np.ndarray) -> Self:
+        """The same for trials that were sorted; `order` is the place that each of them had."""
+
+        def sorted_too(value: object) -> object:
+            if not isinstance(value, PerTrial) or len(value) != len(order):
+                return value
+            own = value.values
+            return PerTrial(
+                own[order] if isinstance(own, np.ndarray) else [own[k] for k in order.tolist()]
+            )
+
+        if (order == np.arange(len(order))).all():
+            return self
+        return type(self)(
+            tuple(map(sorted_too, self.args)),
+            {name: sorted_too(value) for name, value in self.kwargs.items()},
+        )
+
     def values(self) -> list[Any]:
         """All of them, those without a name first."""
         return [*self.args, *self.kwargs.values()]

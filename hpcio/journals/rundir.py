@@ -207,10 +207,10 @@ def _older_result(plan: Plan) -> str:
             f"'{plan.out}' is a link to '{os.path.realpath(plan.out)}', and would be replaced "
             "itself. Remove the link, or choose that file as the output."
         )
-    for file in (plan.source.path, *(behind.path for behind in plan.source.behind)):
-        if lies_in_result(file, plan.out):
+    for file in plan.source.files():
+        if lies_in_result(file.path, plan.out):
             raise OutputError(
-                f"The result would replace '{file}', which is its own source. Choose another "
+                f"The result would replace '{file.path}', which is its own source. Choose another "
                 "output."
             )
     return "" if mark is None else mark.run_id

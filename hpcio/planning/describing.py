@@ -141,7 +141,7 @@ def describe(
     share = float(read.sum()) / max(1, int(read[longest]))
     return Description(
         function=str(plan.function),
-        source=f"{plan.source.path}::{plan.source.dataset}",
+        source=str(plan.source),
         out=plan.out,
         trials=int(plan.blocks.trial[-1]) + 1,
         blocks=len(plan),

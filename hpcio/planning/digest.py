@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from hpcio.files import in_pieces
 from hpcio.planning.plan import Plan
 from hpcio.planning.planfile import FORMAT, plain_average, plain_input_kind
+from hpcio.recording import Recording, SeveralRecordings
 
 __all__ = ["Difference", "difference", "digest_of"]
 
@@ -28,14 +29,13 @@ def _parts(plan: Plan) -> dict[str, Any]:
         "format": FORMAT,
         _FUNCTION: [plan.function.name, plan.function.digest],
         _ARGUMENTS: plan.given.digest,
-        "recording": [
-            source.kind, source.dataset, source.shape, source.dtype.str, source.size,
-            source.mtime_ns, source.sample, [(f.size, f.mtime_ns) for f in source.behind],
-        ],
+        "recording": _looks_of(source),
+        **_units_of(source),
         "trials": [
             *(_hash(array) for array in plan.arrays().values()),
             *(plain_input_kind(kind) for kind in plan.blocks.input_kinds),
             *([name, _hash(column)] for name, column in plan.trials.columns.items()),
+            *([] if (clock := plan.trials.clock) is None else [clock.rate, clock.t_start]),
         ],
         "shape or type of the results": [
             target.dtype.str, target.shape, target.shapes, plan.casting,
@@ -54,6 +54,23 @@ def _of_reduction(plan: Plan) -> dict[str, Any]:
     """The functions that make an average, if it is made by such."""
     found = [[function.name, function.digest] for function in plan.reduction]
     return {"functions of reduce": found} if found else {}
+
+
+def _units_of(source: Recording) -> dict[str, Any]:
+    """How values become those of units, if they do."""
+    parts = source.parts if isinstance(source, SeveralRecordings) else (source,)
+    said = [None if part.scaling is None else asdict(part.scaling) for part in parts]
+    return {"units": said if len(said) > 1 else said[0]} if any(said) else {}
+
+
+def _looks_of(source: Recording) -> list[Any]:
+    """What a recording was; of several, what each of them was."""
+    if isinstance(source, SeveralRecordings):
+        return [source.axis, [_looks_of(part) for part in source.parts]]
+    return [
+        source.kind, source.dataset, source.shape, source.dtype.str, source.size, source.mtime_ns,
+        source.sample, [(f.size, f.mtime_ns) for f in source.behind],
+    ]  # fmt: skip
 
 
 def _hash(array: np.ndarray | None) -> str | None:
@@ -131,5 +148,7 @@ def _parts_that_differ(plan: Plan, other: Plan) -> list[str]:
 
 
 def _without_times(recording: list[Any]) -> list[Any]:
+    if len(recording) == 2:  # several
+        return [recording[0], *map(_without_times, recording[1])]
     *others, _, sample, behind = recording
     return [*others, sample, [size for size, _ in behind]]

@@ -39,7 +39,16 @@ from hpcio.planning.options import (
 )
 from hpcio.planning.plan import Plan
 from hpcio.planning.reducing import reduction_of, try_reduction
-from hpcio.recording import Blocks, Recording, Trials
+from hpcio.recording import (
+    Blocks,
+    Recording,
+    Trials,
+    clock_of_rows,
+    matching_files,
+    placed,
+    read_recording,
+    read_trials,
+)
 
 __all__ = ["check_new_output", "check_output", "check_trial_table", "make_plan", "renewed"]
 
@@ -49,10 +58,12 @@ AUTO_TRIAL_SOURCES = 512
 # HDF5 needs 13 kB of memory for each mapping of a virtual dataset while it is built.
 MAX_MAPPINGS = 100_000
 
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
 
 def make_plan(
     func: Callable[..., Any] | str,
-    source: str | os.PathLike[str],
+    source: Source,
     out: str | os.PathLike[str],
     *,
     reading: ReadingOptions,
@@ -67,7 +78,7 @@ def make_plan(
     Parameters
     ----------
     func : callable or str
-    source : str or path
+    source : str, path, or sequence of them
     out : str or path
     reading, call, layout, storage : options
     abilities : WriterAbilities
@@ -77,8 +88,8 @@ def make_plan(
     """
     final = check_output(out)
     check_trial_table(reading.trials, final)
-    read = _what_is_read(source, reading)
-    called = _what_is_called(func, call, read.trials)
+    read = _what_is_read(source, reading, final)
+    called = _what_is_called(func, call, read)
     _refuse_generators(called.function, called.given)
     reduction = reduction_of(layout.reduce)
     _refuse_generators_in(reduction)
@@ -224,9 +235,15 @@ def check_output(out: str | os.PathLike[str]) -> str:
 
 def check_trial_table(trials: object, out: str | os.PathLike[str]) -> None:
     """Raise OutputError if a trial table lies in the output or its parts, which a run replaces."""
-    if not isinstance(trials, str | os.PathLike):
+    if isinstance(trials, list | tuple):
+        for one in trials:
+            if isinstance(one, str | os.PathLike):
+                check_trial_table(one, out)
+    if not isinstance(trials, str | os.PathLike) or os.fspath(trials).startswith("::"):
         return
     name = os.fspath(trials)
+    if matching_files(name) is not None:  # which leaves the output out
+        return
     file = split_spec(name)[0] if "::" in name else os.path.expanduser(name)
     if lies_in_result(file, os.path.expanduser(out)):
         raise OutputError(
@@ -244,14 +261,13 @@ class _Read:
     recording: Recording
     trials: Trials
     blocks: Blocks
+    order: np.ndarray  # the place of each trial among those that were given
 
 
-def _what_is_read(source: str | os.PathLike[str], reading: ReadingOptions) -> _Read:
-    recording = Recording.read(source)
-    rows = _rows(recording, reading.axis)
-    given = reading.trials
-    outside = given.outside if isinstance(given, Trials) else "error"
-    trials = Trials.read(given, rows=rows, axis=reading.axis, recording=recording, outside=outside)
+def _what_is_read(source: Source, reading: ReadingOptions, out: str) -> _Read:
+    recording = read_recording(source, axis=_axis(reading), units=reading.units, out=out)
+    _check_axis(recording, reading.axis)
+    trials, order = read_trials(reading.trials, recording, axis=reading.axis, out=out)
     ndim = len(recording.shape)
     if reading.axis and trials.axis % ndim != reading.axis % ndim:
         raise OptionError(
@@ -262,27 +278,39 @@ def _what_is_read(source: str | os.PathLike[str], reading: ReadingOptions) -> _R
         trials = trials.with_blocks(
             channels_per_block=reading.channels_per_block, channel_axis=reading.channel_axis
         )
-    name = f"'{recording.dataset}' of '{recording.path}'"
-    return _Read(recording, trials, trials.blocks(recording.shape, name=name))
+    clock = clock_of_rows(trials.clock, recording, trials.axis)
+    trials = replace(trials, clock=clock)
+    alone = len(recording.parts) == 1
+    name = f"'{recording.dataset}' of '{recording.path}'" if alone else str(recording)
+    blocks = placed(trials, recording).blocks(recording.shape, name=name)
+    return _Read(recording, trials, blocks, order)
 
 
-def _rows(recording: Recording, axis: int) -> int:
+def _axis(reading: ReadingOptions) -> int:
+    """The axis that is cut: trials may know it by themselves."""
+    given = reading.trials
+    made = [one for one in (given if isinstance(given, list | tuple) else [given])
+            if isinstance(one, Trials)]  # fmt: skip
+    return made[0].axis if made and not reading.axis else reading.axis
+
+
+def _check_axis(recording: Recording, axis: int) -> None:
     if not -len(recording.shape) <= axis < len(recording.shape):
         raise OptionError(
             f"axis={axis} does not exist in '{recording.dataset}' of shape {recording.shape}. "
             f"Choose one from 0 to {len(recording.shape) - 1}."
         )
-    return recording.shape[axis]
 
 
 # ---------------------------------------------------------------------- what is called
 
 
-def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, trials: Trials) -> Called:
+def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, read: _Read) -> Called:
     function = Function.of(func)
     loaded = function.load() if isinstance(func, str) else func
-    arguments = Arguments.given(call.args, call.kwargs).with_columns(trials.__getitem__)
-    arguments.check(len(trials))
+    arguments = Arguments.given(call.args, call.kwargs).in_order(read.order)
+    arguments = arguments.with_columns(read.trials.__getitem__)
+    arguments.check(len(read.trials))
     payload = arguments.dump()
     unpickled = Arguments.load(payload)
     given = fingerprint(unpickled)

@@ -34,10 +34,11 @@ Reducing = Reduce | str | Sequence[Callable[..., Any]]
 class ReadingOptions:
     """What is read: the trials, and how they cut the recording; see :meth:`hpcio.Plan.create`."""
 
-    trials: Trials | np.ndarray | Sequence[Sequence[int]] | int | str | os.PathLike[str]
+    trials: Trials | np.ndarray | Sequence[Any] | int | str | os.PathLike[str]
     axis: int = 0
     channel_axis: int | None = None
     channels_per_block: int | None = None
+    units: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axis", check_whole("axis", self.axis))

@@ -305,15 +305,27 @@ class Plan:
         -------
         dict
             With the keys described in :func:`hpcio.unwrap_io`.
+
+        Raises
+        ------
+        PlanError
+            If values are to be read in units: such a dict says where they lie, and no more.
         """
+        if self.source.scaling is not None:
+            raise PlanError(
+                f"The plan reads '{self.source.dataset}' in {self.source.scaling.units}, and a "
+                "dict for a worker would have the values as they are stored. Run the plan, or "
+                "make one without units."
+            )
         kind = self.blocks.kind_of(i)
+        source, region = self.source.at(self.blocks.ingrid(i))
         trial, part = int(self.blocks.trial[i]), int(self.blocks.channel_block[i])
         folder = Path(f"{self.out}.byhand")
         return {
             "keeptrials": self.average is None,
-            "infile": self.source.path,
-            "indset": self.source.dataset,
-            "ingrid": self.blocks.ingrid(i),
+            "infile": source.path,
+            "indset": source.dataset,
+            "ingrid": region,
             "inshape": kind.inshape,
             "sigrid": None if kind.sigrid is None else [list(s) for s in kind.sigrid],
             "fancy": kind.sigrid is not None,

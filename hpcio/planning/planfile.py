@@ -48,7 +48,15 @@ from hpcio.fingerprints import Fingerprint
 from hpcio.function import Function, plain_state, state_of
 from hpcio.layout import Average, Axis, Target
 from hpcio.planning.plan import Former, Plan
-from hpcio.recording import Blocks, InputKind, Recording, Trials
+from hpcio.recording import (
+    Blocks,
+    Clock,
+    InputKind,
+    Recording,
+    Scaling,
+    SeveralRecordings,
+    Trials,
+)
 from hpcio.words import START_OVER
 
 __all__ = [
@@ -118,18 +126,18 @@ def _place(plan: Plan, final: Path, rename: Callable[[Path, Path], None]) -> Non
 def _write(plan: Plan, path: Path) -> None:
     function, pickled = _plain_function(plan.function)
     reduction = [_plain_function(each) for each in plan.reduction]
-    source = {**asdict(plan.source), "dtype": plan.source.dtype.str}
     spec = {
         "folder": os.path.dirname(plan.out),
         "function": function,
         "given": asdict(plan.given),
-        "source": source,
+        "source": _plain_source(plan.source),
         "axis": plan.blocks.axis,
         "channel_axis": plan.blocks.channel_axis,
         "channel_blocks": plan.blocks.channel_blocks,
         "input_kinds": [plain_input_kind(kind) for kind in plan.blocks.input_kinds],
         "axes": [axis.name for axis in plan.axes],
         "columns": list(plan.trials.columns),
+        "clock": None if plan.trials.clock is None else asdict(plan.trials.clock),
         "average": plain_average(plan.average),
         "reduction": [plain for plain, _ in reduction],
         "chunks": plan.chunks,
@@ -297,7 +305,8 @@ def _check(plan: Plan) -> None:
                         ("channel_block", blocks.channel_blocks)):  # fmt: skip
         if arrays[name].min() < 0 or arrays[name].max() >= limit:
             raise ValueError(f"a block has a '{name}' that is not there")
-    _check_source(plan.source)
+    for recording in plan.source.parts:
+        _check_source(recording)
     rank = len(plan.source.shape)
     for kind in blocks.input_kinds:
         if len(kind.grid) != rank or len(kind.inshape) != rank or min(kind.inshape) < 0:
@@ -392,7 +401,12 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
         raise ValueError("its average is by a column that is not there")
     return {
         **_found_again(spec, pickled, reduction, os.path.dirname(out)),
-        "trials": Trials(**trials, axis=spec["axis"], columns=columns),
+        "trials": Trials(
+            **trials,
+            axis=spec["axis"],
+            columns=columns,
+            clock=None if spec.get("clock") is None else Clock(**spec["clock"]),
+        ),
         "blocks": Blocks(
             **blocks,
             axis=spec["axis"],
@@ -458,31 +472,42 @@ def _found_again(
     spec: dict[str, Any], pickled: bytes, reduction: list[bytes], folder: str
 ) -> dict[str, Any]:
     """Functions and recording of a plan that now lies in `folder`, with paths as they are now."""
-    source = spec["source"]
-    known = {
-        "path": _now(source["path"], spec["folder"], folder),
-        "shape": tuple(source["shape"]),
-        "dtype": np.dtype(source["dtype"]),
-        "behind": tuple(
-            FileState(**{**file, "path": _now(file["path"], spec["folder"], folder)})
-            for file in source["behind"]
-        ),
-        "filters": tuple(source["filters"]),
-        "place": tuple(
-            (name, _now(value, spec["folder"], folder)) for name, value in source["place"]
-        ),
-    }
+    before = spec["folder"]
 
     def found(function: dict[str, Any], payload: bytes) -> Function:
-        path = tuple(_now(path, spec["folder"], folder) for path in function["path"])
+        path = tuple(_now(path, before, folder) for path in function["path"])
         seen = _fingerprint(function["fingerprint"])
         return Function(**{**function, "path": path, "fingerprint": seen}, pickled=payload)
 
     return {
         "function": found(spec["function"], pickled),
         "reduction": tuple(map(found, spec.get("reduction", ()), reduction)),
-        "source": Recording(**{**source, **known}),
+        "source": _source(spec["source"], lambda path: _now(path, before, folder)),
     }
+
+
+def _plain_source(source: Recording) -> dict[str, Any]:
+    """A recording as JSON can hold it; of several, each of them."""
+    if isinstance(source, SeveralRecordings):
+        return {"axis": source.axis, "parts": [_plain_source(part) for part in source.parts]}
+    return {**asdict(source), "dtype": source.dtype.str}
+
+
+def _source(plain: dict[str, Any], now: Callable[[str], str]) -> Recording:
+    """What `_plain_source` was made of, with paths as they are now."""
+    if "parts" in plain:
+        parts = [_source(part, now) for part in plain["parts"]]
+        return SeveralRecordings.joined(parts, plain["axis"])
+    known = {
+        "path": now(plain["path"]),
+        "shape": tuple(plain["shape"]),
+        "dtype": np.dtype(plain["dtype"]),
+        "behind": tuple(FileState(**{**f, "path": now(f["path"])}) for f in plain["behind"]),
+        "filters": tuple(plain["filters"]),
+        "place": tuple((name, now(value)) for name, value in plain["place"]),
+        "scaling": Scaling.load(plain.get("scaling")),
+    }
+    return Recording(**{**plain, **known})
 
 
 def _fingerprint(plain: dict[str, Any]) -> Fingerprint:

@@ -1,16 +1,24 @@
 """What is read: the recording, its trials, and the blocks that follow from both.
 
 This room uses `hpcio.files` and `hpcio.machine`. Others take `Recording`, `Trials`, `Blocks` and
-`Reader` from it. A new kind of recording or of trial table needs one file, here or elsewhere, and
-an entry in `RECORDINGS` or `TRIAL_TABLES`.
+`Reader` from it; `read_recording` and `read_trials` take what a user names, also of several
+recordings that are read as one, and `placed` gives trials the rows of the whole. A new kind of
+recording or of trial table needs one file, here or elsewhere, and an entry in `RECORDINGS` or
+`TRIAL_TABLES`.
 """
 
 from hpcio.recording.blocks import Blocks, InputKind
+from hpcio.recording.channels import Electrodes, electrodes
+from hpcio.recording.clocks import Clock, clock_of_rows
 from hpcio.recording.hdf5 import is_phony, read_region, unnamed
+from hpcio.recording.placing import placed, read_trials
 from hpcio.recording.reading import LARGE, ReadAhead, Reader
 from hpcio.recording.recording import RECORDINGS, OpenRecording, Recording, RecordingKind
-from hpcio.recording.resulttables import FURTHER, column_of
+from hpcio.recording.resulttables import FURTHER, column_of, columns_of_result
+from hpcio.recording.scaling import Scaling
 from hpcio.recording.selections import take
+from hpcio.recording.sessions import dates_of_session
+from hpcio.recording.several import SeveralRecordings, matching_files, read_recording
 from hpcio.recording.showing import trials_in_words
 from hpcio.recording.tables import TRIAL_TABLES, TrialTable, TrialTableKind
 from hpcio.recording.trials import Trials
@@ -21,18 +29,30 @@ __all__ = [
     "RECORDINGS",
     "TRIAL_TABLES",
     "Blocks",
+    "Clock",
+    "Electrodes",
     "InputKind",
     "OpenRecording",
     "ReadAhead",
     "Reader",
     "Recording",
     "RecordingKind",
+    "Scaling",
+    "SeveralRecordings",
     "TrialTable",
     "TrialTableKind",
     "Trials",
+    "clock_of_rows",
     "column_of",
+    "columns_of_result",
+    "dates_of_session",
+    "electrodes",
     "is_phony",
+    "matching_files",
+    "placed",
+    "read_recording",
     "read_region",
+    "read_trials",
     "take",
     "trials_in_words",
     "unnamed",

@@ -1,4 +1,4 @@
-"""Which entries of a column of the trials are wanted, for `Trials.where`."""
+"""Which entries of a column are wanted, for `Trials.where` and `Electrodes.where`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def matching(name: str, column: npt.NDArray[Any], wanted: Any) -> npt.NDArray[np
     if callable(wanted):
         mask = np.asarray(wanted(column))
         if mask.dtype != bool or mask.shape != column.shape:
-            raise TrialError(f"The function for '{name}' gives no mask: one bool for each trial.")
+            raise TrialError(f"The function for '{name}' gives no mask: one bool for each value.")
         return mask
     if isinstance(wanted, tuple):
         if len(wanted) != 2 or column.dtype.kind not in "iuf":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, wait
+from contextlib import ExitStack
 from functools import partial
-from typing import Self
+from threading import Lock
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -26,14 +28,15 @@ WHOLE_ROWS = 16 << 10
 LARGE = 4 << 20
 # Bytes of whole rows that are read at a time, before what is selected of them is copied.
 ROWS_AT_A_TIME = 1 << 20
+# Of several recordings so many are open: trials follow each other recording by recording.
+MOST_OPEN = 4
 
 
 class Reader:
     """A recording that is held open for one attempt, and read trial by trial.
 
-    Where values lie as plain bytes and trials cut the first axis, rows are read as bytes. One
-    `preadv` reads a whole trial, three times as fast as HDF5. If some channels are selected, whole
-    rows are read and the channels are picked. The kind of recording reads everything else.
+    Of several that are read as one, each is opened when a trial of it is read, and few are open at
+    a time.
 
     Parameters
     ----------
@@ -48,43 +51,126 @@ class Reader:
     """
 
     def __init__(self, recording: Recording, *, axis: int) -> None:
+        self._recording, self._axis = recording, axis
+        # The parts that are open, by their first row; the one that was used last comes last.
+        self._open: dict[int, _OpenPart] = {}
+        self._lock = Lock()
+        # The last one again: most trials lie in the part of the one before.
+        self._now = _Now(0, 0, None, {})
+        self._alone = len(recording.parts) == 1
+        if self._alone:
+            self._open[0] = _OpenPart(recording.parts[0], axis=axis)
+        else:
+            recording.check_unchanged()
+
+    def is_large(self, kind: InputKind, base: int) -> bool:
+        """Whether trials like the one at `base` are worth reading ahead: large, and plain bytes.
+
+        HDF5 lets only one thread in, so reading by it would hold up the function.
+        """
+        size = int(np.prod(kind.inshape, dtype=np.int64)) * self._recording.dtype.itemsize
+        if size < LARGE:
+            return False
+        opened = self._open[0] if self._alone else self._turned_to(kind, base).opened
+        return opened is not None and opened.is_plain(kind)
+
+    def of_kind(self, kind: InputKind) -> Callable[[int], np.ndarray]:
+        """How trials of a kind are read: a function of the row at which a trial begins.
+
+        The caller may change the array that it returns.
+        """
+        return self._open[0].of_kind(kind) if self._alone else partial(self._of_part, kind)
+
+    def _of_part(self, kind: InputKind, base: int) -> np.ndarray:
+        rows, now = kind.grid[self._axis], self._now
+        if base + rows.start < now.first or base + rows.stop > now.stop:
+            now = self._turned_to(kind, base)
+        read = now.reads.get(id(kind))
+        if read is None:
+            assert now.opened is not None
+            read = now.reads[id(kind)] = now.opened.of_kind(kind)
+        return read(base - now.first)
+
+    def _turned_to(self, kind: InputKind, base: int) -> _Now:
+        """The part that a trial lies in, open; that which was used the longest ago is closed."""
+        rows, region = kind.grid[self._axis], list(kind.grid)
+        region[self._axis] = slice(base + rows.start, base + rows.stop, rows.step)
+        part, inside = self._recording.at(tuple(region))
+        first = base + rows.start - inside[self._axis].start
+        # A thread may still read ahead for a batch that was left.
+        with self._lock:
+            opened = self._open.pop(first, None)
+            if opened is None:
+                while len(self._open) >= MOST_OPEN:
+                    self._open.pop(next(iter(self._open))).close()
+                opened = _OpenPart(part, axis=self._axis)
+            self._open[first] = opened
+            self._now = _Now(first, first + part.shape[self._axis], opened, {})
+            return self._now
+
+    def close(self) -> None:
+        """Let go of the recording."""
+        with ExitStack() as stack:
+            while self._open:
+                stack.callback(self._open.popitem()[1].close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Now(NamedTuple):
+    """A part that is open, which rows of the whole it has, and how trials of it are read."""
+
+    first: int
+    stop: int
+    opened: _OpenPart | None
+    reads: dict[int, Callable[[int], np.ndarray]]  # by `id` of their kind, which the plan holds
+
+
+class _OpenPart:
+    """A recording that is open, or one of several, and how trials of it are read.
+
+    Where values lie as plain bytes and trials cut the first axis, rows are read as bytes. One
+    `preadv` reads a whole trial, three times as fast as HDF5. If some channels are selected, whole
+    rows are read and the channels are picked. The kind of recording reads everything else.
+    """
+
+    def __init__(self, recording: Recording, *, axis: int) -> None:
         self._open = recording.open()
         self._axis, self._shape, self._dtype = axis, recording.shape, recording.dtype
+        self._scaling = scaling = recording.scaling
+        self._stored = self._dtype if scaling is None else np.dtype(scaling.stored)
         self._fd = -1
         # Memory of the last trials, and its shapes.
         self._memory: list[np.ndarray] = []
         self._shapes: list[tuple[int, ...]] = []
         if axis == 0 and self._open.plain is not None:
             path, self._offset = self._open.plain
-            self._row = int(np.prod(self._shape[1:], dtype=np.int64)) * self._dtype.itemsize
+            self._row = int(np.prod(self._shape[1:], dtype=np.int64)) * self._stored.itemsize
             try:
                 self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 self.close()
                 raise as_read_error(error, path) from error
 
-    def is_large(self, kind: InputKind) -> bool:
-        """Whether trials of this kind are worth reading ahead: large, and plain bytes.
-
-        HDF5 lets only one thread in, so reading by it would hold up the function.
-        """
-        size = int(np.prod(kind.inshape, dtype=np.int64)) * self._dtype.itemsize
-        return size >= LARGE and self.of_kind(kind).func != self._by_kind
+    def is_plain(self, kind: InputKind) -> bool:
+        """Whether trials of a kind are read as plain bytes."""
+        return self.of_kind(kind).func != self._by_kind
 
     def of_kind(self, kind: InputKind) -> partial[np.ndarray]:
-        """How trials of a kind are read: a function of the row at which a trial begins.
-
-        The caller may change the array that it returns.
-        """
+        """How trials of a kind are read, as `Reader.of_kind` has it."""
         if self._fd < 0 or kind.grid[0].step != 1:
             return partial(self._by_kind, kind)
         whole = all(
             (g.start, g.stop, g.step) == (0, n, 1)
             for g, n in zip(kind.grid[1:], self._shape[1:], strict=True)
         )
-        if whole and kind.sigrid is None:
+        if whole and kind.sigrid is None and self._scaling is None:
             return partial(self._in_one_piece, kind)
-        if self._row <= WHOLE_ROWS:
+        if whole or self._row <= WHOLE_ROWS:
             return partial(self._from_rows, kind)
         return partial(self._by_kind, kind)
 
@@ -94,18 +180,26 @@ class Reader:
         return array.view()  # the function may change its type or flags
 
     def _from_rows(self, kind: InputKind, base: int) -> np.ndarray:
-        """Read whole rows, some at a time, and pick from them: HDF5 picks single values slowly."""
+        """Read whole rows, some at a time, and pick from them: HDF5 picks single values slowly.
+
+        What becomes values of a unit does so while the cache of the processor has it.
+        """
         first, last = base + kind.grid[0].start, base + kind.grid[0].stop
         others = kind.grid[1:]
         shape = tuple(len(range(g.start, g.stop, g.step)) for g in others)
-        region = np.empty((last - first, *shape), self._dtype)
+        region = self._empty((last - first, *shape))
         step = min(last - first, max(1, ROWS_AT_A_TIME // max(1, self._row)))
-        rows = np.empty((step, *self._shape[1:]), self._dtype)
+        rows = np.empty((step, *self._shape[1:]), self._stored)
+        factors = None if self._scaling is None else self._scaling.factors_of(kind.grid)
         for at in range(first, last, step):
             some = rows[: last - at]
             self._fill(some, at)
-            region[at - first : at - first + len(some)] = some[(slice(None), *others)]
-        return take(region, kind.sigrid)
+            picked, into = some[(slice(None), *others)], region[at - first : at - first + len(some)]
+            if self._scaling is None or factors is None:
+                into[...] = picked
+            else:
+                self._scaling.apply(picked, factors, out=into)
+        return take(region, kind.sigrid).view()
 
     def _by_kind(self, kind: InputKind, base: int) -> np.ndarray:
         region = list(kind.grid)
@@ -149,12 +243,6 @@ class Reader:
             if fd >= 0:
                 _close(fd, self._open.name)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def _close(fd: int, path: str) -> None:
     try:
@@ -184,9 +272,10 @@ class ReadAhead:
         todo: Sequence[tuple[int, int]],
         pool: Executor,
     ) -> None:
-        distinct = {kind for kind, _ in todo}
+        # Of each kind the row of a trial, the first: all are likely to be stored alike.
+        distinct = dict(reversed(todo))
         self._read = {kind: reader.of_kind(kinds[kind]) for kind in distinct}
-        self._large = {kind for kind in distinct if reader.is_large(kinds[kind])}
+        self._large = {k for k, base in distinct.items() if reader.is_large(kinds[k], base)}
         self._todo, self._pool = todo, pool
         self._next: Future[np.ndarray] | None = None
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import numpy as np
 
-from hpcio.errors import SourceError, check_path
+from hpcio.errors import OptionError, SourceError, check_path
 from hpcio.files import FileState, Place, check_place, mark_of, sample_of
 from hpcio.machine import Registry
+from hpcio.recording.scaling import Scaling
 from hpcio.words import START_OVER
 
 __all__ = ["RECORDINGS", "OpenRecording", "Recording", "RecordingKind", "in_result"]
@@ -35,6 +36,7 @@ class Recording:
         Name of the array in it.
     shape : tuple of int
     dtype : numpy.dtype
+        Type of the values that are read.
     size : int
         Size of the file in bytes.
     mtime_ns : int
@@ -51,6 +53,9 @@ class Recording:
     place : tuple of (str, str)
         What HDF5 finds further files by, and that may differ from process to process; see
         `hpcio.files.Followed`.
+    scaling : Scaling or None
+        How what is stored becomes values of a unit as it is read; None for values as they are
+        stored.
     """
 
     path: str
@@ -64,21 +69,39 @@ class Recording:
     filters: tuple[int, ...] = field(default=(), repr=False)
     sample: str = field(default="", repr=False)
     place: Place = field(default=(), repr=False)
+    scaling: Scaling | None = None
 
     @classmethod
-    def read(cls, spec: str | os.PathLike[str]) -> Recording:
+    def read(cls, spec: str | os.PathLike[str], *, units: str | None = None) -> Recording:
         """Describe the recording that a user names, such as ``FILE::DATASET``.
+
+        Parameters
+        ----------
+        spec : str or path
+        units : str, optional
+            What values are to be in, such as ``"V"``; by default they are as they are stored.
 
         Raises
         ------
         SourceError
             If it cannot be read, or holds no plain numbers.
+        OptionError
+            If its file does not say how to make values of these units.
         """
         check_path("source", spec)
         text = os.fspath(spec)
         text = in_result(text, "data")
         kind = next(kind for kind in RECORDINGS.added_first() if kind.claims(text))
-        return kind.look(text)
+        return _in_units(kind.look(text), units)
+
+    @property
+    def parts(self) -> tuple[Recording, ...]:
+        """The recordings that it is made of: of most that is the recording itself."""
+        return (self,)
+
+    def at(self, region: tuple[slice, ...]) -> tuple[Recording, tuple[slice, ...]]:
+        """The part that a region lies in, and where it lies there."""
+        return self, region
 
     def open(self) -> OpenRecording:
         """Check that it has not changed, and open it for reading.
@@ -90,19 +113,20 @@ class Recording:
         """
         self.check_unchanged()
         opened = RECORDINGS[self.kind].open(self)
-        if (opened.shape, opened.dtype) != (self.shape, self.dtype):
+        stored = self.dtype if self.scaling is None else np.dtype(self.scaling.stored)
+        if (opened.shape, opened.dtype) != (self.shape, stored):
             opened.close()
             raise SourceError(
                 f"'{self.dataset}' in '{self.path}' is not what the plan was made for. "
                 f"To compute with this one, {START_OVER}."
             )
-        return opened
+        return opened if self.scaling is None else _InUnits(opened, self.scaling)
 
     def check_unchanged(self) -> None:
         """Raise SourceError unless sizes and modification times are those of the plan."""
         check_place(self.place, self.path)
         changed = []
-        for file in self._files():
+        for file in self.files():
             try:
                 now = FileState.of(file.path)
             except OSError as error:
@@ -121,7 +145,7 @@ class Recording:
     def check_content(self) -> None:
         """Raise SourceError unless the files are those of the plan, as a look into them shows."""
         self.check_unchanged()
-        if self.sample and sample_of(self._files()) != self.sample:
+        if self.sample and sample_of(self.files()) != self.sample:
             raise SourceError(
                 f"The recording '{self.path}' has been replaced by another of the same size and "
                 f"time since the plan was made. To compute with this one, {START_OVER}."
@@ -130,7 +154,7 @@ class Recording:
     def _times_back(self, changed: list[tuple[FileState, FileState]]) -> str:
         """What to do if files, as they were and are now, differ in their times; else nothing."""
         sizes = all(now.size == file.size for file, now in changed)
-        if not sizes or not self.sample or sample_of(self._files()) != self.sample:
+        if not sizes or not self.sample or sample_of(self.files()) != self.sample:
             return ""
         back = (
             f"touch -d {np.datetime64(file.mtime_ns, 'ns')}Z {shlex.quote(file.path)}"
@@ -141,7 +165,8 @@ class Recording:
             f"(by touch or a copy), set that back and go on: {'; '.join(back)}"
         )
 
-    def _files(self) -> tuple[FileState, ...]:
+    def files(self) -> tuple[FileState, ...]:
+        """All files in which its values lie, as they were."""
         return FileState(self.path, self.size, self.mtime_ns), *self.behind
 
     def _named(self, file: FileState, whose: str) -> str:
@@ -151,6 +176,26 @@ class Recording:
 
     def __str__(self) -> str:
         return f"{self.path}::{self.dataset}"
+
+
+def _in_units(found: Recording, units: str | None) -> Recording:
+    """A recording whose values are in some units, given what its kind says of it."""
+    if units is None:
+        return replace(found, scaling=None)
+    has = found.scaling
+    if has is None:
+        raise OptionError(
+            f"units={units!r:.100}, and '{found.dataset}' of '{found.path}' says nothing of units: "
+            "its values are as they are stored. Leave out units, and let the function multiply. "
+            "(A series of NWB says it: name the series, FILE.nwb::NAME, and not its data.)"
+        )
+    if units != has.units:
+        raise OptionError(
+            f"units={units!r:.100}, and the values of '{found.dataset}' of '{found.path}' can be "
+            f"read in {has.units} alone. Say units={has.units!r} (in the shell: --units "
+            f"{has.units}), or leave it out for values as they are stored."
+        )
+    return replace(found, dtype=has.dtype)
 
 
 class OpenRecording(Protocol):
@@ -197,6 +242,26 @@ class OpenRecording(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+class _InUnits:
+    """A recording that is open, with values of a unit; see `OpenRecording`."""
+
+    def __init__(self, opened: OpenRecording, scaling: Scaling) -> None:
+        self._opened, self._scaling = opened, scaling
+        self.shape, self.dtype, self.name = opened.shape, scaling.dtype, opened.name
+        self.plain = opened.plain  # who reads bytes applies `scaling` to them
+        self.axis_name, self.coordinates = opened.axis_name, opened.coordinates
+        self.close = opened.close
+
+    def read(self, region: tuple[slice, ...]) -> np.ndarray:
+        return self._scaling.apply(self._opened.read(region), self._scaling.factors_of(region))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class RecordingKind(Protocol):
     """A kind of recording, such as HDF5: how it is named, looked at, and opened.
 
@@ -209,10 +274,12 @@ class RecordingKind(Protocol):
     name: str
 
     def claims(self, spec: str) -> bool:
-        """Whether a recording of this name is of this kind; only the name is looked at."""
+        """Whether a recording of this name is of this kind; whatever is wrong, `look` says it."""
 
     def look(self, spec: str) -> Recording:
         """Describe the recording that a user names.
+
+        If its file says how values of a unit are made of what is stored, `scaling` has that.
 
         Raises
         ------
@@ -230,7 +297,9 @@ class RecordingKind(Protocol):
         """
 
 
-# Kinds of recordings. Those that are added are asked before ours, which takes every name.
+# Kinds of recordings. Those that are added are asked before ours; HDF5 takes every name.
 RECORDINGS: Registry[RecordingKind] = Registry(
-    "kind of recording", group="hpcio.recordings", own={"hdf5": "hpcio.recording.hdf5:HDF5"}
+    "kind of recording",
+    group="hpcio.recordings",
+    own={"hdf5": "hpcio.recording.hdf5:HDF5", "nwb": "hpcio.recording.nwb:NWB"},
 )

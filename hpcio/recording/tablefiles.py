@@ -20,6 +20,7 @@ from hpcio.recording.matlabtables import is_of_matlab, matlab_table
 from hpcio.recording.resulttables import RESULT_COLUMNS, columns_of_result
 from hpcio.recording.tables import (
     COLUMNS,
+    MISSING,
     PLACES,
     TrialTable,
     array_table,
@@ -28,12 +29,10 @@ from hpcio.recording.tables import (
     plain_column,
 )
 
-__all__ = ["CSV", "HDF5"]
+__all__ = ["CSV", "HDF5", "columns_of"]
 
 # What the shell has opened for us, as by `--trials <(...)`: a pipe that somebody writes into.
 _HANDED_OVER = re.compile(r"/dev/fd/|/dev/stdin$|/proc/self/fd/")
-# What stands for a number that is missing.
-_MISSING = ("", "n/a", "nan", "na")
 # A label that looks like a number.
 _LABEL = re.compile(r"0\d")
 # So many lines of text become arrays at a time, which are smaller.
@@ -71,13 +70,13 @@ class _Hdf5:
                 if is_of_matlab(found):
                     return matlab_table(found, name, where)
                 if is_group:
-                    return array_table(_columns_of(found, where), f"Group {where}", f"of {where}")
+                    return array_table(columns_of(found, where), f"Group {where}", f"of {where}")
                 return _dataset(found, where)
             except OSError as error:
                 raise SourceError(f"HDF5 cannot read {where}: {error}. Restore it.") from error
 
 
-def _columns_of(group: h5py.Group, where: str) -> dict[str, npt.NDArray[np.generic]]:
+def columns_of(group: h5py.Group, where: str) -> dict[str, npt.NDArray[np.generic]]:
     """The columns of a group, in the order that NWB notes."""
     names = [str(name) for name in np.atleast_1d(group.attrs.get("colnames", []))]
     names += [name for name in group if name not in names]
@@ -251,7 +250,7 @@ def _numbers(column: npt.NDArray[np.str_]) -> npt.NDArray[np.generic]:
     parsed = _parsed(column)
     if parsed is not None:
         return parsed
-    missing = np.isin(np.char.lower(column), _MISSING)
+    missing = np.isin(np.char.lower(column), MISSING)
     filled = _parsed(np.where(missing, "nan", column)) if not missing.all() else None
     return column if filled is None else filled
 

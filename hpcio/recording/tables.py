@@ -14,6 +14,7 @@ from hpcio.machine import Registry
 
 __all__ = [
     "COLUMNS",
+    "MISSING",
     "PLACES",
     "TRIAL_TABLES",
     "TrialTable",
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 COLUMNS = ("start", "stop", "offset")
+# What stands for a number that is missing.
+MISSING = ("", "n/a", "nan", "na")
 # All names of columns that say where trials are; see `hpcio.recording.windows`.
 PLACES = {*COLUMNS, "start_time", "stop_time", "onset", "duration", "begsample", "endsample"}
 
@@ -52,6 +55,8 @@ class TrialTable:
         Whether MATLAB has made it, which counts from 1 up to the last.
     trl : bool
         Whether it is a ``trl`` or ``sampleinfo`` of FieldTrip, whose meaning is defined.
+    numbers : int array (N,), optional
+        The number of each row, if these are some rows of a table.
     """
 
     columns: Mapping[str, npt.NDArray[Any]]
@@ -61,6 +66,7 @@ class TrialTable:
     named: bool = True
     matlab: bool = False
     trl: bool = False
+    numbers: npt.NDArray[np.intp] | None = None
 
     def shown(self, row: int, column: str) -> str:
         """A cell as messages name it."""
@@ -82,7 +88,7 @@ class TrialTableKind(Protocol):
     name: str
 
     def claims(self, spec: str) -> bool:
-        """Whether a table of this name is of this kind; only the name is looked at."""
+        """Whether a table of this name is of this kind; whatever is wrong, `read` says it."""
 
     def read(self, spec: str) -> TrialTable:
         """Read a table.
@@ -100,7 +106,11 @@ class TrialTableKind(Protocol):
 TRIAL_TABLES: Registry[TrialTableKind] = Registry(
     "kind of trial table",
     group="hpcio.trial_tables",
-    own={"csv": "hpcio.recording.tablefiles:CSV", "hdf5": "hpcio.recording.tablefiles:HDF5"},
+    own={
+        "csv": "hpcio.recording.tablefiles:CSV",
+        "hdf5": "hpcio.recording.tablefiles:HDF5",
+        "nwb": "hpcio.recording.nwb:TRIALS",
+    },
 )
 
 

@@ -67,8 +67,8 @@ class Trials(TrialRows):
     outside : {"error", "drop"}
         What becomes of trials that leave the recording they are laid over.
     clock : Clock or None
-        By which ``rate`` and ``t_start`` times became rows. A recording whose file says otherwise
-        is refused.
+        By which ``rate`` and ``t_start`` times became rows, or rows have times. A recording whose
+        file says otherwise is refused.
     rows_of : str
         The result in whose table they were read; their rows are those of what it was made of.
 
@@ -157,9 +157,10 @@ class Trials(TrialRows):
             Rows of the recording along its stacking axis; equal trials need it.
         axis : int, optional
             Stacking axis of the recording.
-        recording : Recording, str or path, optional
-            What is read. If it is a result, its own table `trials` means its own rows. If its file
-            says which time its rows have, as NWB does, times are those.
+        recording : Recording or str, optional
+            What is read, or its name, as `Plan.create` takes it. If it is a result, its own table
+            `trials` means its own rows. If its file says which time its rows have, as NWB does,
+            times are those.
 
         Returns
         -------
@@ -210,7 +211,9 @@ class Trials(TrialRows):
             reading.refuse("the trials of a result")
             return replace(cls._from_table(own.table, axis, reading, rows), index=own.numbers)
         is_name = isinstance(spec, str | os.PathLike)
-        table = read_table(os.fspath(spec)) if is_name else array_table(spec)
+        table = spec if isinstance(spec, TrialTable) else None
+        if table is None:
+            table = read_table(os.fspath(spec)) if is_name else array_table(spec)
         if recording is None:
             made = cls._from_table(table, axis, reading, rows)
             return replace(made, rows_of=result_named(spec)) if is_name else made
@@ -369,7 +372,7 @@ class Trials(TrialRows):
         cls, table: TrialTable, axis: int, reading: Reading, rows: int | None
     ) -> Trials:
         found = rows_of(table, reading)  # here the file of a bad row is known
-        index = np.arange(len(found.start))
+        index = np.arange(len(found.start)) if table.numbers is None else table.numbers
         if reading.outside == "drop":
             keep = without_outside(found.start, found.stop, rows, index=index)
             index, found = index[keep], found.at(keep)

@@ -138,7 +138,7 @@ def rows_of(table: TrialTable, reading: Reading) -> Windows:
 def without_outside(
     start: npt.NDArray[np.int64],
     stop: npt.NDArray[np.int64],
-    rows: int | None,
+    rows: int | npt.NDArray[np.int64] | None,
     *,
     index: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.intp]:
@@ -189,6 +189,12 @@ class _Table:
         rate = self._reading.rate
         if rate is None and own is not None:
             rate = own.rate
+        if rate is None and own is not None:
+            raise TrialError(
+                f"{what}, and the recording has timestamps that are not evenly spaced. Find the "
+                "rows of each trial by numpy.searchsorted(timestamps, times), and give them as "
+                "start and stop; or give the rate= and t_start= of the part with trials."
+            )
         if rate is None:
             raise TrialError(f"{what}. {_SAY_RATE}.")
         self.clock = self.clock or Clock(float(rate), None)

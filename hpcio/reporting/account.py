@@ -145,7 +145,7 @@ def facts_of(ledger: Ledger, times: Timeline) -> list[tuple[str, str]]:
         ("function", name + (" (pickled)" if function.pickled else "")),
         ("kept", _kept_words(ledger)),
         ("arguments", ", ".join(_cut(x, MOST_ARGUMENTS) for x in given if x not in ("()", "{}"))),
-        ("recording", f"{plan.source.path}::{plan.source.dataset}"),
+        ("recording", str(plan.source)),
         ("trials", f"{length.size:,} of {_range(length, '{:,}'.format)} {rows}{blocks}"),
         ("read", size(int(plan.input_sizes().sum()))),
         ("result", f"{shape}, {plan.target.dtype}, {size(plan.target.nbytes)}{average}"),

@@ -12,13 +12,15 @@ import numpy as np
 from hpcio.errors import DAMAGE
 from hpcio.files import checksum, has_sound_scales, read_table
 
-__all__ = ["KEPT", "differing", "keep_sums"]
+__all__ = ["KEPT", "RECORDINGS", "differing", "keep_sums"]
 
 # The dataset that holds the checksums, as JSON.
 KEPT = "hpcio/besides"
+# The table of recordings, if there are several.
+RECORDINGS = "hpcio/recordings"
 
 # What is in this group and counts; the rest says where the data lie, which a copy may change.
-_OURS = ("hpcio/target", "hpcio/state", "hpcio/checksum")
+_OURS = ("hpcio/target", "hpcio/state", "hpcio/checksum", RECORDINGS)
 # Of these only the attributes: the data have checksums of their own.
 _ATTRIBUTES_ALONE = ("/", "data", "hpcio")
 # Attributes that refer to other objects, or say how the data are stored; a copy has others.
@@ -30,7 +32,8 @@ def keep_sums(file: h5py.File) -> None:
     things: dict[str, list[Any]] = {
         name: [None, _sums_of_attributes(file[name])] for name in _ATTRIBUTES_ALONE
     }
-    for name in (*(name for name in file if name not in _ATTRIBUTES_ALONE), *_OURS):
+    ours = (name for name in _OURS if name in file)
+    for name in (*(name for name in file if name not in _ATTRIBUTES_ALONE), *ours):
         for path, thing in _all_in(name, file[name]):
             values = _sum_of(thing) if isinstance(thing, h5py.Dataset) else None
             things[path] = [values, _sums_of_attributes(thing)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,16 +19,22 @@ from hpcio.journals import Ledger, computed_by, functions_of, published, sweep
 from hpcio.layout import RESERVED, attach, hide
 from hpcio.machine import user_name
 from hpcio.planning import Plan
-from hpcio.recording import FURTHER
-from hpcio.results.besides import keep_sums
+from hpcio.recording import FURTHER, Recording, SeveralRecordings, dates_of_session
+from hpcio.results.besides import RECORDINGS, keep_sums
 from hpcio.writers import backend_of
 
-__all__ = ["publish"]
+__all__ = ["RATE", "T_START", "WHOLE", "publish"]
 
+# Attributes of the table of trials: rows of the recording in a second, the time of the first in
+# seconds, and whether all rows of the trials were read, in their order.
+RATE, T_START, WHOLE = "rate", "t_start", "whole"
 # Characters of what is said of versions that differ.
 _MOST_VERSIONS = 50_000
 
-# Earlier steps of a chain that are told; characters of each text of a function.
+# Characters of what is said of several recordings.
+_MOST_SOURCES = 50_000
+
+# Earlier steps of a chain, and functions, that are told; characters of each text of a function.
 _MOST_STEPS = 15
 _MOST_TEXT = 1000
 
@@ -41,6 +49,11 @@ TRIAL = np.dtype(
         ("offset", "<i8"),
     ]
 )
+
+
+# What `hpcio/recordings` says of each of several recordings besides path and dataset; `first` is
+# the place of its first trial in `trials`, where the next one's begin if it has none.
+RECORDING = [("size", "<i8"), ("mtime_ns", "<i8"), ("first", "<i8")]
 
 
 def publish(ledger: Ledger) -> Path:
@@ -96,10 +109,12 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     group["state"], group["checksum"] = stored.state, stored.checksum
     attach(plan.axes, f, f["data"])
     f["trials"] = trial_table(ledger)
+    f["trials"].attrs.update(_times(plan))
     hide(f["trials"])
     _add_conditions(ledger, f)
     _add_columns(ledger, f)
     _add_details(ledger, f)
+    _add_recordings(ledger, f)
     keep_sums(f)
 
 
@@ -122,6 +137,19 @@ def trial_table(ledger: Ledger) -> np.ndarray:
     table["start"], table["stop"] = plan.trials.start, plan.trials.stop
     table["offset"] = plan.trials.offset
     return table
+
+
+def _times(plan: Plan) -> dict[str, Any]:
+    """Which time the rows of trials have, and whether all of them were read in their order."""
+    clock, axis = plan.trials.clock, plan.blocks.axis
+    if clock is None:
+        return {}
+    whole = all(
+        (kind.grid[axis].start, kind.grid[axis].step) == (0, 1)
+        and (kind.sigrid is None or kind.sigrid[axis] == range(kind.inshape[axis]))
+        for kind in plan.blocks.input_kinds
+    )
+    return {RATE: clock.rate, T_START: clock.t_start, WHOLE: whole}
 
 
 def _add_columns(ledger: Ledger, f: h5py.File) -> None:
@@ -229,18 +257,62 @@ def _provenance(ledger: Ledger) -> dict[str, str | int]:
         **({"reduce_text": plan.described["reduce"]} if "reduce" in plan.described else {}),
         "args": plan.described["args"][:8000],
         "kwargs": plan.described["kwargs"][:8000],
-        "source": plan.source.path,
-        "source_dataset": plan.source.dataset,
-        "source_size": plan.source.size,
-        "source_mtime": _iso(plan.source.mtime_ns / 1e9),
+        **_of_recordings(plan.source),
+        **({} if (scaling := plan.source.scaling) is None else {"source_units": scaling.units}),
         "host": socket.gethostname(),
         "user": user_name(),
         "created": _iso(time.time()),
         **_versions(ledger),
     }
+    said |= dates_of_session(plan.source.path)
     if earlier := _earlier_steps(plan):
         said["chain"] = json.dumps(earlier)
     return {k: _storable(v) if isinstance(v, str) else v for k, v in said.items()}
+
+
+def _of_recordings(source: Recording) -> dict[str, str | int]:
+    """What is said of the recording; of several, JSON of what is said of each."""
+    each: list[dict[str, str | int]] = [
+        {
+            "source": _storable(part.path),
+            "source_dataset": _storable(part.dataset),
+            "source_size": part.size,
+            "source_mtime": _iso(part.mtime_ns / 1e9),
+        }
+        for part in source.parts
+    ]
+    if not isinstance(source, SeveralRecordings):
+        return each[0]
+    lists = {name: [one[name] for one in each] for name in each[0]}
+    return {name: _listed(values) for name, values in lists.items()}
+
+
+def _listed(values: list[str | int]) -> str:
+    """JSON of the first values, as many as HDF5 holds in an attribute, which has up to 64 kB."""
+    room, most = _MOST_SOURCES, 0
+    for most, value in enumerate(values, 1):  # noqa: B007
+        room -= len(json.dumps(value)) + 2
+        if room < 0:
+            break
+    return json.dumps(values if room >= 0 else values[: most - 1])
+
+
+def _add_recordings(ledger: Ledger, f: h5py.File) -> None:
+    """A table of several recordings, with the first trial of each."""
+    plan = ledger.plan
+    if not isinstance(plan.source, SeveralRecordings):
+        return
+    parts, rows = plan.source.parts, np.asarray(plan.source.first_rows[:-1])
+    names = [(os.fsencode(part.path), os.fsencode(part.dataset)) for part in parts]
+    path, dataset = (max(1, *map(len, column)) for column in zip(*names, strict=True))
+    table = np.zeros(len(parts), [("path", f"S{path}"), ("dataset", f"S{dataset}"), *RECORDING])
+    table["path"], table["dataset"] = zip(*names, strict=True)
+    table["size"] = [part.size for part in parts]
+    table["mtime_ns"] = [part.mtime_ns for part in parts]
+    base = plan.blocks.base[:: plan.blocks.channel_blocks]
+    which = np.searchsorted(rows, base, side="right") - 1
+    table["first"] = np.searchsorted(which, np.arange(len(parts)))
+    f[RECORDINGS] = table
 
 
 def _earlier_steps(plan: Plan) -> list[dict[str, str]]:

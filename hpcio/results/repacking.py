@@ -36,6 +36,7 @@ from hpcio.files import (
     allocate,
     give_name,
     has_sound_scales,
+    open_file,
     read_table,
     read_text,
     result_of,
@@ -58,11 +59,13 @@ from hpcio.results.extents import (
     in_threads,
     pieces,
 )
+from hpcio.results.nwb import lay_out_as_nwb
 from hpcio.results.opening import ResultFile, check_finished
 from hpcio.results.packing import fill_chunks, read_region
 from hpcio.results.verifying import (
     Verified,
     comparing,
+    differing_blocks,
     in_words,
     runs_of_bytes,
     spans,
@@ -74,6 +77,8 @@ __all__ = ["repack"]
 # Data of this size or more begin at a multiple of it: threads do not meet in a page, and reflinks
 # can share.
 PAGE = 4096
+# Makes all of a new file but for the values of its data, and returns their dataset.
+_Form = Callable[[ResultFile, h5py.File, Target, Chunking | None], h5py.Dataset]
 # What a damaged result may raise, and nothing that is written.
 _OF_DAMAGE = tuple(kind for kind in DAMAGE if kind not in (OSError, RuntimeError))
 # Attributes by which HDF5 itself knows scales.
@@ -95,11 +100,13 @@ def repack(
     path : str or path
         A result of a run.
     into : str or path, optional
-        The new file; result and run directory stay as they are. Without it, the result
-        itself becomes one file, and its run directory is removed once every byte of the
-        new file has been read back from the disk and verified. If the directory holds
-        another run by then, such as one that starts over and is not finished, it stays, and
-        a warning says so.
+        The new file; result and run directory stay as they are. If its name ends with
+        ``.nwb``, it is a file of NWB, with the data as a `TimeSeries` or in scratch, the
+        trials as ``intervals/trials``, and where all came from as ``general/notes``. Without
+        `into`, the result itself becomes one file, and its run directory is removed once
+        every byte of the new file has been read back from the disk and verified. If the
+        directory holds another run by then, such as one that starts over and is not
+        finished, it stays, and a warning says so.
     chunks : bool or sequence of int, optional
         Shape of the chunks of ``data``, or True for chunks of about 1 MB along the axis
         that trials were joined along. By default ``data`` is contiguous, or chunked so if
@@ -120,7 +127,7 @@ def repack(
     ResultError
         If the result cannot be trusted, or the copy differs; nothing is removed then.
     OutputError
-        If `into` exists or cannot be written.
+        If `into` exists or cannot be written; of NWB, if it has no such numbers.
     PlanError
         If there are no such chunks or compression; in place, if a run is at work there.
 
@@ -135,6 +142,7 @@ def repack(
     check_finished(source)
     final = source if into is None else Path(check_new_output(into))
     in_place = into is None
+    form = _as_nwb if not in_place and final.suffix.lower() == ".nwb" else _as_result
     try:
         with ExitStack() as stack:
             # Else a run that starts over could publish a newer result meanwhile, or begin in the
@@ -144,7 +152,7 @@ def repack(
             try:
                 checked, run_id, seen = _checked_copy(
                     source, part, final, chunks=chunks, compression=compression,
-                    workers=workers, in_place=in_place,
+                    workers=workers, in_place=in_place, form=form,
                 )  # fmt: skip
             except (ResultError, *_OF_DAMAGE):
                 verify(source)  # names the damaged file, if it is not the copy
@@ -175,6 +183,7 @@ def _checked_copy(
     compression: str | None,
     workers: int | None,
     in_place: bool,
+    form: _Form,
 ) -> tuple[Verified, str, os.stat_result]:
     """Copy a result and compare the copy: what was compared, whose result it is, and its file."""
     with result.open(source) as f:
@@ -186,9 +195,11 @@ def _checked_copy(
         )
         checked = None
         if chunking is None:
-            checked = _contiguous(f, target, part, final, workers, compare=not in_place)
+            name, checked = _contiguous(f, target, part, final, workers, form, compare=not in_place)
         else:
-            _chunked(f, target, part, final, chunking, workers)
+            name = _chunked(f, target, part, final, chunking, workers, form)
+        if checked is None and form is _as_nwb:
+            checked = _compared(f, target, part, name)
     if checked is None:
         checked = _read_back(part, from_disk=in_place)
     return checked, run_id, seen
@@ -253,8 +264,26 @@ def _read_back(part: Path, *, from_disk: bool) -> Verified:
         os.close(fd)
 
 
-def _new_dataset(g: h5py.File, target: Target, chunking: Chunking | None) -> h5py.Dataset:
-    """The empty dataset ``data``, that HDF5 does not fill before it is written."""
+def _compared(f: ResultFile, target: Target, part: Path, name: str) -> Verified:
+    """Bring a copy that is no result to the disk, and compare its data as `_read_back` does."""
+    sync(part)
+    done, expected = read_table(f["hpcio/state"]) == DONE, read_table(f["hpcio/checksum"])
+    with open_file(part) as g:
+        data = g[name]
+        for block in differing_blocks(target, done, expected, lambda region: data[region]):
+            raise _differs(target, block, part)
+    return Verified.of(part, target, done)
+
+
+def _differs(target: Target, block: int, part: Path) -> ResultError:
+    what = in_words(target, block)
+    return ResultError(f"Block {what} differs from what was computed, in '{part}'.")
+
+
+def _new_dataset(
+    g: h5py.Group, target: Target, chunking: Chunking | None, name: str = "data"
+) -> h5py.Dataset:
+    """The empty dataset of the data, that HDF5 does not fill before it is written."""
     dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     if chunking is None:
         dcpl.set_layout(h5py.h5d.CONTIGUOUS)
@@ -265,11 +294,19 @@ def _new_dataset(g: h5py.File, target: Target, chunking: Chunking | None) -> h5p
     dcpl.set_fill_value(np.full(1, target.fill, target.dtype))
     htype = h5py.h5t.py_create(target.dtype, logical=True)
     space = h5py.h5s.create_simple(target.shape)
-    return h5py.Dataset(h5py.h5d.create(g.id, b"data", htype, space, dcpl))
+    return h5py.Dataset(h5py.h5d.create(g.id, name.encode(), htype, space, dcpl))
 
 
-def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
-    """Copy everything but the data and what says where its parts lie."""
+def _as_nwb(f: ResultFile, g: h5py.File, target: Target, chunking: Chunking | None) -> h5py.Dataset:
+    """Make all of a file of NWB but for the values of its data."""
+    return lay_out_as_nwb(f, g, lambda group, name: _new_dataset(group, target, chunking, name))
+
+
+def _as_result(
+    f: ResultFile, g: h5py.File, target: Target, chunking: Chunking | None
+) -> h5py.Dataset:
+    """Make all of a result but for its data, and without what says where its parts lie."""
+    data = _new_dataset(g, target, chunking)
     g.attrs.update(f.attrs)
     for name in f:
         if name not in ("data", "hpcio"):
@@ -281,10 +318,9 @@ def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
     group.attrs.update({k: v for k, v in f["hpcio"].attrs.items() if k != "compression"})
     if chunking is not None and chunking.compression is not None:
         group.attrs["compression"] = np.bytes_(str(chunking.compression))
-    for name in ("target", "state", "checksum", "besides"):
-        if name in f["hpcio"]:  # results of earlier versions lack the last
+    for name in ("target", "state", "checksum", "recordings", "besides"):
+        if name in f["hpcio"]:  # few results have recordings, and earlier versions lack the last
             f.copy(f[f"hpcio/{name}"], group)
-    data = g["data"]
     data.attrs.update({k: v for k, v in f.virtual.attrs.items() if not k.startswith(_DIMENSIONS)})
     if not has_sound_scales(f.virtual):
         raise ValueError("its axes have scales or labels that HDF5 cannot read")
@@ -295,6 +331,7 @@ def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
     for place in json.loads(f["trials"].attrs.get(FURTHER, "{}")).values():
         for scale in f[place].dims[0].values():
             g[place].dims[0].attach_scale(g[scale.name])
+    return data
 
 
 # ---------------------------------------------------------------------- contiguous
@@ -306,35 +343,36 @@ def _contiguous(
     part: Path,
     final: Path,
     workers: int | None,
+    form: _Form,
     *,
     compare: bool,
-) -> Verified | None:
+) -> tuple[str, Verified | None]:
     """Copy all into a contiguous dataset; with `compare`, compare too where that is possible.
 
-    None if the copy was not compared.
+    Returns the name of the dataset, and None if the copy was not compared.
     """
     # HDF5 takes a full disk badly: its library may crash later. So look before.
     check_room(final, target.nbytes)
-    begin = _empty_copy(f, target, part)
+    name, begin = _empty_copy(f, target, part, form)
     extents = Extents.of(f, target)
     if extents is None:
-        _copy_through_hdf5(f, target, part)
-        return None
+        _copy_through_hdf5(f, target, part, name)
+        return name, None
     if compare and target.in_rows:
-        return _copy_comparing(f, target, extents, part, begin, workers)
+        return name, _copy_comparing(f, target, extents, part, begin, workers)
     _copy_bytes(extents, part, begin, pieces(0, target.nbytes, SPAN), workers)
-    return None
+    return name, None
 
 
-def _empty_copy(f: ResultFile, target: Target, part: Path) -> int:
-    """Make the new file, complete but for its data; the byte at which they begin."""
+def _empty_copy(f: ResultFile, target: Target, part: Path, form: _Form) -> tuple[str, int]:
+    """Make the new file, complete but for its data: their name, and at which byte they begin."""
     options: dict[str, Any] = {"libver": ("earliest", "v110")}
     if target.nbytes >= PAGE:
         options |= {"alignment_threshold": target.nbytes, "alignment_interval": PAGE}
-    with sparse_file() as (name, image):
-        with h5py.File(name, "w", locking=False, **options) as g:
-            begin = int(_new_dataset(g, target, None).id.get_offset() or 0)
-            _copy_rest(f, g, None)
+    with sparse_file() as (memory, image):
+        with h5py.File(memory, "w", locking=False, **options) as g:
+            data = form(f, g, target, None)
+            name, begin = str(data.name), int(data.id.get_offset() or 0)
         size = os.fstat(image).st_size
         fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -344,14 +382,14 @@ def _empty_copy(f: ResultFile, target: Target, part: Path) -> int:
                     write_at(fd, os.pread(image, b - a, a), a)
         finally:
             os.close(fd)
-    return begin
+    return name, begin
 
 
-def _copy_through_hdf5(f: ResultFile, target: Target, part: Path) -> None:
+def _copy_through_hdf5(f: ResultFile, target: Target, part: Path, name: str) -> None:
     with h5py.File(part, "r+", locking=False) as g:
         for _, first, last in spans(target):
             region = _rows(target, first, last)
-            g["data"][region] = read_region(f, region)
+            g[name][region] = read_region(f, region)
 
 
 def _copy_comparing(
@@ -372,8 +410,7 @@ def _copy_comparing(
 
         def check(span: tuple[int, int]) -> None:
             for block in differ(blocks_of[span]):
-                what = in_words(target, block)
-                raise ResultError(f"Block {what} differs from what was computed, in '{part}'.")
+                raise _differs(target, block, part)
 
         _copy_bytes(extents, part, begin, places, workers, then=check)
     sync(part)
@@ -423,12 +460,13 @@ def _chunked(
     final: Path,
     chunking: Chunking,
     workers: int | None,
-) -> None:
+    form: _Form,
+) -> str:
     # libver "v110" has the better index of chunks.
     with h5py.File(part, "w", libver=("v110", "v110"), locking=False) as g:
-        dataset = _new_dataset(g, target, chunking)
-        fill_chunks(f, target, dataset, chunking, final, workers)
-        _copy_rest(f, g, chunking)
+        data = form(f, g, target, chunking)
+        fill_chunks(f, target, data, chunking, final, workers)
+        return str(data.name)
 
 
 def _drop(out: Path, run_id: str) -> None:

@@ -30,7 +30,15 @@ from hpcio.results.extents import PIECE, SPAN, copying_threads, in_threads
 from hpcio.results.remedies import out_of, remedy
 from hpcio.words import count, earlier_words, listed, size
 
-__all__ = ["Verified", "comparing", "in_words", "runs_of_bytes", "spans", "verify"]
+__all__ = [
+    "Verified",
+    "comparing",
+    "differing_blocks",
+    "in_words",
+    "runs_of_bytes",
+    "spans",
+    "verify",
+]
 
 # How many bytes are read through HDF5 at a time.
 THROUGH_HDF5 = 64 << 20

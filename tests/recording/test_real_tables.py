@@ -115,10 +115,6 @@ def test_a_session_of_nwb_to_the_end(
     trials: Any = f"{session}::/intervals/trials"
     if said is not None:
         trials = Trials.read(trials, **said)
-    elif series == "even":  # timestamps are no rate
-        with pytest.raises(TrialError, match="Give rate="):
-            hpcio.Plan.create(mean, data(session, series), trials=trials, out=tmp_path / "o.h5")
-        return
     plan = hpcio.Plan.create(
         mean, data(session, series), trials=trials, join="stack", out=tmp_path / "out.h5"
     )

@@ -1,0 +1,120 @@
+"""The electrodes of a series of NWB: what is known of each channel, and which have some values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hpcio.errors import SourceError, TrialError, check_path
+from hpcio.files import open_file, reading
+from hpcio.recording.matching import matching, values_of
+from hpcio.recording.sessions import electrodes_of, find_series, is_session, session_of
+
+__all__ = ["Electrodes", "electrodes"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Electrodes:
+    """What is known of the electrode of each channel of a recording; made by `hpcio.electrodes`.
+
+    Attributes
+    ----------
+    columns : mapping of str to numpy.ndarray, shape (C,)
+        Numbers or text for each channel, such as ``group_name`` and ``location``.
+    """
+
+    columns: Mapping[str, npt.NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """A column: shape (C,)."""
+        if name not in self.columns:
+            known = ", ".join(self.columns)
+            raise TrialError(f"The electrodes have no column {name!r}. They have {known}.")
+        return self.columns[name]
+
+    def __repr__(self) -> str:
+        return f"Electrodes({len(self)} channels, columns {', '.join(self.columns)})"
+
+    def where(self, **wanted: Any) -> npt.NDArray[np.int64]:
+        """The channels whose electrodes have some values.
+
+        Parameters
+        ----------
+        **wanted
+            For each column, by its name: a value; a pair ``(least, most)`` of numbers, both
+            included; a list of values; or a function of the column that gives a mask.
+
+        Returns
+        -------
+        numpy.ndarray of int64
+            Indices along the channel axis of the recording, as `Trials.select` takes them.
+
+        Raises
+        ------
+        TrialError
+            If there is no such column, or no channel is left.
+
+        Examples
+        --------
+        >>> shanks = Electrodes({"group_name": np.array(["a", "a", "b"]), "x": np.arange(3.0)})
+        >>> shanks.where(group_name="a", x=(0.5, None))
+        array([1])
+        """
+        mask = np.ones(len(self), bool)
+        for name, value in wanted.items():
+            mask &= matching(name, self[name], value)
+            if not mask.any():
+                raise TrialError(
+                    f"No channel is left with {name}={value!r:.100}. {values_of(name, self[name])}"
+                )
+        return np.flatnonzero(mask)
+
+
+def electrodes(source: str | os.PathLike[str]) -> Electrodes:
+    """The electrodes of a series of NWB, one for each channel.
+
+    Parameters
+    ----------
+    source : str or path
+        The recording, as `Plan.create` takes it: ``FILE.nwb::NAME``.
+
+    Returns
+    -------
+    Electrodes
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read, or has no electrodes.
+
+    Examples
+    --------
+    >>> shank = hpcio.electrodes("session.nwb::ES").where(group_name="shank0")  # doctest: +SKIP
+    >>> trials = hpcio.Trials.equal(1000, rows=60000).select(channels=shank)    # doctest: +SKIP
+    """
+    check_path("source", source)
+    spec = os.fspath(source)
+    file, name = session_of(spec)
+    if not is_session(file):
+        raise SourceError(
+            f"'{spec}' is no series in a file of NWB, and nothing else has electrodes. Select "
+            "channels by their numbers: Trials.select(channels=...)."
+        )
+    path = os.path.expanduser(file)
+    with reading(path), open_file(path) as f:
+        series = find_series(f, name)
+        columns = electrodes_of(f[series])
+    if columns is None:
+        raise SourceError(
+            f"The series '{series}' of '{file}' has no electrodes. Select channels by their "
+            "numbers: Trials.select(channels=...)."
+        )
+    return Electrodes(columns)
