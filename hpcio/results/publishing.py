@@ -18,7 +18,7 @@ from hpcio.layout import RESERVED, attach, hide
 from hpcio.machine import user_name
 from hpcio.planning import Plan
 from hpcio.recording import FURTHER
-from hpcio.results.besides import keep_sums
+from hpcio.results.besides import SEVERAL, keep_sums
 from hpcio.writers import backend_of
 
 __all__ = ["publish"]
@@ -94,7 +94,13 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     f.attrs.update(_provenance(ledger))
     stored.target.save(group.create_group("target"))
     group["state"], group["checksum"] = stored.state, stored.checksum
-    attach(plan.axes, f, f["data"])
+    scales = 0
+    for output in plan.outputs:
+        scales = attach(output.axes, f, f[output.name], scales=scales)
+    if plan.several:
+        f.attrs[SEVERAL] = json.dumps([output.name for output in plan.several])
+        for output in plan.several:
+            output.target.save(group.create_group(f"outputs/{output.name}"))
     f["trials"] = trial_table(ledger)
     hide(f["trials"])
     _add_conditions(ledger, f)
@@ -110,13 +116,16 @@ def trial_table(ledger: Ledger) -> np.ndarray:
     -------
     numpy.ndarray of TRIAL, shape (N,)
         `last` is the last row itself; a trial without rows has ``last = first - 1``. In an
-        average, each trial has all rows.
+        average, each trial has all rows. Of several results, the rows are those of the first that
+        is concatenated, or of the first of all.
     """
     plan = ledger.plan
+    targets = [output.target for output in plan.outputs]
+    target = next((one for one in targets if not one.stacked), targets[0])
     per_trial = plan.blocks.channel_blocks
     table = np.zeros(len(plan) // per_trial, TRIAL)
-    table["first"] = plan.target.start[::per_trial]
-    table["last"] = table["first"] + plan.target.rows()[::per_trial] - 1
+    table["first"] = target.start[::per_trial]
+    table["last"] = table["first"] + target.rows()[::per_trial] - 1
     table["done"] = ledger.done.reshape(-1, per_trial).all(axis=1)
     table["trial"] = plan.trials.index
     table["start"], table["stop"] = plan.trials.start, plan.trials.stop
@@ -130,14 +139,14 @@ def _add_columns(ledger: Ledger, f: h5py.File) -> None:
     columns = {**plan.trials.columns, **_by_functions(ledger, f)}
     if not columns:
         return
-    has_axis = plan.target.stacked and plan.average is None
-    scale = f["data"].dims[0][0] if has_axis else _trial_scale(plan, f)
+    along = [o.name for o in plan.outputs if o.target.stacked and plan.average is None]
+    scale = f[along[0]].dims[0][0] if along else _trial_scale(plan, f)
     places = {
         name: _add_column(f, _free(f, name), values, scale) for name, values in columns.items()
     }
     f["trials"].attrs[FURTHER] = json.dumps(places)
-    if has_axis:
-        f["data"].attrs["coordinates"] = " ".join(places.values())
+    for name in along:
+        f[name].attrs["coordinates"] = " ".join(places.values())
 
 
 def _by_functions(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
@@ -204,7 +213,7 @@ def _trial_scale(plan: Plan, f: h5py.File) -> h5py.Dataset:
     """A dimension of trials, where none of the axes of the data is one."""
     scale = f.create_dataset(_free(f, "trial"), data=plan.trials.index)
     scale.make_scale("trial")
-    scale.attrs.create("_Netcdf4Dimid", len(plan.target.shape), dtype="i4")
+    scale.attrs.create("_Netcdf4Dimid", sum(len(o.target.shape) for o in plan.outputs), dtype="i4")
     return scale
 
 

@@ -49,6 +49,7 @@ from hpcio.machine import check_room, look_again, only_files
 from hpcio.planning import check_new_output, open_plan_file
 from hpcio.recording import FURTHER
 from hpcio.results import opening as result
+from hpcio.results.besides import SEVERAL
 from hpcio.results.extents import (
     PIECE,
     SPAN,
@@ -58,7 +59,7 @@ from hpcio.results.extents import (
     in_threads,
     pieces,
 )
-from hpcio.results.opening import ResultFile, check_finished
+from hpcio.results.opening import ResultFile, check_finished, target_of
 from hpcio.results.packing import fill_chunks, read_region
 from hpcio.results.verifying import (
     Verified,
@@ -180,6 +181,9 @@ def _checked_copy(
     with result.open(source) as f:
         seen = os.fstat(f.id.get_vfd_handle())
         run_id = read_text(f["hpcio"], "run_id")
+        if SEVERAL in f.attrs:
+            _several(f, part, final, chunks=chunks, compression=compression)
+            return _read_back(part, from_disk=in_place), run_id, seen
         target = Target.load(f["hpcio/target"])
         chunking = Chunking.choose(
             target.shape, target.dtype, target.axis, chunks=chunks, compression=compression
@@ -192,6 +196,33 @@ def _checked_copy(
     if checked is None:
         checked = _read_back(part, from_disk=in_place)
     return checked, run_id, seen
+
+
+def _several(
+    f: ResultFile,
+    part: Path,
+    final: Path,
+    *,
+    chunks: bool | Sequence[int] | None,
+    compression: str | None,
+) -> None:
+    """Copy several results, each into a dataset of its own, through HDF5."""
+    targets = {name: target_of(f, name) for name in f.results}
+    check_room(final, sum(target.nbytes for target in targets.values()))
+    packed = None
+    with h5py.File(part, "w", libver=("v110", "v110"), locking=False) as g:
+        for name, target in targets.items():
+            chunking = None
+            if target.nbytes and target.shape:
+                chunking = Chunking.choose(
+                    target.shape, target.dtype, target.axis, chunks=chunks, compression=compression
+                )
+            packed = packed or chunking
+            dataset = _new_dataset(g, target, chunking, name)
+            for _, first, last in spans(target):
+                region = _rows(target, first, last)
+                dataset[region] = read_region(f, region, name)
+        _copy_rest(f, g, packed)
 
 
 def _check_unchanged(source: Path, seen: os.stat_result) -> None:
@@ -253,8 +284,10 @@ def _read_back(part: Path, *, from_disk: bool) -> Verified:
         os.close(fd)
 
 
-def _new_dataset(g: h5py.File, target: Target, chunking: Chunking | None) -> h5py.Dataset:
-    """The empty dataset ``data``, that HDF5 does not fill before it is written."""
+def _new_dataset(
+    g: h5py.File, target: Target, chunking: Chunking | None, name: str = "data"
+) -> h5py.Dataset:
+    """The empty dataset of a result, that HDF5 does not fill before it is written."""
     dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     if chunking is None:
         dcpl.set_layout(h5py.h5d.CONTIGUOUS)
@@ -265,14 +298,14 @@ def _new_dataset(g: h5py.File, target: Target, chunking: Chunking | None) -> h5p
     dcpl.set_fill_value(np.full(1, target.fill, target.dtype))
     htype = h5py.h5t.py_create(target.dtype, logical=True)
     space = h5py.h5s.create_simple(target.shape)
-    return h5py.Dataset(h5py.h5d.create(g.id, b"data", htype, space, dcpl))
+    return h5py.Dataset(h5py.h5d.create(g.id, name.encode(), htype, space, dcpl))
 
 
 def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
     """Copy everything but the data and what says where its parts lie."""
     g.attrs.update(f.attrs)
     for name in f:
-        if name not in ("data", "hpcio"):
+        if name not in (*f.results, "hpcio"):
             f.copy(name, g)
             # A scale refers to the dataset that it was attached to: now to nothing.
             g[name].attrs.pop("REFERENCE_LIST", None)
@@ -281,17 +314,18 @@ def _copy_rest(f: ResultFile, g: h5py.File, chunking: Chunking | None) -> None:
     group.attrs.update({k: v for k, v in f["hpcio"].attrs.items() if k != "compression"})
     if chunking is not None and chunking.compression is not None:
         group.attrs["compression"] = np.bytes_(str(chunking.compression))
-    for name in ("target", "state", "checksum", "besides"):
-        if name in f["hpcio"]:  # results of earlier versions lack the last
+    for name in ("target", "outputs", "state", "checksum", "besides"):
+        if name in f["hpcio"]:  # one result has no outputs; earlier versions lack the last
             f.copy(f[f"hpcio/{name}"], group)
-    data = g["data"]
-    data.attrs.update({k: v for k, v in f.virtual.attrs.items() if not k.startswith(_DIMENSIONS)})
-    if not has_sound_scales(f.virtual):
-        raise ValueError("its axes have scales or labels that HDF5 cannot read")
-    for new, old in zip(data.dims, f.virtual.dims, strict=True):
-        new.label = old.label
-        for scale in old.values():
-            new.attach_scale(g[scale.name])
+    for name in f.results:
+        data, there = g[name], f.plain(name)
+        data.attrs.update({k: v for k, v in there.attrs.items() if not k.startswith(_DIMENSIONS)})
+        if not has_sound_scales(there):
+            raise ValueError("its axes have scales or labels that HDF5 cannot read")
+        for new, old in zip(data.dims, there.dims, strict=True):
+            new.label = old.label
+            for scale in old.values():
+                new.attach_scale(g[scale.name])
     for place in json.loads(f["trials"].attrs.get(FURTHER, "{}")).values():
         for scale in f[place].dims[0].values():
             g[place].dims[0].attach_scale(g[scale.name])
@@ -372,7 +406,7 @@ def _copy_comparing(
 
         def check(span: tuple[int, int]) -> None:
             for block in differ(blocks_of[span]):
-                what = in_words(target, block)
+                what = in_words({"data": target}, block)
                 raise ResultError(f"Block {what} differs from what was computed, in '{part}'.")
 
         _copy_bytes(extents, part, begin, places, workers, then=check)
