@@ -19,7 +19,7 @@ __all__ = ["RESERVED", "Axis", "attach", "hide", "name_axes"]
 # What netCDF calls the scale of a dimension that has no coordinates.
 NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
 # Names of other things in the file of a result.
-RESERVED = ("", ".", "data", "trials", "hpcio", "metadata")
+RESERVED = ("", ".", "data", "trials", "hpcio", "metadata", "details")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -199,7 +199,7 @@ class _DryRun:
                     f"{_listed(answer.names)} for {self._where(case)}. Return the same names, in "
                     "the same order, for all trials."
                 )
-        taken = {*RESERVED, "details"} - {"data"}
+        taken = {*RESERVED} - {"data"}
         if bad := [name for name in names if name in taken and names != ("",)]:
             raise FunctionError(
                 f"'{self._name}' gives a result '{bad[0]}', which is the name of another thing in "

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from hpcio.errors import HpcioError, OutputError, as_output_error
-from hpcio.files import mark_of, open_file, read_text, sync
+from hpcio.files import fill_of, mark_of, open_file, read_text, sync
 from hpcio.function import unpack_details, write_details
 from hpcio.journals import Ledger, computed_by, functions_of, published, sweep
 from hpcio.layout import RESERVED, attach, hide
@@ -29,6 +30,9 @@ _MOST_VERSIONS = 50_000
 # Earlier steps of a chain, and functions, that are told; characters of each text of a function.
 _MOST_STEPS = 15
 _MOST_TEXT = 1000
+
+# Of so many blocks, details are attributes, too.
+MOST_NAMED = 1000
 
 TRIAL = np.dtype(
     [
@@ -289,8 +293,47 @@ def _iso(seconds: float) -> str:
 
 
 def _add_details(ledger: Ledger, file: h5py.File) -> None:
-    """Details of all blocks as attributes ``NAME__trial_block`` of the group `metadata`."""
+    """Details of all blocks: those of one shape and type as datasets ``details/NAME`` along trials.
+
+    Of few blocks, and of unequal shapes, also as attributes ``NAME__trial_block`` of the group
+    `metadata`; an attribute takes HDF5 as long as a hundred rows of a dataset.
+    """
     plan = ledger.plan
-    for block, packed in ledger.details().items():
+    details = {block: unpack_details(packed) for block, packed in ledger.details().items()}
+    along = _along_trials(ledger, details)
+    for name, values in along.items():
+        file[f"details/{name}"] = values
+    many = len(plan) > MOST_NAMED
+    for block, own in details.items():
+        named = {k: v for k, v in own.items() if k not in along} if many else own
         suffix = f"__{plan.blocks.trial[block]}_{plan.blocks.channel_block[block]}"
-        write_details(file, unpack_details(packed), suffix)
+        write_details(file, named, suffix)
+
+
+def _along_trials(
+    ledger: Ledger, details: Mapping[int, Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The details that all blocks have in one shape and type, shape (N, ...).
+
+    If channels are cut, shape (N, channel blocks, ...). A block that is not done has NaN, zero, or
+    no text.
+    """
+    if not details or len(details) != int(ledger.done.sum()):
+        return {}
+    blocks, found = np.fromiter(details, np.int64, len(details)), {}
+    for name, first in next(iter(details.values())).items():
+        values = [own.get(name) for own in details.values()]
+        if any(v is None or v.shape != first.shape or not _alike(v, first) for v in values):
+            continue
+        stacked = np.stack([v for v in values if v is not None])
+        fill = b"" if stacked.dtype.kind == "S" else fill_of(stacked.dtype)
+        whole = np.full((len(ledger.plan), *first.shape), fill, stacked.dtype)
+        whole[blocks] = stacked
+        per_trial = ledger.plan.blocks.channel_blocks
+        found[name] = whole if per_trial == 1 else whole.reshape(-1, per_trial, *first.shape)
+    return found
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two details have one type, or are both text."""
+    return one.dtype == other.dtype or one.dtype.kind == other.dtype.kind == "S"

@@ -109,7 +109,7 @@ def test_names_that_a_file_of_a_result_cannot_have_are_refused(plan):
 
 
 def test_trials_with_other_names_are_refused(plan):
-    with pytest.raises(FunctionError, match=r"gives 'a' for trial 0.*'b' for trial"):
+    with pytest.raises(FunctionError, match="Return the same names"):
         plan(lambda trial: {"a" if len(trial) == 6 else "b": trial})
 
 

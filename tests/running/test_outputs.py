@@ -20,7 +20,9 @@ from hpcio.journals.rundir import prepare
 from hpcio.running.attempt import Attempt
 from hpcio.running.batch import run_batch
 from tests.layout.test_outputs import STACKED, announced, several
-from tests.rigs.plans import LFP, TRIALS
+from tests.rigs.plans import LFP, TRIALS, plan
+
+__all__ = ["plan"]  # the fixture
 
 WAYS = [
     {"sources": "trial"},
