@@ -161,10 +161,10 @@ _TABLE_OPTIONS = [
 ]  # fmt: skip
 
 
-class _PerResult(click.ParamType):
+class _PerResult(click.ParamType):  # type: ignore[type-arg]  # generic in later versions
     """One value, or one for each of some results of a call: ``NAME=VALUE,...``."""
 
-    def __init__(self, one: click.ParamType) -> None:
+    def __init__(self, one: Any) -> None:
         self._one = one
         self.name = one.name
 

@@ -19,6 +19,7 @@ from hpcio.journals.ledger import read_logs
 from hpcio.journals.rundir import prepare
 from hpcio.running.attempt import Attempt
 from hpcio.running.batch import run_batch
+from hpcio.writers.backend import backend_of
 from tests.layout.test_outputs import STACKED, announced, several
 from tests.rigs.plans import LFP, TRIALS, plan
 
@@ -75,6 +76,7 @@ def test_a_run_that_was_killed_computes_what_is_missing(plan, way):
         return announced(trial, noCompute=noCompute)
 
     made = prepare(plan(noted, join=STACKED, **way))
+    backend_of(made).reserve(made)
     with Attempt(made, "here") as attempt:
         run_batch(attempt, np.asarray([0, 2]))
         run_batch(attempt, np.asarray([3]))
@@ -173,13 +175,13 @@ def test_blocks_of_channels_lie_side_by_side_in_each_result(plan):
     hpcio.verify(made.out)
 
 
-def test_unequal_shapes_of_several_results_are_joined(plan):
+def test_unequal_shapes_of_several_results_are_joined(plan, tmp_path):
     def uneven(trial):
         n = len(trial)
         return {"long": np.repeat(trial, 2, axis=0), "short": trial[: n // 2].astype("f4")}
 
-    for way in WAYS:
-        made = plan(uneven, out=f"{plan(uneven).out}{len(str(way))}.h5", **way)
+    for k, way in enumerate(WAYS):
+        made = plan(uneven, out=tmp_path / f"{k}.h5", **way)
         made.run(workers=0, progress=False)
         with hpcio.open(made.out) as f:
             np.testing.assert_array_equal(f["long"][()], np.repeat(LFP, 2, axis=0))
@@ -242,3 +244,25 @@ def test_the_command_line_plans_runs_and_resumes_after_a_kill(plan, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "power (30, 4) float64, peak (5, 4) int32, flag (5,) bool" in done.stdout
     check(tmp_path / "cli.h5")
+
+
+def test_details_of_one_shape_are_a_dataset_along_trials(plan):
+    def detailed(trial, chunkShape=None, noCompute=None):
+        if noCompute:
+            return trial.shape, trial.dtype
+        if len(trial) == 8:
+            raise ValueError("no")
+        return -trial, {"mean": trial.mean(axis=0), "text": "a" * len(trial), "rows": trial[:, 0]}
+
+    made = plan(detailed)
+    with pytest.raises(BlocksFailed):
+        made.run(workers=0, progress=False)
+    made.run(workers=0, progress=False, gaps=True)
+    with hpcio.open(made.out) as f:
+        mean = np.asarray([t.mean(axis=0) for t in EACH])
+        mean[2] = np.nan
+        np.testing.assert_array_equal(f["details/mean"][()], mean)
+        assert f["details/text"][()].tolist() == [b"aaaaaa", b"aaaaaa", b"", b"aaaaaa", b"aaaa"]
+        assert set(f["details"]) == {"mean", "text"}  # the rows differ from trial to trial
+        assert (f["metadata"].attrs["rows__4_0"] == EACH[4][:, 0]).all()
+    hpcio.verify(made.out)
