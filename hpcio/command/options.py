@@ -159,6 +159,22 @@ _TABLE_OPTIONS = [
                  help="Trials whose column has a value, one of several (a,b) or lies between two "
                  "(0.2:0.8)."),
 ]  # fmt: skip
+
+
+class _PerResult(click.ParamType):  # type: ignore[type-arg]  # generic in later versions
+    """One value, or one for each of some results of a call: ``NAME=VALUE,...``."""
+
+    def __init__(self, one: Any) -> None:
+        self._one = one
+        self.name = one.name
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if not isinstance(value, str) or "=" not in value:
+            return self._one.convert(value, param, ctx)
+        pairs = [item.rpartition("=") for item in value.split(",")]
+        return {name: self._one.convert(text, param, ctx) for name, _, text in pairs}
+
+
 PLAN_OPTIONS = [
     click.option(
         "--trials",
@@ -186,12 +202,19 @@ PLAN_OPTIONS = [
     ),
     click.option(
         "--join",
-        type=click.Choice(["concatenate", "stack"]),
+        type=_PerResult(click.Choice(["concatenate", "stack"])),
         default="concatenate",
         show_default=True,
-        help="Join results along an axis of theirs, or along a new first axis.",
+        metavar="concatenate|stack|NAME=...,...",
+        help="Join results along an axis of theirs, or along a new first axis; of several results "
+        "of a call, some otherwise: peak=stack,flag=stack",
     ),
-    click.option("--join-axis", type=int, help="Axis of the results to join along."),
+    click.option(
+        "--join-axis",
+        type=_PerResult(click.INT),
+        metavar="INTEGER|NAME=...,...",
+        help="Axis of the results to join along.",
+    ),
     click.option(
         "--reduce",
         metavar="mean|sum|var|min|max|count|cov|FILE.py:NAME",
@@ -203,7 +226,12 @@ PLAN_OPTIONS = [
     click.option("--channel-axis", type=int, help="Axis of channels of the recording."),
     click.option("--units", help="Read values in this unit, such as V, as a series of NWB says."),
     click.option("--channels-per-block", type=int, help="Compute so many channels at a time."),
-    click.option("--out-channel-axis", type=int, help="Axis of channels of one result."),
+    click.option(
+        "--out-channel-axis",
+        type=_PerResult(click.INT),
+        metavar="INTEGER|NAME=...,...",
+        help="Axis of channels of one result.",
+    ),
     click.option("--select-trials", callback=_indices, help="Some trials, as 0:100 or 3,1,2."),
     click.option("--select-channels", callback=_indices, help="Some channels, likewise."),
     click.option(

@@ -48,8 +48,8 @@ def _run_plan(plan: Plan, options: dict[str, Any], executor: Executor | None = N
         trial_time=options["trial_time"], exists=exists_of(options),
         keep_done=options["keep_done"], progress=False if options["quiet"] else None,
     )  # fmt: skip
-    target = plan.target
-    say(f"{done.out}: {done}, data {target.shape} {target.dtype}")
+    made = [f"{o.name} {o.target.shape} {o.target.dtype}" for o in plan.outputs]
+    say(f"{done.out}: {done}, {', '.join(made)}")
 
 
 @click.command()

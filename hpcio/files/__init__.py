@@ -70,7 +70,7 @@ from hpcio.files.opening import (
 )
 from hpcio.files.own import check_run_folder, open_own, own_run_folder, read_own
 from hpcio.files.rundir import RunDirectory, lies_in_result, result_of
-from hpcio.files.slab import Layout, Slab, layout, write_file
+from hpcio.files.slab import Layout, Slab, layout, layout_of, write_file
 from hpcio.files.typed import check_types
 from hpcio.files.virtual import VirtualReader
 
@@ -113,6 +113,7 @@ __all__ = [
     "in_memory_file",
     "in_pieces",
     "layout",
+    "layout_of",
     "lies_in_result",
     "load_filter",
     "load_filters",

@@ -1,10 +1,9 @@
 """HDF5 files at the speed of plain files.
 
-HDF5 itself lays out a file with one contiguous dataset (early allocation, fill never)
-and says where the bytes of the dataset lie. The bytes before that are the *header
-image*. They depend on shape, type, name and attributes alone, so one file that HDF5
-wrote gives the header of any number of equal files. The result is an ordinary HDF5
-file, made in fewer steps.
+HDF5 itself lays out a file with contiguous datasets (early allocation, fill never), one or several
+back to back, and says where their bytes lie. The bytes before those are the *header image*. They
+depend on shapes, types, names and attributes alone, so one file that HDF5 wrote gives the header of
+any number of equal files. The result is an ordinary HDF5 file, made in fewer steps.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import functools
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,15 @@ from hpcio.files.bytes import Raw, allocate, write_at
 from hpcio.files.images import empty_dataset, sparse_file
 from hpcio.files.locks import try_lock, unlock
 
-__all__ = ["Layout", "Slab", "layout", "write_file"]
+__all__ = ["Layout", "Slab", "layout", "layout_of", "write_file"]
+
+# The name, shape and type of a dataset.
+Named = tuple[str, tuple[int, ...], np.dtype]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where HDF5 puts the one dataset of a file.
+    """Where HDF5 puts the data of a file: of one dataset, or of several, one after the other.
 
     Attributes
     ----------
@@ -78,17 +81,28 @@ def layout(
     FunctionError
         If HDF5 cannot hold `dtype`.
     """
-    dtype = np.dtype(dtype)
-    try:
-        htype = h5py.h5t.py_create(dtype, logical=True)
-    except TypeError as error:
-        raise FunctionError(
-            f"HDF5 cannot hold results of type {dtype}. Return integers, floats, complex or bool."
-        ) from error
-    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    return layout_of(((name, shape, np.dtype(dtype)),), digest=digest)
+
+
+@functools.lru_cache(maxsize=1024)
+def layout_of(datasets: tuple[Named, ...], *, digest: str = "") -> Layout:
+    """Ask HDF5 for the layout of a file with some datasets, back to back in their order.
+
+    Parameters
+    ----------
+    datasets : tuple of (name, shape, dtype)
+    digest : str
+        As for `layout`; each has it.
+
+    Raises
+    ------
+    FunctionError
+        If HDF5 cannot hold a type.
+    """
+    nbytes = sum(math.prod(shape) * dtype.itemsize for _, shape, dtype in datasets)
     with sparse_file() as (path, fd):
         try:
-            offset = _lay_out(path, name, htype, shape, digest)
+            offset = _lay_out(path, datasets, digest)
         except (OSError, RuntimeError) as error:
             raise as_output_error(error, path) from error
         size = os.fstat(fd).st_size
@@ -102,18 +116,37 @@ def layout(
         return Layout(os.pread(fd, offset, 0), nbytes)
 
 
-def _lay_out(
-    path: str, name: str, htype: h5py.h5t.TypeID, shape: tuple[int, ...], digest: str
-) -> int | None:
-    """Have HDF5 make a file with one dataset; where its data begin, if HDF5 allocated any."""
+def _hdf5_type(dtype: np.dtype) -> h5py.h5t.TypeID:
+    try:
+        return h5py.h5t.py_create(dtype, logical=True)
+    except TypeError as error:
+        raise FunctionError(
+            f"HDF5 cannot hold results of type {dtype}. Return integers, floats, complex or bool."
+        ) from error
+
+
+def _lay_out(path: str, datasets: tuple[Named, ...], digest: str) -> int | None:
+    """Have HDF5 make a file with some datasets; where their data begin, if it allocated any.
+
+    None if they do not lie one after the other.
+    """
     # The data must come last: groups and long names need more room before them.
-    room = 2048 * (1 + 2 * name.strip("/").count("/") + len(name) // 512)
+    names = [name for name, *_ in datasets]
+    room = 2048 * sum(1 + 2 * name.strip("/").count("/") + len(name) // 512 for name in names)
+    first = end = None
     with h5py.File(path, "w", locking=False, meta_block_size=room) as f:
-        dataset = empty_dataset(f, name, htype, shape)
-        if digest:
-            dataset.attrs["plan"] = np.bytes_(digest)
-        offset: int | None = dataset.id.get_offset()
-        return offset
+        for name, shape, dtype in datasets:
+            dataset = empty_dataset(f, name, _hdf5_type(dtype), shape)
+            if digest:
+                dataset.attrs["plan"] = np.bytes_(digest)
+            if not dataset.size:
+                continue
+            offset = dataset.id.get_offset()
+            first = offset if first is None else first
+            if end not in (None, offset):
+                return None
+            end = offset + dataset.nbytes
+    return first
 
 
 def write_file(path: str, layout: Layout, data: Raw, *, sync: bool = False) -> int:

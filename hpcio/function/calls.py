@@ -5,8 +5,10 @@ Both the loop over a batch and the dict branch of :func:`hpcio.unwrap_io` use th
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,16 +18,22 @@ import numpy as np
 from hpcio.errors import FunctionError
 
 __all__ = [
+    "Part",
+    "announced_parts",
     "as_array",
     "compute",
+    "compute_record",
     "dry_outcome",
     "pack_details",
+    "parts_of",
     "split_details",
     "unpack_details",
     "write_details",
 ]
 
 Details = dict[str, np.ndarray]
+# One of several results of a call: its name, shape and type.
+Part = tuple[str, tuple[int, ...], np.dtype]
 
 # HDF5 holds an attribute of up to 64 kB in the header of its object.
 _ATTRIBUTE_LIMIT = 60_000
@@ -33,14 +41,34 @@ _ATTRIBUTE_LIMIT = 60_000
 
 def split_details(returned: Any) -> tuple[Any, Details]:
     """Separate the result from its details in what a compute function returned."""
-    if isinstance(returned, tuple):
+    if isinstance(returned, tuple) and not hasattr(returned, "_fields"):
         if len(returned) == 2 and isinstance(returned[1], Mapping):
             return returned[0], check_details(returned[1])
         raise FunctionError(
             f"The function returned a tuple of {len(returned)}. "
-            "Return an array, or (array, details) with a dict of arrays."
+            "Return an array, or (array, details) with a dict of arrays; several results as a dict "
+            "or a named tuple."
         )
     return returned, {}
+
+
+def parts_of(returned: Any) -> dict[str, Any] | None:
+    """Several results of one call by their names, or a FunctionError; None if it is one.
+
+    They are a dict, or a named tuple.
+    """
+    if isinstance(returned, tuple) and hasattr(returned, "_asdict"):
+        returned = returned._asdict()
+    if not isinstance(returned, Mapping):
+        return None
+    for name in returned:
+        if not isinstance(name, str) or name.strip(".") == "" or "/" in name or "\0" in name:
+            raise FunctionError(
+                f"One of several results has the name {name!r}. Use a word without a slash or NUL."
+            )
+    if not returned:
+        raise FunctionError("The function returned a dict of nothing. Return arrays by name.")
+    return dict(returned)
 
 
 def check_details(details: Mapping[Any, Any]) -> Details:
@@ -71,9 +99,32 @@ def pack_details(details: Details) -> bytes:
 
 def unpack_details(packed: bytes) -> Details:
     """The details that `pack_details` packed."""
-    source = io.BytesIO(packed)
-    names = json.loads(source.readline())
-    return {name: np.lib.format.read_array(source, allow_pickle=False) for name in names}
+    line, _, rest = packed.partition(b"\n")
+    source, found = io.BytesIO(rest), {}
+    for name in json.loads(line):
+        at = source.tell()
+        version = np.lib.format.read_magic(source)
+        if version != (1, 0):
+            source.seek(at)
+            found[name] = np.lib.format.read_array(source, allow_pickle=False)
+            continue
+        prefix = source.read(2)
+        shape, is_fortran, dtype = _meaning_of(
+            prefix + source.read(int.from_bytes(prefix, "little"))
+        )
+        flat = np.frombuffer(source.read(math.prod(shape) * dtype.itemsize), dtype)
+        found[name] = flat.reshape(shape, order="F" if is_fortran else "C")
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _meaning_of(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type of an array, by its header in numpy's format 1.0.
+
+    Numpy parses it as Python, which takes longer than all else; those of many trials are equal.
+    """
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header))
+    return shape, is_fortran, dtype
 
 
 def write_details(file: h5py.File, details: Mapping[str, np.ndarray], suffix: str) -> None:
@@ -154,6 +205,13 @@ def compute(
     if type(result) is not np.ndarray or result.dtype.kind not in "biufc":
         result, details = split_details(result)
         result = as_array(result)
+    return _checked(result, shape, dtype, casting), details
+
+
+def _checked(
+    result: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, casting: str
+) -> np.ndarray:
+    """A result as it was planned, C-contiguous, or a FunctionError."""
     if result.shape != shape:
         if _without_ones(result.shape) != _without_ones(shape):
             raise FunctionError(
@@ -170,7 +228,61 @@ def compute(
         result = _cast(result, dtype)
     if not result.flags.c_contiguous:
         result = np.ascontiguousarray(result)
-    return result, details
+    return result
+
+
+def compute_record(
+    func: Any,
+    trial: np.ndarray,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    parts: Sequence[Part],
+    dtype: np.dtype,
+    *,
+    casting: str = "equiv",
+) -> tuple[np.ndarray, Details]:
+    """Call a function of several results, and check each against the plan.
+
+    Parameters
+    ----------
+    func, trial, args, kwargs, casting
+        As for `compute`.
+    parts : sequence of (name, shape, dtype)
+        Planned for the results.
+
+    Returns
+    -------
+    record : numpy.ndarray of uint8, shape (n,)
+        The bytes of all results, one after the other in the order of the plan.
+    details : dict of numpy.ndarray
+
+    Raises
+    ------
+    FunctionError
+        If a result is missing, or is not what was planned, or there is one that was not planned.
+    """
+    returned, details = split_details(func(trial, *args, **kwargs))
+    results = parts_of(returned)
+    names = [name for name, *_ in parts]
+    if results is None:
+        raise FunctionError(
+            f"The function returned a {type(returned).__name__}, but the results "
+            f"{', '.join(names)} were planned. Return a dict of them, or a named tuple."
+        )
+    if results.keys() != set(names):
+        wrong = [f"no '{name}'" for name in names if name not in results]
+        wrong += [f"'{name}', which was not" for name in results if name not in names]
+        raise FunctionError(
+            f"The results {', '.join(names)} were planned, but the function returned "
+            f"{' and '.join(wrong)}. Return the same names for all trials."
+        )
+    found = []
+    for name, shape, kind in parts:
+        try:
+            found.append(_checked(as_array(results[name]), shape, kind, casting))
+        except FunctionError as error:
+            raise FunctionError(f"Of the result '{name}': {error}") from error
+    return np.concatenate([part.reshape(-1).view(np.uint8) for part in found]), details
 
 
 def _cast(result: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -189,6 +301,14 @@ def _cast(result: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return cast
 
 
+def announced_parts(returned: Any) -> tuple[Part, ...]:
+    """What a dry run announced: one result without a name, or several; or a FunctionError."""
+    several = parts_of(returned)
+    if several is None:
+        return (("", *dry_outcome(returned)),)
+    return tuple((name, *dry_outcome(one)) for name, one in several.items())
+
+
 def dry_outcome(returned: Any) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type from what a dry run returned, or a FunctionError."""
     try:
@@ -198,7 +318,7 @@ def dry_outcome(returned: Any) -> tuple[tuple[int, ...], np.dtype]:
     except (TypeError, ValueError):
         raise FunctionError(
             f"In the dry run the function returned {returned!r:.100}. "
-            "Return (shape, dtype) when noCompute is true."
+            "Return (shape, dtype) when noCompute is true, or a dict of these."
         ) from None
     if any(n < 0 for n in size):
         raise FunctionError(

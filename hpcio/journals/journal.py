@@ -18,6 +18,8 @@ SYNC      the first `offset` records are safe against a crash of the machine
 LOST      writing to the disk failed: what no SYNC covers never counts
 HELD      a block was computed; its DONE follows when its bytes have left the process
 VOID      the result of a block is not where the attempt named in the notes has put it
+PLACES    which blocks a source file has room for lies at `offset` in the notes: their runs,
+          as pairs of ``<i8``; only of several results of a call
 ========  ====================================================================
 """
 
@@ -47,6 +49,7 @@ __all__ = [
     "FILE",
     "HELD",
     "LOST",
+    "PLACES",
     "RECORD",
     "SYNC",
     "VOID",
@@ -55,7 +58,7 @@ __all__ = [
     "read_log",
 ]
 
-FILE, DONE, FAILED, DETAILS, SYNC, LOST, HELD, VOID = range(1, 9)
+FILE, DONE, FAILED, DETAILS, SYNC, LOST, HELD, VOID, PLACES = range(1, 10)
 
 # Why a block has failed; see `hpcio.errors.Failure`. They may not change their places.
 CAUSES: tuple[Cause, ...] = ("raised", "memory", "time", "died")

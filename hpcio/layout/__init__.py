@@ -6,6 +6,7 @@ This room uses `hpcio.recording` and those below. Others take `Target` (the layo
 
 from hpcio.layout.averages import Average, OwnReduction, Reduce, averaged, check_reduce
 from hpcio.layout.axes import RESERVED, Axis, attach, hide, name_axes
+from hpcio.layout.outputs import Output, record_of, sizes_of_parts
 from hpcio.layout.states import Functions, State, begin, combine, nbytes_of
 from hpcio.layout.target import Join, Target, lay_out
 
@@ -15,6 +16,7 @@ __all__ = [
     "Axis",
     "Functions",
     "Join",
+    "Output",
     "OwnReduction",
     "Reduce",
     "State",
@@ -28,4 +30,6 @@ __all__ = [
     "lay_out",
     "name_axes",
     "nbytes_of",
+    "record_of",
+    "sizes_of_parts",
 ]

@@ -19,7 +19,7 @@ __all__ = ["RESERVED", "Axis", "attach", "hide", "name_axes"]
 # What netCDF calls the scale of a dimension that has no coordinates.
 NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
 # Names of other things in the file of a result.
-RESERVED = ("", ".", "data", "trials", "hpcio", "metadata")
+RESERVED = ("", ".", "data", "trials", "hpcio", "metadata", "details")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -205,28 +205,52 @@ def _selected(values: np.ndarray, blocks: Blocks, axis: int) -> np.ndarray:
     return np.concatenate(parts) if axis == blocks.channel_axis else parts[0]
 
 
-def attach(axes: Sequence[Axis], file: h5py.File, data: h5py.Dataset) -> None:
+def attach(axes: Sequence[Axis], file: h5py.File, data: h5py.Dataset, *, scales: int = 0) -> int:
     """Label the axes of `data`, and give each a dimension scale with the coordinates it has.
 
     Readers of netCDF take a variable only if all its axes have scales, or none. So an axis without
     coordinates has a scale as netCDF writes it, which holds nothing, and one without a name is
-    called ``axis_K`` there.
+    called ``axis_K`` there. A scale that is there already, of another output, is shared if it has
+    the same coordinates.
+
+    Returns
+    -------
+    int
+        How many scales there are in the file, of which `scales` were there before.
     """
     taken = {*RESERVED, *(axis.name for axis in axes)}
     for k, (axis, dim) in enumerate(zip(axes, data.dims, strict=True)):
-        if axis.name:
-            dim.label = axis.name
         name = axis.name or unnamed(k)
-        while not axis.name and name in taken:
+        while (not axis.name and name in taken) or not _fits(file.get(name), axis, data.shape[k]):
             name += "_"
+        if axis.name:
+            dim.label = name
+        if name in file:
+            dim.attach_scale(file[name])
+            continue
         if axis.values is None:
             scale = file.create_dataset(name, shape=(data.shape[k],), dtype=">f4")
             scale.make_scale(f"{NO_VARIABLE}{data.shape[k]:10d}")
         else:
             scale = file.create_dataset(name, data=_as_text(axis.values))
             scale.make_scale(name)
-        scale.attrs.create("_Netcdf4Dimid", k, dtype="i4")
+        scale.attrs.create("_Netcdf4Dimid", scales, dtype="i4")
+        scales += 1
         dim.attach_scale(scale)
+    return scales
+
+
+def _fits(there: h5py.Dataset | None, axis: Axis, length: int) -> bool:
+    """Whether what has the name of an axis is its scale, or nothing is there."""
+    if there is None:
+        return True
+    if not isinstance(there, h5py.Dataset) or not there.is_scale or there.shape != (length,):
+        return False
+    if axis.values is None:
+        return bool(there.attrs["NAME"].startswith(NO_VARIABLE.encode()))
+    stored = _as_text(axis.values)
+    values = there.asstr()[()] if h5py.check_string_dtype(there.dtype) else there[()]
+    return values.dtype.kind == stored.dtype.kind and np.array_equal(values, stored)
 
 
 def hide(table: h5py.Dataset) -> None:

@@ -26,6 +26,7 @@ from hpcio.onefile.preallocated import (
     load_offsets,
     offsets_of,
     opened,
+    sizes_of_regions,
 )
 from hpcio.onefile.seams import read_seams, seams_file, seams_that_count
 from hpcio.planning import Plan, WriterAbilities
@@ -38,9 +39,23 @@ class OneFile:
     """The part of a `hpcio.writers.Backend` that does not depend on how processes write."""
 
     abilities = WriterAbilities()
+    # Whether it can store several results of one call.
+    stores_several = False
 
     def check_plan(self, plan: Plan) -> None:
-        """Raise PlanError if the results of a plan do not make one plain dataset."""
+        """Raise PlanError if the results of a plan do not make plain datasets."""
+        if plan.several and not self.stores_several:
+            raise PlanError(
+                f"The writer '{plan.writer}' stores one result of a call, and the function returns "
+                f"several ({', '.join(o.name for o in plan.several)}). Use writer='virtual' or "
+                "'direct'."
+            )
+        if aside := [output.name for output in plan.several if not output.target.in_rows]:
+            raise PlanError(
+                f"The writer '{plan.writer}' joins several results of a call along the first axis "
+                f"only, and '{aside[0]}' lies along another, or in blocks of channels. Use "
+                "join='stack' for it, or writer='virtual'."
+            )
         if not plan.target.in_rows and len({*plan.target.shapes}) > 1:
             raise PlanError(
                 f"The writer '{plan.writer}' joins results of unequal shape along the first axis "
@@ -111,23 +126,47 @@ class OneFile:
 
 def _fill_in(fd: int, ledger: Ledger, offsets: np.ndarray) -> None:
     """Write the seams, and the fill value where there is no result."""
-    target = ledger.plan.target
     for at, seam in seams_that_count(ledger, offsets):
         write_at(fd, seam, at)
-    for block in np.flatnonzero(~ledger.done).tolist():
-        gap = np.full(target.shape_of(block), target.fill, target.dtype)
-        write_at(fd, gap, int(offsets[block]))
+    gaps, outputs = np.flatnonzero(~ledger.done).tolist(), ledger.plan.outputs
+    for output, places in zip(outputs, offsets.reshape(len(outputs), -1), strict=True):
+        target = output.target
+        for block in gaps:
+            gap = np.full(target.shape_of(block), target.fill, target.dtype)
+            write_at(fd, gap, int(places[block]))
 
 
 def _checksums(fd: int, plan: Plan, blocks: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Checksums of what is in the file, shape (B,); 0 for other blocks, and past its end."""
     found = np.zeros(len(plan), np.uint64)
-    sizes = plan.target.sizes()
+    regions = _Regions(plan, offsets)
     for block in blocks.tolist():
-        data = np.empty(int(sizes[block]), np.uint8)
-        if read_at(fd, data, int(offsets[block])):
+        data = regions.read(fd, block)
+        if data is not None:
             found[block] = checksum(data)
     return found
+
+
+class _Regions:
+    """Where the bytes of each block lie in the file: in one region, or in several."""
+
+    def __init__(self, plan: Plan, offsets: np.ndarray) -> None:
+        self._offsets = offsets.reshape(-1, len(plan))
+        self._sizes = sizes_of_regions(plan).reshape(-1, len(plan))
+
+    def of(self, block: int) -> list[tuple[int, int]]:
+        """First byte and number of bytes of each region."""
+        pairs = zip(self._offsets[:, block].tolist(), self._sizes[:, block].tolist(), strict=True)
+        return list(pairs)
+
+    def read(self, fd: int, block: int) -> np.ndarray | None:
+        """The bytes of a block; None past the end of the file."""
+        data, at = np.empty(int(self._sizes[:, block].sum()), np.uint8), 0
+        for start, nbytes in self.of(block):
+            if not read_at(fd, data[at : at + nbytes], start):
+                return None
+            at += nbytes
+        return data
 
 
 def _umask() -> int:
@@ -151,19 +190,32 @@ class OneFileReader:
         # What this client has cached may be older than what others have written.
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         self._size = os.fstat(self._fd).st_size
+        self._regions = _Regions(plan, load_offsets(plan)) if plan.several else None
 
     def there(self, records: np.ndarray) -> np.ndarray:
         """Whether the file is there, and long enough."""
         if self._fd < 0:
             return np.zeros(records.size, bool)
-        found: np.ndarray = records["offset"] + records["nbytes"] <= self._size
+        ends = records["offset"] + records["nbytes"]
+        if self._regions is not None:
+            each = map(self._regions.of, records["block"].tolist())
+            ends = np.asarray([max(map(sum, regions)) for regions in each], np.int64)
+        found: np.ndarray = ends <= self._size
         return found
 
     def read(self, record: np.void) -> np.ndarray | None:
         """The bytes of one block; None if the file is missing or too short."""
-        start, nbytes = int(record["offset"]), int(record["nbytes"])
+        if self._fd < 0:
+            return None
+        if self._regions is None:
+            return self._read(int(record["offset"]), int(record["nbytes"]))
+        parts = [self._read(*region) for region in self._regions.of(int(record["block"]))]
+        found = [part for part in parts if part is not None]
+        return np.concatenate(found) if len(found) == len(parts) else None
+
+    def _read(self, start: int, nbytes: int) -> np.ndarray | None:
         data = np.empty(nbytes, np.uint8)
-        if self._fd < 0 or not read_at(self._fd, data, start):
+        if not read_at(self._fd, data, start):
             return None
         first = int(np.searchsorted(self._at, start - self._longest))
         last = int(np.searchsorted(self._at, start + nbytes))

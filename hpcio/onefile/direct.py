@@ -21,7 +21,7 @@ from hpcio.journals import Journal
 from hpcio.machine import is_local
 from hpcio.onefile.closing import check_open, enter
 from hpcio.onefile.common import OneFile
-from hpcio.onefile.preallocated import PAGE, load_offsets
+from hpcio.onefile.preallocated import PAGE, load_offsets, sizes_of_regions
 from hpcio.onefile.seams import SEAM, seams_file
 from hpcio.planning import Plan
 from hpcio.writers import Writer
@@ -54,24 +54,40 @@ class Direct:
             self._open = undo.pop_all()
         self._seams: int | None = None
         self._names = NewNames()
-        self._held = bytearray()
-        self._start = 0
+        # Of each output, the span that is gathered, and where that begins.
+        self._sizes = sizes_of_regions(plan)
+        self._held = [bytearray() for _ in plan.outputs]
+        self._start = [0] * len(plan.outputs)
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         check_open(self._plan, self._place)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
+        if self._plan.several:
+            return self._write_several(block, data)
         offset = int(self._offsets[block])
+        self._write(0, data, offset)
+        return 0, offset
+
+    def _write_several(self, block: int, data: np.ndarray) -> tuple[int, int]:
+        offsets, at = self._offsets[:, block].tolist(), 0
+        for k, (offset, nbytes) in enumerate(
+            zip(offsets, self._sizes[:, block].tolist(), strict=True)
+        ):
+            self._write(k, data[at : at + nbytes], offset)
+            at += nbytes
+        return 0, offsets[0]
+
+    def _write(self, k: int, data: np.ndarray, offset: int) -> None:
         if not self._shared:
             write_at(self._fd, data, offset)
-            return 0, offset
-        if offset != self._start + len(self._held):
-            self.flush()
-            self._start = offset
-        self._held += data.tobytes()
-        if len(self._held) >= SPAN:
-            self.flush()
-        return 0, offset
+            return
+        if offset != self._start[k] + len(self._held[k]):
+            self._flush(k)
+            self._start[k] = offset
+        self._held[k] += data.tobytes()
+        if len(self._held[k]) >= SPAN:
+            self._flush(k)
 
     def mark_failed(self, block: int) -> None:
         pass
@@ -79,13 +95,17 @@ class Direct:
     @property
     def is_flushed(self) -> bool:
         """Whether all blocks so far have left this process."""
-        return not self._held
+        return not any(self._held)
 
     def flush(self) -> None:
         """Write what was gathered: whole pages into the file, the rest into the seams."""
-        if not self._held:
+        for k in range(len(self._held)):
+            self._flush(k)
+
+    def _flush(self, k: int) -> None:
+        if not self._held[k]:
             return
-        held, start = memoryview(self._held), self._start
+        held, start = memoryview(self._held[k]), self._start[k]
         stop = start + len(held)
         first, last = -(-start // PAGE) * PAGE, stop // PAGE * PAGE
         if first >= last:  # no whole page
@@ -96,8 +116,8 @@ class Direct:
             write_at(self._fd, held[first - start : last - start], first)
             if last < stop:
                 self._seam(last, held[last - start :])
-        self._start = stop
-        self._held = bytearray()
+        self._start[k] = stop
+        self._held[k] = bytearray()
 
     def _seam(self, offset: int, data: memoryview) -> None:
         if self._seams is None:
@@ -126,6 +146,8 @@ class Direct:
 
 class _Direct(OneFile):
     """Every process writes its own bytes; see `hpcio.writers.Backend`."""
+
+    stores_several = True
 
     def open_writer(self, plan: Plan, attempt: str) -> Writer:
         return Direct(plan, attempt)

@@ -22,6 +22,7 @@ import numpy as np
 from hpcio.errors import OutputError, as_output_error
 from hpcio.files import RunDirectory, allocate, checksum, sparse_file, sync, write_at
 from hpcio.journals import Ledger, published
+from hpcio.layout import sizes_of_parts
 from hpcio.machine import write_whole
 from hpcio.planning import Plan
 
@@ -35,6 +36,7 @@ __all__ = [
     "opened",
     "reserve",
     "restore",
+    "sizes_of_regions",
 ]
 
 # The largest page, in bytes, that clients of network file systems write at a time.
@@ -54,7 +56,7 @@ def opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def load_offsets(plan: Plan) -> np.ndarray:
-    """Where each block begins in the file, in bytes, shape (B,).
+    """Where each block begins in the file, in bytes, shape (B,); of several results, (outputs, B).
 
     Raises
     ------
@@ -73,7 +75,8 @@ def load_offsets(plan: Plan) -> np.ndarray:
         offsets: np.ndarray = np.load(io.BytesIO(array))
     except (ValueError, EOFError, MemoryError):
         offsets = np.zeros(0)
-    if offsets.shape != (len(plan),) or offsets.dtype.kind not in "iu" or offsets.min() < 0:
+    shape = (len(plan.several), len(plan)) if plan.several else (len(plan),)
+    if offsets.shape != shape or offsets.dtype.kind not in "iu" or offsets.min() < 0:
         raise OutputError(
             f"'{path}' says nothing of the {len(plan)} blocks of the plan. Start over (in the "
             "shell: --fresh)."
@@ -195,7 +198,11 @@ def check_offsets(plan: Plan, found: np.ndarray) -> None:
 
 @contextmanager
 def laid_out(plan: Plan, path: str) -> Iterator[h5py.File]:
-    """A new file whose first object is the dataset, at the same place in all files of a plan."""
+    """A new file whose first objects are its results, at the same place in all files of a plan."""
+    if plan.several:
+        with _laid_out_several(plan, path) as f:
+            yield f
+        return
     target = plan.target
     plain = plan.target.in_rows
     options: dict[str, Any] = {"libver": ("earliest" if plain else "v110", "v110")}
@@ -217,8 +224,46 @@ def laid_out(plan: Plan, path: str) -> Iterator[h5py.File]:
         yield f
 
 
+@contextmanager
+def _laid_out_several(plan: Plan, path: str) -> Iterator[h5py.File]:
+    """A file of several results, each contiguous."""
+    options: dict[str, Any] = {"libver": ("earliest", "v110")}
+    if any(output.target.nbytes >= PAGE for output in plan.several):
+        options |= {"alignment_threshold": PAGE, "alignment_interval": PAGE}
+    with h5py.File(path, "w", locking=False, **options) as f:
+        for output in plan.several:
+            dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            dcpl.set_layout(h5py.h5d.CONTIGUOUS)
+            dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            dcpl.set_obj_track_times(False)
+            dcpl.set_fill_value(np.full(1, output.target.fill, output.target.dtype))
+            htype = h5py.h5t.py_create(output.target.dtype, logical=True)
+            space = h5py.h5s.create_simple(output.target.shape)
+            h5py.h5d.create(f.id, output.name.encode(), htype, space, dcpl)
+        yield f
+
+
+def sizes_of_regions(plan: Plan) -> np.ndarray:
+    """Bytes of each region of the file, in the shape of `load_offsets`."""
+    if not plan.several:
+        return plan.target.sizes()
+    return sizes_of_parts([output.target for output in plan.several])
+
+
+def _offsets_of_several(plan: Plan, file: h5py.File) -> np.ndarray:
+    found = np.zeros((len(plan.several), len(plan)), np.int64)
+    for k, output in enumerate(plan.several):
+        if output.target.nbytes:
+            row = output.target.nbytes // output.target.shape[0]
+            found[k] = file[output.name].id.get_offset() + output.target.start * row
+    return found
+
+
 def offsets_of(plan: Plan, file: h5py.File) -> np.ndarray:
-    """Where each block begins in the file, in bytes, shape (B,)."""
+    """Where each block begins in the file, in bytes, in the shape of `load_offsets`."""
+    if plan.several:
+        return _offsets_of_several(plan, file)
     target, data = plan.target, file["data"]
     if not target.nbytes:
         return np.zeros(len(plan), np.int64)
@@ -247,7 +292,7 @@ def offsets_of(plan: Plan, file: h5py.File) -> np.ndarray:
 
 def between(plan: Plan, offsets: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
     """The parts of the file between the data of blocks, as bytes ``[first, last)``."""
-    sizes = plan.target.sizes()
+    sizes, offsets = sizes_of_regions(plan).reshape(-1), offsets.reshape(-1)
     kept = sizes > 0
     order = np.argsort(offsets[kept], kind="stable")
     first, last = offsets[kept][order], (offsets + sizes)[kept][order]

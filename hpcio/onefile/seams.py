@@ -10,6 +10,7 @@ import numpy as np
 
 from hpcio.files import checksum
 from hpcio.journals import Ledger
+from hpcio.onefile.preallocated import sizes_of_regions
 from hpcio.planning import Plan
 
 __all__ = ["SEAM", "read_seams", "seams_file", "seams_that_count"]
@@ -41,10 +42,14 @@ def read_seams(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def seams_that_count(ledger: Ledger, offsets: np.ndarray) -> Iterator[tuple[int, bytes]]:
     """Offset and bytes of those parts of seams whose attempt counts for their block."""
+    several = offsets.size // len(ledger.plan)
+    offsets, sizes = offsets.reshape(-1), sizes_of_regions(ledger.plan).reshape(-1)
+    # A block without bytes has no part of a page, wherever it is said to lie.
     order = np.argsort(offsets, kind="stable")
+    order = order[sizes[order] > 0]
     first = offsets[order]
-    last = first + ledger.plan.target.sizes()[order]
-    owner = np.where(ledger.done, ledger.log, -1)[order]
+    last = first + sizes[order]
+    owner = np.tile(np.where(ledger.done, ledger.log, -1), several)[order]
     for i, log in enumerate(ledger.logs):
         for at, seam in read_seams(seams_file(ledger.plan, log.attempt)):
             here = slice(np.searchsorted(last, at, "right"), np.searchsorted(first, at + len(seam)))

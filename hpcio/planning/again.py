@@ -24,7 +24,7 @@ __all__ = ["known_outcome"]
 
 def known_outcome(
     out: str, called: Called, recording: Recording, blocks: Blocks, call: CallOptions
-) -> Outcome | None:
+) -> tuple[Outcome, ...] | None:
     """What blocks return, if a result is there whose run has called the same for the same.
 
     Parameters
@@ -38,7 +38,7 @@ def known_outcome(
 
     Returns
     -------
-    Outcome or None
+    tuple of Outcome, or None
         None if any of it differs, down to the versions of packages; if something was reached that
         no fingerprint covers; or if the run is not finished, since plans that fail are made anew.
     """
@@ -59,7 +59,12 @@ def known_outcome(
         or not _has_type(there, call)
     ):
         return None
-    return Outcome(there.target.shape_index, there.shapes, there.dtype)
+    if there.several:
+        return tuple(
+            Outcome(o.target.shape_index, o.target.shapes, o.target.dtype, o.name)
+            for o in there.several
+        )
+    return (Outcome(there.target.shape_index, there.shapes, there.dtype),)
 
 
 def _is_same(one: Fingerprint, other: Fingerprint) -> bool:

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hpcio.errors import FunctionError, HpcioError
-from hpcio.function import FreshArguments, compute, takes
+from hpcio.function import FreshArguments, compute, compute_record, takes
+from hpcio.layout import Target
 from hpcio.machine import available, cores
 from hpcio.planning.limits import BASE, block_memory
 from hpcio.planning.plan import Plan
@@ -259,11 +261,16 @@ def _only(plan: Plan, block: int) -> Plan:
     here = slice(block, block + 1)
     of_blocks = ("trial", "base", "input_kind", "channel_block")
     of_target = ("shape_index", "start", "channel")
-    only = {
+    only: dict[str, Any] = {
         "trials": plan.trials.select(trials=[int(plan.blocks.trial[block])]),
         "blocks": replace(plan.blocks, **{n: getattr(plan.blocks, n)[here] for n in of_blocks}),
-        "target": replace(plan.target, **{n: getattr(plan.target, n)[here] for n in of_target}),
     }
+
+    def cut(target: Target) -> Target:
+        return replace(target, **{n: getattr(target, n)[here] for n in of_target})
+
+    only["target"] = cut(plan.target)
+    only["several"] = tuple(replace(o, target=cut(o.target)) for o in plan.several)
     return Plan(**{**vars(plan), **only, "live": None})
 
 
@@ -273,7 +280,9 @@ def timer(plan: Plan) -> Callable[[int], Said]:
     extra = {"chunkShape": plan.largest_shape()} if takes(func, "chunkShape") else {}
 
     def time_it(times: int) -> Said:
-        kind, shape = plan.blocks.kind_of(0), plan.shape_of(0)
+        kind = plan.blocks.kind_of(0)
+        (expected,) = plan.expected(np.zeros(1, np.int64)).values()
+        call: Callable[..., Any] = compute_record if plan.several else compute
         best = np.inf
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with Reader(plan.source, axis=plan.blocks.axis) as reader:
@@ -282,8 +291,8 @@ def timer(plan: Plan) -> Callable[[int], Said]:
                 args, kwargs = arguments.of(int(plan.blocks.trial[0]))
                 started = time.perf_counter()
                 trial = read(int(plan.blocks.base[0]))
-                compute(
-                    func, trial, args, {**kwargs, **extra}, shape, plan.dtype,
+                call(
+                    func, trial, args, {**kwargs, **extra}, expected, plan.dtype,
                     casting=plan.casting,
                 )  # fmt: skip
                 best = min(best, time.perf_counter() - started)

@@ -45,9 +45,25 @@ def _parts(plan: Plan) -> dict[str, Any]:
         "average": plain_average(plan.average),
         **_of_reduction(plan),
         "axes": [[axis.name, _hash(axis.values)] for axis in plan.axes],
+        **_of_several(plan),
         "writer": [plan.writer, plan.sources, plan.chunks, plan.compression],
         **({_KEPT: [*plan.digests[1:], _hash(plan.kept)]} if plan.former else {}),
     }  # fmt: skip
+
+
+def _of_several(plan: Plan) -> dict[str, Any]:
+    """The several results of a call, if there are such."""
+    found = [
+        [
+            output.name, target.dtype.str, target.shape, target.shapes, target.axis,
+            target.channel_axis, target.stacked,
+            *(_hash(array) for array in (target.shape_index, target.start, target.channel)),
+            [[axis.name, _hash(axis.values)] for axis in output.axes],
+        ]
+        for output in plan.several
+        for target in [output.target]
+    ]  # fmt: skip
+    return {"several results": found} if found else {}
 
 
 def _of_reduction(plan: Plan) -> dict[str, Any]:

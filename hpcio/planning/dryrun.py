@@ -20,11 +20,13 @@ from hpcio.function import (
     FauxTrial,
     FreshArguments,
     Function,
+    announced_parts,
     as_array,
-    dry_outcome,
+    parts_of,
     split_details,
     takes,
 )
+from hpcio.layout import RESERVED
 from hpcio.machine import available, cores
 from hpcio.planning.options import CallOptions
 from hpcio.planning.rules import Rule, Shape
@@ -67,10 +69,12 @@ class Called:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What blocks return.
+    """What blocks return: one result, or one of several.
 
     Attributes
     ----------
+    name : str
+        ``""`` if it is the only one, and has none.
     shape_index : numpy.ndarray of int32, shape (B,)
         Index into `shapes` for each block.
     shapes : tuple of tuple of int
@@ -81,6 +85,7 @@ class Outcome:
     shape_index: np.ndarray
     shapes: tuple[Shape, ...]
     dtype: np.dtype
+    name: str = ""
 
 
 def dry_run(
@@ -90,12 +95,14 @@ def dry_run(
     call: CallOptions,
     *,
     on_probe: Callable[[int, int], None] | None = None,
-) -> Outcome:
+) -> tuple[Outcome, ...]:
     """Ask for each distinct (trial shape, arguments) what a block returns.
 
     A function that announces its results is asked in this process. Any other one is called with
     trials, in processes of their own. Of many shapes only some are tried, if those follow a rule;
     what the others return is checked in the run.
+
+    There is an outcome for each of several results.
 
     Parameters
     ----------
@@ -106,24 +113,27 @@ def dry_run(
     on_probe : callable, optional
         Called with how many shapes have been tried, and of how many.
     """
-    return _DryRun(called, recording, blocks, call, on_probe).outcome()
+    return _DryRun(called, recording, blocks, call, on_probe).outcomes()
 
 
 @dataclass(frozen=True)
 class _Answer:
     """What a function returns for a case; or why that is not known."""
 
-    shape: Shape = ()
-    dtype: str = ""
+    shapes: tuple[Shape, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     failed: Said | None = None
 
     @property
     def is_known(self) -> bool:
-        return bool(self.dtype)
+        return bool(self.dtypes)
 
     @classmethod
     def of(cls, said: Said) -> _Answer:
-        return cls(failed=said) if "error" in said else cls(tuple(said["shape"]), said["dtype"])
+        if "error" in said:
+            return cls(failed=said)
+        return cls(tuple(map(tuple, said["shapes"])), tuple(said["dtypes"]), tuple(said["names"]))
 
 
 class _DryRun:
@@ -149,18 +159,27 @@ class _DryRun:
             for a, b in itertools.pairwise([*first.tolist(), order.size])
         ]
 
-    def outcome(self) -> Outcome:
-        """Shape and type of every block."""
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Shape and type of every block, of each result."""
         told, dtype = self._told(), None
         if self._call.out_dtype is not None:
             dtype = dtype_of(self._call.out_dtype)
         if told is None or dtype is None:
             answers = self._answers()
-            shapes = [answer.shape for answer in answers]
-            dtype = self._type_of(answers, dtype)
+            self._check_names(answers)
+            if answers[0].names != ("",):
+                return tuple(
+                    self._outcome([a.shapes[k] for a in answers], self._type_of(answers, k), name)
+                    for k, name in enumerate(answers[0].names)
+                )
+            shapes = [answer.shapes[0] for answer in answers]
+            dtype = self._type_of(answers, 0, dtype)
             self._compare(shapes, told, answers)
         else:
             shapes = told
+        return (self._outcome(shapes, dtype),)
+
+    def _outcome(self, shapes: list[Shape], dtype: np.dtype, name: str = "") -> Outcome:
         if dtype.kind not in "biufc":
             raise FunctionError(
                 f"'{self._name}' gives results of type {dtype}, which this format does not hold. "
@@ -168,7 +187,29 @@ class _DryRun:
             )
         known: dict[Shape, int] = {}
         index = [known.setdefault(shape, len(known)) for shape in shapes]
-        return Outcome(np.asarray(index, np.int32)[self._case], tuple(known), dtype)
+        return Outcome(np.asarray(index, np.int32)[self._case], tuple(known), dtype, name)
+
+    def _check_names(self, answers: list[_Answer]) -> None:
+        """Raise an error unless all trials have the same results, and names that a file can."""
+        names, options = answers[0].names, self._call
+        for case, answer in enumerate(answers):
+            if answer.names != names:
+                raise FunctionError(
+                    f"'{self._name}' gives {_listed(names)} for {self._where(0)}, but "
+                    f"{_listed(answer.names)} for {self._where(case)}. Return the same names, in "
+                    "the same order, for all trials."
+                )
+        taken = {*RESERVED} - {"data"}
+        if bad := [name for name in names if name in taken and names != ("",)]:
+            raise FunctionError(
+                f"'{self._name}' gives a result '{bad[0]}', which is the name of another thing in "
+                "the file of a result. Choose another one."
+            )
+        if names != ("",) and (options.out_shape is not None or options.out_dtype is not None):
+            raise OptionError(
+                f"out_shape and out_dtype are of one result, and '{self._name}' gives "
+                f"{_listed(names)}. Leave them out, and let it announce its results (noCompute)."
+            )
 
     # ---- what the caller says
 
@@ -188,14 +229,17 @@ class _DryRun:
                     f"says {said}. Correct out_shape, or leave it out."
                 )
 
-    def _type_of(self, answers: list[_Answer], dtype: np.dtype | None) -> np.dtype:
+    def _type_of(
+        self, answers: list[_Answer], part: int, dtype: np.dtype | None = None
+    ) -> np.dtype:
         for case, answer in enumerate(answers):
-            found = np.dtype(answer.dtype)
+            found = np.dtype(answer.dtypes[part])
             if dtype is None:
                 dtype = found
             elif found != dtype:
                 trial = self._trial(self._examples[case][0])
-                gives = f"'{self._name}' gives {found} for {trial}"
+                of = f" of '{answer.names[part]}'" if answer.names[part] else ""
+                gives = f"'{self._name}' gives {found}{of} for {trial}"
                 _check_type(found, dtype, self._call, gives)
         assert dtype is not None  # there is at least one block
         return dtype
@@ -223,11 +267,18 @@ class _DryRun:
         places = np.linspace(0, len(cases) - 1, FEW_SHAPES - 2).astype(int).tolist()
         return sorted({by_size[k] for k in (*places, 1, 2)})
 
-    def _rule(self, answers: dict[int, _Answer]) -> Rule | None:
+    def _rule(self, answers: dict[int, _Answer]) -> list[Rule] | None:
+        """The rule of each result; None if one of them follows none."""
         good = [case for case in answers if answers[case].is_known]
-        return Rule.fit([(self._inshape(case), answers[case].shape) for case in good])
+        if len({answers[case].names for case in good}) != 1:
+            return None
+        shapes = zip(*(answers[case].shapes for case in good), strict=True)
+        trials = [self._inshape(case) for case in good]
+        rules = [Rule.fit(list(zip(trials, each, strict=True))) for each in shapes]
+        found = [rule for rule in rules if rule is not None]
+        return found if len(found) == len(rules) else None
 
-    def _settled(self, case: int, answers: dict[int, _Answer], rule: Rule | None) -> _Answer:
+    def _settled(self, case: int, answers: dict[int, _Answer], rule: list[Rule] | None) -> _Answer:
         """What is known of a case, from its probe or by the rule."""
         answer = answers.get(case, _Answer())
         if answer.is_known:
@@ -244,7 +295,8 @@ class _DryRun:
                 HpcioWarning,
                 stacklevel=7,
             )
-        return _Answer(rule.apply(self._inshape(case)), good[0].dtype)
+        inshape = self._inshape(case)
+        return _Answer(tuple(r.apply(inshape) for r in rule), good[0].dtypes, good[0].names)
 
     def _tried(self, cases: list[int]) -> dict[int, _Answer]:
         """What comes of calling the function for some cases, each with some trials at most."""
@@ -299,10 +351,11 @@ class _DryRun:
         inshape = self._blocks.kind_of(block).inshape
         faux = FauxTrial(inshape, region, self._recording.dtype)
         try:
-            shape, dtype = dry_outcome(self._called.func(faux, *args, noCompute=True, **kwargs))
+            parts = announced_parts(self._called.func(faux, *args, noCompute=True, **kwargs))
         except (Exception, SystemExit) as error:
             raise self._error(in_words(error), block) from error
-        return _Answer(shape, dtype.str)
+        names, shapes, dtypes = zip(*parts, strict=True)
+        return _Answer(shapes, tuple(dtype.str for dtype in dtypes), names)
 
     # ---- words
 
@@ -337,12 +390,21 @@ def calls_for(
                 trial = take(opened.read(region), kind.sigrid)
             args, kwargs = arguments.of(number)
             result, _ = split_details(func(trial, *args, **kwargs))
-            array = as_array(result)
-            return {"shape": array.shape, "dtype": array.dtype.str}
+            several = parts_of(result)
+            arrays = [as_array(r) for r in ([result] if several is None else several.values())]
+            return {
+                "names": [""] if several is None else [*several],
+                "shapes": [array.shape for array in arrays],
+                "dtypes": [array.dtype.str for array in arrays],
+            }
 
         return tell(answer)
 
     return call
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) if names != ("",) else "one array"
 
 
 def _cases(blocks: Blocks, fresh: FreshArguments | None) -> np.ndarray:

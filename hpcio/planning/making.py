@@ -19,12 +19,15 @@ from hpcio.fingerprints import Fingerprint, fingerprint
 from hpcio.function import MOST_TEXT, Arguments, Function, text_of
 from hpcio.layout import (
     Average,
+    Join,
+    Output,
     OwnReduction,
     Reduce,
     Target,
     averaged,
     lay_out,
     name_axes,
+    record_of,
 )
 from hpcio.planning.again import known_outcome
 from hpcio.planning.digest import digest_of
@@ -94,13 +97,16 @@ def make_plan(
     reduction = reduction_of(layout.reduce)
     _refuse_generators_in(reduction)
     asked = (called, read.recording, read.blocks, call)
-    outcome = known_outcome(final, *asked) or dry_run(*asked, on_probe=on_probe)
-    target, average = _where_results_lie(read, outcome, layout, reduction, call.trial_time)
-    stored = _how_results_are_stored(storage, abilities, target, average)
-    axes = name_axes(
-        layout.axes, read.recording, read.trials, read.blocks, target,
-        average=average,
-    )  # fmt: skip
+    outcomes = known_outcome(final, *asked) or dry_run(*asked, on_probe=on_probe)
+    several = outcomes[0].name != ""
+    outputs, average = _outputs(read, outcomes, layout, reduction, call.trial_time)
+    target, axes = outputs[0].target, outputs[0].axes
+    if several:
+        target, axes = record_of([output.target for output in outputs]), ()
+    in_rows = all(output.target.in_rows for output in outputs)
+    if several:
+        _refuse_chunks(storage)
+    stored = _how_results_are_stored(storage, abilities, target, average, in_rows=in_rows)
     return _frozen(Plan(
         function=called.function,
         source=read.recording,
@@ -113,7 +119,7 @@ def make_plan(
         out=final,
         writer=storage.writer,
         sources=stored.sources,
-        join=layout.join,
+        join="concatenate" if several else cast(Join, layout.join),
         average=average,
         casting="same_kind" if call.out_dtype is not None else "equiv",
         run_id=secrets.token_hex(8),
@@ -125,6 +131,7 @@ def make_plan(
         same_versions=call.same_versions,
         access=storage.access,
         reduction=reduction,
+        several=tuple(outputs) if several else (),
     ))  # fmt: skip
 
 
@@ -330,6 +337,45 @@ def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, read: _Re
 # ---------------------------------------------------------------------- where results lie
 
 
+def _outputs(
+    read: _Read,
+    outcomes: Sequence[Outcome],
+    options: LayoutOptions,
+    reduction: Sequence[Function],
+    limit: float | None,
+) -> tuple[list[Output], Average | None]:
+    """The layout and the axes of each result, and what is averaged."""
+    names, average = [outcome.name for outcome in outcomes], None
+    if names != [""] and not options.keeptrials:
+        raise OptionError(
+            f"The function returns several results ({', '.join(names)}), and averages are of one. "
+            "Keep them (keeptrials=True) and average the datasets of the result, or let the "
+            "function return the one to average."
+        )
+    found = []
+    for outcome in outcomes:
+        own = options.of(outcome.name, names)
+        try:
+            target, average = _where_results_lie(read, outcome, own, reduction, limit)
+            axes = name_axes(
+                own.axes, read.recording, read.trials, read.blocks, target, average=average
+            )
+        except (FunctionError, OptionError) as error:
+            if not outcome.name:
+                raise
+            raise type(error)(f"Of the result '{outcome.name}': {error}") from error
+        found.append(Output(outcome.name, target, axes))
+    return found, average
+
+
+def _refuse_chunks(options: StorageOptions) -> None:
+    if options.chunks or options.compression:
+        raise OptionError(
+            "Several results of one call are stored as they are. Compress them afterwards: hpcio "
+            "repack OUT --compression gzip"
+        )
+
+
 def _where_results_lie(
     read: _Read,
     outcome: Outcome,
@@ -355,14 +401,16 @@ def _where_results_lie(
         what = own = try_reduction(reduction, stack.shape[1:], stack.dtype, limit=limit)
         layout(own.shape, own.dtype)
     return averaged(
-        stack, blocks, what, trials=read.trials, by=by, out_channel_axis=options.out_channel_axis
-    )
+        stack, blocks, what, trials=read.trials, by=by,
+        out_channel_axis=cast("int | None", options.out_channel_axis),
+    )  # fmt: skip
 
 
 def _laid_out(blocks: Blocks, outcome: Outcome, options: LayoutOptions) -> Target:
     return lay_out(
         blocks, outcome.shape_index, outcome.shapes, outcome.dtype,
-        join=options.join, join_axis=options.join_axis, out_channel_axis=options.out_channel_axis,
+        join=cast(Join, options.join), join_axis=cast("int | None", options.join_axis),
+        out_channel_axis=cast("int | None", options.out_channel_axis),
     )  # fmt: skip
 
 
@@ -377,9 +425,14 @@ class _Stored:
 
 
 def _how_results_are_stored(
-    options: StorageOptions, abilities: WriterAbilities, target: Target, average: Average | None
+    options: StorageOptions,
+    abilities: WriterAbilities,
+    target: Target,
+    average: Average | None,
+    *,
+    in_rows: bool,
 ) -> _Stored:
-    sources = _sources(options, abilities, target, average)
+    sources = _sources(options, abilities, target, average, in_rows=in_rows)
     if average is not None and (options.chunks or options.compression):
         raise OptionError(
             "An average is one dataset, made at the end. Compress it afterwards: hpcio repack "
@@ -390,7 +443,12 @@ def _how_results_are_stored(
 
 
 def _sources(
-    options: StorageOptions, abilities: WriterAbilities, target: Target, average: Average | None
+    options: StorageOptions,
+    abilities: WriterAbilities,
+    target: Target,
+    average: Average | None,
+    *,
+    in_rows: bool,
 ) -> Sources:
     """Whether there is one virtual source for each block (trial) or for each batch (task)."""
     if not abilities.makes_sources or average is not None:
@@ -404,7 +462,7 @@ def _sources(
             f"{count} blocks would make as many files, more than HDF5 can join "
             f"({MAX_MAPPINGS}). Use sources='task'."
         )
-    if count > MAX_MAPPINGS and not target.in_rows:
+    if count > MAX_MAPPINGS and not in_rows:
         raise OptionError(
             f"{count} blocks that do not follow each other along the first axis need as many "
             f"mappings of a virtual dataset, more than HDF5 can hold ({MAX_MAPPINGS}). "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -58,7 +58,10 @@ class CallOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutOptions:
-    """How results lie in the one dataset.
+    """How results lie in the one dataset, or in several.
+
+    Of several results, a dict by their names says it for some of them; those without are laid out
+    as by default.
 
     Raises
     ------
@@ -66,17 +69,18 @@ class LayoutOptions:
         If options do not go together.
     """
 
-    join: Join = "concatenate"
-    join_axis: int | None = None
-    out_channel_axis: int | None = None
+    join: Join | Mapping[str, Join] = "concatenate"
+    join_axis: int | Mapping[str, int | None] | None = None
+    out_channel_axis: int | Mapping[str, int | None] | None = None
     keeptrials: bool = True
     reduce: Reducing | None = None
     by: str | Sequence[str] | None = None
-    axes: Mapping[str, Sequence[object] | np.ndarray | None] | None = None
+    axes: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.join not in ("concatenate", "stack"):
-            raise OptionError(f"join='{self.join}' is unknown. Choose concatenate or stack.")
+        for join in self.join.values() if isinstance(self.join, Mapping) else (self.join,):
+            if join not in ("concatenate", "stack"):
+                raise OptionError(f"join='{join}' is unknown. Choose concatenate or stack.")
         if isinstance(self.reduce, str) and ":" not in self.reduce:
             check_reduce(self.reduce)
         if self.keeptrials and self.reduce is not None:
@@ -86,11 +90,48 @@ class LayoutOptions:
         if self.keeptrials and self.by:
             raise OptionError(f"by={self.by!r} goes with averages: say keeptrials=False, too.")
         for name in ("join_axis", "out_channel_axis"):
-            if getattr(self, name) is not None:
-                whole = check_whole(name, getattr(self, name))
-                object.__setattr__(self, name, whole)  # no integer of numpy, which JSON refuses
+            given = getattr(self, name)
+            if isinstance(given, Mapping):
+                for one in given.values():
+                    if one is not None:
+                        check_whole(name, one)
+            elif given is not None:
+                # No integer of numpy, which JSON refuses.
+                object.__setattr__(self, name, check_whole(name, given))
         if not self.keeptrials and (self.join, self.join_axis) != ("concatenate", None):
             raise OptionError("An average joins nothing: leave out join and join_axis.")
+
+    def of(self, name: str, names: Sequence[str]) -> LayoutOptions:
+        """What is said of one of several results, or of the only one, whose name is ``""``.
+
+        Raises
+        ------
+        OptionError
+            If a dict names a result that is not there.
+        """
+        defaults: dict[str, Any] = {
+            "join": "concatenate", "join_axis": None, "out_channel_axis": None, "axes": None,
+        }  # fmt: skip
+        own = {}
+        for option, default in defaults.items():
+            given = getattr(self, option)
+            if not isinstance(given, Mapping) or (option == "axes" and not _is_by_name(given)):
+                continue
+            unknown = [str(key) for key in given if key not in names or not name]
+            if unknown:
+                there = f"are {', '.join(names)}" if name else "is one array without a name"
+                raise OptionError(
+                    f"{option}= names '{unknown[0]}', but what the function returns {there}."
+                )
+            own[option] = given.get(name, default)
+        if isinstance(own.get("join_axis"), np.integer):
+            own["join_axis"] = int(own["join_axis"])
+        return replace(self, **own)
+
+
+def _is_by_name(axes: Mapping[str, Any]) -> bool:
+    """Whether axes are those of several results, each a dict."""
+    return bool(axes) and all(isinstance(one, Mapping) for one in axes.values())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ import numpy as np
 from hpcio.errors import PlanError
 from hpcio.files import ACCESS, Access, Modes, RunDirectory
 from hpcio.fingerprints import Fingerprint, fingerprint
-from hpcio.function import Arguments, Function, Reduction
-from hpcio.layout import Average, Axis, Join, Target, nbytes_of
+from hpcio.function import Arguments, Function, Part, Reduction
+from hpcio.layout import Average, Axis, Join, Output, Target, nbytes_of
 from hpcio.planning.options import Sources
 from hpcio.recording import Blocks, Recording, Trials, trials_in_words
 from hpcio.words import START_OVER, count, html_table, in_lines, shape_words, size
@@ -90,6 +90,9 @@ class Plan:
     kept: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16), repr=False)
     # Whether `prepare` is to set aside what is there; no run directory keeps it.
     starts_over: bool = False
+    # Several results of one call; then `target` is the layout of the records that hold them, and
+    # `axes` is empty. See `outputs`.
+    several: tuple[Output, ...] = ()
 
     def __len__(self) -> int:
         """Number of blocks."""
@@ -98,14 +101,12 @@ class Plan:
     def _rows(self) -> list[tuple[str, str]]:
         """Names and values, for a table."""
         blocks = f"; in {count(len(self), 'block')}" if self.counted == "block" else ""
-        names = [axis.name for axis in self.axes]
-        stored = f"{shape_words(self.target.shape, names)}, {self.target.dtype}"
         rows = [
             ("plan", self.digest[:8]),
             ("function", str(self.function)),
             ("recording", str(self.source)),
             ("trials", trials_in_words(self.trials) + blocks),
-            ("result", f"{stored}, {size(self.target.nbytes)}"),
+            *((self.called_in_words(output), self.in_words(output)) for output in self.outputs),
             ("average", str(self.average) if self.average else ""),
             ("into", f"{self.out} (writer {self.writer})"),
         ]
@@ -116,6 +117,37 @@ class Plan:
 
     def _repr_html_(self) -> str:
         return html_table("What a run will do", self._rows())
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The datasets of the result: ``data`` alone, or one for each of several results."""
+        return self.several or (Output("data", self.target, self.axes),)
+
+    def called_in_words(self, output: Output) -> str:
+        """What people call an output: the result, or one of several by its name."""
+        return f"result '{output.name}'" if self.several else "result"
+
+    def in_words(self, output: Output) -> str:
+        """Shape, type and size of an output."""
+        target, names = output.target, [axis.name for axis in output.axes]
+        return f"{shape_words(target.shape, names)}, {target.dtype}, {size(target.nbytes)}"
+
+    def expected(self, blocks: np.ndarray) -> Mapping[int, tuple[Any, ...]]:
+        """What calls return for some blocks, by `target.shape_index`.
+
+        Returns
+        -------
+        mapping
+            Shapes for `hpcio.function.compute`; of several results, what `compute_record` takes.
+        """
+        if not self.several:
+            return dict(enumerate(self.shapes))
+        index, first = np.unique(self.target.shape_index[blocks], return_index=True)
+        found: list[tuple[Part, ...]] = [
+            tuple((o.name, o.target.shape_of(b), o.target.dtype) for o in self.several)
+            for b in blocks[first].tolist()
+        ]
+        return dict(zip(index.tolist(), found, strict=True))
 
     @property
     def dtype(self) -> np.dtype:
@@ -140,6 +172,8 @@ class Plan:
 
     def largest_shape(self) -> tuple[int, ...]:
         """The largest length of a result on each axis, which functions know as `chunkShape`."""
+        if self.several:
+            return self.several[0].target.largest_shape()
         return tuple(max(lengths) for lengths in zip(*self.shapes, strict=True))
 
     @property
@@ -311,6 +345,11 @@ class Plan:
         PlanError
             If values are to be read in units: such a dict says where they lie, and no more.
         """
+        if self.several:
+            raise PlanError(
+                "A dict for a worker holds one array, and this function returns several. Run the "
+                "plan."
+            )
         if self.source.scaling is not None:
             raise PlanError(
                 f"The plan reads '{self.source.dataset}' in {self.source.scaling.units}, and a "

@@ -46,7 +46,7 @@ from hpcio.files import (
 )
 from hpcio.fingerprints import Fingerprint
 from hpcio.function import Function, plain_state, state_of
-from hpcio.layout import Average, Axis, Target
+from hpcio.layout import Average, Axis, Output, Target, sizes_of_parts
 from hpcio.planning.plan import Former, Plan
 from hpcio.recording import (
     Blocks,
@@ -136,6 +136,7 @@ def _write(plan: Plan, path: Path) -> None:
         "channel_blocks": plan.blocks.channel_blocks,
         "input_kinds": [plain_input_kind(kind) for kind in plan.blocks.input_kinds],
         "axes": [axis.name for axis in plan.axes],
+        **_plain_outputs(plan),
         "columns": list(plan.trials.columns),
         "clock": None if plan.trials.clock is None else asdict(plan.trials.clock),
         "average": plain_average(plan.average),
@@ -154,6 +155,7 @@ def _write(plan: Plan, path: Path) -> None:
         **{f"columns/{k}": stored_column(c) for k, c in enumerate(plan.trials.columns.values())},
         **{f"target/{name}": array for name, array in plan.target.arrays().items()},
         **{f"axes/{k}": a.values for k, a in enumerate(plan.axes) if a.values is not None},
+        **_arrays_of_outputs(plan),
     }
     if plan.average is not None and plan.average.by:
         arrays["condition"] = plan.average.condition
@@ -162,6 +164,35 @@ def _write(plan: Plan, path: Path) -> None:
     attrs = {"format": FORMAT, "run_id": plan.run_id, "digest": plan.digest}
     # A plan may hold pickles, and others have no need to read it.
     write_arrays(arrays, path, attrs=attrs, seal=_seal, mode=plan.modes.record)
+
+
+def _plain_outputs(plan: Plan) -> dict[str, Any]:
+    """Several results as JSON can hold them; nothing for one."""
+    found = [[output.name, [axis.name for axis in output.axes]] for output in plan.several]
+    return {"outputs": found} if found else {}
+
+
+def _arrays_of_outputs(plan: Plan) -> dict[str, np.ndarray]:
+    """The layouts and coordinates of several results; nothing for one."""
+    found: dict[str, np.ndarray] = {}
+    for n, output in enumerate(plan.several):
+        for name, array in output.target.arrays().items():
+            found[f"outputs/{n}/target/{name}"] = array
+        for k, axis in enumerate(output.axes):
+            if axis.values is not None:
+                found[f"outputs/{n}/axes/{k}"] = axis.values
+    return found
+
+
+def _outputs(f: h5py.File, plain: list[Any]) -> tuple[Output, ...]:
+    """What `_plain_outputs` and `_arrays_of_outputs` have kept."""
+    found = []
+    for n, (name, axes) in enumerate(plain):
+        group = f[f"outputs/{n}"]
+        values = {k: read_table(group[f"axes/{k}"]) for k in group.get("axes", ())}
+        named = tuple(Axis(axis, values.get(str(k))) for k, axis in enumerate(axes))
+        found.append(Output(name, Target.load(group["target"]), named))
+    return tuple(found)
 
 
 def _as_bytes(data: bytes) -> np.ndarray:
@@ -299,8 +330,9 @@ def _check(plan: Plan) -> None:
     for name, array in arrays.items():
         if array.dtype.kind not in "iu" or array.shape != count:
             raise ValueError(f"'{name}' has the shape {array.shape} for {count} blocks")
-    if not count[0] or len(plan.axes) != len(plan.target.shape):
-        raise ValueError("it has no blocks, or axes without names")
+    if not count[0]:
+        raise ValueError("it has no blocks")
+    _check_outputs(plan)
     for name, limit in (("trial", len(plan.trials)), ("input_kind", len(blocks.input_kinds)),
                         ("channel_block", blocks.channel_blocks)):  # fmt: skip
         if arrays[name].min() < 0 or arrays[name].max() >= limit:
@@ -319,13 +351,25 @@ def _check(plan: Plan) -> None:
         raise ValueError("a block lies before its recording, or along no axis of it")
     if not plan.digest or set(plan.digest) - set("0123456789abcdef") or len(plan.digest) != 32:
         raise ValueError("it has no digest")
-    for k, axis in enumerate(plan.axes):
-        if axis.values is not None and axis.values.shape != (plan.target.shape[k],):
-            raise ValueError(f"axis {k} has {axis.values.shape} coordinates")
     if plan.former and (plan.kept.shape != count or plan.kept.max() > len(plan.former)):
         raise ValueError("a block is kept of a plan that is not there")
     if plan.average is not None:
         _check_average(plan, plan.average)
+
+
+def _check_outputs(plan: Plan) -> None:
+    """Raise ValueError unless all outputs have axes, and several the records that hold them."""
+    for output in plan.outputs:
+        target = output.target
+        if len(output.axes) != len(target.shape) or target.start.shape != plan.target.start.shape:
+            raise ValueError("it has axes without names, or results of other blocks")
+        for k, axis in enumerate(output.axes):
+            if axis.values is not None and axis.values.shape != (target.shape[k],):
+                raise ValueError(f"axis {k} has {axis.values.shape} coordinates")
+    if plan.several:
+        sizes = sizes_of_parts([output.target for output in plan.several])
+        if not np.array_equal(sizes.sum(axis=0), plan.target.sizes()):
+            raise ValueError("the records of its blocks do not hold their results")
 
 
 def _check_average(plan: Plan, average: Average) -> None:
@@ -395,6 +439,7 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
             for k in range(len(spec.get("reduction", ())))  # older plans have none
         ]
         target = Target.load(f["target"])
+        several = _outputs(f, spec.get("outputs", []))
         run_id, digest = str(f.attrs["run_id"]), str(f.attrs["digest"])
     average = _average(spec["average"], condition)
     if average is not None and not set(average.by) <= set(names):
@@ -426,6 +471,7 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
         "compression": spec.get("compression"),
         "former": tuple(Former(**one) for one in spec.get("former", ())),
         "kept": kept,
+        "several": several,
         **{name: spec[name] for name in _PLAIN},
     }
 

@@ -29,7 +29,7 @@ from hpcio.planning import Plan
 from hpcio.reporting.timeline import Timeline, names_of, worked
 from hpcio.results import what_is_gone
 from hpcio.running import runs
-from hpcio.words import count, duration, memory, natural, number, plain, shape_words, size, when
+from hpcio.words import count, duration, memory, natural, number, plain, size, when
 
 __all__ = [
     "Counts",
@@ -137,7 +137,6 @@ def facts_of(ledger: Ledger, times: Timeline) -> list[tuple[str, str]]:
     name = function.name + (f", version {function.version}" if function.version else "")
     given = [plan.described[x] for x in ("args", "kwargs")]
     length = plan.trials.stop - plan.trials.start
-    shape = shape_words(plan.target.shape, [axis.name for axis in plan.axes])
     average = f", {plan.average}" if plan.average else ""
     rows = "row" if length.max() == 1 else "rows"
     blocks = f", in {len(plan):,} blocks" if len(plan) != length.size else ""
@@ -148,7 +147,7 @@ def facts_of(ledger: Ledger, times: Timeline) -> list[tuple[str, str]]:
         ("recording", str(plan.source)),
         ("trials", f"{length.size:,} of {_range(length, '{:,}'.format)} {rows}{blocks}"),
         ("read", size(int(plan.input_sizes().sum()))),
-        ("result", f"{shape}, {plan.target.dtype}, {size(plan.target.nbytes)}{average}"),
+        *((plan.called_in_words(o), f"{plan.in_words(o)}{average}") for o in plan.outputs),
         ("output", plan.out),
         ("user", _names(str(log.header["user"]) for log in ledger.logs)),
         ("hosts", _names(str(log.header["host"]) for log in ledger.logs)),

@@ -10,34 +10,45 @@ import h5py
 import numpy as np
 
 from hpcio.errors import DAMAGE
-from hpcio.files import checksum, has_sound_scales, read_table
+from hpcio.files import checksum, has_sound_scales, read_table, read_text
 
-__all__ = ["KEPT", "RECORDINGS", "differing", "keep_sums"]
+__all__ = ["KEPT", "OUTPUTS", "RECORDINGS", "SEVERAL", "differing", "keep_sums", "names_of_results"]
 
 # The dataset that holds the checksums, as JSON.
 KEPT = "hpcio/besides"
 # The table of recordings, if there are several.
 RECORDINGS = "hpcio/recordings"
+# The layout of each of several results of a call.
+OUTPUTS = "hpcio/outputs"
 
+# The attribute of a file that names its results, as JSON, if a call has several.
+SEVERAL = "results"
 # What is in this group and counts; the rest says where the data lie, which a copy may change.
-_OURS = ("hpcio/target", "hpcio/state", "hpcio/checksum", RECORDINGS)
-# Of these only the attributes: the data have checksums of their own.
-_ATTRIBUTES_ALONE = ("/", "data", "hpcio")
+_OURS = ("hpcio/target", "hpcio/state", "hpcio/checksum", RECORDINGS, OUTPUTS)
 # Attributes that refer to other objects, or say how the data are stored; a copy has others.
 _NOT_KEPT = ("DIMENSION_LIST", "DIMENSION_LABELS", "REFERENCE_LIST", "compression")
 
 
+def names_of_results(file: h5py.File) -> list[str]:
+    """The datasets that are results: ``data`` alone, or one for each of several of a call."""
+    names: list[str] = json.loads(read_text(file, SEVERAL, '["data"]'))
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"its attribute '{SEVERAL}' names no datasets")
+    return names
+
+
 def keep_sums(file: h5py.File) -> None:
     """Keep checksums of all that a result holds besides its data."""
-    things: dict[str, list[Any]] = {
-        name: [None, _sums_of_attributes(file[name])] for name in _ATTRIBUTES_ALONE
-    }
+    results = names_of_results(file)
+    # Of these only the attributes: the data have checksums of their own.
+    alone = ("/", *results, "hpcio")
+    things: dict[str, list[Any]] = {name: [None, _sums_of_attributes(file[name])] for name in alone}
     ours = (name for name in _OURS if name in file)
-    for name in (*(name for name in file if name not in _ATTRIBUTES_ALONE), *ours):
+    for name in (*(name for name in file if name not in alone), *ours):
         for path, thing in _all_in(name, file[name]):
             values = _sum_of(thing) if isinstance(thing, h5py.Dataset) else None
             things[path] = [values, _sums_of_attributes(thing)]
-    kept = json.dumps([things, _axes(file["data"])])
+    kept = json.dumps([things, [axis for name in results for axis in _axes(file[name])]])
     file[KEPT] = np.frombuffer(kept.encode(), np.uint8)
 
 
@@ -75,7 +86,7 @@ def _newer(file: h5py.File, things: dict[str, Any], axes: list[Any]) -> Iterator
             if _found(thing, key) != expected:
                 yield f"the attribute '{key}'{of}"
     try:
-        there = _axes(file["data"])
+        there = [axis for name in names_of_results(file) for axis in _axes(file[name])]
     except DAMAGE:
         there = [["", []] for _ in axes]
     for k, ((label, scales), (found, attached)) in enumerate(zip(axes, there, strict=True)):
@@ -128,7 +139,8 @@ def _sum_of(dataset: h5py.Dataset) -> int:
 
 def _values(dataset: h5py.Dataset) -> Any:
     # A scale may be as long as its axis and hold nothing.
-    longest = max(dataset.file["data"].shape, default=1)
+    file = dataset.file
+    longest = max((n for name in names_of_results(file) for n in file[name].shape), default=1)
     return dataset[()] if (dataset.size or 0) <= longest else read_table(dataset)
 
 

@@ -29,14 +29,12 @@ class Sources:
         The result.
     table : numpy.ndarray
         The dataset ``hpcio/sources``.
-    target : Target
-        Where the result of each block lies.
     of_block : numpy.ndarray of int, shape (B,)
         The source of each block; negative for a gap.
     """
 
-    def __init__(self, path: str, table: np.ndarray, target: Target, of_block: np.ndarray) -> None:
-        self.path, self.table, self.target, self.of_block = path, table, target, of_block
+    def __init__(self, path: str, table: np.ndarray, of_block: np.ndarray) -> None:
+        self.path, self.table, self.of_block = path, table, of_block
         self._result = os.stat(path)
         folder = os.path.dirname(path)
         self.paths = [os.path.join(folder, os.fsdecode(p)) for p in table["path"].tolist()]
@@ -47,15 +45,14 @@ class Sources:
     @classmethod
     def of(cls, f: h5py.File) -> Self:
         """The sources of an open result."""
-        target, table = Target.load(f["hpcio/target"]), read_table(f["hpcio/sources"])
-        of_block = read_table(f["hpcio/source_of_block"])
+        table, of_block = read_table(f["hpcio/sources"]), read_table(f["hpcio/source_of_block"])
         if (
-            of_block.shape != target.start.shape
+            of_block.shape != f["hpcio/state"].shape
             or of_block.dtype.kind not in "iu"
             or of_block.max(initial=-1) >= len(table)
         ):
             raise ValueError("its table of sources does not fit its blocks")
-        return cls(f.filename, table, target, of_block)
+        return cls(f.filename, table, of_block)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,15 +77,16 @@ class Sources:
                     "Unset that variable, and start Python again."
                 )
 
-    def at(self, rows: Rows, channels: Rows | None = None) -> np.ndarray:
+    def at(self, target: Target, rows: Rows, channels: Rows | None = None) -> np.ndarray:
         """The numbers of the sources that some rows along the axis of joining need.
 
         Parameters
         ----------
+        target : Target
+            Of the dataset that they are read for.
         rows, channels : range or numpy.ndarray of int, ascending
             Along that axis, and along the one of channels; by default all of these.
         """
-        target = self.target
         if not len(rows):
             return np.zeros(0, np.int64)
         begins = _begin_of(target.start, rows[0])
@@ -146,10 +144,13 @@ class ResultDataset(h5py.Dataset):  # type: ignore[misc]  # h5py is untyped
     ----------
     dataset : h5py.Dataset
     sources : Sources
+    target : Target
+        Where the result of each block lies in it.
     """
 
-    def __init__(self, dataset: h5py.Dataset, sources: Sources) -> None:
+    def __init__(self, dataset: h5py.Dataset, sources: Sources, target: Target) -> None:
         super().__init__(dataset.id)
+        self._target = target
         self._sources, self._reader = sources, VirtualReader(dataset, known=sources.paths)
 
     def __getitem__(self, args: Any, new_dtype: Any = None) -> Any:
@@ -192,7 +193,7 @@ class ResultDataset(h5py.Dataset):  # type: ignore[misc]  # h5py is untyped
         return shape
 
     def _read(self, wanted: Sequence[Rows], **options: Any) -> np.ndarray:
-        sources, target = self._sources, self._sources.target
+        sources, target = self._sources, self._target
         try:
             found = self._reader.read(wanted, **options)
         except SourceError as error:
@@ -202,14 +203,14 @@ class ResultDataset(h5py.Dataset):  # type: ignore[misc]  # h5py is untyped
             ) from error
         if found.size:
             channels = None if target.channel_axis is None else wanted[target.channel_axis]
-            sources.check(sources.at(wanted[target.axis], channels).tolist())
+            sources.check(sources.at(target, wanted[target.axis], channels).tolist())
         return found
 
     def _masked(self, mask: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
         """The elements that a mask of the whole dataset selects, one after the other."""
         if mask.shape != self._shape():
             raise TypeError("Boolean indexing array has incompatible shape")
-        axis = self._sources.target.axis
+        axis = self._target.axis
         some: list[Any] = [slice(None)] * self.ndim
         some[axis] = np.flatnonzero(mask.any(axis=tuple(k for k in range(self.ndim) if k != axis)))
         found: np.ndarray = self.__getitem__(tuple(some), dtype)[mask[tuple(some)]]

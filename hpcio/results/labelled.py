@@ -27,15 +27,15 @@ def names_of_axes(virtual: h5py.Dataset) -> list[str]:
     return [dim.label or dim[0].name.lstrip("/") for dim in virtual.dims]
 
 
-def labelled(f: h5py.File, virtual: h5py.Dataset) -> xarray.Dataset:
+def labelled(f: h5py.File, results: dict[str, h5py.Dataset]) -> xarray.Dataset:
     """A result as a Dataset; see `hpcio.results.ResultFile.to_xarray`.
 
     Parameters
     ----------
     f : ResultFile
-        Values of ``data`` are read by it.
-    virtual : h5py.Dataset
-        The dataset ``data`` as HDF5 holds it, for its labels and scales.
+        Values of results are read by it.
+    results : dict of str to h5py.Dataset
+        Each result as HDF5 holds it, for its labels and scales.
     """
     try:
         import xarray
@@ -48,16 +48,16 @@ def labelled(f: h5py.File, virtual: h5py.Dataset) -> xarray.Dataset:
     class Lazy(xarray.backends.BackendArray):
         """The data, read where they are asked for."""
 
-        def __init__(self) -> None:
-            self.shape, self.dtype = f["data"].shape, np.dtype(f["data"].dtype)
+        def __init__(self, name: str) -> None:
+            self.name, self.shape, self.dtype = name, f[name].shape, np.dtype(f[name].dtype)
 
         def __getitem__(self, key: Any) -> Any:
             one_list = indexing.IndexingSupport.OUTER_1VECTOR
             return indexing.explicit_indexing_adapter(
-                key, self.shape, one_list, lambda region: np.asarray(f["data"][region])
+                key, self.shape, one_list, lambda region: np.asarray(f[self.name][region])
             )
 
-    dims = names_of_axes(virtual)
+    dims = {name: names_of_axes(virtual) for name, virtual in results.items()}
     coordinates: dict[str, tuple[str, np.ndarray]] = {}
     along: dict[str, str] = {}  # the dimension of each scale
 
@@ -66,17 +66,23 @@ def labelled(f: h5py.File, virtual: h5py.Dataset) -> xarray.Dataset:
         if not is_phony(scale):
             coordinates[name] = name, column_of(scale)
 
-    for name, dim in zip(dims, virtual.dims, strict=True):
-        add(dim[0], name)
+    for of, virtual in results.items():
+        for name, dim in zip(dims[of], virtual.dims, strict=True):
+            add(dim[0], name)
     for name, thing in f.items():
-        if not isinstance(thing, h5py.Dataset) or name == "data" or thing.ndim != 1:
+        if not isinstance(thing, h5py.Dataset) or name in results or thing.ndim != 1:
             continue
         for scale in list(thing.dims[0].values())[:1]:
             if scale.name not in along:  # that of trials, where no axis of the data is theirs
                 add(scale, scale.name.lstrip("/"))
             coordinates[name] = along[scale.name], column_of(thing)
-    data = xarray.Variable(dims, indexing.LazilyIndexedArray(Lazy()), _attributes(virtual))
-    found = xarray.Dataset({"data": data}, coordinates, _attributes(f))
+    data = {
+        name: xarray.Variable(
+            dims[name], indexing.LazilyIndexedArray(Lazy(name)), _attributes(virtual)
+        )
+        for name, virtual in results.items()
+    }
+    found = xarray.Dataset(data, coordinates, _attributes(f))
     found.set_close(f.close)
     return found
 

@@ -17,13 +17,14 @@ import numpy as np
 from hpcio.errors import OutputError
 from hpcio.files import read_table, read_text
 from hpcio.recording import FURTHER, column_of, columns_of_result, is_phony
+from hpcio.results.labelled import names_of_axes
 from hpcio.results.opening import ResultFile
 from hpcio.results.publishing import RATE, T_START, WHOLE
 
 __all__ = ["NewDataset", "lay_out_as_nwb"]
 
-# Makes the empty dataset for the data in a group of a file, under a name.
-NewDataset = Callable[[h5py.Group, str], h5py.Dataset]
+# Makes the empty dataset for a result, in a group of a file, under a name; at last, which result.
+NewDataset = Callable[[h5py.Group, str, str], h5py.Dataset]
 
 _VERSION = "2.6.0"
 _TEXT = h5py.string_dtype("utf-8")
@@ -44,12 +45,12 @@ _MEANING = {
 }
 
 
-def lay_out_as_nwb(f: ResultFile, g: h5py.File, new_dataset: NewDataset) -> h5py.Dataset:
+def lay_out_as_nwb(f: ResultFile, g: h5py.File, new_dataset: NewDataset) -> dict[str, h5py.Dataset]:
     """Make all of a file of NWB of a result, but for the values of its data.
 
     Data with the rows of their trials, along a first axis ``time``, are a `TimeSeries` in the
     processing module ``hpcio``. All others are `ScratchData`, since no type of NWB fits whatever a
-    function returns. Coordinates of axes lie in scratch, too.
+    function returns. Coordinates of axes and details lie in scratch, too.
 
     Parameters
     ----------
@@ -60,34 +61,49 @@ def lay_out_as_nwb(f: ResultFile, g: h5py.File, new_dataset: NewDataset) -> h5py
 
     Returns
     -------
-    h5py.Dataset
-        The empty one of the data.
+    dict of str to h5py.Dataset
+        The empty ones of the data, by the names of results.
 
     Raises
     ------
     OutputError
         If NWB has no such numbers.
     """
-    if f.virtual.dtype.kind == "c":
-        raise OutputError(
-            f"NWB has no complex numbers, and 'data' of '{f.filename}' has. Let the function "
-            "return their absolute values, or real and imaginary part along an axis."
-        )
+    for name in f.results:
+        if f.plain(name).dtype.kind == "c":
+            raise OutputError(
+                f"NWB has no complex numbers, and '{name}' of '{f.filename}' has. Let the function "
+                "return their absolute values, or real and imaginary part along an axis."
+            )
     said = {name: read_text(f, name) for name, value in f.attrs.items() if _is_text(value)}
     table = read_table(f["trials"])
     _add_head(g, f, said)
-    names = [dim.label or dim[0].name.lstrip("/") for dim in f.virtual.dims]
     what = f"Result of the function {said['function']} over trials, computed by hpcio."
-    times = _times(f, table, names)
-    if times is None:
-        notes = f"{what} Axes: {', '.join(names)}."
-        data = _described(new_dataset(g["scratch"], "data"), "core.ScratchData", notes=notes)
-    else:
-        module = _new_group(g["processing"], "hpcio", "core.ProcessingModule", description=what)
-        data = _add_series(module, new_dataset, what, times)
+    made = {name: _add_result(f, g, name, table, what, new_dataset) for name in f.results}
     _add_coordinates(g["scratch"], f)
+    _add_details(g["scratch"], f)
     _add_trials(g, f, table)
-    return data
+    return made
+
+
+def _add_result(
+    f: ResultFile,
+    g: h5py.File,
+    name: str,
+    table: np.ndarray,
+    what: str,
+    new_dataset: NewDataset,
+) -> h5py.Dataset:
+    """The empty dataset of a result, as a time series or in scratch."""
+    axes = names_of_axes(f.plain(name))
+    times = _times(f, name, table, axes)
+    if times is None:
+        made = new_dataset(g["scratch"], name, name)
+        return _described(made, "core.ScratchData", notes=f"{what} Axes: {', '.join(axes)}.")
+    module = g["processing"].get("hpcio")
+    if module is None:
+        module = _new_group(g["processing"], "hpcio", "core.ProcessingModule", description=what)
+    return _add_series(module, name, new_dataset, what, times)
 
 
 def _is_text(value: Any) -> bool:
@@ -129,10 +145,10 @@ def _add_head(g: h5py.File, f: ResultFile, said: Mapping[str, str]) -> None:
     g.create_dataset("file_create_date", data=[said["created"]], dtype=_TEXT, maxshape=(None,))
 
 
-def _times(f: ResultFile, table: np.ndarray, names: list[str]) -> np.ndarray | None:
-    """The time of each row of the data in seconds, if these are rows of the recording."""
-    clock, shape = f["trials"].attrs, f.virtual.shape
-    if names[:1] != ["time"] or not clock.get(WHOLE, False) or len(shape) > _MOST_AXES:
+def _times(f: ResultFile, name: str, table: np.ndarray, axes: list[str]) -> np.ndarray | None:
+    """The time of each row of a result in seconds, if these are rows of the recording."""
+    clock, shape = f["trials"].attrs, f.plain(name).shape
+    if axes[:1] != ["time"] or not clock.get(WHOLE, False) or len(shape) > _MOST_AXES:
         return None
     rows = table["last"] - table["first"] + 1
     begin = np.cumsum(rows) - rows
@@ -146,11 +162,11 @@ def _times(f: ResultFile, table: np.ndarray, names: list[str]) -> np.ndarray | N
 
 
 def _add_series(
-    module: h5py.Group, new_dataset: NewDataset, what: str, times: np.ndarray
+    module: h5py.Group, name: str, new_dataset: NewDataset, what: str, times: np.ndarray
 ) -> h5py.Dataset:
     comments = "The rows of all trials, one after the other; intervals/trials says which are whose."
-    series = _new_group(module, "data", "core.TimeSeries", description=what, comments=comments)
-    data = new_dataset(series, "data")
+    series = _new_group(module, name, "core.TimeSeries", description=what, comments=comments)
+    data = new_dataset(series, "data", name)
     # In which unit the results of a function are, nobody has said.
     data.attrs.update({"unit": "unknown", "conversion": 1.0, "offset": 0.0, "resolution": -1.0})
     stamps = series.create_dataset("timestamps", data=times)
@@ -162,10 +178,11 @@ def _add_coordinates(scratch: h5py.Group, f: ResultFile) -> None:
     """Coordinates of the axes of the data, and what is known of each condition."""
     of_trials = json.loads(f["trials"].attrs.get(FURTHER, "{}")).values()
     along: dict[str, str] = {}
-    for k, dim in enumerate(f.virtual.dims):
-        along |= {scale.name: dim.label or f"axis {k}" for scale in dim.values()}
+    for result in f.results:
+        for k, dim in enumerate(f.plain(result).dims):
+            along |= {scale.name: dim.label or f"axis {k}" for scale in dim.values()}
     for name, thing in f.items():
-        if not isinstance(thing, h5py.Dataset) or name in ("data", "trials", *of_trials):
+        if not isinstance(thing, h5py.Dataset) or name in (*f.results, "trials", *of_trials):
             continue
         axis = along.get(thing.name)
         if axis is None and thing.ndim == 1:
@@ -175,6 +192,14 @@ def _add_coordinates(scratch: h5py.Group, f: ResultFile) -> None:
         place = name if name not in scratch else f"{name}_of_{axis}"
         stored = _stored(scratch, place, column_of(thing))
         _described(stored, "core.ScratchData", notes=f"{name}, along the axis {axis} of the data.")
+
+
+def _add_details(scratch: h5py.Group, f: ResultFile) -> None:
+    """What calls said of each trial besides their results."""
+    for name, thing in f.get("details", {}).items():
+        stored = _stored(scratch, _free(f"details_{name}", scratch), column_of(thing))
+        notes = f"Detail {name} of each trial, in the order of the trials."
+        _described(stored, "core.ScratchData", notes=notes)
 
 
 def _add_trials(g: h5py.File, f: ResultFile, table: np.ndarray) -> None:

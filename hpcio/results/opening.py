@@ -24,6 +24,8 @@ from hpcio.files import (
     read_text,
     result_of,
 )
+from hpcio.layout import Target
+from hpcio.results.besides import OUTPUTS, SEVERAL, names_of_results
 from hpcio.results.guarding import ResultDataset, Sources
 from hpcio.results.remedies import check_parts, remedy
 from hpcio.results.showing import earlier_in, shown
@@ -32,26 +34,34 @@ from hpcio.words import html_table, in_lines
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["ResultFile", "check_finished", "open", "refusing_damage"]
+__all__ = ["ResultFile", "check_finished", "open", "refusing_damage", "target_of"]
 
 
 class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
     """A result, open for reading: an `h5py.File` whose ``data`` tells the truth.
 
-    Made by :func:`open`. A result may have more sources than this process may hold open.
+    Made by :func:`open`. A result may have more sources than this process may hold open. Instead of
+    ``data`` it has the names of several results, if each call has so many; `results` lists them.
     """
 
     def __init__(self, path: Path, *, sources: Sources | None) -> None:
         super().__init__(path, "r", locking=locking(path))
         self._sources = sources
-        self._data = None
-        if sources is not None and self.virtual.is_virtual:  # of gaps alone, it is not
-            self._data = ResultDataset(self.virtual, sources)
+        self._guarded: dict[str | None, ResultDataset] = {}
+        self.results = names_of_results(self)
+        for name in self.results if sources is not None else ():
+            if (virtual := self.plain(name)).is_virtual:  # of gaps alone, it is not
+                assert sources is not None
+                self._guarded[name] = ResultDataset(virtual, sources, target_of(self, name))
 
     @property
     def virtual(self) -> h5py.Dataset:
-        """The dataset ``data`` as HDF5 holds it: for its labels and scales, not its values."""
-        return super().__getitem__("data")
+        """The first result as HDF5 holds it: for its labels and scales, not its values."""
+        return self.plain(self.results[0])
+
+    def plain(self, name: str) -> h5py.Dataset:
+        """A result as HDF5 holds it: for its labels and scales, not its values."""
+        return super().__getitem__(name)
 
     @property
     def earlier(self) -> int:
@@ -64,7 +74,7 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
 
     def __getitem__(self, name: Any) -> Any:
         if self._is_guarded(name):
-            return self._data
+            return self._guarded[_path_of(name)]
         return self if _path_of(name) == "" else super().__getitem__(name)
 
     def get(self, name: Any, default: Any = None, **options: Any) -> Any:
@@ -79,8 +89,9 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
         Returns
         -------
         xarray.Dataset
-            With the variable ``data``, whose dimensions are the axes of the result; their
-            coordinates; and what is known of each trial, or of each condition, such as ``count``.
+            With the variable ``data``, or one for each of several results, whose dimensions are
+            the axes of the result; their coordinates; and what is known of each trial, or of each
+            condition, such as ``count``.
             Closing it closes the file.
 
         Raises
@@ -94,7 +105,7 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
         """
         from hpcio.results.labelled import labelled
 
-        return labelled(self, self.virtual)
+        return labelled(self, {name: self.plain(name) for name in self.results})
 
     def __repr__(self) -> str:
         rows = shown(self)
@@ -110,14 +121,14 @@ class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
         HDF5 says nothing when it reads fill values in their place, by whatever object of the file.
         """
         is_open, sources = bool(self.id), self._sources
-        if self._data is not None:
-            self._data.close_sources()
+        for data in self._guarded.values():
+            data.close_sources()
         super().close()
         if is_open and sources is not None and not sources.said:
             sources.check()
 
     def _is_guarded(self, name: Any) -> bool:
-        return self._data is not None and _path_of(name) == "data"
+        return _path_of(name) in self._guarded
 
 
 def _path_of(name: Any) -> str | None:
@@ -142,7 +153,7 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
     -------
     ResultFile
         An `h5py.File`, mode ``"r"``; ``f["data"]`` is the result, ``f["trials"]`` the table
-        of its trials.
+        of its trials. Several results of each call have their names instead of ``data``.
 
     Raises
     ------
@@ -172,9 +183,11 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
     check_finished(name)
     with refusing_damage(name):
         with open_file(name) as f:
-            if "hpcio" not in f or "data" not in f:
+            results = names_of_results(f)
+            if "hpcio" not in f or not all(result in f for result in results):
                 raise ResultError(f"'{name}' is no result of hpcio. Open it with h5py.")
-            _check_shape(f)
+            for result in results:
+                _check_shape(f, result)
             sources = Sources.of(f) if "hpcio/sources" in f else None
             load_filters(read_text(f["hpcio"], "compression", ""), name)
         if sources is not None:
@@ -183,16 +196,26 @@ def open(path: str | os.PathLike[str]) -> ResultFile:  # the module is used as h
         return ResultFile(name, sources=sources)
 
 
-def _check_shape(f: h5py.File) -> None:
-    """Raise ResultError unless ``data`` is the dataset that the run has laid out."""
-    spec, data = json.loads(read_table(f["hpcio/target/spec"]).tobytes()), f["data"]
+def _place_of_target(f: h5py.File, name: str) -> str:
+    return f"{OUTPUTS}/{name}" if SEVERAL in f.attrs else "hpcio/target"
+
+
+def target_of(f: h5py.File, name: str) -> Target:
+    """Where the results of blocks lie in a dataset of a result."""
+    return Target.load(f[_place_of_target(f, name)])
+
+
+def _check_shape(f: h5py.File, name: str) -> None:
+    """Raise ResultError unless a dataset is as the run has laid it out."""
+    place = _place_of_target(f, name)
+    spec, data = json.loads(read_table(f[f"{place}/spec"]).tobytes()), f[name]
     shape, dtype = tuple(spec["shape"]), np.dtype(spec["dtype"])
     if not isinstance(data, h5py.Dataset) or (data.shape, data.dtype) != (shape, dtype):
         found = "no dataset"
         if isinstance(data, h5py.Dataset):
             found = f"{data.dtype} of shape {data.shape}"
         raise ResultError(
-            f"'data' of '{f.filename}' is {found}, but the run wrote {dtype} of shape {shape}. "
+            f"'{name}' of '{f.filename}' is {found}, but the run wrote {dtype} of shape {shape}. "
             f"{remedy(Path(f.filename))}"
         )
 

@@ -45,10 +45,10 @@ Region = tuple[slice, ...]
 Packed = tuple[tuple[int, ...], int, bytes]
 
 
-def read_region(f: ResultFile, region: Region) -> Any:
-    """Part of the data of a result; raises ResultError if HDF5 cannot read it."""
+def read_region(f: ResultFile, region: Region, name: str = "data") -> Any:
+    """Part of a dataset of a result; raises ResultError if HDF5 cannot read it."""
     try:
-        return f["data"][region]
+        return f[name][region]
     except (OSError, RuntimeError) as error:
         raise ResultError(
             f"HDF5 cannot read '{f.filename}': {error}. Verify it: hpcio verify"

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import h5py
 import numpy as np
 
 from hpcio.errors import HpcioError, OutputError, as_output_error
-from hpcio.files import mark_of, open_file, read_text, sync
+from hpcio.files import fill_of, mark_of, open_file, read_text, sync
 from hpcio.function import unpack_details, write_details
 from hpcio.journals import Ledger, computed_by, functions_of, published, sweep
 from hpcio.layout import RESERVED, attach, hide
 from hpcio.machine import user_name
 from hpcio.planning import Plan
 from hpcio.recording import FURTHER, Recording, SeveralRecordings, dates_of_session
-from hpcio.results.besides import RECORDINGS, keep_sums
+from hpcio.results.besides import OUTPUTS, RECORDINGS, SEVERAL, keep_sums
 from hpcio.writers import backend_of
 
 __all__ = ["RATE", "T_START", "WHOLE", "publish"]
@@ -37,6 +38,9 @@ _MOST_SOURCES = 50_000
 # Earlier steps of a chain, and functions, that are told; characters of each text of a function.
 _MOST_STEPS = 15
 _MOST_TEXT = 1000
+
+# Of so many blocks, details are attributes, too.
+MOST_NAMED = 1000
 
 TRIAL = np.dtype(
     [
@@ -107,7 +111,13 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     f.attrs.update(_provenance(ledger))
     stored.target.save(group.create_group("target"))
     group["state"], group["checksum"] = stored.state, stored.checksum
-    attach(plan.axes, f, f["data"])
+    scales = 0
+    for output in plan.outputs:
+        scales = attach(output.axes, f, f[output.name], scales=scales)
+    if plan.several:
+        f.attrs[SEVERAL] = json.dumps([output.name for output in plan.several])
+        for output in plan.several:
+            output.target.save(f.create_group(f"{OUTPUTS}/{output.name}"))
     f["trials"] = trial_table(ledger)
     f["trials"].attrs.update(_times(plan))
     hide(f["trials"])
@@ -125,13 +135,16 @@ def trial_table(ledger: Ledger) -> np.ndarray:
     -------
     numpy.ndarray of TRIAL, shape (N,)
         `last` is the last row itself; a trial without rows has ``last = first - 1``. In an
-        average, each trial has all rows.
+        average, each trial has all rows. Of several results, the rows are those of the first that
+        is concatenated, or of the first of all.
     """
     plan = ledger.plan
+    targets = [output.target for output in plan.outputs]
+    target = next((one for one in targets if not one.stacked), targets[0])
     per_trial = plan.blocks.channel_blocks
     table = np.zeros(len(plan) // per_trial, TRIAL)
-    table["first"] = plan.target.start[::per_trial]
-    table["last"] = table["first"] + plan.target.rows()[::per_trial] - 1
+    table["first"] = target.start[::per_trial]
+    table["last"] = table["first"] + target.rows()[::per_trial] - 1
     table["done"] = ledger.done.reshape(-1, per_trial).all(axis=1)
     table["trial"] = plan.trials.index
     table["start"], table["stop"] = plan.trials.start, plan.trials.stop
@@ -158,14 +171,14 @@ def _add_columns(ledger: Ledger, f: h5py.File) -> None:
     columns = {**plan.trials.columns, **_tell_functions(ledger, f)}
     if not columns:
         return
-    has_axis = plan.target.stacked and plan.average is None
-    scale = f["data"].dims[0][0] if has_axis else _trial_scale(plan, f)
+    along = [o.name for o in plan.outputs if o.target.stacked and plan.average is None]
+    scale = f[along[0]].dims[0][0] if along else _trial_scale(plan, f)
     places = {
         name: _add_column(f, _free(f, name), values, scale) for name, values in columns.items()
     }
     f["trials"].attrs[FURTHER] = json.dumps(places)
-    if has_axis:
-        f["data"].attrs["coordinates"] = " ".join(places.values())
+    for name in along:
+        f[name].attrs["coordinates"] = " ".join(places.values())
 
 
 def _tell_functions(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
@@ -232,7 +245,7 @@ def _trial_scale(plan: Plan, f: h5py.File) -> h5py.Dataset:
     """A dimension of trials, where none of the axes of the data is one."""
     scale = f.create_dataset(_free(f, "trial"), data=plan.trials.index)
     scale.make_scale("trial")
-    scale.attrs.create("_Netcdf4Dimid", len(plan.target.shape), dtype="i4")
+    scale.attrs.create("_Netcdf4Dimid", sum(len(o.target.shape) for o in plan.outputs), dtype="i4")
     return scale
 
 
@@ -352,8 +365,47 @@ def _iso(seconds: float) -> str:
 
 
 def _add_details(ledger: Ledger, file: h5py.File) -> None:
-    """Details of all blocks as attributes ``NAME__trial_block`` of the group `metadata`."""
+    """Details of all blocks: those of one shape and type as datasets ``details/NAME`` along trials.
+
+    Of few blocks, and of unequal shapes, also as attributes ``NAME__trial_block`` of the group
+    `metadata`; an attribute takes HDF5 as long as a hundred rows of a dataset.
+    """
     plan = ledger.plan
-    for block, packed in ledger.details().items():
+    details = {block: unpack_details(packed) for block, packed in ledger.details().items()}
+    along = _along_trials(ledger, details)
+    for name, values in along.items():
+        file[f"details/{name}"] = values
+    many = len(plan) > MOST_NAMED
+    for block, own in details.items():
+        named = {k: v for k, v in own.items() if k not in along} if many else own
         suffix = f"__{plan.blocks.trial[block]}_{plan.blocks.channel_block[block]}"
-        write_details(file, unpack_details(packed), suffix)
+        write_details(file, named, suffix)
+
+
+def _along_trials(
+    ledger: Ledger, details: Mapping[int, Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The details that all blocks have in one shape and type, shape (N, ...).
+
+    If channels are cut, shape (N, channel blocks, ...). A block that is not done has NaN, zero, or
+    no text.
+    """
+    if not details or len(details) != int(ledger.done.sum()):
+        return {}
+    blocks, found = np.fromiter(details, np.int64, len(details)), {}
+    for name, first in next(iter(details.values())).items():
+        values = [own.get(name) for own in details.values()]
+        if any(v is None or v.shape != first.shape or not _alike(v, first) for v in values):
+            continue
+        stacked = np.stack([v for v in values if v is not None])
+        fill = b"" if stacked.dtype.kind == "S" else fill_of(stacked.dtype)
+        whole = np.full((len(ledger.plan), *first.shape), fill, stacked.dtype)
+        whole[blocks] = stacked
+        per_trial = ledger.plan.blocks.channel_blocks
+        found[name] = whole if per_trial == 1 else whole.reshape(-1, per_trial, *first.shape)
+    return found
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two details have one type, or are both text."""
+    return one.dtype == other.dtype or one.dtype.kind == other.dtype.kind == "S"

@@ -11,7 +11,7 @@ import secrets
 import shlex
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -50,6 +50,7 @@ from hpcio.machine import check_room, look_again, only_files
 from hpcio.planning import check_new_output, open_plan_file
 from hpcio.recording import FURTHER
 from hpcio.results import opening as result
+from hpcio.results.besides import SEVERAL
 from hpcio.results.extents import (
     PIECE,
     SPAN,
@@ -59,13 +60,14 @@ from hpcio.results.extents import (
     in_threads,
     pieces,
 )
-from hpcio.results.nwb import lay_out_as_nwb
-from hpcio.results.opening import ResultFile, check_finished
+from hpcio.results.nwb import NewDataset, lay_out_as_nwb
+from hpcio.results.opening import ResultFile, check_finished, target_of
 from hpcio.results.packing import fill_chunks, read_region
 from hpcio.results.verifying import (
     Verified,
     comparing,
     differing_blocks,
+    differing_records,
     in_words,
     runs_of_bytes,
     spans,
@@ -77,8 +79,8 @@ __all__ = ["repack"]
 # Data of this size or more begin at a multiple of it: threads do not meet in a page, and reflinks
 # can share.
 PAGE = 4096
-# Makes all of a new file but for the values of its data, and returns their dataset.
-_Form = Callable[[ResultFile, h5py.File, Target, Chunking | None], h5py.Dataset]
+# Makes all of a new file but for the values of its results, and returns their datasets by name.
+_Form = Callable[[ResultFile, h5py.File, NewDataset], dict[str, h5py.Dataset]]
 # What a damaged result may raise, and nothing that is written.
 _OF_DAMAGE = tuple(kind for kind in DAMAGE if kind not in (OSError, RuntimeError))
 # Attributes by which HDF5 itself knows scales.
@@ -142,7 +144,7 @@ def repack(
     check_finished(source)
     final = source if into is None else Path(check_new_output(into))
     in_place = into is None
-    form = _as_nwb if not in_place and final.suffix.lower() == ".nwb" else _as_result
+    form = lay_out_as_nwb if not in_place and final.suffix.lower() == ".nwb" else _as_result
     try:
         with ExitStack() as stack:
             # Else a run that starts over could publish a newer result meanwhile, or begin in the
@@ -189,20 +191,47 @@ def _checked_copy(
     with result.open(source) as f:
         seen = os.fstat(f.id.get_vfd_handle())
         run_id = read_text(f["hpcio"], "run_id")
+        several = {name: target_of(f, name) for name in f.results} if SEVERAL in f.attrs else {}
         target = Target.load(f["hpcio/target"])
-        chunking = Chunking.choose(
-            target.shape, target.dtype, target.axis, chunks=chunks, compression=compression
-        )
+        if several:
+            check_room(final, sum(target.nbytes for target in several.values()))
+        chunkings = {
+            name: Chunking.choose(
+                one.shape, one.dtype, one.axis, chunks=chunks, compression=compression
+            )
+            for name, one in (several or {"data": target}).items()
+        }
         checked = None
-        if chunking is None:
+        if several:
+            names = _through_hdf5(f, several, part, chunkings, form)
+        elif (chunking := chunkings["data"]) is None:
             name, checked = _contiguous(f, target, part, final, workers, form, compare=not in_place)
+            names = {"data": name}
         else:
-            name = _chunked(f, target, part, final, chunking, workers, form)
-        if checked is None and form is _as_nwb:
-            checked = _compared(f, target, part, name)
+            names = {"data": _chunked(f, target, part, final, chunking, workers, form)}
+        if checked is None and form is not _as_result:
+            checked = _compared(f, target, several, part, names)
     if checked is None:
         checked = _read_back(part, from_disk=in_place)
     return checked, run_id, seen
+
+
+def _through_hdf5(
+    f: ResultFile,
+    targets: Mapping[str, Target],
+    part: Path,
+    chunkings: Mapping[str, Chunking | None],
+    form: _Form,
+) -> dict[str, str]:
+    """Copy several results, each into a dataset of its own; returns the names of these."""
+    with h5py.File(part, "w", libver=("v110", "v110"), locking=False) as g:
+        made = form(f, g, _maker(targets, chunkings))
+        _tell_compression(g, chunkings.values())
+        for name, target in targets.items():
+            for _, first, last in spans(target):
+                region = _rows(target, first, last)
+                made[name][region] = read_region(f, region, name)
+        return {name: str(dataset.name) for name, dataset in made.items()}
 
 
 def _check_unchanged(source: Path, seen: os.stat_result) -> None:
@@ -264,26 +293,41 @@ def _read_back(part: Path, *, from_disk: bool) -> Verified:
         os.close(fd)
 
 
-def _compared(f: ResultFile, target: Target, part: Path, name: str) -> Verified:
+def _compared(
+    f: ResultFile,
+    target: Target,
+    several: Mapping[str, Target],
+    part: Path,
+    names: Mapping[str, str],
+) -> Verified:
     """Bring a copy that is no result to the disk, and compare its data as `_read_back` does."""
     sync(part)
     done, expected = read_table(f["hpcio/state"]) == DONE, read_table(f["hpcio/checksum"])
     with open_file(part) as g:
-        data = g[name]
-        for block in differing_blocks(target, done, expected, lambda region: data[region]):
-            raise _differs(target, block, part)
-    return Verified.of(part, target, done)
+        if several:
+            read = {name: g[place].__getitem__ for name, place in names.items()}
+            found = differing_records(target, several, done, expected, read)
+        else:
+            found = differing_blocks(target, done, expected, g[names["data"]].__getitem__)
+        for block in found:
+            raise _differs(several or {"data": target}, block, part)
+    return Verified.of(part, target, done, several=several)
 
 
-def _differs(target: Target, block: int, part: Path) -> ResultError:
-    what = in_words(target, block)
+def _differs(targets: Mapping[str, Target], block: int, part: Path) -> ResultError:
+    what = in_words(targets, block)
     return ResultError(f"Block {what} differs from what was computed, in '{part}'.")
 
 
+def _maker(targets: Mapping[str, Target], chunkings: Mapping[str, Chunking | None]) -> NewDataset:
+    """Makes the empty dataset of a result in a group, under a name."""
+    return lambda group, name, of: _new_dataset(group, targets[of], chunkings[of], name)
+
+
 def _new_dataset(
-    g: h5py.Group, target: Target, chunking: Chunking | None, name: str = "data"
+    g: h5py.Group, target: Target, chunking: Chunking | None, name: str
 ) -> h5py.Dataset:
-    """The empty dataset of the data, that HDF5 does not fill before it is written."""
+    """The empty dataset of a result, that HDF5 does not fill before it is written."""
     dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     if chunking is None:
         dcpl.set_layout(h5py.h5d.CONTIGUOUS)
@@ -297,41 +341,41 @@ def _new_dataset(
     return h5py.Dataset(h5py.h5d.create(g.id, name.encode(), htype, space, dcpl))
 
 
-def _as_nwb(f: ResultFile, g: h5py.File, target: Target, chunking: Chunking | None) -> h5py.Dataset:
-    """Make all of a file of NWB but for the values of its data."""
-    return lay_out_as_nwb(f, g, lambda group, name: _new_dataset(group, target, chunking, name))
-
-
-def _as_result(
-    f: ResultFile, g: h5py.File, target: Target, chunking: Chunking | None
-) -> h5py.Dataset:
+def _as_result(f: ResultFile, g: h5py.File, new_dataset: NewDataset) -> dict[str, h5py.Dataset]:
     """Make all of a result but for its data, and without what says where its parts lie."""
-    data = _new_dataset(g, target, chunking)
+    made = {name: new_dataset(g, name, name) for name in f.results}
     g.attrs.update(f.attrs)
     for name in f:
-        if name not in ("data", "hpcio"):
+        if name not in (*f.results, "hpcio"):
             f.copy(name, g)
             # A scale refers to the dataset that it was attached to: now to nothing.
             g[name].attrs.pop("REFERENCE_LIST", None)
             g[name].attrs.pop("DIMENSION_LIST", None)
     group = g.create_group("hpcio")
     group.attrs.update({k: v for k, v in f["hpcio"].attrs.items() if k != "compression"})
-    if chunking is not None and chunking.compression is not None:
-        group.attrs["compression"] = np.bytes_(str(chunking.compression))
-    for name in ("target", "state", "checksum", "recordings", "besides"):
-        if name in f["hpcio"]:  # few results have recordings, and earlier versions lack the last
+    for name in ("target", "outputs", "state", "checksum", "recordings", "besides"):
+        if name in f["hpcio"]:  # most have not all; earlier versions lack the last
             f.copy(f[f"hpcio/{name}"], group)
-    data.attrs.update({k: v for k, v in f.virtual.attrs.items() if not k.startswith(_DIMENSIONS)})
-    if not has_sound_scales(f.virtual):
-        raise ValueError("its axes have scales or labels that HDF5 cannot read")
-    for new, old in zip(data.dims, f.virtual.dims, strict=True):
-        new.label = old.label
-        for scale in old.values():
-            new.attach_scale(g[scale.name])
+    for name, data in made.items():
+        there = f.plain(name)
+        data.attrs.update({k: v for k, v in there.attrs.items() if not k.startswith(_DIMENSIONS)})
+        if not has_sound_scales(there):
+            raise ValueError("its axes have scales or labels that HDF5 cannot read")
+        for new, old in zip(data.dims, there.dims, strict=True):
+            new.label = old.label
+            for scale in old.values():
+                new.attach_scale(g[scale.name])
     for place in json.loads(f["trials"].attrs.get(FURTHER, "{}")).values():
         for scale in f[place].dims[0].values():
             g[place].dims[0].attach_scale(g[scale.name])
-    return data
+    return made
+
+
+def _tell_compression(g: h5py.File, chunkings: Iterable[Chunking | None]) -> None:
+    """Let a result say which filter its readers need."""
+    packed = [one.compression for one in chunkings if one is not None and one.compression]
+    if packed and "hpcio" in g:
+        g["hpcio"].attrs["compression"] = np.bytes_(str(packed[0]))
 
 
 # ---------------------------------------------------------------------- contiguous
@@ -371,7 +415,7 @@ def _empty_copy(f: ResultFile, target: Target, part: Path, form: _Form) -> tuple
         options |= {"alignment_threshold": target.nbytes, "alignment_interval": PAGE}
     with sparse_file() as (memory, image):
         with h5py.File(memory, "w", locking=False, **options) as g:
-            data = form(f, g, target, None)
+            data = form(f, g, _maker({"data": target}, {"data": None}))["data"]
             name, begin = str(data.name), int(data.id.get_offset() or 0)
         size = os.fstat(image).st_size
         fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
@@ -410,7 +454,7 @@ def _copy_comparing(
 
         def check(span: tuple[int, int]) -> None:
             for block in differ(blocks_of[span]):
-                raise _differs(target, block, part)
+                raise _differs({"data": target}, block, part)
 
         _copy_bytes(extents, part, begin, places, workers, then=check)
     sync(part)
@@ -464,7 +508,8 @@ def _chunked(
 ) -> str:
     # libver "v110" has the better index of chunks.
     with h5py.File(part, "w", libver=("v110", "v110"), locking=False) as g:
-        data = form(f, g, target, chunking)
+        data = form(f, g, _maker({"data": target}, {"data": chunking}))["data"]
+        _tell_compression(g, [chunking])
         fill_chunks(f, target, data, chunking, final, workers)
         return str(data.name)
 

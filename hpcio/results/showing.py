@@ -10,6 +10,7 @@ import h5py
 from hpcio.errors import DAMAGE
 from hpcio.files import read_text
 from hpcio.recording import FURTHER, unnamed
+from hpcio.results.besides import names_of_results
 from hpcio.results.labelled import names_of_axes
 from hpcio.words import brief, count, earlier_words, shape_words, size
 
@@ -31,15 +32,15 @@ def shown(f: h5py.File) -> list[tuple[str, str]]:
 
 
 def _rows(f: h5py.File) -> list[tuple[str, str]]:
-    data, trials = f["data"], f["trials"]
-    axes = ["" if name == unnamed(k) else name for k, name in enumerate(names_of_axes(data))]
+    results = [f[name] for name in names_of_results(f)]
+    data, trials = results[0], f["trials"]
     gaps = int((~trials.fields("done")[()]).sum())
     columns = [*json.loads(trials.attrs.get(FURTHER, "{}"))]
     steps = [step["function"] for step in json.loads(read_text(f, "chain", "[]"))]
     reduce = read_text(data, "reduce", "")
     rows = [
         ("result", f.filename),
-        ("data", f"{shape_words(data.shape, axes)}, {data.dtype}, {size(data.nbytes)}"),
+        *((one.name.lstrip("/"), _in_words(one)) for one in results),
         ("average", f"{reduce} of {count(int(data.attrs['trials']), 'trial')}" if reduce else ""),
         ("trials", f"{len(trials):,}"),
         ("gaps", f"{gaps:,}" if gaps else ""),
@@ -51,6 +52,11 @@ def _rows(f: h5py.File) -> list[tuple[str, str]]:
         ("created", read_text(f, "created", "")),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _in_words(data: h5py.Dataset) -> str:
+    axes = ["" if name == unnamed(k) else name for k, name in enumerate(names_of_axes(data))]
+    return f"{shape_words(data.shape, axes)}, {data.dtype}, {size(data.nbytes)}"
 
 
 def _listed(names: list[Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from hpcio.files import (
 from hpcio.journals import DONE
 from hpcio.layout import Target
 from hpcio.results import opening as result
-from hpcio.results.besides import differing
+from hpcio.results.besides import SEVERAL, differing
 from hpcio.results.extents import PIECE, SPAN, copying_threads, in_threads
 from hpcio.results.remedies import out_of, remedy
 from hpcio.words import count, earlier_words, listed, size
@@ -34,6 +34,7 @@ __all__ = [
     "Verified",
     "comparing",
     "differing_blocks",
+    "differing_records",
     "in_words",
     "runs_of_bytes",
     "spans",
@@ -88,13 +89,16 @@ class Verified:
         besides: bool = True,
         earlier: int = 0,
         elsewhere: str = "",
+        several: Mapping[str, Target] | None = None,
     ) -> Self:
         """The record of a check that has compared all blocks that are done, and no others."""
+        each = [target, *(several or {}).values()]
+        in_channels = any(one.channel_axis is not None for one in each)
         return cls(
             path=os.fspath(path), blocks=int(done.sum()), gaps=int((~done).sum()),
             nbytes=int(target.sizes()[done].sum()),
             # An average is one block of all trials.
-            counted="trial" if target.channel_axis is None and done.size > 1 else "block",
+            counted="trial" if not in_channels and done.size > 1 else "block",
             besides=besides, earlier=earlier, elsewhere=elsewhere,
         )  # fmt: skip
 
@@ -160,7 +164,10 @@ def verify(path: str | os.PathLike[str]) -> Verified:
 
 
 def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
-    data, target = f["data"], Target.load(f["hpcio/target"])
+    target = Target.load(f["hpcio/target"])
+    several = {}
+    if SEVERAL in f.attrs:
+        several = {name: result.target_of(f, name) for name in f.results}
     state, expected = read_table(f["hpcio/state"]), read_table(f["hpcio/checksum"])
     if state.shape != target.start.shape or expected.shape != state.shape:
         raise ValueError("the states and checksums of its blocks do not fit them")
@@ -169,10 +176,10 @@ def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
         raise _changed(f, besides)
     done = state == DONE
     # A gap holds fill values: or a result would be lost if only its mark were damaged.
-    _expect_fill(target, np.flatnonzero(~done), expected)
+    _expect_fill(target, several, np.flatnonzero(~done), expected)
     every = np.ones(done.shape, bool)
     offset = None
-    if target.in_rows and target.nbytes and not f.virtual.is_virtual:
+    if not several and target.in_rows and target.nbytes and not f.virtual.is_virtual:
         offset = plain_offset(f.virtual, f.filename)
     wrong: list[int] = []
     if offset is not None:
@@ -181,13 +188,78 @@ def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
                 lambda blocks: wrong.extend(differ(blocks)),
                 runs_of_bytes(target, SPAN), threads=copying_threads(),
             )  # fmt: skip
+    elif several:
+        read = {name: f[name].__getitem__ for name in several}
+        wrong += differing_records(target, several, every, expected, read)
     else:
-        wrong += differing_blocks(target, every, expected, lambda region: data[region])
+        wrong += differing_blocks(target, every, expected, f["data"].__getitem__)
     if wrong:
-        raise _damaged(f, target, sorted(wrong))
+        raise _damaged(f, several or {"data": target}, sorted(wrong))
     return Verified.of(
-        path, target, done, besides=besides is not None, earlier=f.earlier, elsewhere=_elsewhere(f)
-    )
+        path, target, done, besides=besides is not None, earlier=f.earlier,
+        elsewhere=_elsewhere(f), several=several,
+    )  # fmt: skip
+
+
+def differing_records(
+    record: Target,
+    several: Mapping[str, Target],
+    done: np.ndarray,
+    expected: np.ndarray,
+    read: Mapping[str, Callable[[tuple[slice, ...]], Any]],
+) -> Iterator[int]:
+    """The blocks of which any of several results is not as its record says.
+
+    Raises
+    ------
+    ResultError
+        If HDF5 cannot read them.
+    """
+    for blocks in _runs_of_trials(record, several):
+        regions = {name: _around(target, blocks) for name, target in several.items()}
+        try:
+            found = {name: read[name](region) for name, region in regions.items()}
+        except HpcioError:
+            raise
+        except (OSError, RuntimeError) as error:  # a filter cannot make sense of a chunk
+            raise ResultError(f"HDF5 cannot read all of the result: {error}.") from error
+        for block in blocks[done[blocks]].tolist():
+            parts = []
+            for name, target in several.items():
+                inside = list(target.region(block))
+                rows, first = inside[target.axis], regions[name][target.axis].start
+                inside[target.axis] = slice(rows.start - first, rows.stop - first)
+                parts.append(found[name][tuple(inside)])
+            if _sum_of_parts(parts) != int(expected[block]):
+                yield block
+
+
+def _sum_of_parts(parts: Sequence[np.ndarray]) -> int:
+    """The checksum of the record of a block."""
+    total = StreamedChecksum()
+    for part in parts:
+        total.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+    return int(total.intdigest())
+
+
+def _runs_of_trials(record: Target, several: Mapping[str, Target]) -> Iterator[np.ndarray]:
+    """Runs of blocks that are read at a time; channel blocks of a trial stay together."""
+    starts = np.stack([target.start for target in several.values()])
+    begins = np.append(True, (np.diff(starts, axis=1) != 0).any(axis=0))
+    large = np.append(False, np.diff(record.start // THROUGH_HDF5) != 0)
+    # Only where a trial begins; the size of a run is looked at there.
+    trial = np.cumsum(begins) - 1
+    cuts = np.unique(trial[large])
+    yield from np.split(np.arange(record.start.size), np.searchsorted(trial, cuts))
+
+
+def _around(target: Target, blocks: np.ndarray) -> tuple[slice, ...]:
+    """The rows of a dataset that hold the results of some blocks."""
+    first = int(target.start[blocks].min(initial=target.shape[target.axis]))
+    last = int((target.start[blocks] + target.rows()[blocks]).max(initial=first))
+    region = [slice(0, n) for n in target.shape]
+    region[target.axis] = slice(first, last)
+    return tuple(region)
 
 
 def _elsewhere(f: result.ResultFile) -> str:
@@ -200,13 +272,18 @@ def _elsewhere(f: result.ResultFile) -> str:
     return "" if folder == RunDirectory.of(str(name)).path else str(folder)
 
 
-def _expect_fill(target: Target, gaps: np.ndarray, expected: np.ndarray) -> None:
+def _expect_fill(
+    target: Target, several: Mapping[str, Target], gaps: np.ndarray, expected: np.ndarray
+) -> None:
     """Put the checksums of fill values in the place of gaps, which have none."""
     known: dict[int, int] = {}
     for gap in gaps.tolist():
         index = int(target.shape_index[gap])
         if index not in known:
-            known[index] = checksum(np.full(target.shapes[index], target.fill, target.dtype))
+            each = several.values() or [target]
+            known[index] = _sum_of_parts(
+                [np.full(one.shape_of(gap), one.fill, one.dtype) for one in each]
+            )
         expected[gap] = known[index]
 
 
@@ -327,19 +404,19 @@ def _changed(file: h5py.File, what: list[str]) -> ResultError:
     return ResultError(f"{said[0].upper()}{said[1:]}{remedy(result, _run_of(file))}")
 
 
-def _damaged(file: h5py.File, target: Target, blocks: list[int]) -> ResultError:
+def _damaged(file: h5py.File, targets: Mapping[str, Target], blocks: list[int]) -> ResultError:
     """The error for blocks that are not what was computed, by the files that hold them."""
     result, by_file = Path(file.filename), _by_file(file, blocks)
     parts = [path for path in by_file if path != str(result)]
     what = remedy(result, _run_of(file), parts)
     if len(blocks) == 1:
-        block = in_words(target, blocks[0])
+        block = in_words(targets, blocks[0])
         said = f"Block {block} differs from what was computed, in '{next(iter(by_file))}'."
         return ResultError(f"{said} {what}")
     shown = [(path, block) for path, inside in by_file.items() for block in inside][:_MOST]
     lines = [f"{len(blocks):,} blocks of '{result}' differ from what was computed:"]
     for path, inside in itertools.groupby(shown, key=lambda pair: pair[0]):
-        words = ", ".join(f"block {in_words(target, block)}" for _, block in inside)
+        words = ", ".join(f"block {in_words(targets, block)}" for _, block in inside)
         lines.append(f"  in '{path}': {words}")
     if len(blocks) > len(shown):
         lines.append(
@@ -348,10 +425,13 @@ def _damaged(file: h5py.File, target: Target, blocks: list[int]) -> ResultError:
     return ResultError("\n".join([*lines, what]))
 
 
-def in_words(target: Target, block: int) -> str:
-    """A block and its rows."""
-    rows = target.region(block)[target.axis]
-    return f"{block} (rows {rows.start} to {rows.stop - 1} of 'data')"
+def in_words(targets: Mapping[str, Target], block: int) -> str:
+    """A block and its rows, in each dataset."""
+    found = []
+    for name, target in targets.items():
+        rows = target.region(block)[target.axis]
+        found.append(f"{rows.start} to {rows.stop - 1} of '{name}'")
+    return f"{block} (rows {', '.join(found)})"
 
 
 def _by_file(file: h5py.File, blocks: list[int]) -> dict[str, list[int]]:

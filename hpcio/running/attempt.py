@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from hpcio.errors import HpcioError, SourceError, as_output_error
-from hpcio.function import FreshArguments, Reduction, compute, takes
+from hpcio.function import FreshArguments, Reduction, compute, compute_record, takes
 from hpcio.journals import LOST, SYNC, attempt_name, open_journal, versions_here
 from hpcio.planning import Plan
 from hpcio.recording import Reader
@@ -104,7 +104,9 @@ class Attempt:
         if takes(self.func, "chunkShape"):
             self.extra["chunkShape"] = plan.largest_shape()
         reduction = plan.load_reduction()
-        self.compute = compute if reduction is None else _starting(reduction)
+        self.compute: Callable[..., Any] = compute_record if plan.several else compute
+        if reduction is not None:
+            self.compute = _starting(reduction)
         with ExitStack() as undo:
             self.reader = Reader(plan.source, axis=plan.blocks.axis)
             undo.callback(self.reader.close)

@@ -109,7 +109,8 @@ class _Batch:
         self._compute = call if clock is None else self._in_time(clock, call)
         self._args, kwargs = attempt.arguments.of(0)
         self._kwargs = {**kwargs, **attempt.extra}
-        self._shapes, self._dtype, self._casting = plan.shapes, plan.dtype, plan.casting
+        self._expected = plan.expected(self._blocks)
+        self._dtype, self._casting = plan.dtype, plan.casting
         kinds, bases = plan.blocks.input_kind[blocks].tolist(), plan.blocks.base[blocks].tolist()
         ahead = ReadAhead(
             attempt.reader, plan.blocks.input_kinds, list(zip(kinds, bases, strict=True)),
@@ -137,7 +138,7 @@ class _Batch:
                 if block >= attempt.limit:
                     break
                 try:
-                    self._try(k, block, number, self._shapes[index])
+                    self._try(k, block, number, self._expected[index])
                 except OutOfTime:
                     self._leave(block)
                 self._tried = k + 1
@@ -162,7 +163,7 @@ class _Batch:
 
     # ---- one block
 
-    def _try(self, k: int, block: int, number: int, shape: tuple[int, ...]) -> None:
+    def _try(self, k: int, block: int, number: int, expected: tuple[Any, ...]) -> None:
         """Read and compute a block, as often as it may be tried, and keep what comes of it."""
         attempt, tries = self._attempt, 0
         while True:
@@ -175,7 +176,7 @@ class _Batch:
                     self._kwargs = {**own, **attempt.extra}
                 attempt.computing = True
                 result, details = self._compute(
-                    self._func, trial, self._args, self._kwargs, shape, self._dtype,
+                    self._func, trial, self._args, self._kwargs, expected, self._dtype,
                     casting=self._casting,
                 )  # fmt: skip
                 attempt.computing = False

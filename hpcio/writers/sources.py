@@ -4,7 +4,8 @@
     One file for each block, as the reference does. One call writes it with its header image.
 ``sources="task"``
     One preallocated file for each batch. It holds the results of the blocks back to back, as
-    one dataset of one axis; the virtual dataset gives them their shape.
+    one dataset of one axis; the virtual dataset gives them their shape. Of several results of a
+    call, there is such a dataset for each. Who has the places of all blocks of a file finds each.
 
 Every attempt writes under its own name, so that two attempts at a block never meet.
 """
@@ -30,13 +31,15 @@ from hpcio.files import (
     checksum,
     copy_out_of_reach,
     layout,
+    layout_of,
     read_at,
     sync_file_system,
     try_lock,
     unlock,
     write_file,
 )
-from hpcio.journals import DONE, FILE, Journal, JournalRecords, Ledger
+from hpcio.journals import DONE, FILE, PLACES, Journal, JournalRecords, Ledger
+from hpcio.layout import sizes_of_parts
 from hpcio.machine import is_local
 from hpcio.planning import Plan
 from hpcio.writers.backend import Unbuffered
@@ -44,7 +47,9 @@ from hpcio.writers.backend import Unbuffered
 __all__ = [
     "Piece",
     "TaskFiles",
+    "TaskFilesOfSeveral",
     "TaskReader",
+    "TaskReaderOfSeveral",
     "TrialFiles",
     "TrialReader",
     "defect_of",
@@ -70,12 +75,22 @@ def trial_path(attempt: str, block: int) -> str:
     return f"sources/{block // FILES_PER_FOLDER:04d}/{block:07d}-{attempt}.h5"
 
 
-def _task_layout(plan: Plan, nbytes: int, digest: str) -> Layout:
-    dtype = plan.target.dtype
-    return layout((nbytes // dtype.itemsize,), dtype, digest=digest)
+def _task_layout(plan: Plan, sizes: Sequence[int], digest: str) -> Layout:
+    """The layout of a file of many blocks, given the bytes of each of its datasets."""
+    if len(sizes) == 1 and not plan.several:
+        dtype = plan.target.dtype
+        return layout((sizes[0] // dtype.itemsize,), dtype, digest=digest)
+    datasets = [
+        (output.name, (nbytes // output.target.dtype.itemsize,), output.target.dtype)
+        for output, nbytes in zip(plan.several, sizes, strict=True)
+    ]
+    return layout_of(tuple(datasets), digest=digest)
 
 
 def _trial_layout(plan: Plan, block: int, digest: str) -> Layout:
+    if plan.several:
+        named = [(o.name, o.target.shape_of(block), o.target.dtype) for o in plan.several]
+        return layout_of(tuple(named), digest=digest)
     return layout(plan.target.shape_of(block), plan.target.dtype, digest=digest)
 
 
@@ -87,7 +102,7 @@ class TaskFiles(Unbuffered):
 
     def __init__(self, plan: Plan, attempt: str) -> None:
         self._plan, self._attempt = plan, attempt
-        self._sizes = plan.target.sizes()
+        self._sizes = sizes_of_parts([output.target for output in plan.outputs])
         self._slabs: list[Slab] = []  # the last one is written to, the others await their sync
         self._file = -1
         self._next = 0
@@ -96,8 +111,8 @@ class TaskFiles(Unbuffered):
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         self._file += 1
         self._next = 0
-        nbytes = int(self._sizes[blocks].sum())
-        file_layout = _task_layout(self._plan, nbytes, self._plan.digest)
+        sizes = self._sizes[:, blocks].sum(axis=1).tolist()
+        file_layout = _task_layout(self._plan, sizes, self._plan.digest)
         path = self._plan.run_directory / task_path(self._attempt, self._file)
         try:
             self._slabs.append(Slab(path, file_layout))
@@ -132,15 +147,86 @@ class TaskFiles(Unbuffered):
         self._slabs = []
 
 
+class TaskFilesOfSeveral(TaskFiles):
+    """One file for each batch, with a dataset for each result of a call."""
+
+    def begin(self, blocks: np.ndarray, journal: Journal) -> None:
+        super().begin(blocks, journal)
+        cuts = np.flatnonzero(np.diff(blocks) != 1) + 1
+        runs = [(run[0], run[-1] + 1) for run in np.split(blocks, cuts)]
+        journal.note(PLACES, -1, np.asarray(runs, "<i8").tobytes(), file=self._file)
+        self._places = _Places(self._sizes, blocks)
+
+    def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
+        at, slab = 0, self._slabs[-1]
+        for start, nbytes in self._places.of(block):
+            slab.write(data[at : at + nbytes], start)
+            at += nbytes
+        return self._file, self._places.offset_of(block)
+
+
+class _Places:
+    """Where the results of blocks lie in a file that has a dataset for each of them.
+
+    Parameters
+    ----------
+    sizes : numpy.ndarray of int, shape (outputs, B)
+        Bytes of the results of all blocks of the plan.
+    blocks : numpy.ndarray of int, shape (n,), ascending
+        Those of the file.
+    """
+
+    def __init__(self, sizes: np.ndarray, blocks: np.ndarray) -> None:
+        self.blocks, self._sizes = blocks, sizes[:, blocks]
+        stop = np.cumsum(self._sizes, axis=1)
+        self._inside = stop - self._sizes
+        self.nbytes: list[int] = self._sizes.sum(axis=1).tolist()
+        self._start = self._inside + (np.cumsum(self.nbytes) - self.nbytes)[:, None]
+        records = self._sizes.sum(axis=0)
+        self._offsets = np.cumsum(records) - records
+
+    def _index(self, block: int) -> int:
+        k = int(np.searchsorted(self.blocks, block))
+        if k == self.blocks.size or self.blocks[k] != block:
+            raise ValueError(f"block {block} has no place in the file")
+        return k
+
+    def of(self, block: int) -> list[tuple[int, int]]:
+        """The first byte of each result of a block, from the first of the data on, and its size."""
+        k = self._index(block)
+        return list(zip(self._start[:, k].tolist(), self._sizes[:, k].tolist(), strict=True))
+
+    def inside(self, block: int) -> tuple[int, ...]:
+        """The first byte of each result of a block in its dataset."""
+        return tuple(self._inside[:, self._index(block)].tolist())
+
+    def offset_of(self, block: int) -> int:
+        """The bytes of all blocks of the file before a block."""
+        return int(self._offsets[self._index(block)])
+
+
+def _places_in(log: JournalRecords, sizes: np.ndarray) -> dict[int, _Places]:
+    """The places in each file of an attempt, but for those whose note is lost."""
+    found = {}
+    for record in log.records[log.records["kind"] == PLACES]:
+        runs = np.frombuffer(log.note(record), "<i8").reshape(-1, 2).tolist()
+        if runs:
+            blocks = np.concatenate([np.arange(first, last) for first, last in runs])
+            found[int(record["file"])] = _Places(sizes, blocks)
+    return found
+
+
 class TrialFiles(Unbuffered):
     """One file for each block; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan, attempt: str) -> None:
         self._plan, self._attempt = plan, attempt
         self._root = f"{plan.run_directory}/"
-        self._shapes = [
-            layout(shape, plan.target.dtype, digest=plan.digest) for shape in plan.target.shapes
-        ]
+        _, first = np.unique(plan.target.shape_index, return_index=True)
+        self._shapes = {
+            int(plan.target.shape_index[b]): _trial_layout(plan, b, plan.digest)
+            for b in first.tolist()
+        }
         self._shape_index = plan.target.shape_index
         # A sync of the whole file system reaches no server; there each file is synced by itself.
         self._each = not is_local(self._root)
@@ -168,7 +254,7 @@ class TrialFiles(Unbuffered):
         return 0, 0
 
     def _write_file(self, path: str, block: int, data: np.ndarray) -> None:
-        write_file(path, self._shapes[self._shape_index[block]], data, sync=self._each)
+        write_file(path, self._shapes[int(self._shape_index[block])], data, sync=self._each)
 
     def prepare_sync(self) -> Callable[[], None]:
         names = self._names.take()
@@ -282,11 +368,50 @@ class TaskReader(_SourceReader):
         ours = self._are_ours(
             [task_path(self._attempt, file) for file in files.tolist()],
             [
-                _task_layout(self._plan, self._sizes.get(file, 0), self._digest)
+                _task_layout(self._plan, [self._sizes.get(file, 0)], self._digest)
                 for file in files.tolist()
             ],
         )
         found: np.ndarray = ours[which]
+        return found
+
+
+class TaskReaderOfSeveral(_SourceReader):
+    """Reads files of many blocks, of several results each; see `hpcio.journals.StoredReader`."""
+
+    def __init__(self, plan: Plan, records: JournalRecords) -> None:
+        super().__init__(plan, records)
+        self._places = _places_in(records, sizes_of_parts([o.target for o in plan.several]))
+
+    def _layout(self, file: int) -> Layout:
+        return _task_layout(self._plan, self._places[file].nbytes, self._digest)
+
+    def read(self, record: np.void) -> np.ndarray | None:
+        file, block = int(record["file"]), int(record["block"])
+        if file not in self._places:
+            return None
+        path, start = task_path(self._attempt, file), self._layout(file).offset
+        data, at = np.empty(int(record["nbytes"]), np.uint8), 0
+        try:
+            fd = self._descriptor(path)
+            for place, nbytes in self._places[file].of(block):
+                if not read_at(fd, data[at : at + nbytes], start + place):
+                    return None
+                at += nbytes
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise as_read_error(error, self._plan.run_directory / path) from error
+        return data
+
+    def there(self, records: np.ndarray) -> np.ndarray:
+        files, which = np.unique(records["file"], return_inverse=True)
+        known = [file for file in files.tolist() if file in self._places]
+        ours = self._are_ours(
+            [task_path(self._attempt, file) for file in known], [*map(self._layout, known)]
+        )
+        good = {file for file, is_ours in zip(known, ours.tolist(), strict=True) if is_ours}
+        found: np.ndarray = np.asarray([file in good for file in files.tolist()], bool)[which]
         return found
 
 
@@ -328,15 +453,19 @@ class Piece:
         Their source, in the run directory.
     layout : Layout
         Layout of the source.
-    offset : int or None
-        Their first byte in its dataset; None if they are all of it, in their own shape.
+    offsets : tuple of int, or None
+        Their first byte in each of its datasets, one for each output; None if they are all of it,
+        in their own shape.
+    sizes : tuple of int
+        Bytes of each of its datasets, where there are offsets.
     """
 
     first: int
     last: int
     path: str
     layout: Layout
-    offset: int | None
+    offsets: tuple[int, ...] | None = None
+    sizes: tuple[int, ...] = ()
 
 
 def _done(ledger: Ledger) -> np.ndarray:
@@ -348,7 +477,7 @@ def trial_pieces(ledger: Ledger) -> Iterator[Piece]:
     for block in _done(ledger).tolist():
         log = ledger.logs[ledger.log[block]]
         path = trial_path(log.attempt, block)
-        yield Piece(block, block + 1, path, _trial_layout(ledger.plan, block, log.plan), None)
+        yield Piece(block, block + 1, path, _trial_layout(ledger.plan, block, log.plan))
 
 
 def task_pieces(ledger: Ledger) -> Iterator[Piece]:
@@ -366,17 +495,25 @@ def task_pieces(ledger: Ledger) -> Iterator[Piece]:
         & (np.diff(record["file"].astype(np.int64)) == 0)
         & (np.diff(record["offset"]) == record["nbytes"][:-1])
     )
-    if not ledger.plan.target.in_rows:
+    plan = ledger.plan
+    if not all(output.target.in_rows for output in plan.outputs):
         joined[:] = False
     sizes = _sizes_of_files(ledger)
+    parts = sizes_of_parts([output.target for output in plan.outputs])
+    places = [_places_in(one, parts) for one in ledger.logs] if plan.several else []
     first = np.concatenate([[0], np.flatnonzero(~joined) + 1])
     last = np.concatenate([first[1:], [done.size]])
     for a, b in zip(first.tolist(), last.tolist(), strict=True):
         number, file = int(log[a]), int(record["file"][a])
         by = ledger.logs[number]
-        shape = _task_layout(ledger.plan, sizes[number, file], by.plan)
-        path = task_path(by.attempt, file)
-        yield Piece(int(done[a]), int(done[b - 1]) + 1, path, shape, int(record["offset"][a]))
+        path, block = task_path(by.attempt, file), int(done[a])
+        each: tuple[int, ...] = (sizes[number, file],)
+        offsets: tuple[int, ...] = (int(record["offset"][a]),)
+        if plan.several:
+            inside = places[number][file]
+            each, offsets = tuple(inside.nbytes), inside.inside(block)
+        shape = _task_layout(plan, each, by.plan)
+        yield Piece(block, int(done[b - 1]) + 1, path, shape, offsets, each)
 
 
 def full_files(ledger: Ledger) -> set[str]:

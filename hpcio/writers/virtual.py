@@ -13,6 +13,7 @@ import numpy as np
 from hpcio.errors import ResultError
 from hpcio.files import Layout, checksum, sync, sync_file_system, write_under_name
 from hpcio.journals import DONE, JournalRecords, Ledger, StoredReader
+from hpcio.layout import Output
 from hpcio.machine import is_local
 from hpcio.planning import Plan, WriterAbilities
 from hpcio.writers import packed
@@ -20,7 +21,9 @@ from hpcio.writers.backend import Stored, Writer
 from hpcio.writers.sources import (
     Piece,
     TaskFiles,
+    TaskFilesOfSeveral,
     TaskReader,
+    TaskReaderOfSeveral,
     TrialFiles,
     TrialReader,
     defect_of,
@@ -47,6 +50,8 @@ class _Virtual:
         """Do nothing: each attempt makes files of its own."""
 
     def open_writer(self, plan: Plan, attempt: str) -> Writer:
+        if plan.several and plan.sources == "task":
+            return TaskFilesOfSeveral(plan, attempt)
         if plan.sources == "trial":
             return (TrialFiles if plan.chunks is None else packed.PackedTrialFiles)(plan, attempt)
         return (TaskFiles if plan.chunks is None else packed.PackedTaskFiles)(plan, attempt)
@@ -54,6 +59,8 @@ class _Virtual:
     def open_reader(self, plan: Plan, records: JournalRecords) -> StoredReader:
         if plan.chunks is not None:
             return packed.PackedReader(plan, records)
+        if plan.several and plan.sources == "task":
+            return TaskReaderOfSeveral(plan, records)
         return (TrialReader if plan.sources == "trial" else TaskReader)(plan, records)
 
     def publish(self, ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
@@ -63,7 +70,7 @@ class _Virtual:
         )
 
     def add_data(self, ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
-        """Make the virtual dataset ``data`` in `file`, and the table of its sources.
+        """Make the virtual dataset of each output in `file`, and the table of their sources.
 
         Sources are named relative to the folder where the result will lie.
         """
@@ -130,13 +137,11 @@ def _bring_to_disk(ledger: Ledger, paths: list[str]) -> None:
 
 
 class _Mapped:
-    """A virtual dataset that is made mapping by mapping."""
+    """The virtual datasets of a result, which are made mapping by mapping."""
 
     def __init__(self, plan: Plan, prefix: str) -> None:
-        self._plan, self._prefix = plan, prefix
-        self._space = h5py.h5s.create_simple(plan.target.shape)
-        self._dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        self._dcpl.set_fill_value(np.full(1, plan.target.fill, plan.target.dtype))
+        self._prefix = prefix
+        self._outputs = [_MappedOutput(k, output) for k, output in enumerate(plan.outputs)]
         self.paths: list[str] = []
         self.layouts: list[Layout] = []
         self.of_block = np.full(len(plan), -1, np.int32)
@@ -146,36 +151,55 @@ class _Mapped:
             self.paths.append(piece.path)
             self.layouts.append(piece.layout)
         self.of_block[piece.first : piece.last] = len(self.paths) - 1
-        start, count = self._region(piece)
-        self._space.select_hyperslab(start, count)
         # HDF5 would take a per cent sign in the name of a source for a pattern.
         name = os.path.join(self._prefix, piece.path).replace("%", "%%")
-        inside = self._inside(piece, count)
-        self._dcpl.set_virtual(self._space, os.fsencode(name), b"data", inside)
+        for output in self._outputs:
+            output.add(piece, os.fsencode(name))
 
     def create(self, file: h5py.File) -> None:
-        target = self._plan.target
-        htype = h5py.h5t.py_create(target.dtype, logical=True)
-        space = h5py.h5s.create_simple(target.shape)
-        h5py.h5d.create(file.id, b"data", htype, space, self._dcpl)
+        for output in self._outputs:
+            output.create(file)
+
+
+class _MappedOutput:
+    """The virtual dataset of one output."""
+
+    def __init__(self, number: int, output: Output) -> None:
+        self._number, self._target = number, output.target
+        self._name = output.name.encode()
+        self._space = h5py.h5s.create_simple(output.target.shape)
+        self._dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        self._dcpl.set_fill_value(np.full(1, output.target.fill, output.target.dtype))
+
+    def add(self, piece: Piece, source: bytes) -> None:
+        start, count = self._region(piece)
+        if 0 in count:
+            return
+        self._space.select_hyperslab(start, count)
+        self._dcpl.set_virtual(self._space, source, self._name, self._inside(piece, count))
+
+    def create(self, file: h5py.File) -> None:
+        htype = h5py.h5t.py_create(self._target.dtype, logical=True)
+        space = h5py.h5s.create_simple(self._target.shape)
+        h5py.h5d.create(file.id, self._name, htype, space, self._dcpl)
 
     def _region(self, piece: Piece) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Start and count of the blocks in the result."""
-        region = self._plan.target.region(piece.first)
+        region = self._target.region(piece.first)
         start = tuple(s.start for s in region)
         count = [s.stop - s.start for s in region]
         if piece.last - piece.first > 1:
-            count[0] = self._plan.target.region(piece.last - 1)[0].stop - start[0]
+            count[0] = self._target.region(piece.last - 1)[0].stop - start[0]
         return start, tuple(count)
 
     def _inside(self, piece: Piece, count: tuple[int, ...]) -> h5py.h5s.SpaceID:
         """The part of the source that the blocks are."""
-        target = self._plan.target
-        if piece.offset is None:
+        target, k = self._target, self._number
+        if piece.offsets is None:
             return h5py.h5s.create_simple(target.shape_of(piece.first))
-        inside = h5py.h5s.create_simple((piece.layout.nbytes // target.dtype.itemsize,))
+        inside = h5py.h5s.create_simple((piece.sizes[k] // target.dtype.itemsize,))
         size = int(np.prod(count, dtype=np.int64))
-        inside.select_hyperslab((piece.offset // target.dtype.itemsize,), (size,))
+        inside.select_hyperslab((piece.offsets[k] // target.dtype.itemsize,), (size,))
         return inside
 
 

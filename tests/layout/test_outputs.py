@@ -1,0 +1,120 @@
+"""Several results of one call: what the dry run is told, how each is laid out, what is refused."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import hpcio
+from hpcio.errors import FunctionError, OptionError, PlanError
+from hpcio.journals.rundir import prepare
+from tests.rigs.plans import LFP, TRIALS
+
+STACKED = {"peak": "stack", "flag": "stack"}
+
+
+def announced(trial, chunkShape=None, noCompute=None):
+    """Power in all rows, the row of the peak of each channel, and whether it is high."""
+    if noCompute:
+        channels = trial.shape[1]
+        return {"power": (trial.shape, "f8"), "peak": ((channels,), "i4"), "flag": ((), "?")}
+    return several(trial)
+
+
+def several(trial):
+    peak = trial.argmax(axis=0).astype("i4")
+    return {"power": trial**2, "peak": peak, "flag": bool(trial.max() > 2)}
+
+
+class Named(NamedTuple):
+    power: np.ndarray
+    peak: np.ndarray
+    flag: bool
+
+
+def tupled(trial):
+    return Named(**several(trial))
+
+
+@pytest.mark.parametrize("func", [announced, several, tupled])
+def test_each_result_has_a_shape_and_type_and_joining_of_its_own(plan, func):
+    made = plan(func, join=STACKED)
+    found = {o.name: (o.target.shape, o.target.dtype, o.target.stacked) for o in made.outputs}
+    assert found == {
+        "power": ((30, 4), np.dtype("f8"), False),
+        "peak": ((5, 4), np.dtype("i4"), True),
+        "flag": ((5,), np.dtype("?"), True),
+    }
+    rows = np.diff(TRIALS)[:, 0]
+    assert made.target.sizes().tolist() == (rows * 4 * 8 + 4 * 4 + 1).tolist()
+
+
+def test_a_plan_of_several_results_is_loaded_as_it_was(plan):
+    axes = {"power": {"time": None, "channel": list("abcd")}, "peak": {"trial": None, "unit": None}}
+    made = prepare(plan(announced, join=STACKED, axes=axes))
+    loaded = hpcio.Plan.load(made.out)
+    assert loaded.digest == made.digest
+    for one, other in zip(made.outputs, loaded.outputs, strict=True):
+        assert one.name == other.name
+        assert [axis.name for axis in one.axes] == [axis.name for axis in other.axes]
+        assert one.target.shapes == other.target.shapes
+        assert (one.target.start == other.target.start).all()
+    values = loaded.outputs[0].axes[1].values
+    assert values is not None
+    assert values.tolist() == [b"a", b"b", b"c", b"d"]
+    assert loaded.outputs[1].axes[0].values is not None  # trials count from 0
+
+
+def test_the_digest_tells_results_of_other_names_and_joinings(plan):
+    made = [plan(announced, join=join) for join in (STACKED, {**STACKED, "peak": "concatenate"})]
+    assert made[0].digest != made[1].digest
+    assert made[0].digest == plan(announced, join=STACKED).digest
+
+
+def test_an_option_that_names_no_result_is_refused_with_the_names(plan):
+    with pytest.raises(OptionError, match=r"'peek'.*power, peak, flag"):
+        plan(announced, join={"peek": "stack"})
+    with pytest.raises(OptionError, match=r"'power'.*one array"):
+        plan(np.negative, join={"power": "stack"})
+
+
+def test_what_does_not_fit_one_result_is_said_of_it(plan):
+    with pytest.raises(OptionError, match=r"Of the result 'flag': .*join='stack'"):
+        plan(announced, join={"peak": "stack"})
+
+
+def test_what_cannot_be_done_with_several_results_is_refused(plan):
+    with pytest.raises(OptionError, match="averages are of one"):
+        plan(announced, keeptrials=False)
+    with pytest.raises(OptionError, match="repack"):
+        plan(announced, join=STACKED, compression="gzip")
+    with pytest.raises(OptionError, match="out_shape"):
+        plan(announced, join=STACKED, out_dtype="f4")
+    with pytest.raises(PlanError, match=r"several \(power, peak, flag\)"):
+        plan(announced, join=STACKED, writer="mutex")
+    with pytest.raises(PlanError, match="'power' lies along another"):
+        plan(
+            lambda trial: {"power": trial, "peak": trial.argmax(axis=0)}, writer="direct",
+            join={"peak": "stack"}, channels_per_block=2, out_channel_axis={"power": 1, "peak": 0},
+        )  # fmt: skip
+
+
+def test_names_that_a_file_of_a_result_cannot_have_are_refused(plan):
+    with pytest.raises(FunctionError, match="'trials', which is the name of another thing"):
+        plan(lambda trial: {"trials": trial, "b": trial})
+    with pytest.raises(FunctionError, match="'a/b'"):
+        plan(lambda trial: {"a/b": trial})
+
+
+def test_trials_with_other_names_are_refused(plan):
+    with pytest.raises(FunctionError, match="Return the same names"):
+        plan(lambda trial: {"a" if len(trial) == 6 else "b": trial})
+
+
+def test_one_array_is_planned_as_ever(plan):
+    made = plan(np.negative)
+    assert made.several == ()
+    assert [o.name for o in made.outputs] == ["data"]
+    assert made.target.shape == LFP.shape
