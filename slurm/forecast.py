@@ -233,7 +233,7 @@ def describe(
         work,
         tasks=tasks,
         batches_per_task=batches_per_task,
-        blocks_per_group=plan.blocks_per_group,
+        together=plan.group_of(np.arange(len(plan))),
     )
     of_task = predicted_seconds(work, mapped, bytes_per_second=1.0)
     speed = measured_speed(plan)

@@ -49,7 +49,7 @@ def map_blocks(
     *,
     tasks: int,
     batches_per_task: int = BATCHES_PER_TASK,
-    blocks_per_group: int = 1,
+    together: np.ndarray | None = None,
 ) -> TaskPlan:
     """Give each array task a contiguous range of blocks, and cut it into batches.
 
@@ -65,9 +65,8 @@ def map_blocks(
         How many tasks, at the most.
     batches_per_task : int
         How many batches for each task, at the most.
-    blocks_per_group : int
-        How many consecutive blocks of the plan stay together; see
-        `hpcio.planning.Plan.blocks_per_group`.
+    together : numpy.ndarray, shape (n,), optional
+        Neighbours with equal values are not separated; see `hpcio.planning.Plan.group_of`.
 
     Returns
     -------
@@ -86,9 +85,9 @@ def map_blocks(
         )
     batches: list[np.ndarray] = []
     task: list[int] = []
-    group = blocks // blocks_per_group
-    for number, part in enumerate(divide(sizes, tasks, together=group)):
-        for piece in divide(sizes[part], batches_per_task, together=group[part]):
+    for number, part in enumerate(divide(sizes, tasks, together=together)):
+        inside = None if together is None else together[part]
+        for piece in divide(sizes[part], batches_per_task, together=inside):
             batches.append(blocks[part[piece]])
             task.append(number)
     return TaskPlan(tuple(batches), np.asarray(task, np.int64))

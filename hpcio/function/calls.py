@@ -9,7 +9,8 @@ import functools
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import h5py
@@ -20,6 +21,7 @@ from hpcio.errors import FunctionError
 __all__ = [
     "Part",
     "announced_parts",
+    "arrays_of",
     "as_array",
     "compute",
     "compute_record",
@@ -162,6 +164,27 @@ def as_array(result: Any) -> np.ndarray:
     raise FunctionError(f"The function returned {what}. Return a numpy array.")
 
 
+def arrays_of(returned: Any) -> dict[str, np.ndarray]:
+    """What a function returned as arrays by name, ``""`` if it is one; or a FunctionError."""
+    several = parts_of(returned)
+    if several is None:
+        return {"": as_array(returned)}
+    found = {}
+    for name, one in several.items():
+        with _naming(name):
+            found[name] = as_array(one)
+    return found
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Errors say which of several results they are about."""
+    try:
+        yield
+    except FunctionError as error:
+        raise FunctionError(f"Of the result '{name}': {error}") from error
+
+
 def _without_ones(shape: tuple[int, ...]) -> list[int]:
     return [n for n in shape if n != 1]
 
@@ -278,10 +301,8 @@ def compute_record(
         )
     found = []
     for name, shape, kind in parts:
-        try:
+        with _naming(name):
             found.append(_checked(as_array(results[name]), shape, kind, casting))
-        except FunctionError as error:
-            raise FunctionError(f"Of the result '{name}': {error}") from error
     return np.concatenate([part.reshape(-1).view(np.uint8) for part in found]), details
 
 

@@ -432,7 +432,7 @@ class Ledger:
 
         These are blocks that are not done, including failed ones, and all others of their groups.
         """
-        groups = np.arange(len(self.plan)) // self.plan.blocks_per_group
+        groups = self.plan.group_of(np.arange(len(self.plan)))
         return np.flatnonzero(np.isin(groups, groups[~self.done]))
 
     def failures(self) -> tuple[Failure, ...]:

@@ -40,8 +40,9 @@ class Average:
     Attributes
     ----------
     what : {"mean", "sum", "var", "min", "max", "count", "cov", "functions"}
-    trials : int
-        Trials in one group.
+    stretches : tuple of (int, int)
+        Where trials were planned together, in order: the first, and the trials in a group from
+        there on. No group goes on in the next stretch.
     channel_blocks : int
         Channel blocks of each trial.
     dtype : numpy.dtype
@@ -63,7 +64,7 @@ class Average:
     """
 
     what: Reduce | Literal["functions"]
-    trials: int
+    stretches: tuple[tuple[int, int], ...]
     channel_blocks: int
     dtype: np.dtype
     by: tuple[str, ...] = ()
@@ -74,10 +75,18 @@ class Average:
     functions: tuple[str, ...] = ()
     state: np.dtype | None = None
 
-    @property
-    def blocks_per_group(self) -> int:
-        """How many consecutive blocks form one group."""
-        return self.trials * self.channel_blocks
+    def group_of(self, block: np.ndarray) -> np.ndarray:
+        """The number of the group of each block; groups have the order of their blocks."""
+        trial = block // self.channel_blocks
+        group: np.ndarray = np.zeros(trial.shape, np.int64)
+        before = 0
+        for k, (first, trials) in enumerate(self.stretches):
+            last = self.stretches[k + 1][0] if k + 1 < len(self.stretches) else None
+            inside = trial >= first
+            group[inside] = before + (trial[inside] - first) // trials
+            if last is not None:
+                before += math.ceil((last - first) / trials)
+        return group
 
     def __str__(self) -> str:
         by = f" by {' and '.join(self.by)}" if self.by else ""
@@ -103,9 +112,21 @@ class Average:
             slot = self.condition[trial].astype(np.int64) * self.channel_blocks + channel
         return slot
 
+    def first_of(self, block: int) -> int:
+        """The first block of the sum that a block goes into.
+
+        By it a sum is known on the disk: later trials may have conditions that none had before.
+        """
+        trial, channel = divmod(block, self.channel_blocks)
+        begin, trials = max(stretch for stretch in self.stretches if stretch[0] <= trial)
+        first = begin + (trial - begin) // trials * trials
+        if self.condition.size:
+            first += int(np.argmax(self.condition[first : trial + 1] == self.condition[trial]))
+        return first * self.channel_blocks + channel
+
     def sum_of(self, block: np.ndarray) -> np.ndarray:
         """The number of the sum of each block."""
-        number: np.ndarray = block // self.blocks_per_group * self.slots + self.slot_of(block)
+        number: np.ndarray = self.group_of(block) * self.slots + self.slot_of(block)
         return number
 
 
@@ -214,7 +235,7 @@ def averaged(
     count = target.shape_index.size // channel_blocks
     shape = target.shape[1:]
     average = Average(
-        "functions" if isinstance(reduce, OwnReduction) else reduce, 1, channel_blocks,
+        "functions" if isinstance(reduce, OwnReduction) else reduce, ((0, 1),), channel_blocks,
         target.dtype, tuple(by), conditions, condition,
     )  # fmt: skip
     dtype, nbytes = _type_of(average), math.prod(shape) * 16
@@ -232,7 +253,7 @@ def averaged(
         target = replace(target, shape=(count, *shape), shapes=(shape,))
     sums = min(MOST_GROUPS, MOST_BYTES // max(nbytes, 1))
     groups = max(FEWEST_GROUPS, sums // conditions)
-    average = replace(average, trials=math.ceil(count / groups))
+    average = replace(average, stretches=((0, math.ceil(count / groups)),))
     if by:
         start = np.repeat(condition.astype(target.start.dtype), channel_blocks)
         return replace(target, shape=(conditions, *shape), dtype=dtype, start=start), average

@@ -21,8 +21,7 @@ from hpcio.function import (
     FreshArguments,
     Function,
     announced_parts,
-    as_array,
-    parts_of,
+    arrays_of,
     split_details,
     takes,
 )
@@ -390,12 +389,11 @@ def calls_for(
                 trial = take(opened.read(region), kind.sigrid)
             args, kwargs = arguments.of(number)
             result, _ = split_details(func(trial, *args, **kwargs))
-            several = parts_of(result)
-            arrays = [as_array(r) for r in ([result] if several is None else several.values())]
+            arrays = arrays_of(result)
             return {
-                "names": [""] if several is None else [*several],
-                "shapes": [array.shape for array in arrays],
-                "dtypes": [array.dtype.str for array in arrays],
+                "names": [*arrays],
+                "shapes": [array.shape for array in arrays.values()],
+                "dtypes": [array.dtype.str for array in arrays.values()],
             }
 
         return tell(answer)

@@ -355,6 +355,8 @@ def _outputs(
     found = []
     for outcome in outcomes:
         own = options.of(outcome.name, names)
+        if outcome.name and not any(outcome.shapes):  # numbers can be stacked, and nothing else
+            own = replace(own, join="stack")
         try:
             target, average = _where_results_lie(read, outcome, own, reduction, limit)
             axes = name_axes(

@@ -181,10 +181,9 @@ class Plan:
         """What people count: a trial, or a block where trials are cut into channel blocks."""
         return "trial" if self.blocks.channel_blocks == 1 else "block"
 
-    @property
-    def blocks_per_group(self) -> int:
-        """How many consecutive blocks one process computes together; 1 unless averaged."""
-        return 1 if self.average is None else self.average.blocks_per_group
+    def group_of(self, blocks: np.ndarray) -> np.ndarray:
+        """Which blocks one process computes together: numbers of groups, in order, shape (n,)."""
+        return blocks if self.average is None else self.average.group_of(blocks)
 
     @property
     def run_directory(self) -> Path:
@@ -231,7 +230,7 @@ class Plan:
         """Bytes that a run writes for some blocks: their results, or the sums of an average."""
         if self.average is None:
             return int(self.target.sizes()[blocks].sum())
-        return int(np.unique(blocks // self.blocks_per_group).size) * self.group_bytes
+        return int(np.unique(self.group_of(blocks)).size) * self.group_bytes
 
     def load_function(self, *, remedy: str = "") -> Callable[..., Any]:
         """The function itself; it is in place only if it is the very one that was planned.

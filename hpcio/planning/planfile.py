@@ -70,7 +70,7 @@ __all__ = [
     "write_plan",
 ]
 
-FORMAT = 7
+FORMAT = 8
 _SEAL = struct.Struct("<8sQ")
 _SEALED = b"HPCIOPLN"
 # The numbers of filters end here (H5Z_FILTER_MAX).
@@ -374,7 +374,8 @@ def _check_outputs(plan: Plan) -> None:
 
 def _check_average(plan: Plan, average: Average) -> None:
     """Raise ValueError unless an average has groups, conditions and functions that there are."""
-    if min(average.trials, average.channel_blocks) < 1:
+    firsts, trials = zip(*average.stretches, strict=True)
+    if min(*trials, average.channel_blocks) < 1 or firsts[0] or [*firsts] != sorted({*firsts}):
         raise ValueError("its average has no groups")
     own = (bool(plan.reduction), bool(average.functions), average.state is not None)
     if any(own) != (average.what == "functions") or any(own) != all(own):
@@ -604,6 +605,7 @@ def _average(plain: dict[str, Any] | None, condition: np.ndarray) -> Average | N
     if plain is None:
         return None
     known = {"dtype": np.dtype(plain["dtype"]), "by": tuple(plain.get("by", ()))}
+    known["stretches"] = tuple((first, trials) for first, trials in plain["stretches"])
     known["functions"] = tuple(plain.get("functions", ()))
     if "result" in plain:
         known["result"] = tuple(plain["result"])

@@ -27,7 +27,7 @@ def batches_of(plan: Plan, blocks: np.ndarray, count: int) -> list[np.ndarray]:
     list of numpy.ndarray of int
         Numbers of blocks; none of them empty, together every block once, in order.
     """
-    parts = divide(block_memory(plan)[blocks], count, together=blocks // plan.blocks_per_group)
+    parts = divide(block_memory(plan)[blocks], count, together=plan.group_of(blocks))
     return [blocks[part] for part in parts]
 
 

@@ -26,7 +26,7 @@ from hpcio.writers.backend import Stored, Writer
 
 __all__ = ["SUMS"]
 
-# Before the arrays of a sum: its number, the trials in it, bytes and checksum of the arrays.
+# Before the arrays of a sum: its first block, the trials in it, bytes and checksum of the arrays.
 _HEAD = struct.Struct("<qqqQ")
 
 
@@ -60,13 +60,14 @@ class _SumsWriter:
         self._places = np.cumsum([0, *(each * self._average.conditions)]).tolist()
         self._end = 0
         self._at_hand: dict[int, State] = {}
+        self._first: dict[int, int] = {}  # the first block of each of these
         self._slot: dict[int, int] = {}
         self._last = np.zeros(0, np.int64)  # last block of each group of the batch
         self.is_flushed = True
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         self._at_hand.clear()
-        group = blocks // self._average.blocks_per_group
+        group = self._average.group_of(blocks)
         self._last = blocks[np.flatnonzero(np.diff(group, append=-1))]
         slots = self._average.slot_of(blocks)
         self._slot = dict(zip(blocks.tolist(), slots.tolist(), strict=True))
@@ -77,6 +78,7 @@ class _SumsWriter:
         if slot not in self._at_hand:
             shape = self._plan.shape_of(block)
             self._at_hand[slot] = begin(self._average, shape, self._functions)
+            self._first[slot] = self._average.first_of(block)
         self._at_hand[slot].add(data)
         self.is_flushed = False
         offset = self._end + self._places[slot]
@@ -90,11 +92,9 @@ class _SumsWriter:
         """Write the sums of a group if its last block has been tried."""
         if block != self._last[np.searchsorted(self._last, block)]:
             return
-        group = block // self._average.blocks_per_group
         for slot, state in sorted(self._at_hand.items()):
-            number = group * self._average.slots + slot
             data = b"".join(part.tobytes() for part in state.parts())
-            head = _HEAD.pack(number, state.count, len(data), checksum(data))
+            head = _HEAD.pack(self._first[slot], state.count, len(data), checksum(data))
             write_at(self._fd, head + data, self._end + self._places[slot])
         self._end += self._places[-1]
         self._at_hand.clear()
@@ -150,10 +150,10 @@ class _SumsReader:
         head = os.pread(self._fd, _HEAD.size, offset) if self._fd >= 0 else b""
         if len(head) < _HEAD.size:
             return None
-        number, count, nbytes, check = _HEAD.unpack(head)
+        first, count, nbytes, check = _HEAD.unpack(head)
         state = begin(self._average, self._plan.shape_of(block), self._functions)
         data = np.empty(sum(part.nbytes for part in state.parts()), np.uint8)
-        if number != int(self._average.sum_of(np.asarray(block))) or nbytes != data.nbytes:
+        if first != self._average.first_of(block) or nbytes != data.nbytes:
             return None
         if not read_at(self._fd, data, offset + _HEAD.size) or checksum(data) != check:
             return None

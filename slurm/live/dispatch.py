@@ -99,7 +99,7 @@ class Dispatcher:
         expected = max(wanted, len(self.client.nthreads()))
         mapped = map_blocks(
             work.blocks, block_memory(work.plan)[work.blocks], tasks=max(1, expected),
-            batches_per_task=batches_per_worker, blocks_per_group=work.plan.blocks_per_group,
+            batches_per_task=batches_per_worker, together=work.plan.group_of(work.blocks),
         )  # fmt: skip
         ranges: deque[deque[np.ndarray]] = deque(deque() for _ in range(mapped.tasks))
         for batch, task in zip(mapped.batches, mapped.task.tolist(), strict=True):
@@ -254,8 +254,8 @@ class Dispatcher:
     def _give_away(self, future: Any, flight: Flight, left: np.ndarray, at: int) -> None:
         """Give to others what is left of a flight behind the block at hand."""
         if self.claims.is_taken(flight.name):
-            group = self.plan.blocks_per_group  # blocks of a sum stay together
-            behind = left[left // group > at // group]
+            group_of = self.plan.group_of  # blocks of a sum stay together
+            behind = left[group_of(left) > group_of(np.asarray(at))]
             kept = flight.blocks[~np.isin(flight.blocks, behind)]
             self.flying[future] = replace(flight, blocks=kept, stuck=True)
             if not behind.size:
@@ -341,7 +341,7 @@ class Dispatcher:
             self.failed += 1
             left = left[left != suspect]
         # Blocks of one sum stay together.
-        together = left // self.plan.blocks_per_group == suspect // self.plan.blocks_per_group
+        together = self.plan.group_of(left) == self.plan.group_of(np.asarray(suspect))
         if together.any():
             self.suspects.append(left[together])
         if not together.all():

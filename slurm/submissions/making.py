@@ -31,7 +31,7 @@ def plan_tasks(plan: Plan, request: JobRequest, blocks: np.ndarray) -> TaskPlan:
         blocks,
         plan.work_sizes()[blocks],
         tasks=request.tasks,
-        blocks_per_group=plan.blocks_per_group,
+        together=plan.group_of(blocks),
     )
 
 

@@ -71,10 +71,10 @@ def next_pass(
     if cancelled or stopped or sum(map(len, failed.values())) > last.max_failed:
         return None
     missing = ledger.missing()
-    groups = missing // plan.blocks_per_group
+    groups = plan.group_of(missing)
     tried = np.concatenate([np.zeros(0, np.int64), *failed.values()])
     # Blocks of one sum stay together: they are done again with those that have failed.
-    left = missing[~np.isin(groups, tried // plan.blocks_per_group)]
+    left = missing[~np.isin(groups, plan.group_of(tried))]
     again = _worth_another_try(plan, last, ledger, left)
     if again.size:
         return Pass(again, "left", _options(last))
@@ -84,7 +84,7 @@ def next_pass(
         short = _failed(ledger, {*tried_again.known})[why]  # type: ignore[index]
         options = more(plan, chain) if short.size else None
         if options is not None:
-            again = missing[np.isin(groups, short // plan.blocks_per_group)]
+            again = missing[np.isin(groups, plan.group_of(short))]
             return Pass(again, why, options)  # type: ignore[arg-type]
     return None
 
@@ -118,9 +118,9 @@ def _worth_another_try(
         return left[:0]
     if 2 * rest.size <= given.size:
         return left
-    groups = np.unique(rest // plan.blocks_per_group)
+    groups = np.unique(plan.group_of(rest))
     if groups.size > 1:
-        rest = rest[np.isin(rest // plan.blocks_per_group, groups[: (groups.size + 1) // 2])]
+        rest = rest[np.isin(plan.group_of(rest), groups[: (groups.size + 1) // 2])]
     elif is_alone_in(plan, last):
         rest = rest[:0]
     return rest
@@ -129,7 +129,7 @@ def _worth_another_try(
 def is_alone_in(plan: Plan, last: Submission) -> bool:
     """Whether a pass has tried once more blocks that stay together, and nothing beside them."""
     blocks = records.task_plan(plan, last.number).blocks
-    return last.why == "left" and np.unique(blocks // plan.blocks_per_group).size == 1
+    return last.why == "left" and np.unique(plan.group_of(blocks)).size == 1
 
 
 def _options(last: Submission) -> SubmitOptions:

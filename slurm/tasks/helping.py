@@ -204,7 +204,7 @@ class Helper:
         if not self._monitor.lives(owner):
             return "wait"
         # A part may begin only where a group begins; blocks of a group stay together.
-        begins = np.flatnonzero(np.diff(part // self._plan.blocks_per_group)) + 1
+        begins = np.flatnonzero(np.diff(self._plan.group_of(part))) + 1
         if not begins.size:
             return None
         if stuck > self._long:  # all but the block at hand

@@ -331,8 +331,8 @@ def test_failed_and_repeated_blocks_change_no_bit(tmp_path, by):
                 with pytest.raises(BlocksFailed, match="3 of 1,300 trials failed"):
                     plan.run(workers=2, progress=False)
                 # Only the groups of these three.
-                assert Ledger.read(plan).missing().size == 3 * plan.blocks_per_group - (
-                    -len(plan) % plan.blocks_per_group
+                assert Ledger.read(plan).missing().size == 3 * plan.average.stretches[0][1] - (
+                    -len(plan) % plan.average.stretches[0][1]
                 )
             done = plan.run(workers=2, progress=False, **run)
             assert done.blocks == len(data)
@@ -363,7 +363,7 @@ def test_killed_and_resumed(tmp_path):
     """Killed in the middle of a group: its blocks are computed again, all others kept."""
     bench = Bench(tmp_path, trials=1100, keeptrials=False)
     plan = bench.plan(out=tmp_path / "whole.h5")
-    assert plan.blocks_per_group == 3
+    assert plan.average.stretches[0][1] == 3
     plan.run(workers=0, progress=False)
     bench.forget_calls()
     bench.kill_in(604, workers=2)
@@ -372,7 +372,7 @@ def test_killed_and_resumed(tmp_path):
     kept = set(np.flatnonzero(Ledger.read(plan).done).tolist())
     assert kept <= before
     assert not {603, 604, 605} & kept
-    assert len(before - kept) <= 2 * plan.blocks_per_group
+    assert len(before - kept) <= 2 * plan.average.stretches[0][1]
     bench.forget_calls()
     plan.run(workers=2, progress=False)
     assert set(bench.calls) == set(range(1100)) - kept
@@ -443,7 +443,7 @@ def test_whichever_attempts_did_which_chunks(tmp_path_factory, whole, data):
             np.copy, recording(folder, values), trials=1, out=folder / "out.h5", keeptrials=False
         )
     )
-    units = -(-len(plan) // plan.blocks_per_group)
+    units = -(-len(plan) // plan.average.stretches[0][1])
     for k in range(data.draw(st.integers(1, 4))):
         first = data.draw(st.integers(0, units - 1))
         last = data.draw(st.integers(first + 1, units))
@@ -453,7 +453,8 @@ def test_whichever_attempts_did_which_chunks(tmp_path_factory, whole, data):
             run_batch(
                 attempt,
                 np.arange(
-                    first * plan.blocks_per_group, min(last * plan.blocks_per_group, len(plan))
+                    first * plan.average.stretches[0][1],
+                    min(last * plan.average.stretches[0][1], len(plan)),
                 ),
             )
             attempt.sync()

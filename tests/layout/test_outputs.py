@@ -81,8 +81,8 @@ def test_an_option_that_names_no_result_is_refused_with_the_names(plan):
 
 
 def test_what_does_not_fit_one_result_is_said_of_it(plan):
-    with pytest.raises(OptionError, match=r"Of the result 'flag': .*join='stack'"):
-        plan(announced, join={"peak": "stack"})
+    with pytest.raises(OptionError, match=r"Of the result 'peak': .*join_axis=3"):
+        plan(announced, join_axis={"peak": 3})
 
 
 def test_what_cannot_be_done_with_several_results_is_refused(plan):

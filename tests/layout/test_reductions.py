@@ -296,7 +296,7 @@ def test_killed_and_resumed(tmp_path):
     """In the middle of a group; resumed in a process that has only the plan."""
     bench = Bench(tmp_path, trials=1100, keeptrials=False, reduce=module(tmp_path))
     plan = bench.plan(out=tmp_path / "whole.h5")
-    assert plan.blocks_per_group == 3
+    assert plan.average.stretches[0][1] == 3
     plan.run(workers=0, progress=False)
     bench.forget_calls()
     bench.kill_in(604, workers=2)

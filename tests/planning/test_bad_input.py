@@ -181,7 +181,7 @@ BAD = {
                                "Call it with one trial"),
     "returns nothing": tried("none", "'bad_functions:none'", "nothing", "Return a numpy array"),
     "returns a list": tried("a_list", "a list", "Return a numpy array"),
-    "returns a dict": tried("a_dict", "a dict", "Return a numpy array"),
+    "returns a dict": tried("a_dict", "result 'mean': .* a str", "Return a numpy array"),
     "returns text": tried("text", "a str", "Return a numpy array"),
     "returns three": tried("three", "tuple of 3", r"\(array, details\)"),
     "returns a pair of arrays": tried("pair", "tuple of 2", r"\(array, details\)"),

@@ -66,6 +66,15 @@ def test_processes_store_several_results(plan):
     check(made.out)
 
 
+def test_results_without_axes_are_stacked(plan):
+    made = plan(lambda trial: {"double": 2 * trial, "peak": trial.max(), "rows": len(trial)})
+    made.run(workers=0, progress=False)
+    with hpcio.open(made.out) as f:
+        np.testing.assert_array_equal(f["double"][()], 2 * LFP)
+        assert f["peak"][()].tolist() == [trial.max() for trial in EACH]
+        assert f["rows"][()].tolist() == [len(trial) for trial in EACH]
+
+
 @ways
 def test_a_run_that_was_killed_computes_what_is_missing(plan, way):
     calls = []
