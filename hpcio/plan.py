@@ -31,7 +31,7 @@ from hpcio.planning import (
 )
 from hpcio.planning import Plan as Value
 from hpcio.recording import Trials
-from hpcio.running import Executor, choose, execute, keeping_done
+from hpcio.running import Executor, choose, execute, extended_by, keeping_done
 from hpcio.watching import check_queues, watch, watch_probes
 from hpcio.writers import WRITERS, backend_of
 
@@ -414,3 +414,65 @@ class Plan(Value):
         """
         check_queues(self)
         return type(self)(**vars(keeping_done(self)))
+
+    def extend(
+        self,
+        *,
+        trials: Trials | np.ndarray | Sequence[Any] | int | str | os.PathLike[str],
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        outside: Literal["error", "drop"] = "error",
+        keep_done: bool = False,
+        trial_time: float | str | None = None,
+    ) -> Self:
+        """The plan that adds trials to the finished result of this one.
+
+        Its run computes the new trials alone, and then replaces the result by one of all trials;
+        the attribute `runs` of that tells of the runs, its column `run` which one brought each
+        trial. Averages go on where they ended. Parts of a virtual result stay where they are; the
+        writers of one file copy what is there into a new file, which takes the room of both until
+        the old one is replaced.
+
+        Parameters
+        ----------
+        trials : Trials, int, str, path, or table
+            As for :meth:`create`: the new ones, with the columns that the others have. If all that
+            are there of a recording are among them, these are left out: a table may have grown.
+        source : str, path, or sequence of them, optional
+            Further recordings; those that are there already may be among them, as with a pattern.
+            By default trials are of the recording that is there, which may have become longer.
+        kwargs : mapping, optional
+            By :func:`hpcio.per_trial`, values for the trials that are given, of arguments that
+            have one for each trial. If they are a column of the trials, the new ones have them.
+        outside : {"error", "drop"}
+            What becomes of trials that leave their recording.
+        keep_done : bool
+            Compute the new trials by the function as it is now, even if it has changed; see
+            :meth:`run`.
+        trial_time : float or str, optional
+            How long a trial may take in the dry run.
+
+        Returns
+        -------
+        Plan
+            Nothing is touched before it is run, by any executor.
+
+        Raises
+        ------
+        OutputError
+            If there is no finished result of this plan.
+        TrialError, SourceError, OptionError, FunctionError, PlanError
+            If what is new does not go with what is there, or nothing is new; if the function has
+            changed.
+
+        Examples
+        --------
+        >>> plan = hpcio.Plan.load("spectra.h5")  # doctest: +SKIP
+        >>> plan.extend(source="day2.h5::/lfp", trials="day2.csv").run()  # doctest: +SKIP
+        """
+        check_queues(self)
+        made = extended_by(
+            self, trials, source=source, kwargs=kwargs, outside=outside, keep_done=keep_done,
+            trial_time=None if trial_time is None else parse_seconds(trial_time),
+        )  # fmt: skip
+        return type(self)(**vars(made))

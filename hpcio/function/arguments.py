@@ -36,15 +36,30 @@ def _is_shared(value: object) -> bool:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PerTrial:
-    """One value for each trial; made by :func:`per_trial`."""
+    """One value for each trial; made by :func:`per_trial`.
+
+    Attributes
+    ----------
+    values : sequence or numpy.ndarray
+    column : str
+        The column of the trials that they are, if any.
+    """
 
     values: Sequence[Any] | np.ndarray
+    column: str = ""
 
     def __repr__(self) -> str:
         return f"per_trial({count(len(self), 'value')})"
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def taken(self, order: np.ndarray) -> Self:
+        """The values at some places."""
+        own = self.values
+        if isinstance(own, np.ndarray):
+            return type(self)(own[order], self.column)
+        return type(self)([own[k] for k in order.tolist()], self.column)
 
     def of(self, trial: int) -> Any:
         """The value of a trial, for one call alone."""
@@ -200,7 +215,11 @@ class Arguments:
         """The same, with the values of columns of the trials in place of their names."""
 
         def with_values(value: object) -> object:
-            return PerTrial(column(value.name)) if isinstance(value, PerTrialColumn) else value
+            return (
+                PerTrial(column(value.name), value.name)
+                if isinstance(value, PerTrialColumn)
+                else value
+            )
 
         return type(self)(
             tuple(map(with_values, self.args)),
@@ -214,9 +233,10 @@ class Arguments:
             if not isinstance(value, PerTrial) or len(value) != len(order):
                 return value
             own = value.values
-            return PerTrial(
+            sorted_ = (
                 own[order] if isinstance(own, np.ndarray) else [own[k] for k in order.tolist()]
             )
+            return PerTrial(sorted_, value.column)
 
         if (order == np.arange(len(order))).all():
             return self
@@ -224,6 +244,67 @@ class Arguments:
             tuple(map(sorted_too, self.args)),
             {name: sorted_too(value) for name, value in self.kwargs.items()},
         )
+
+    def extended(
+        self,
+        column: Callable[[str], np.ndarray],
+        kwargs: Mapping[str, Any],
+        order: np.ndarray,
+        trials: int,
+    ) -> Self:
+        """The same with values for further trials behind those that there are.
+
+        Parameters
+        ----------
+        column : callable
+            Gives the values of a column of the further trials.
+        kwargs : mapping
+            By :func:`per_trial`, the values of those arguments that are of no column.
+        order : numpy.ndarray of int
+            The place of the value of each further trial among these.
+        trials : int
+            How many trials were given, of which some may be there already.
+
+        Raises
+        ------
+        OptionError
+            If values are missing, or given for what has none.
+        """
+        left = dict(kwargs)
+
+        def longer(name: str | int, value: object) -> object:
+            if not isinstance(value, PerTrial):
+                return value
+            given = left.pop(str(name), None)
+            if isinstance(given, PerTrial):
+                if len(given) != trials:
+                    raise OptionError(
+                        f"The argument {name!r} has {len(given)} values for {trials} trials that "
+                        "are given. Give one for each."
+                    )
+                given = given.taken(order)
+            elif given is None and value.column:
+                given = PerTrial(column(value.column))
+            else:
+                raise OptionError(
+                    f"The argument {name!r} has a value for each trial, and the further trials "
+                    f"have none. Give them: kwargs={{{str(name)!r}: hpcio.per_trial([...])}}."
+                )
+            both = value.values, given.values
+            if all(isinstance(one, np.ndarray) for one in both) and (
+                np.shape(both[0])[1:] == np.shape(both[1])[1:]
+            ):
+                return PerTrial(np.concatenate(both), value.column)
+            return PerTrial([*both[0], *both[1]], value.column)
+
+        args = tuple(longer(k, value) for k, value in enumerate(self.args))
+        named = {name: longer(name, value) for name, value in self.kwargs.items()}
+        if left:
+            raise OptionError(
+                f"The function has no argument {next(iter(left))!r} with a value for each "
+                "trial. The others stay as they were planned."
+            )
+        return type(self)(args, named)
 
     def values(self) -> list[Any]:
         """All of them, those without a name first."""

@@ -53,7 +53,13 @@ from hpcio.journals.usage import (
     walltime_to_ask,
     write_usage,
 )
-from hpcio.journals.versions import ComputedBy, computed_by, functions_of, versions_here
+from hpcio.journals.versions import (
+    ComputedBy,
+    computed_by,
+    functions_of,
+    plans_of,
+    versions_here,
+)
 
 __all__ = [
     "DETAILS",
@@ -87,6 +93,7 @@ __all__ = [
     "memory_to_ask",
     "on_what_is_there",
     "open_journal",
+    "plans_of",
     "prepare",
     "published",
     "published_state",

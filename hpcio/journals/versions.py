@@ -14,7 +14,7 @@ from hpcio.function import other_versions
 from hpcio.journals.ledger import Ledger
 from hpcio.planning import Former, Plan
 
-__all__ = ["ComputedBy", "computed_by", "functions_of", "versions_here"]
+__all__ = ["ComputedBy", "computed_by", "functions_of", "plans_of", "versions_here"]
 
 
 def versions_here(plan: Plan) -> dict[str, str]:
@@ -79,7 +79,23 @@ def functions_of(ledger: Ledger) -> tuple[tuple[Former, ...], np.ndarray]:
     numpy.ndarray of int, shape (B,)
         The place of the one that each block was computed by; -1 if it is not done.
     """
-    functions = (*ledger.plan.former, Former.of(ledger.plan))
-    place = {one.digest: k for k, one in enumerate(functions)}
+    plans, by = plans_of(ledger)
+    # Of plans that differ in their trials alone, the last one stands for all.
+    last = [k for k, one in enumerate(plans) if one.changed or k == len(plans) - 1]
+    place = np.searchsorted(last, np.arange(len(plans)))
+    return tuple(plans[k] for k in last), np.where(by < 0, -1, place[by])
+
+
+def plans_of(ledger: Ledger) -> tuple[tuple[Former, ...], np.ndarray]:
+    """The plans, the oldest first, and the place of the one that each block was computed for.
+
+    Returns
+    -------
+    tuple of Former
+    numpy.ndarray of int, shape (B,)
+        -1 if it is not done.
+    """
+    plans = (*ledger.plan.former, Former.of(ledger.plan))
+    place = {one.digest: k for k, one in enumerate(plans)}
     of_log = np.asarray([*(place[log.plan] for log in ledger.logs), -1])
-    return functions, of_log[np.where(ledger.done, ledger.log, -1)]
+    return plans, of_log[np.where(ledger.done, ledger.log, -1)]

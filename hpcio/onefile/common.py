@@ -159,6 +159,11 @@ class _Regions:
         pairs = zip(self._offsets[:, block].tolist(), self._sizes[:, block].tolist(), strict=True)
         return list(pairs)
 
+    def ends(self, blocks: np.ndarray) -> np.ndarray:
+        """Where the last byte of each block lies, at the most, shape (n,)."""
+        ends: np.ndarray = (self._offsets + self._sizes)[:, blocks].max(axis=0)
+        return ends
+
     def read(self, fd: int, block: int) -> np.ndarray | None:
         """The bytes of a block; None past the end of the file."""
         data, at = np.empty(int(self._sizes[:, block].sum()), np.uint8), 0
@@ -179,7 +184,9 @@ class OneFileReader:
     """The results of one attempt, as they are in the file once its seams are put in."""
 
     def __init__(self, plan: Plan, records: JournalRecords) -> None:
-        seams = sorted(read_seams(seams_file(plan, records.attempt)))
+        # Of fewer trials, the file had other places; its seams were in it when it was copied.
+        elsewhere = plan.has_grown_since(records.plan)
+        seams = [] if elsewhere else sorted(read_seams(seams_file(plan, records.attempt)))
         self._at = np.asarray([offset for offset, _ in seams], np.int64)
         self._seams = [data for _, data in seams]
         self._longest = max(map(len, self._seams), default=0)
@@ -190,7 +197,8 @@ class OneFileReader:
         # What this client has cached may be older than what others have written.
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         self._size = os.fstat(self._fd).st_size
-        self._regions = _Regions(plan, load_offsets(plan)) if plan.several else None
+        by_plan = bool(plan.several) or elsewhere
+        self._regions = _Regions(plan, load_offsets(plan)) if by_plan else None
 
     def there(self, records: np.ndarray) -> np.ndarray:
         """Whether the file is there, and long enough."""
@@ -198,8 +206,7 @@ class OneFileReader:
             return np.zeros(records.size, bool)
         ends = records["offset"] + records["nbytes"]
         if self._regions is not None:
-            each = map(self._regions.of, records["block"].tolist())
-            ends = np.asarray([max(map(sum, regions)) for regions in each], np.int64)
+            ends = self._regions.ends(records["block"])
         found: np.ndarray = ends <= self._size
         return found
 

@@ -13,6 +13,7 @@ import secrets
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,18 @@ import h5py
 import numpy as np
 
 from hpcio.errors import OutputError, as_output_error
-from hpcio.files import RunDirectory, allocate, checksum, sparse_file, sync, write_at
+from hpcio.files import (
+    RunDirectory,
+    allocate,
+    checksum,
+    mark_of,
+    open_file,
+    sparse_file,
+    sync,
+    write_at,
+)
 from hpcio.journals import Ledger, published
-from hpcio.layout import sizes_of_parts
+from hpcio.layout import Target, sizes_of_parts
 from hpcio.machine import write_whole
 from hpcio.planning import Plan
 
@@ -41,6 +51,8 @@ __all__ = [
 
 # The largest page, in bytes, that clients of network file systems write at a time.
 PAGE = 64 << 10
+# So many bytes are copied at a time.
+_PIECE = 8 << 20
 # Behind the array that says where blocks begin: its checksum.
 _SEAL = struct.Struct("<Q")
 
@@ -105,8 +117,10 @@ def reserve(plan: Plan) -> None:
         # What journals say is done was in a file that is gone, with the result perhaps. In the new
         # one it would seem to be there.
         earlier = Ledger.read(plan)
-        if earlier.done.any():
-            earlier.void(np.flatnonzero(earlier.done))
+        done = np.flatnonzero(earlier.done)
+        grown = _is_to_replace_what_it_keeps(plan)
+        if done.size and not grown:
+            earlier.void(done)
         _remove_left(plan.rundir)
         with opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
             with suppress(OSError):  # no locks on this file system: nothing is removed
@@ -117,6 +131,8 @@ def reserve(plan: Plan) -> None:
                 allocate(fd, size, part)
                 for first, last in between(plan, offsets, size):
                     write_at(fd, os.pread(image, last - first, first), first)
+                if grown:
+                    _copy_what_is_kept(plan, done, fd, offsets)
                 os.fsync(fd)
             packed = io.BytesIO()
             np.save(packed, offsets)
@@ -131,6 +147,51 @@ def reserve(plan: Plan) -> None:
         if isinstance(error, OutputError):
             raise
         raise as_output_error(error, part) from error
+
+
+def _is_to_replace_what_it_keeps(plan: Plan) -> bool:
+    """Whether the result that the run replaces is one file with fewer of its trials."""
+    mark = mark_of(plan.out)
+    return (
+        mark is not None
+        and mark.run_id == plan.replaces
+        and bool(plan.former)
+        and mark.plan == plan.former[-1].digest
+    )
+
+
+def _copy_what_is_kept(plan: Plan, blocks: np.ndarray, into: int, offsets: np.ndarray) -> None:
+    """Copy the bytes of some blocks from the result that is to be replaced, to their new places."""
+    with open_file(plan.out) as f:
+        before = _as_laid_out_in(f, plan)
+        places = offsets_of(before, f).reshape(len(plan.outputs), -1)
+    blocks = blocks[blocks < places.shape[1]]
+    new = offsets.reshape(len(plan.outputs), -1)
+    sizes = sizes_of_regions(plan).reshape(len(plan.outputs), -1)
+    with opened(Path(plan.out), os.O_RDONLY) as fd:
+        for output in range(len(plan.outputs)):
+            old, now, nbytes = (each[output][blocks] for each in (places, new, sizes))
+            # Neighbours that stay neighbours are copied at once.
+            apart = (np.diff(old) != nbytes[:-1]) | (np.diff(now) != nbytes[:-1])
+            for run in np.split(np.arange(blocks.size), np.flatnonzero(apart) + 1):
+                if run.size:
+                    _copy(fd, int(old[run[0]]), into, int(now[run[0]]), int(nbytes[run].sum()))
+
+
+def _copy(source: int, start: int, into: int, to: int, nbytes: int) -> None:
+    for at in range(0, nbytes, _PIECE):
+        piece = os.pread(source, min(_PIECE, nbytes - at), start + at)
+        write_at(into, piece, to + at)
+
+
+def _as_laid_out_in(file: h5py.File, plan: Plan) -> Plan:
+    """A plan with the layout that the one file of fewer trials has."""
+    target = Target.load(file["hpcio/target"])
+    several = tuple(
+        replace(output, target=Target.load(file[f"hpcio/outputs/{output.name}"]))
+        for output in plan.several
+    )
+    return Plan(**{**vars(plan), "target": target, "several": several})
 
 
 def _remove_left(rundir: RunDirectory) -> None:
@@ -252,7 +313,7 @@ def sizes_of_regions(plan: Plan) -> np.ndarray:
 
 
 def _offsets_of_several(plan: Plan, file: h5py.File) -> np.ndarray:
-    found = np.zeros((len(plan.several), len(plan)), np.int64)
+    found = np.zeros((len(plan.several), plan.target.start.size), np.int64)
     for k, output in enumerate(plan.several):
         if output.target.nbytes:
             row = output.target.nbytes // output.target.shape[0]
@@ -266,13 +327,13 @@ def offsets_of(plan: Plan, file: h5py.File) -> np.ndarray:
         return _offsets_of_several(plan, file)
     target, data = plan.target, file["data"]
     if not target.nbytes:
-        return np.zeros(len(plan), np.int64)
+        return np.zeros(target.start.size, np.int64)
     if plan.target.in_rows:
         row = target.nbytes // target.shape[0]
         offsets: np.ndarray = data.id.get_offset() + target.start * row
         return offsets
     chunk = data.chunks
-    found = np.zeros(len(plan), np.int64)
+    found = np.zeros(target.start.size, np.int64)
     places: dict[tuple[int, ...], int] = {}
     if hasattr(data.id, "chunk_iter"):
         data.id.chunk_iter(lambda info: places.__setitem__(info.chunk_offset, info.byte_offset))
@@ -280,7 +341,7 @@ def offsets_of(plan: Plan, file: h5py.File) -> np.ndarray:
         for k in range(data.id.get_num_chunks()):
             info = data.id.get_chunk_info(k)
             places[info.chunk_offset] = info.byte_offset
-    for b in range(len(plan)):
+    for b in range(found.size):
         found[b] = places[tuple(s.start for s in target.region(b))]
     if len(places) * int(np.prod(chunk)) * target.dtype.itemsize != target.nbytes:
         raise OutputError(

@@ -51,6 +51,8 @@ def seams_that_count(ledger: Ledger, offsets: np.ndarray) -> Iterator[tuple[int,
     last = first + sizes[order]
     owner = np.tile(np.where(ledger.done, ledger.log, -1), several)[order]
     for i, log in enumerate(ledger.logs):
+        if ledger.plan.has_grown_since(log.plan):  # the file had other places, and has them all
+            continue
         for at, seam in read_seams(seams_file(ledger.plan, log.attempt)):
             here = slice(np.searchsorted(last, at, "right"), np.searchsorted(first, at + len(seam)))
             for a, b in zip(

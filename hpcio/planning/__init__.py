@@ -29,6 +29,7 @@ from hpcio.planning.planfile import (
 if TYPE_CHECKING:
     from hpcio.planning.describing import Description, describe, probe
     from hpcio.planning.digest import Difference, difference, digest_of
+    from hpcio.planning.extending import extended
     from hpcio.planning.limits import block_memory, check_disk, check_memory
     from hpcio.planning.making import check_new_output, check_trial_table, make_plan, renewed
     from hpcio.planning.single import call_block, find_block, read_block
@@ -54,6 +55,7 @@ __all__ = [
     "describe",
     "difference",
     "digest_of",
+    "extended",
     "find_block",
     "load_for_worker",
     "load_plan",
@@ -86,5 +88,6 @@ __getattr__ = lazily(
         "Difference": "digest",
         "difference": "digest",
         "digest_of": "digest",
+        "extended": "extending",
     },
 )

@@ -53,7 +53,18 @@ from hpcio.recording import (
     read_trials,
 )
 
-__all__ = ["check_new_output", "check_output", "check_trial_table", "make_plan", "renewed"]
+__all__ = [
+    "Read",
+    "check_new_output",
+    "check_output",
+    "check_trial_table",
+    "make_plan",
+    "outputs_of",
+    "refuse_generators",
+    "renewed",
+    "sources_of",
+    "texts_of",
+]
 
 # Plain HDF5 cannot read more files than this as one dataset: it keeps every source open, and
 # the usual limit is 1,024 open files.
@@ -93,13 +104,13 @@ def make_plan(
     check_trial_table(reading.trials, final)
     read = _what_is_read(source, reading, final)
     called = _what_is_called(func, call, read)
-    _refuse_generators(called.function, called.given)
+    refuse_generators(called.function, called.given)
     reduction = reduction_of(layout.reduce)
     _refuse_generators_in(reduction)
     asked = (called, read.recording, read.blocks, call)
     outcomes = known_outcome(final, *asked) or dry_run(*asked, on_probe=on_probe)
     several = outcomes[0].name != ""
-    outputs, average = _outputs(read, outcomes, layout, reduction, call.trial_time)
+    outputs, average = outputs_of(read, outcomes, layout, reduction, call.trial_time)
     target, axes = outputs[0].target, outputs[0].axes
     if several:
         target, axes = record_of([output.target for output in outputs]), ()
@@ -125,7 +136,7 @@ def make_plan(
         run_id=secrets.token_hex(8),
         digest="",
         live=called.func,
-        described=_described(called, reduction),
+        described=texts_of(called, reduction),
         chunks=stored.chunks,
         compression=stored.compression,
         same_versions=call.same_versions,
@@ -145,7 +156,7 @@ def renewed(plan: Plan) -> Plan:
     """
     func = plan.function.as_it_is(live=plan.live)
     function, given = Function.of(func), fingerprint(Arguments.load(plan.payload))
-    _refuse_generators(function, given)
+    refuse_generators(function, given)
     reduction = tuple(Function.of(each.as_it_is()) for each in plan.reduction)
     described = {**plan.described, "text": text_of(func)}
     return _frozen(
@@ -162,7 +173,7 @@ def _frozen(plan: Plan) -> Plan:
     return replace(plan, digest=digest_of(plan))
 
 
-def _described(called: Called, reduction: Sequence[Function]) -> dict[str, str]:
+def texts_of(called: Called, reduction: Sequence[Function]) -> dict[str, str]:
     """Arguments and functions as text, for people."""
     described = {**called.arguments.described(), "text": text_of(called.func)}
     if reduction:
@@ -182,7 +193,7 @@ def _refuse_generators_in(reduction: Sequence[Function]) -> None:
             )
 
 
-def _refuse_generators(function: Function, arguments: Fingerprint) -> None:
+def refuse_generators(function: Function, arguments: Fingerprint) -> None:
     """Raise FunctionError if trials would draw from one generator of random numbers in turn."""
     of_function, given = function.fingerprint.generators, arguments.generators
     if of_function or given:
@@ -264,14 +275,16 @@ def check_trial_table(trials: object, out: str | os.PathLike[str]) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
+class Read:
+    """What is read: the trials of a recording, and the blocks that follow from them."""
+
     recording: Recording
     trials: Trials
     blocks: Blocks
     order: np.ndarray  # the place of each trial among those that were given
 
 
-def _what_is_read(source: Source, reading: ReadingOptions, out: str) -> _Read:
+def _what_is_read(source: Source, reading: ReadingOptions, out: str) -> Read:
     recording = read_recording(source, axis=_axis(reading), units=reading.units, out=out)
     _check_axis(recording, reading.axis)
     trials, order = read_trials(reading.trials, recording, axis=reading.axis, out=out)
@@ -290,7 +303,7 @@ def _what_is_read(source: Source, reading: ReadingOptions, out: str) -> _Read:
     alone = len(recording.parts) == 1
     name = f"'{recording.dataset}' of '{recording.path}'" if alone else str(recording)
     blocks = placed(trials, recording).blocks(recording.shape, name=name)
-    return _Read(recording, trials, blocks, order)
+    return Read(recording, trials, blocks, order)
 
 
 def _axis(reading: ReadingOptions) -> int:
@@ -312,7 +325,7 @@ def _check_axis(recording: Recording, axis: int) -> None:
 # ---------------------------------------------------------------------- what is called
 
 
-def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, read: _Read) -> Called:
+def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, read: Read) -> Called:
     function = Function.of(func)
     loaded = function.load() if isinstance(func, str) else func
     arguments = Arguments.given(call.args, call.kwargs).in_order(read.order)
@@ -337,8 +350,8 @@ def _what_is_called(func: Callable[..., Any] | str, call: CallOptions, read: _Re
 # ---------------------------------------------------------------------- where results lie
 
 
-def _outputs(
-    read: _Read,
+def outputs_of(
+    read: Read,
     outcomes: Sequence[Outcome],
     options: LayoutOptions,
     reduction: Sequence[Function],
@@ -379,7 +392,7 @@ def _refuse_chunks(options: StorageOptions) -> None:
 
 
 def _where_results_lie(
-    read: _Read,
+    read: Read,
     outcome: Outcome,
     options: LayoutOptions,
     reduction: Sequence[Function],
@@ -434,7 +447,7 @@ def _how_results_are_stored(
     *,
     in_rows: bool,
 ) -> _Stored:
-    sources = _sources(options, abilities, target, average, in_rows=in_rows)
+    sources = sources_of(options, abilities, target, average, in_rows=in_rows)
     if average is not None and (options.chunks or options.compression):
         raise OptionError(
             "An average is one dataset, made at the end. Compress it afterwards: hpcio repack "
@@ -444,7 +457,7 @@ def _how_results_are_stored(
     return _Stored(sources, chunks, compression)
 
 
-def _sources(
+def sources_of(
     options: StorageOptions,
     abilities: WriterAbilities,
     target: Target,

@@ -25,12 +25,18 @@ __all__ = ["Former", "Plan"]
 
 @dataclass(frozen=True)
 class Former:
-    """A plan whose results are kept, by another function or with other arguments.
+    """A plan whose results are kept: of another function, other arguments, or fewer trials.
 
     Attributes
     ----------
-    digest : str
+    digest, run_id : str
         Of that plan.
+    trials : int
+        How many it had.
+    changed : bool
+        Whether the next plan has another function, or other arguments.
+    created : str
+        When its result was published; ``""`` if it was not.
     function, function_digest, function_version : str
     packages : mapping of str to str
         Versions that were planned, by package.
@@ -39,6 +45,10 @@ class Former:
     """
 
     digest: str
+    run_id: str
+    trials: int
+    changed: bool
+    created: str
     function: str
     function_digest: str
     function_version: str
@@ -46,10 +56,13 @@ class Former:
     described: Mapping[str, str]
 
     @classmethod
-    def of(cls, plan: Plan) -> Self:
+    def of(cls, plan: Plan, *, changed: bool = True, created: str = "") -> Self:
         """What is kept of a plan."""
         by = plan.function
-        return cls(plan.digest, by.name, by.digest, by.version, plan.packages, plan.described)
+        return cls(
+            plan.digest, plan.run_id, len(plan.trials), changed, created,
+            by.name, by.digest, by.version, plan.packages, plan.described,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,8 +97,9 @@ class Plan:
     reduction: tuple[Function, ...] = ()
     # The run whose result this one replaces, "" if there is none; None while that is not known.
     replaces: str | None = None
-    # Plans of the same blocks whose results are kept, the oldest first; for each block the place of
-    # the one whose result is kept, from 1 on, or 0 for what this plan computes itself.
+    # Plans of the same blocks, or of the first of them, whose results are kept, the oldest first;
+    # for each block the place of the one whose result is kept, from 1 on, or 0 for what this plan
+    # computes itself.
     former: tuple[Former, ...] = ()
     kept: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16), repr=False)
     # Whether `prepare` is to set aside what is there; no run directory keeps it.
@@ -158,6 +172,11 @@ class Plan:
     def digests(self) -> tuple[str, ...]:
         """The digests of plans whose journals count: of this one, then of the former ones."""
         return self.digest, *(one.digest for one in self.former)
+
+    def has_grown_since(self, digest: str) -> bool:
+        """Whether a plan, which counts, had fewer trials."""
+        fewer = (one.digest for one in self.former if one.trials < len(self.trials))
+        return digest in fewer
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

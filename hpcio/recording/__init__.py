@@ -10,6 +10,7 @@ recording or of trial table needs one file, here or elsewhere, and an entry in `
 from hpcio.recording.blocks import Blocks, InputKind
 from hpcio.recording.channels import Electrodes, electrodes
 from hpcio.recording.clocks import Clock, clock_of_rows
+from hpcio.recording.growing import Grown, grown
 from hpcio.recording.hdf5 import is_phony, read_region, unnamed
 from hpcio.recording.placing import placed, read_trials
 from hpcio.recording.reading import LARGE, ReadAhead, Reader
@@ -31,6 +32,7 @@ __all__ = [
     "Blocks",
     "Clock",
     "Electrodes",
+    "Grown",
     "InputKind",
     "OpenRecording",
     "ReadAhead",
@@ -47,6 +49,7 @@ __all__ = [
     "columns_of_result",
     "dates_of_session",
     "electrodes",
+    "grown",
     "is_phony",
     "matching_files",
     "placed",

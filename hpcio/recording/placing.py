@@ -26,7 +26,15 @@ from hpcio.recording.trials import Trials
 from hpcio.recording.windows import Outside
 from hpcio.words import natural
 
-__all__ = ["Given", "placed", "read_trials"]
+__all__ = [
+    "RECORDING",
+    "Given",
+    "column_of_all",
+    "names_of_recordings",
+    "placed",
+    "read_trials",
+    "which_of",
+]
 
 # The column of trials that says which recording they are of.
 RECORDING = "recording"
@@ -124,7 +132,7 @@ def placed(trials: Trials, recording: Recording) -> Trials:
     if not isinstance(recording, SeveralRecordings):
         _refuse_others(trials, recording)
         return trials
-    which = _which(trials[RECORDING], recording)
+    which = which_of(trials[RECORDING], recording)
     first = np.asarray(recording.first_rows)
     beyond = np.flatnonzero(trials.stop > np.diff(first)[which])
     if len(beyond):
@@ -329,14 +337,19 @@ def _joined(
                     f"{theirs!r:.100}. Select the same of all."
                 )
     which = np.repeat(np.asarray(numbers, np.int64), [len(trials) for trials in found])
-    columns = {name: _column(name, found, parts) for name in _names(found, parts)}
+    named = dict(zip(map(str, parts), found, strict=True))
+    columns = {name: column_of_all(name, named) for name in _names(found, parts)}
+    columns[RECORDING] = names_of_recordings(columns.get(RECORDING), which, recording)
     return replace(
         first,
         start=np.concatenate([trials.start for trials in found]),
         stop=np.concatenate([trials.stop for trials in found]),
         offset=np.concatenate([trials.offset for trials in found]),
         index=np.concatenate([trials.index for trials in found]),
-        columns={**columns, RECORDING: _recordings(columns.get(RECORDING), which, recording)},
+        columns={
+            **columns,
+            RECORDING: names_of_recordings(columns.get(RECORDING), which, recording),
+        },
         clock=None,  # each was held against that of its recording
     )
 
@@ -355,16 +368,16 @@ def _names(found: Sequence[Trials], parts: Sequence[Recording]) -> list[str]:
     return [*names]
 
 
-def _column(name: str, found: Sequence[Trials], parts: Sequence[Recording]) -> npt.NDArray[Any]:
-    """A column of all trials: numbers, or text."""
-    values = [trials.columns[name] for trials in found]
+def column_of_all(name: str, found: Mapping[str, Trials]) -> npt.NDArray[Any]:
+    """A column of all trials, given by what messages call them: numbers, or text."""
+    values, whose = [trials.columns[name] for trials in found.values()], [*found]
     is_text = [column.dtype.kind == "U" for column in values]
     if any(is_text) and not all(is_text):  # where all of a column is missing, it may be either
         nothing = np.nan if all(map(_is_missing, compress(values, is_text))) else ""
         values = [np.full(len(v), nothing) if _is_missing(v) else v for v in values]
         is_text = [column.dtype.kind == "U" for column in values]
     if any(is_text) and not all(is_text) and name != RECORDING:
-        one, other = parts[is_text.index(True)], parts[is_text.index(False)]
+        one, other = whose[is_text.index(True)], whose[is_text.index(False)]
         raise TrialError(
             f"The column '{name}' is text in the trials of '{one}' and numbers in those of "
             f"'{other}'. Make it one of both in all."
@@ -379,14 +392,14 @@ def _is_missing(column: npt.NDArray[Any]) -> bool:
     return column.dtype.kind == "f" and bool(np.isnan(column).all())
 
 
-def _recordings(
+def names_of_recordings(
     given: npt.NDArray[Any] | None, which: npt.NDArray[np.int64], recording: SeveralRecordings
 ) -> npt.NDArray[np.str_]:
     """The column `recording` of trials: as it is, unless it names one in two ways."""
     names = np.asarray(short_names(recording), "U")[which]
     if given is None:
         return names
-    said = _which(given, recording)
+    said = which_of(given, recording)
     if not (said == which).all():
         k = int(np.argmax(said != which))
         raise TrialError(
@@ -428,7 +441,7 @@ def _which_of(
 ) -> npt.NDArray[np.int64]:
     """Which of the recordings each row of a table is of, shape (N,)."""
     if RECORDING in columns:
-        return _which(columns[RECORDING], recording)
+        return which_of(columns[RECORDING], recording)
     if len(recording.parts) == 1:
         return np.zeros(count, np.int64)
     raise TrialError(
@@ -437,7 +450,7 @@ def _which_of(
     )
 
 
-def _which(values: npt.NDArray[Any], recording: SeveralRecordings) -> npt.NDArray[np.int64]:
+def which_of(values: npt.NDArray[Any], recording: SeveralRecordings) -> npt.NDArray[np.int64]:
     """Which of the recordings names mean, shape (N,)."""
     names, where = np.unique(values.astype("U"), return_inverse=True)
     known = _known(recording)

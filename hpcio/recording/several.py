@@ -24,7 +24,7 @@ from hpcio.recording.clocks import clock_of
 from hpcio.recording.recording import OpenRecording, Recording
 from hpcio.words import natural
 
-__all__ = ["SeveralRecordings", "matching_files", "read_recording", "short_names"]
+__all__ = ["SeveralRecordings", "check_agree", "matching_files", "read_recording", "short_names"]
 
 # By so much rates may differ, as one that is kept in fewer digits does.
 _SAME_RATE = 1e-6
@@ -209,7 +209,7 @@ def read_recording(
             raise SourceError(f"No file matches '{text}'. Correct the pattern.")
         parts = [Recording.read(one, units=units) for one in found]
     _check_distinct(parts)
-    _check_agree(parts, axis)
+    check_agree(parts, axis)
     return SeveralRecordings.joined(parts, axis)
 
 
@@ -250,7 +250,7 @@ def _check_distinct(parts: Sequence[Recording]) -> None:
         seen[key] = part
 
 
-def _check_agree(parts: Sequence[Recording], axis: int) -> None:
+def check_agree(parts: Sequence[Recording], axis: int) -> None:
     """Raise SourceError unless recordings can be read as one."""
     first, rank = parts[0], len(parts[0].shape)
     if not -rank <= axis < rank:

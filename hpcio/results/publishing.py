@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from hpcio.errors import HpcioError, OutputError, as_output_error
 from hpcio.files import fill_of, mark_of, open_file, read_text, sync
 from hpcio.function import unpack_details, write_details
-from hpcio.journals import Ledger, computed_by, functions_of, published, sweep
+from hpcio.journals import Ledger, computed_by, functions_of, plans_of, published, sweep
 from hpcio.layout import RESERVED, attach, hide
 from hpcio.machine import user_name
 from hpcio.planning import Plan
@@ -168,7 +168,7 @@ def _times(plan: Plan) -> dict[str, Any]:
 def _add_columns(ledger: Ledger, f: h5py.File) -> None:
     """What is known of each trial, as coordinates along the axis of trials."""
     plan = ledger.plan
-    columns = {**plan.trials.columns, **_tell_functions(ledger, f)}
+    columns = {**plan.trials.columns, **_tell_functions(ledger, f), **_tell_runs(ledger, f)}
     if not columns:
         return
     along = [o.name for o in plan.outputs if o.target.stacked and plan.average is None]
@@ -187,15 +187,10 @@ def _tell_functions(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
     The attribute `functions` has them, the oldest first. A trial that several have computed, block
     by block, has the oldest.
     """
-    plan = ledger.plan
-    if not plan.former:
-        return {}
     functions, by = functions_of(ledger)
-    # What is not done is of the function that would do it.
-    last = len(functions) - 1
-    by = np.where(by < 0, last, by).reshape(-1, plan.blocks.channel_blocks).min(axis=1)
-    used, of_trial = np.unique(np.append(by, last), return_inverse=True)
-    trials = np.bincount(of_trial[:-1][trial_table(ledger)["done"]], minlength=used.size).tolist()
+    if len(functions) == 1:
+        return {}
+    of_trial, used, trials = _of_trials(ledger, by, len(functions) - 1)
     said = [
         {
             "trials": number,
@@ -204,13 +199,53 @@ def _tell_functions(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
             "function_version": one.function_version,
             **{name: text[:_MOST_TEXT] for name, text in one.described.items()},
         }
-        for one, number in zip([functions[k] for k in used.tolist()], trials, strict=True)
+        for one, number in zip([functions[k] for k in used], trials, strict=True)
     ]
     f.attrs["functions"] = json.dumps(said)
-    name = "function"
+    return {_new_column(ledger.plan, "function"): of_trial}
+
+
+def _tell_runs(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
+    """Tell of the runs if trials were added to a result; a column, which each trial is of.
+
+    The attribute `runs` has them, the oldest first. A trial whose blocks several have computed has
+    the latest.
+    """
+    plans, by = plans_of(ledger)
+    if all(one.trials == plans[-1].trials for one in plans):
+        return {}
+    ids = [*dict.fromkeys(one.run_id for one in plans)]
+    run = np.asarray([ids.index(one.run_id) for one in plans])
+    created = {one.run_id: one.created for one in plans} | {ids[-1]: f.attrs["created"]}
+    of_trial, used, trials = _of_trials(ledger, np.where(by < 0, -1, run[by]), len(ids) - 1, np.max)
+    said = [
+        {"run_id": ids[k], "trials": number, "created": created[ids[k]]}
+        for k, number in zip(used, trials, strict=True)
+    ]
+    f.attrs["runs"] = _listed(said)
+    return {_new_column(ledger.plan, "run"): of_trial}
+
+
+def _of_trials(
+    ledger: Ledger, by: np.ndarray, last: int, of_blocks: Callable[..., np.ndarray] = np.min
+) -> tuple[np.ndarray, list[int], list[int]]:
+    """Which of some origins, given by block, each trial has; those that any has; trials of each.
+
+    What is not done (-1) is of the `last`, which would do it. Places count among those that are
+    used, of which the last is one.
+    """
+    by = np.where(by < 0, last, by).reshape(-1, ledger.plan.blocks.channel_blocks)
+    used, place = np.unique(np.append(of_blocks(by, axis=1), last), return_inverse=True)
+    of_trial = place[:-1].astype(np.int32)
+    trials = np.bincount(of_trial[trial_table(ledger)["done"]], minlength=used.size)
+    return of_trial, used.tolist(), trials.tolist()
+
+
+def _new_column(plan: Plan, name: str) -> str:
+    """A name for a column that the trials do not have."""
     while name in plan.trials.columns:
         name += "_"
-    return {name: of_trial[:-1].astype(np.int32)}
+    return name
 
 
 def _add_column(f: h5py.File, place: str, values: np.ndarray, scale: h5py.Dataset) -> str:
@@ -300,7 +335,7 @@ def _of_recordings(source: Recording) -> dict[str, str | int]:
     return {name: _listed(values) for name, values in lists.items()}
 
 
-def _listed(values: list[str | int]) -> str:
+def _listed(values: Sequence[Any]) -> str:
     """JSON of the first values, as many as HDF5 holds in an attribute, which has up to 64 kB."""
     room, most = _MOST_SOURCES, 0
     for most, value in enumerate(values, 1):  # noqa: B007

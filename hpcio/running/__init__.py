@@ -14,6 +14,7 @@ from hpcio.running.clock import end_stopped, failed_for_time
 from hpcio.running.deaths import FRUITLESS, Deaths, blame
 
 if TYPE_CHECKING:
+    from hpcio.running.extending import extended_by
     from hpcio.running.keeping import keeping_done
     from hpcio.running.local import EXECUTORS, ExecutorMaker, choose
     from hpcio.running.partition import batches_of, divide, from_runs, runs
@@ -39,6 +40,7 @@ __all__ = [
     "divide",
     "end_stopped",
     "execute",
+    "extended_by",
     "failed_for_time",
     "from_runs",
     "keeping_done",
@@ -60,6 +62,7 @@ __getattr__ = lazily(
         "Work": "run",
         "batches_of": "partition",
         "begin": "run",
+        "extended_by": "extending",
         "keeping_done": "keeping",
         "call_on_ranks": "ranks",
         "choose": "local",

@@ -24,7 +24,7 @@ from hpcio.planning import (
 from hpcio.words import START_OVER, count
 from hpcio.writers import fills_gaps, trusted_ledger
 
-__all__ = ["keeping_done"]
+__all__ = ["keeping_done", "that_keeps"]
 
 
 def keeping_done(plan: Plan) -> Plan:
@@ -77,7 +77,7 @@ def keeping_done(plan: Plan) -> Plan:
         if not ledger.done.any():
             return start_over(plan)
         if not others.is_of_kept:
-            plan = _that_keeps(plan, ledger)
+            plan = that_keeps(plan, ledger)
         run_id, replaces = there.run_id, there.replaces
         if is_published:
             _check_gaps(there)
@@ -129,13 +129,22 @@ def _all_done(plan: Plan, there: Plan) -> Plan:
     return there
 
 
-def _that_keeps(plan: Plan, ledger: Ledger) -> Plan:
-    """A plan that keeps what is done of another."""
+def that_keeps(plan: Plan, ledger: Ledger, *, changed: bool = True, created: str = "") -> Plan:
+    """A plan that keeps what is done of another, which has no other blocks but fewer.
+
+    Parameters
+    ----------
+    plan : Plan
+    ledger : Ledger
+        Of the other one.
+    changed, created
+        See `hpcio.planning.Former`.
+    """
     there = ledger.plan
-    former = (*there.former, Former.of(there))
+    former = (*there.former, Former.of(there, changed=changed, created=created))
     place = {one.digest: k for k, one in enumerate(former, 1)}
     of_log = np.asarray([place[log.plan] for log in ledger.logs], np.uint16)
-    kept = np.zeros(len(there), np.uint16)
+    kept = np.zeros(len(plan), np.uint16)
     # Of a group of an average, all or nothing is kept.
     done = np.setdiff1d(np.arange(len(there)), ledger.missing())
     kept[done] = of_log[ledger.log[done]]

@@ -33,6 +33,7 @@ from hpcio.planning import (
 from hpcio.results import about_older, publish
 from hpcio.results import open as open_result
 from hpcio.running.clock import failed_for_time
+from hpcio.running.extending import take_over
 from hpcio.words import KEEPING, START_OVER, after_failures, count, duration, earlier_words, listed
 from hpcio.writers import backend_of, trusted_ledger
 
@@ -161,7 +162,11 @@ def begin(plan: Plan) -> Plan:
     warning says so.
     """
     if not plan.starts_over:
-        return prepare(plan)
+        take_over(plan)
+        plan = prepare(plan)
+        if plan.former:  # one file is made anew, with what is there of it
+            backend_of(plan).reserve(plan)
+        return plan
     done = 0
     with suppress(HpcioError):  # what cannot be read would not go on, either
         there = load_plan(plan.out)

@@ -1,0 +1,76 @@
+"""Adding trials to a result: a plan that keeps what is there, and computes what is new."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from hpcio.errors import OutputError, PlanError
+from hpcio.files import mark_of, open_file, read_text
+from hpcio.journals import held
+from hpcio.planning import Plan, extended, load_plan, renewed, replace_plan
+from hpcio.recording import grown
+from hpcio.running.keeping import that_keeps
+from hpcio.writers import backend_of, trusted_ledger
+
+__all__ = ["extended_by", "take_over"]
+
+
+def extended_by(
+    there: Plan,
+    trials: Any,
+    *,
+    source: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    keep_done: bool = False,
+    trial_time: float | None = None,
+    **how: Any,
+) -> Plan:
+    """The plan that adds trials to the result of another; see :meth:`hpcio.Plan.extend`.
+
+    Nothing is touched before it is run.
+    """
+    mark = mark_of(there.out)
+    if mark is None or mark.run_id != there.run_id:
+        raise OutputError(
+            f"'{there.out}' is not there yet, or is of another run, and trials are added to a "
+            f"finished result. Finish it first: plan.run() (in the shell: hpcio resume "
+            f"{shlex.quote(there.out)})."
+        )
+    more = grown(there.trials, there.source, trials, source=source, out=there.out, **how)
+    old = renewed(there) if keep_done else there
+    plan = extended(
+        old, more, kwargs=kwargs or {}, abilities=backend_of(there).abilities,
+        trial_time=trial_time,
+    )  # fmt: skip
+    with open_file(there.out) as f:
+        created = read_text(f, "created", "")
+    changed = (old.function.digest, old.given.digest) != (there.function.digest, there.given.digest)
+    plan = that_keeps(plan, trusted_ledger(there), changed=changed, created=created)
+    return replace(plan, replaces=there.run_id)
+
+
+def take_over(plan: Plan) -> None:
+    """Let a plan that adds trials be that of the run directory, if it is not yet.
+
+    Raises
+    ------
+    PlanError
+        If the result has changed since, or somebody is at work on it.
+    """
+    if not plan.former or not plan.replaces or not plan.rundir.plan.exists():
+        return
+    there = load_plan(plan.out)
+    if there.digest == plan.digest or plan.former[-1].trials == len(plan.trials):
+        return
+    with held(there):
+        there = load_plan(plan.out)
+        last = plan.former[-1]
+        if (there.digest, there.run_id) != (last.digest, last.run_id):
+            raise PlanError(
+                f"'{plan.out}' has changed since the plan to extend it was made. Extend it as it "
+                "is now: Plan.load(out).extend(...)."
+            )
+        replace_plan(plan)
