@@ -42,6 +42,7 @@ _STDERR = 2
 COMMANDS = {
     "run": "hpcio.command.running",
     "plan": "hpcio.command.running",
+    "extend": "hpcio.command.running",
     "resume": "hpcio.command.running",
     "status": "hpcio.command.looking",
     "report": "hpcio.command.looking",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ from hpcio.function import per_trial
 from hpcio.journals import Exists
 from hpcio.plan import Plan
 from hpcio.planning import check_trial_table
-from hpcio.recording import Electrodes, Trials, electrodes, read_recording, read_trials
+from hpcio.recording import Electrodes, Recording, Trials, electrodes, read_recording, read_trials
 from hpcio.writers import WRITERS
 
 __all__ = [
@@ -22,10 +23,13 @@ __all__ = [
     "MEMORY_OPTION",
     "PLAN_OPTIONS",
     "RUN_OPTIONS",
+    "TRIAL_OPTIONS",
     "TRIAL_TIME_OPTION",
     "create_plan",
     "exists_of",
+    "given_trials",
     "refuse_plan_options",
+    "trials_as_told",
     "was_said",
     "with_options",
 ]
@@ -140,8 +144,15 @@ CHUNK_OPTIONS = [
     click.option("--compression", metavar="NAME[:LEVEL][+shuffle]",
                  help="Such as gzip, lzf, zstd:3, lz4, blosc-zstd+shuffle."),
 ]  # fmt: skip
-# How a table of trials is read; names as of `Trials.read`.
-_TABLE_OPTIONS = [
+# Which trials, and how a table of them is read; names as of `Trials.read`.
+TRIAL_OPTIONS = [
+    click.option(
+        "--trials",
+        help="Which rows make which trial: FILE::NAME or a CSV or TSV file, with columns such as "
+        "start, stop [, offset], or onset and duration; or a number of rows for equal trials. "
+        "::NAME is in the file of the recording. Of several recordings: a pattern in quotes, or "
+        "one table with a column 'recording'.",
+    ),
     click.option("--rate", type=float, help="Samples in a second, where trials are in seconds."),
     click.option("--pre", type=float, help="Seconds of a trial before its event."),
     click.option("--post", type=float, help="Seconds of a trial after its event."),
@@ -176,14 +187,7 @@ class _PerResult(click.ParamType):  # type: ignore[type-arg]  # generic in later
 
 
 PLAN_OPTIONS = [
-    click.option(
-        "--trials",
-        help="Which rows make which trial: FILE::NAME or a CSV or TSV file, with columns such as "
-        "start, stop [, offset], or onset and duration; or a number of rows for equal trials. "
-        "::NAME is in the file of the recording. Of several recordings: a pattern in quotes, or "
-        "one table with a column 'recording'.",
-    ),
-    *_TABLE_OPTIONS,
+    *TRIAL_OPTIONS,
     click.option("--out", type=click.Path(), help="The result, a new HDF5 file."),
     click.option(
         "--writer",
@@ -377,18 +381,41 @@ def _wanted(table: Trials | Electrodes, name: str, text: str) -> Any:
     return tuple(numbers) if colon else numbers
 
 
+def given_trials(options: Mapping[str, Any]) -> Any:
+    """What ``--trials`` names."""
+    if options["trials"] is None:
+        raise click.UsageError("Missing option '--trials'.")
+    trials = options["trials"]
+    return int(trials) if trials.isdigit() else trials
+
+
+def trials_as_told(
+    trials: Any, recording: Callable[[], Recording], options: Mapping[str, Any], **where: Any
+) -> Any:
+    """Trials as the options say that their table is read; as they are if none says anything."""
+    table = {
+        name: options[name]
+        for name in ("rate", "pre", "post", "unit", "one_based", "onset", "t_start")
+        if options[name] is not None
+    }
+    if not table and not options["where"] and options["outside"] != "drop":
+        return trials
+    check_trial_table(trials, where["out"])
+    made, _ = read_trials(trials, recording(), outside=options["outside"], **where, **table)
+    wanted = options["where"].items()
+    return made.where(**{name: _wanted(made, name, text) for name, text in wanted})
+
+
 def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     """The plan that the command line asks for."""
-    for name in ("trials", "out"):
-        if options[name] is None:
-            raise click.UsageError(f"Missing option '--{name}'.")
+    trials = given_trials(options)
+    if options["out"] is None:
+        raise click.UsageError("Missing option '--out'.")
     if options["shared"] and options["private"]:
         raise click.UsageError("--shared and --private exclude each other.")
     access: Access = (
         "shared" if options["shared"] else "private" if options["private"] else "result"
     )
-    trials: Any = options["trials"]
-    trials = int(trials) if trials.isdigit() else trials
     chosen = {
         name: options[f"select_{name}"]
         for name in ("trials", "channels", "time")
@@ -400,22 +427,16 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         known = electrodes(source)
         of_each = options["electrodes"].items()
         chosen["channels"] = known.where(**{n: _wanted(known, n, text) for n, text in of_each})
-    table = {
-        name: options[name]
-        for name in ("rate", "pre", "post", "unit", "one_based", "onset", "t_start")
-        if options[name] is not None
-    }
-    if chosen or table or options["where"] or options["outside"] == "drop":
-        check_trial_table(trials, options["out"])
-        where: Any = {"axis": options["axis"], "out": options["out"]}
-        recording = read_recording(source, **where)
-        table["outside"] = options["outside"]
-        trials, _ = read_trials(trials, recording, **where, **table)
-        wanted = options["where"].items()
-        trials = trials.where(**{name: _wanted(trials, name, text) for name, text in wanted})
+    where: dict[str, Any] = {"axis": options["axis"], "out": options["out"]}
+    recording = partial(read_recording, source, **where)
+    trials = trials_as_told(trials, recording, options, **where)
+    if chosen:
+        made = (
+            trials if isinstance(trials, Trials) else read_trials(trials, recording(), **where)[0]
+        )
         if options["channel_axis"] is not None:
-            trials = trials.with_blocks(channel_axis=options["channel_axis"])
-        trials = trials.select(**chosen)
+            made = made.with_blocks(channel_axis=options["channel_axis"])
+        trials = made.select(**chosen)
     return Plan.create(
         function, source, trials=trials, out=options["out"], writer=options["writer"],
         sources=options["sources"],

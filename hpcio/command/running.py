@@ -1,7 +1,8 @@
-"""Subcommands that plan and run: run, plan, resume."""
+"""Subcommands that plan and run: run, plan, extend, resume."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -10,21 +11,25 @@ import click
 from hpcio.command.options import (
     PLAN_OPTIONS,
     RUN_OPTIONS,
+    TRIAL_OPTIONS,
     TRIAL_TIME_OPTION,
     create_plan,
     exists_of,
+    given_trials,
     refuse_plan_options,
+    trials_as_told,
     with_options,
 )
 from hpcio.journals import on_what_is_there
 from hpcio.machine import launched
 from hpcio.plan import Plan
+from hpcio.recording import read_recording
 from hpcio.running import Executor, begin, call_on_ranks
 from hpcio.watching import check_queues, print_pairs
 from hpcio.words import say
 from hpcio.writers import needs_ranks
 
-__all__ = ["plan", "resume", "run", "run_here"]
+__all__ = ["extend", "plan", "resume", "run", "run_here"]
 
 
 def run_here(plan: Callable[[], Plan], options: dict[str, Any]) -> None:
@@ -83,6 +88,40 @@ def plan(function: str, source: str, workers: int | None, **options: Any) -> Non
         check_queues(made)
     begin(Plan(**vars(on_what_is_there(made, exists))))
     say(f"Run it with: hpcio run {options['out']}")
+
+
+@click.command()
+@click.argument("out", type=click.Path())
+@click.argument("source", required=False)
+@with_options([*TRIAL_OPTIONS, *RUN_OPTIONS])
+@click.option("--only-plan", is_flag=True, help="Run nothing yet: hpcio run, or submit, does it.")
+def extend(out: str, source: str | None, only_plan: bool, **options: Any) -> None:  # noqa: FBT001
+    """Add trials to a finished result.
+
+    OUT is the result, SOURCE a further recording, or a pattern in quotes for several, of which
+    those that are there already are left out. Without SOURCE trials are of the recording that is
+    there. Only the new trials are computed; trials that are there may be among those of the table,
+    if all of them are. In between, the result stays as it is.
+    """
+
+    def extended() -> Plan:
+        there = Plan.load(out)
+        recording = there.source
+        if source is not None:
+            recording = read_recording(source, axis=there.blocks.axis, out=there.out)
+        trials = trials_as_told(
+            given_trials(options), lambda: recording, options, axis=there.blocks.axis, out=there.out
+        )
+        return there.extend(
+            trials=trials, source=source, outside=options["outside"],
+            keep_done=options["keep_done"], trial_time=options["trial_time"],
+        )  # fmt: skip
+
+    if only_plan:
+        made = begin(extended())
+        say(f"{len(made.trials):,} trials. Run it with: hpcio run {shlex.quote(out)}")
+    else:
+        run_here(extended, {**options, "keep_done": False})  # the plan has seen to it
 
 
 @click.command()

@@ -78,6 +78,8 @@ _MOST_FILTERS = 65535
 # So many bytes are read at a time to see whether a file is whole.
 _PIECE = 1 << 20
 _ReadColumns = Callable[[h5py.File, Sequence[str]], dict[str, np.ndarray]]
+# Fields of trials that say what is selected of them.
+_SELECTED = ("time", "channels", "channel_axis", "channels_per_block")
 # Fields of a plan that JSON holds as they are.
 _PLAIN = (
     "writer", "sources", "join", "casting", "described", "same_versions", "access", "replaces",
@@ -137,6 +139,7 @@ def _write(plan: Plan, path: Path) -> None:
         "input_kinds": [plain_input_kind(kind) for kind in plan.blocks.input_kinds],
         "axes": [axis.name for axis in plan.axes],
         **_plain_outputs(plan),
+        "selected": {name: _plain_selection(getattr(plan.trials, name)) for name in _SELECTED},
         "columns": list(plan.trials.columns),
         "clock": None if plan.trials.clock is None else asdict(plan.trials.clock),
         "average": plain_average(plan.average),
@@ -450,6 +453,7 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
         "trials": Trials(
             **trials,
             axis=spec["axis"],
+            **{name: _selection(plain) for name, plain in spec["selected"].items()},
             columns=columns,
             clock=None if spec.get("clock") is None else Clock(**spec["clock"]),
         ),
@@ -612,6 +616,19 @@ def _average(plain: dict[str, Any] | None, condition: np.ndarray) -> Average | N
     if "state" in plain:
         known["state"] = state_of(plain["state"])
     return Average(**{**plain, **known}, condition=condition)
+
+
+def _plain_selection(selected: slice | tuple[int, ...] | int | None) -> Any:
+    """What is selected of trials as JSON can hold it."""
+    if isinstance(selected, slice):
+        return {"slice": [selected.start, selected.stop, selected.step]}
+    return selected
+
+
+def _selection(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return slice(*plain["slice"])
+    return tuple(plain) if isinstance(plain, list) else plain
 
 
 def _input_kind(plain: dict[str, Any]) -> InputKind:

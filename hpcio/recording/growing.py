@@ -17,6 +17,7 @@ from hpcio.recording.placing import (
     RECORDING,
     column_of_all,
     names_of_recordings,
+    placed,
     read_trials,
     which_of,
 )
@@ -95,6 +96,8 @@ def grown(
     if source is not None:
         given = read_recording(source, axis=axis, units=units, out=out)
     found = read_trials(spec, given, axis=axis, outside=outside, out=out, **how)
+    # This says which of them leave their recording, by the numbers that they were given with.
+    placed(found.trials, given).blocks(given.shape, name=str(given))
     # In the order in which they were given, but for that of recordings.
     more, place = found.trials, _places(given, there)
     parts = [*there, *(part for part, k in zip(given.parts, place, strict=True) if k < 0)]
@@ -166,6 +169,8 @@ def _new_among(
     parts: list[Recording],
 ) -> npt.NDArray[np.intp]:
     """The positions of trials that are not there yet."""
+    if not (np.isin(trials.start, more.start) & np.isin(of_trials, of_more)).any():
+        return np.arange(len(more))
     rows = [np.stack([of, t.start, t.stop, t.offset], axis=1)
             for of, t in ((of_trials, trials), (of_more, more))]  # fmt: skip
     _, key = np.unique(np.concatenate(rows), axis=0, return_inverse=True)

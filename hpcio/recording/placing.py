@@ -260,7 +260,7 @@ def _of_trials(
 ) -> Given:
     """Trials with a column that says which recording they are of."""
     trials = _with_plain_name(trials)
-    which = _which_of(trials.columns, recording, len(trials), "The trials")
+    which = _which_of(trials.columns, recording, len(trials), "trials=")
     found, places, numbers = [], [], []
     for k, place in _rows_of_each(which):
         part = recording.parts[k]

@@ -15,7 +15,7 @@ from hpcio.recording import grown
 from hpcio.running.keeping import that_keeps
 from hpcio.writers import backend_of, trusted_ledger
 
-__all__ = ["extended_by", "take_over"]
+__all__ = ["extended_by", "has_changed_since", "take_over"]
 
 
 def extended_by(
@@ -69,8 +69,13 @@ def take_over(plan: Plan) -> None:
         there = load_plan(plan.out)
         last = plan.former[-1]
         if (there.digest, there.run_id) != (last.digest, last.run_id):
-            raise PlanError(
-                f"'{plan.out}' has changed since the plan to extend it was made. Extend it as it "
-                "is now: Plan.load(out).extend(...)."
-            )
+            raise has_changed_since(plan)
         replace_plan(plan)
+
+
+def has_changed_since(plan: Plan) -> PlanError:
+    """The error for a plan that adds trials to a result which another run has replaced."""
+    return PlanError(
+        f"'{plan.out}' has changed since the plan to extend it was made. Extend it as it is now: "
+        "Plan.load(out).extend(...)."
+    )

@@ -146,7 +146,9 @@ def that_keeps(plan: Plan, ledger: Ledger, *, changed: bool = True, created: str
     of_log = np.asarray([place[log.plan] for log in ledger.logs], np.uint16)
     kept = np.zeros(len(plan), np.uint16)
     # Of a group of an average, all or nothing is kept.
-    done = np.setdiff1d(np.arange(len(there)), ledger.missing())
+    is_missing = np.zeros(len(there), bool)
+    is_missing[ledger.missing()] = True
+    done = np.flatnonzero(~is_missing)
     kept[done] = of_log[ledger.log[done]]
     plan = replace(plan, former=former, kept=kept)
     return replace(plan, digest=digest_of(plan))

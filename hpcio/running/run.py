@@ -33,7 +33,7 @@ from hpcio.planning import (
 from hpcio.results import about_older, publish
 from hpcio.results import open as open_result
 from hpcio.running.clock import failed_for_time
-from hpcio.running.extending import take_over
+from hpcio.running.extending import has_changed_since, take_over
 from hpcio.words import KEEPING, START_OVER, after_failures, count, duration, earlier_words, listed
 from hpcio.writers import backend_of, trusted_ledger
 
@@ -232,6 +232,8 @@ def _finished(plan: Plan) -> Done:
     mark = mark_of(plan.out)
     if mark is None or mark.plan != plan.digest:
         others = _differing(plan, mark)
+        if plan.former and plan.former[-1].trials < len(plan.trials):
+            raise has_changed_since(plan)
         differing = f" (other {others})" if others else _kept_before(plan)
         keeping = KEEPING if others and others.may_be_kept else ""
         raise OutputError(
