@@ -79,6 +79,30 @@ def averages(bench: Bench) -> Iterator[Figure]:
     yield compare(values, what=what, against=against, target=1.1)
 
 
+def extend(bench: Bench) -> Iterator[Figure]:
+    """A result of 100,000 trials that gets one more: the plan, the run, and the new file."""
+    rows, count = 10, 100_000
+    with h5py.File(bench.folder / "rec.h5", "w") as f:
+        f.create_dataset("data", ((count + 2 * bench.repetitions) * rows, 4), np.float32)
+    values: dict[str, list[float]] = {}
+    for what, options in {"virtual": {}, "an average": {"keeptrials": False}}.items():
+        out = bench.folder / f"{'average' if options else 'out'}.h5"
+        start = np.arange(count) * rows
+        made = hpcio.Plan.create(
+            identity, f"{bench.folder}/rec.h5::data", trials=np.stack([start, start + rows], 1),
+            out=out, **options,
+        )  # fmt: skip
+        made.run(workers=2, progress=False)
+        for k in range(bench.repetitions):
+            begin = (count + k) * rows
+            started = clock()
+            plan = hpcio.Plan.load(out).extend(trials=[[begin, begin + rows]])
+            assert plan.run(workers=0, progress=False).computed == 1
+            values.setdefault(what, []).append(clock() - started)
+    yield alone("one more trial behind 100,000, virtual", values["virtual"], "s", 1.0)
+    yield alone("... of an average", values["an average"], "s", 1.0)
+
+
 def done_already(bench: Bench) -> Iterator[Figure]:
     recording(bench, 200, planning.ROWS, 4)
     assert _said("script", bench.folder)["computed"] == 200

@@ -91,7 +91,7 @@ def grown(
     """
     axis = _axis_of(trials, recording)
     units = None if recording.scaling is None else recording.scaling.units
-    there = [_as_it_is(part, axis, units) for part in recording.parts]
+    there = [_as_it_is(part, axis) for part in recording.parts]
     given = _joined(there, axis)
     if source is not None:
         given = read_recording(source, axis=axis, units=units, out=out)
@@ -122,14 +122,12 @@ def _joined(parts: list[Recording], axis: int) -> Recording:
     return parts[0] if len(parts) == 1 else SeveralRecordings.joined(parts, axis)
 
 
-def _as_it_is(part: Recording, axis: int, units: str | None) -> Recording:
+def _as_it_is(part: Recording, axis: int) -> Recording:
     """A recording that is there: as it was, or with more rows."""
     try:
         part.check_content()
     except SourceError as error:
-        now = Recording.read(f"{part.path}::{part.dataset}", units=units)
-        if now.kind != part.kind:
-            now = replace(now, kind=part.kind)
+        now = part.now()
         longer = [*part.shape]
         longer[axis] = now.shape[axis] if len(now.shape) == len(part.shape) else -1
         if (now.dtype, [*now.shape]) != (part.dtype, longer) or longer[axis] <= part.shape[axis]:

@@ -94,6 +94,17 @@ class Recording:
         kind = next(kind for kind in RECORDINGS.added_first() if kind.claims(text))
         return _in_units(kind.look(text), units)
 
+    def now(self) -> Recording:
+        """What its file is now, whatever it was.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be read.
+        """
+        units = None if self.scaling is None else self.scaling.units
+        return _in_units(RECORDINGS[self.kind].look(str(self)), units)
+
     @property
     def parts(self) -> tuple[Recording, ...]:
         """The recordings that it is made of: of most that is the recording itself."""

@@ -12,19 +12,28 @@ import numpy as np
 from hpcio.errors import DAMAGE
 from hpcio.files import checksum, has_sound_scales, read_table, read_text
 
-__all__ = ["KEPT", "OUTPUTS", "RECORDINGS", "SEVERAL", "differing", "keep_sums", "names_of_results"]
+__all__ = [
+    "KEPT",
+    "OUTPUTS",
+    "RECORDINGS",
+    "RECORDING_OF",
+    "SEVERAL",
+    "differing",
+    "keep_sums",
+    "names_of_results",
+]
 
 # The dataset that holds the checksums, as JSON.
 KEPT = "hpcio/besides"
-# The table of recordings, if there are several.
-RECORDINGS = "hpcio/recordings"
+# The table of recordings, if there are several, and which of them each trial is of.
+RECORDINGS, RECORDING_OF = "hpcio/recordings", "hpcio/recording_of_trial"
 # The layout of each of several results of a call.
 OUTPUTS = "hpcio/outputs"
 
 # The attribute of a file that names its results, as JSON, if a call has several.
 SEVERAL = "results"
 # What is in this group and counts; the rest says where the data lie, which a copy may change.
-_OURS = ("hpcio/target", "hpcio/state", "hpcio/checksum", RECORDINGS, OUTPUTS)
+_OURS = ("hpcio/target", "hpcio/state", "hpcio/checksum", RECORDINGS, RECORDING_OF, OUTPUTS)
 # Attributes that refer to other objects, or say how the data are stored; a copy has others.
 _NOT_KEPT = ("DIMENSION_LIST", "DIMENSION_LABELS", "REFERENCE_LIST", "compression")
 

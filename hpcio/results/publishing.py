@@ -21,7 +21,7 @@ from hpcio.layout import RESERVED, attach, hide
 from hpcio.machine import user_name
 from hpcio.planning import Plan
 from hpcio.recording import FURTHER, Recording, SeveralRecordings, dates_of_session
-from hpcio.results.besides import OUTPUTS, RECORDINGS, SEVERAL, keep_sums
+from hpcio.results.besides import OUTPUTS, RECORDING_OF, RECORDINGS, SEVERAL, keep_sums
 from hpcio.writers import backend_of
 
 __all__ = ["RATE", "T_START", "WHOLE", "publish"]
@@ -55,9 +55,8 @@ TRIAL = np.dtype(
 )
 
 
-# What `hpcio/recordings` says of each of several recordings besides path and dataset; `first` is
-# the place of its first trial in `trials`, where the next one's begin if it has none.
-RECORDING = [("size", "<i8"), ("mtime_ns", "<i8"), ("first", "<i8")]
+# What `hpcio/recordings` says of each of several recordings besides path and dataset.
+RECORDING = [("size", "<i8"), ("mtime_ns", "<i8")]
 
 
 def publish(ledger: Ledger) -> Path:
@@ -346,7 +345,7 @@ def _listed(values: Sequence[Any]) -> str:
 
 
 def _add_recordings(ledger: Ledger, f: h5py.File) -> None:
-    """A table of several recordings, with the first trial of each."""
+    """A table of several recordings, and which of them each trial is of."""
     plan = ledger.plan
     if not isinstance(plan.source, SeveralRecordings):
         return
@@ -358,9 +357,8 @@ def _add_recordings(ledger: Ledger, f: h5py.File) -> None:
     table["size"] = [part.size for part in parts]
     table["mtime_ns"] = [part.mtime_ns for part in parts]
     base = plan.blocks.base[:: plan.blocks.channel_blocks]
-    which = np.searchsorted(rows, base, side="right") - 1
-    table["first"] = np.searchsorted(which, np.arange(len(parts)))
     f[RECORDINGS] = table
+    f[RECORDING_OF] = (np.searchsorted(rows, base, side="right") - 1).astype(np.int32)
 
 
 def _earlier_steps(plan: Plan) -> list[dict[str, str]]:

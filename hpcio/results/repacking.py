@@ -353,7 +353,15 @@ def _as_result(f: ResultFile, g: h5py.File, new_dataset: NewDataset) -> dict[str
             g[name].attrs.pop("DIMENSION_LIST", None)
     group = g.create_group("hpcio")
     group.attrs.update({k: v for k, v in f["hpcio"].attrs.items() if k != "compression"})
-    for name in ("target", "outputs", "state", "checksum", "recordings", "besides"):
+    for name in (
+        "target",
+        "outputs",
+        "state",
+        "checksum",
+        "recordings",
+        "recording_of_trial",
+        "besides",
+    ):
         if name in f["hpcio"]:  # most have not all; earlier versions lack the last
             f.copy(f[f"hpcio/{name}"], group)
     for name, data in made.items():

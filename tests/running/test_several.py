@@ -70,7 +70,7 @@ def check_all(out: Path) -> None:
         found = f["trials"][:][["start", "stop"]].tolist()
         assert found == [tuple(rows) for table in TABLES for rows in table]
         assert f["trials"]["trial"].tolist() == list(range(8))
-        assert f["hpcio/recordings"]["first"].tolist() == [0, 3, 4]
+        assert f["hpcio/recording_of_trial"][()].tolist() == [0, 0, 0, 1, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
