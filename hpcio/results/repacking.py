@@ -83,6 +83,8 @@ PAGE = 4096
 _Form = Callable[[ResultFile, h5py.File, NewDataset], dict[str, h5py.Dataset]]
 # What a damaged result may raise, and nothing that is written.
 _OF_DAMAGE = tuple(kind for kind in DAMAGE if kind not in (OSError, RuntimeError))
+# What a result that is virtual knows of its parts.
+_OF_PARTS = ("sources", "source_of_block")
 # Attributes by which HDF5 itself knows scales.
 _DIMENSIONS = ("DIMENSION_", "REFERENCE_LIST")
 
@@ -353,16 +355,8 @@ def _as_result(f: ResultFile, g: h5py.File, new_dataset: NewDataset) -> dict[str
             g[name].attrs.pop("DIMENSION_LIST", None)
     group = g.create_group("hpcio")
     group.attrs.update({k: v for k, v in f["hpcio"].attrs.items() if k != "compression"})
-    for name in (
-        "target",
-        "outputs",
-        "state",
-        "checksum",
-        "recordings",
-        "recording_of_trial",
-        "besides",
-    ):
-        if name in f["hpcio"]:  # most have not all; earlier versions lack the last
+    for name in f["hpcio"]:
+        if name not in _OF_PARTS:
             f.copy(f[f"hpcio/{name}"], group)
     for name, data in made.items():
         there = f.plain(name)
