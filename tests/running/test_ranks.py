@@ -43,6 +43,22 @@ def test_a_run_begun_on_ranks_goes_on_anywhere(mpi_python, place, monkeypatch):
         assert f["data"][...].tobytes() == (-recorded(place)).tobytes()
 
 
+@pytest.mark.parametrize("writer", ["mpi", "direct"])
+def test_trials_are_added_on_ranks(mpi_python, place, writer):
+    rows = [f"{10 * k},{10 * k + 10}" for k in range(20)]
+    (place / "first.csv").write_text("\n".join(["start,stop", *rows[:15]]))
+    (place / "whole.csv").write_text("\n".join(["start,stop", *rows]))
+    first = [word if word != "10" else "first.csv" for word in RUN]
+    extend = ["-m", "hpcio", "extend", "out.h5", "--trials", "whole.csv"]
+    for words in ([*first, "--writer", writer], extend):
+        done = mpirun(mpi_python, 2, *words, "--quiet", folder=place)
+        assert done.returncode == 0, done.stderr
+    assert "5 trials in" in done.stdout
+    with h5py.File(place / "out.h5") as f:
+        assert f["data"][...].tobytes() == (-recorded(place)).tobytes()
+        assert f["run"][()].tolist() == [0] * 15 + [1] * 5
+
+
 @pytest.mark.parametrize(
     ("writer", "how"),
     combinations(

@@ -57,14 +57,22 @@ def client(folder, local_cluster):
         yield client
 
 
-def make(func=np.negative, **options) -> hpcio.Plan:
-    return hpcio.Plan.create(func, "rec.h5::/lfp", trials=50, out="out.h5", **options)
+def make(func=np.negative, trials=50, **options) -> hpcio.Plan:
+    return hpcio.Plan.create(func, "rec.h5::/lfp", trials=trials, out="out.h5", **options)
 
 
 def check() -> None:
     with h5py.File("rec.h5") as f, hpcio.open("out.h5") as g:
         assert g["data"][...].tobytes() == (-f["lfp"][...]).tobytes()
     assert hpcio.verify("out.h5").blocks == 400
+
+
+def test_trials_are_added_by_a_client(client):
+    rows = np.arange(400)[:, None] * 50 + [0, 50]
+    make(trials=rows[:300]).run(workers=0, progress=False)
+    done = slurm_side.run(hpcio.Plan.load("out.h5").extend(trials=rows[300:]), client)
+    assert done.computed == 100
+    check()
 
 
 def test_any_client_will_do(client):

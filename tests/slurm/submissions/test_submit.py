@@ -71,6 +71,18 @@ def test_a_mended_function_goes_on_in_jobs(slurm, place, how):
     assert len(place.calls) == place.trials + 10
 
 
+def test_trials_are_added_in_jobs(slurm, place):
+    """First half of the trials here, the others by tasks, which compute nothing twice."""
+    rows = np.arange(place.trials)[:, None] * place.rows + [0, place.rows]
+    plan = place.plan(trials=rows[:30])
+    plan.run(workers=0, progress=False)
+    run = slurm_side.submit(hpcio.Plan.load(place.out).extend(trials=rows[30:]), tasks=2, **OPTIONS)
+    place.finished(run)
+    assert len(place.calls) == place.trials
+    with run.result() as f:
+        assert f["run"][()].tolist() == [0] * 30 + [1] * 18
+
+
 @pytest.mark.slow
 # More than there are CPUs.
 @pytest.mark.parametrize("tasks", [20, pytest.param(200, marks=pytest.mark.torture)])
