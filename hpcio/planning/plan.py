@@ -173,6 +173,13 @@ class Plan:
         """The digests of plans whose journals count: of this one, then of the former ones."""
         return self.digest, *(one.digest for one in self.former)
 
+    def has_changed_since(self, digest: str) -> bool:
+        """Whether function or arguments of a plan, which counts, are others."""
+        digests = [one.digest for one in self.former]
+        return digest in digests and any(
+            one.changed for one in self.former[digests.index(digest) :]
+        )
+
     def has_grown_since(self, digest: str) -> bool:
         """Whether a plan, which counts, had fewer trials."""
         fewer = (one.digest for one in self.former if one.trials < len(self.trials))

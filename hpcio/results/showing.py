@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import h5py
 
 from hpcio.errors import DAMAGE
-from hpcio.files import read_text
+from hpcio.files import read_table, read_text
 from hpcio.recording import FURTHER, unnamed
-from hpcio.results.besides import names_of_results
+from hpcio.results.besides import RECORDINGS, names_of_results
 from hpcio.results.labelled import names_of_axes
 from hpcio.words import brief, count, earlier_words, shape_words, size
 
@@ -47,11 +48,29 @@ def _rows(f: h5py.File) -> list[tuple[str, str]]:
         ("kept", earlier_words(earlier) if (earlier := earlier_in(f)) else ""),
         ("columns", _listed(columns)),
         ("function", read_text(f, "function", "")),
-        ("recording", f"{read_text(f, 'source', '')}::{read_text(f, 'source_dataset', '')}"),
+        ("runs", _runs(f)),
+        ("recording", _recordings(f)),
         ("steps before", _listed(steps)),
         ("created", read_text(f, "created", "")),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _runs(f: h5py.File) -> str:
+    """How many trials each run has brought, if there were several."""
+    runs = json.loads(read_text(f, "runs", "[]"))
+    return _listed([f"{run['trials']:,} trials {run['created']}".strip() for run in runs])
+
+
+def _recordings(f: h5py.File) -> str:
+    """The recording, or the first and the last of several."""
+    if RECORDINGS not in f:
+        return f"{read_text(f, 'source', '')}::{read_text(f, 'source_dataset', '')}"
+    table = read_table(f[RECORDINGS])
+    first, last = (
+        f"{os.fsdecode(table['path'][k])}::{os.fsdecode(table['dataset'][k])}" for k in (0, -1)
+    )
+    return f"{len(table):,}, from {first} to {last}"
 
 
 def _in_words(data: h5py.Dataset) -> str:

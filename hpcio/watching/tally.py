@@ -72,7 +72,7 @@ class Tally:
         blocks, first = np.unique(done["block"], return_index=True)
         new = self._state[blocks] != DONE
         self._state[blocks] = DONE
-        if log.plan != self._plan.digest:
+        if self._plan.has_changed_since(log.plan):
             self._earlier[self._plan.blocks.trial[blocks[new]]] = True
         ends = done["end"][first[new]]
         self._note_recent(ends, self._sizes[blocks[new]])

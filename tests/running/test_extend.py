@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from hpcio.errors import (
     TrialError,
 )
 from hpcio.running.extending import take_over
+from hpcio.watching import status
 
 X = np.random.default_rng(3).standard_normal((600, 4))
 
@@ -112,6 +114,11 @@ def test_new_trials_alone_are_computed_and_all_are_in_the_result(folder, way, jo
         assert all(run["created"] for run in runs)
         assert "functions" not in f.attrs
     assert hpcio.verify(folder / "out.h5").blocks == 8
+    assert not status(folder / "out.h5").earlier
+    shown = repr(hpcio.open(folder / "out.h5"))
+    assert "kept" not in shown
+    assert re.search(r"runs +4 trials \S+Z, 2 trials \S+Z, 2 trials", shown)
+    assert re.search(r"recording +2, from \S+a\.h5::lfp to \S+b\.h5::lfp", shown)
 
 
 def test_nothing_old_is_called(folder):
