@@ -220,6 +220,8 @@ def plain_column(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.datetime_as_string(values) if values.dtype.kind == "M" else values.astype("U")
     if values.dtype.kind == "O":
         plain = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in values.tolist()]
+        if all(isinstance(v, str) for v in plain):
+            return np.array(plain, "U")
         is_missing = [_is_missing(v) for v in plain]
         if all(
             missing or isinstance(v, int | float | np.number)

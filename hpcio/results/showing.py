@@ -10,11 +10,11 @@ import h5py
 from hpcio.errors import DAMAGE
 from hpcio.files import read_text
 from hpcio.recording import FURTHER, unnamed
-from hpcio.results.besides import names_of_results
+from hpcio.results.besides import RECORDINGS, names_of_results
 from hpcio.results.labelled import names_of_axes
 from hpcio.words import brief, count, earlier_words, shape_words, size
 
-__all__ = ["earlier_in", "shown"]
+__all__ = ["earlier_in", "recording_in_words", "shown"]
 
 # So many names of columns, and of earlier steps, are told.
 _MOST = 8
@@ -47,11 +47,20 @@ def _rows(f: h5py.File) -> list[tuple[str, str]]:
         ("kept", earlier_words(earlier) if (earlier := earlier_in(f)) else ""),
         ("columns", _listed(columns)),
         ("function", read_text(f, "function", "")),
-        ("recording", f"{read_text(f, 'source', '')}::{read_text(f, 'source_dataset', '')}"),
-        ("steps before", _listed(steps)),
+        ("recording", recording_in_words(f)),
+        ("steps before", _listed([*dict.fromkeys(steps)])),
         ("created", read_text(f, "created", "")),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def recording_in_words(f: h5py.File) -> str:
+    """What was read: a recording, or how many."""
+    source, dataset = (read_text(f, name, "") for name in ("source", "source_dataset"))
+    if RECORDINGS not in f:
+        return f"{source}::{dataset}"
+    first, *_ = (f"{a}::{b}" for a, b in zip(json.loads(source), json.loads(dataset), strict=False))
+    return f"{count(len(f[RECORDINGS]), 'recording')}, the first of them {first}"
 
 
 def _in_words(data: h5py.Dataset) -> str:
