@@ -236,7 +236,7 @@ def _of_each(
     """The trials of each recording, given one after the other."""
     found, before = [], 0
     for part, spec in zip(recording.parts, each, strict=True):
-        with _naming(part), part.open():  # HDF5 opens a file quickly that is open
+        with _naming(part):
             trials = _read(spec, part, recording.axis, outside, how)
         trials = _with_earlier_name(_with_plain_name(trials), part)
         found.append(replace(trials, index=trials.index + before))
