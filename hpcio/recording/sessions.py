@@ -162,10 +162,23 @@ def intervals_of(file: str) -> list[str]:
 
 
 def electrodes_of(series: h5py.Group) -> dict[str, npt.NDArray[Any]] | None:
-    """What is known of the electrode of each channel of a series, by column; None if nothing is."""
+    """What is known of the electrode of each channel of a series, by column; None if nothing is.
+
+    Raises
+    ------
+    SourceError
+        If the series names electrodes that are not in their table.
+    """
     rows = series.get(_ELECTRODES)
     if not isinstance(rows, h5py.Dataset) or "table" not in rows.attrs:
         return None
     table, positions = series.file[rows.attrs["table"]], np.atleast_1d(rows[()])
     columns = columns_of(table, f"'{table.name}' in '{series.file.filename}'")
-    return {name: v[positions] for name, v in columns.items() if len(v) == len(columns["id"])}
+    there = len(columns["id"])
+    if positions.size and not 0 <= positions.min() <= positions.max() < there:
+        raise SourceError(
+            f"'{rows.name}' in '{series.file.filename}' names row {positions.max()} of "
+            f"'{table.name}', which has {there}. Correct the file, or name the values as they are: "
+            f"{series.file.filename}::{series.name}/data"
+        )
+    return {name: v[positions] for name, v in columns.items() if len(v) == there}

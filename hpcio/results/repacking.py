@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import json
 import os
 import secrets
 import shlex
@@ -47,6 +48,7 @@ from hpcio.journals import DONE, alone, remove
 from hpcio.layout import Target
 from hpcio.machine import check_room, look_again, only_files
 from hpcio.planning import check_new_output, open_plan_file
+from hpcio.recording import FURTHER
 from hpcio.results import opening as result
 from hpcio.results.besides import SEVERAL
 from hpcio.results.extents import (
@@ -363,11 +365,18 @@ def _as_result(f: ResultFile, g: h5py.File, new_dataset: NewDataset) -> dict[str
             new.label = old.label
             for scale in old.values():
                 new.attach_scale(g[scale.name])
-    for name, thing in f.items():  # columns of trials, of conditions and of channels
-        if isinstance(thing, h5py.Dataset) and thing.ndim == 1 and name not in made:
-            for scale in thing.dims[0].values():
-                g[name].dims[0].attach_scale(g[scale.name])
+    for place in _columns_in(f):
+        for scale in f[place].dims[0].values():
+            g[place].dims[0].attach_scale(g[scale.name])
     return made
+
+
+def _columns_in(f: ResultFile) -> set[str]:
+    """The datasets that hold columns of trials, of conditions and of channels."""
+    found: set[str] = {*json.loads(f["trials"].attrs.get(FURTHER, "{}")).values()}
+    for name in f.results:
+        found |= {*read_text(f.plain(name), "coordinates", "").split()}
+    return found
 
 
 def _tell_compression(g: h5py.File, chunkings: Iterable[Chunking | None]) -> None:

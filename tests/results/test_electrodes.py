@@ -203,6 +203,14 @@ def test_a_column_that_was_changed_is_found(session: str, tmp_path: Path) -> Non
         hpcio.verify(out)
 
 
+def test_electrodes_that_are_in_no_table(tmp_path: Path) -> None:
+    session = make_session(tmp_path / "s.nwb")
+    with h5py.File(tmp_path / "s.nwb", "r+") as f:
+        f["acquisition/ES/electrodes"][1] = 5
+    with pytest.raises(SourceError, match=r"names row 5 of '/general.*which has 5\..*ES/data"):
+        Plan.create(np.negative, session, trials=20, out=tmp_path / "out.h5")
+
+
 def test_several_recordings_with_equal_electrodes(tmp_path: Path) -> None:
     for name in ("s1", "s2"):
         make_session(tmp_path / f"{name}.nwb")
