@@ -214,8 +214,11 @@ def test_electrodes_that_are_in_no_table(tmp_path: Path) -> None:
 def test_several_recordings_with_equal_electrodes(tmp_path: Path) -> None:
     for name in ("s1", "s2"):
         make_session(tmp_path / f"{name}.nwb")
-    out = finished(f"{tmp_path}/s*.nwb::ES", tmp_path / "out.h5", join="stack")
+    source = f"{tmp_path}/s*.nwb::ES"
+    out = finished(source, tmp_path / "out.h5", join="stack")
     check_channels(out)
+    for several in (source, [f"{tmp_path}/s2.nwb::ES", f"{tmp_path}/s1.nwb::ES"]):
+        assert hpcio.electrodes(several).where(location="CA1").tolist() == [1, 2]
     with hpcio.open(out) as f:
         assert f["recording"].asstr()[:].tolist() == ["s1"] * 3 + ["s2"] * 3
         assert "session_start_time" not in f.attrs  # each has its own
