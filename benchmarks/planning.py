@@ -18,6 +18,7 @@ import hpcio
 from benchmarks.functions import first_sample
 
 TRIALS = 1_000_000
+RECORDINGS, TRIALS_OF_EACH = 100, 1_000
 ROWS = 10
 RATE = 1000.0
 
@@ -51,6 +52,17 @@ def make_of_events(folder: str) -> None:
     started = time.perf_counter()
     trials = hpcio.Trials.from_events(onsets, rate=RATE, post=ROWS / RATE, columns=columns)
     _write(_planned(folder, trials), started)
+
+
+def make_of_recordings(folder: str, source: str, trials: str, units: str) -> None:
+    """Plan all trials of several recordings, each in its own file, then write the plan."""
+    started = time.perf_counter()
+    plan = hpcio.Plan.create(
+        first_sample, f"{folder}/{source}", trials=trials, units=units or None,
+        out=f"{folder}/out.h5", sources="task",
+    )  # fmt: skip
+    assert len(plan) == RECORDINGS * TRIALS_OF_EACH
+    _write(plan, started)
 
 
 def _planned(folder: str, trials: hpcio.Trials | int) -> hpcio.Plan:

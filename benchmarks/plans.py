@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,52 @@ def plans(bench: Bench) -> Iterator[Figure]:
     yield figure("loading that plan", "load", "seconds", 2.0)
     yield figure("... its peak of memory", "load", "peak", None)
     yield figure("... likewise in a worker", "load_for_worker", "peak", None)
+
+
+def recordings(bench: Bench) -> Iterator[Figure]:
+    count, each = planning.RECORDINGS, planning.TRIALS_OF_EACH
+    samples = np.zeros((each * planning.ROWS, 32), np.int16)
+    begin = np.arange(each) * planning.ROWS
+    with h5py.File(bench.folder / "s0.h5", "w") as f:
+        f["lfp"], f["trials"] = samples, np.stack([begin, begin + planning.ROWS], axis=1)
+    _write_session(bench.folder / "s0.nwb", samples, begin / planning.RATE)
+    for suffix in ("h5", "nwb"):
+        for k in range(1, count):
+            shutil.copy(bench.folder / f"s0.{suffix}", bench.folder / f"s{k}.{suffix}")
+    kinds = {
+        "HDF5": ("s*.h5::/lfp", "::/trials", ""), "NWB": ("s*.nwb::lfp", "::/intervals/trials", "V")
+    }  # fmt: skip
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(bench.repetitions):
+        for kind, spec in kinds.items():
+            discard(bench.folder / "out.h5")
+            said = new_process("planning", "make_of_recordings", bench.folder, *spec)
+            found[kind].append(json.loads(said)["seconds"])
+    for kind, values in found.items():
+        yield alone(f"planning {count} recordings of {each:,} trials, {kind}", values, "s", 3.0)
+
+
+def _write_session(path: Path, samples: np.ndarray, starts: np.ndarray) -> None:
+    """A session of NWB with electrodes, volts, and trials in seconds."""
+    import pynwb
+
+    nwb = pynwb.NWBFile("", "s", datetime(2026, 1, 1, tzinfo=UTC))
+    probe = nwb.create_device(name="probe")
+    shank = nwb.create_electrode_group("shank0", description="", location="", device=probe)
+    for site in range(samples.shape[1]):
+        nwb.add_electrode(group=shank, location="CA1", y=20.0 * site)
+    region = nwb.create_electrode_table_region(list(range(samples.shape[1])), "")
+    nwb.add_acquisition(
+        pynwb.ecephys.ElectricalSeries(
+            name="lfp", data=samples, electrodes=region, rate=planning.RATE, conversion=1e-6
+        )
+    )
+    nwb.add_trial_column(name="condition", description="")
+    for k, start in enumerate(starts):
+        stop = start + planning.ROWS / planning.RATE
+        nwb.add_trial(start_time=start, stop_time=stop, condition=("go", "stop")[k % 2])
+    with pynwb.NWBHDF5IO(path, "w") as io:
+        io.write(nwb)
 
 
 def averages(bench: Bench) -> Iterator[Figure]:

@@ -31,7 +31,7 @@ from benchmarks.limits import clock
 from benchmarks.measure import Figure, alone, compare, interleave
 from benchmarks.one_file import mean, mutex, one_file, ranks
 from benchmarks.packing import compression, repack
-from benchmarks.plans import averages, done_already, extend, plans
+from benchmarks.plans import averages, done_already, extend, plans, recordings
 from hpcio.files.bytes import checksum
 from hpcio.journals import rundir
 from hpcio.journals.journal import DONE, Journal
@@ -330,6 +330,7 @@ ROWS: dict[str, Row] = {
     "repack": repack,
     "compression": compression,
     "plan": plans,
+    "recordings": recordings,
     "averages": averages,
     "extend": extend,
     "done-already": done_already,

@@ -182,9 +182,11 @@ class Plan(Value):
             `out_dtype`, results are cast to it. With both, there is no dry run.
         axes : dict, optional
             Names of all axes of the result, in order, with their coordinates or None; they
-            become dimension scales. By default what the source's own scales say of axes that the
-            function keeps: those that are as long as in its trials. Say ``axes`` if they are others
-            all the same, such as the frequencies of a full Fourier transform.
+            become dimension scales. One that has the name of an axis of the source, and its
+            length in each trial, has the coordinates of that instead of None. By default what
+            the source's own scales say of axes that the function keeps: those that are as long as
+            in its trials. Say ``axes`` if they are others all the same, such as the frequencies of
+            a full Fourier transform.
         chunks : bool or sequence of int, optional
             Store virtual sources in chunks of so many values along each axis of a block's
             result, or with True in good ones; by default only if they are compressed.

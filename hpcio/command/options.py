@@ -130,12 +130,22 @@ def _lengths(_: click.Context, option: click.Parameter, text: str | None) -> Any
         ) from None
 
 
-def _names(_: click.Context, option: click.Parameter, text: str | None) -> Any:
-    """Names ``trial,frequency``, as `Plan.create` takes them."""
-    names = None if text is None else [name.strip() for name in text.split(",")]
-    if names is not None and len(set(names)) < len(names):
-        raise click.BadParameter(f"'{text}' has a name twice.", param=option)
-    return names and dict.fromkeys(names)
+def _axes(_: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> Any:
+    """Names ``trial,frequency``, or those of each result, as `Plan.create` takes them."""
+    found: dict[str, dict[str, None]] = {}
+    for text in texts:
+        result, listed = text.rpartition("=")[::2]
+        names = [name.strip() for name in listed.split(",")]
+        if len(set(names)) < len(names):
+            raise click.BadParameter(f"'{text}' has a name twice.", param=option)
+        if result in found or (found and not (result and "" not in found)):
+            raise click.BadParameter(
+                f"'{text}' comes after '{texts[0]}'. Say it once; or of several results once for "
+                "each, RESULT=NAME,NAME,...",
+                param=option,
+            )
+        found[result] = dict.fromkeys(names)
+    return found.get("", found) or None
 
 
 CHUNK_OPTIONS = [
@@ -273,7 +283,12 @@ PLAN_OPTIONS = [
     ),
     click.option("--out-dtype", metavar="TYPE", help="Type that results are cast to, as float32."),
     click.option(
-        "--axes", callback=_names, metavar="NAME,NAME,...", help="Names of the axes of the result."
+        "--axes",
+        multiple=True,
+        callback=_axes,
+        metavar="NAME,NAME,...|RESULT=...",
+        help="Names of the axes of the result; of several results of a call, once for each: "
+        "power=trial,frequency --axes peak=trial",
     ),
     *CHUNK_OPTIONS,
     click.option(

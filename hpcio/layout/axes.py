@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import h5py
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from hpcio.errors import OptionError
 from hpcio.layout.averages import Average
 from hpcio.layout.target import Target
-from hpcio.recording import Blocks, Recording, Trials, unnamed
+from hpcio.recording import Blocks, OpenRecording, Recording, Trials, unnamed
 from hpcio.words import brief, count
 
 __all__ = ["RESERVED", "Axis", "attach", "hide", "name_axes"]
@@ -32,10 +32,14 @@ class Axis:
         ``""`` if unknown.
     values : numpy.ndarray or None
         One coordinate for each row along the axis: numbers, or bytes of UTF-8 text.
+    columns : mapping of str to numpy.ndarray
+        What else is known of each row, by name: numbers, bool or text. Of channels that is what is
+        known of their electrodes.
     """
 
     name: str
     values: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         known = "" if self.values is None else f", {count(len(self.values), 'coordinate')}"
@@ -53,14 +57,15 @@ def name_axes(
 ) -> tuple[Axis, ...]:
     """The axes of a result: as the caller names them, else as the recording does.
 
-    The first axis of averages by condition has the values of its column as coordinates. Both axes
-    of a covariance are those of channels; the second one is called ``channel_2``. Of what functions
-    of the user's own make, nothing is known.
+    Of an axis that has the name of one of the recording, and its length in each trial, the
+    recording says what the caller does not. The first axis of averages by condition has the values
+    of its column as coordinates. Both axes of a covariance are those of channels; the second one is
+    called ``channel_2``. Of what functions of the user's own make, nothing is known.
     """
     rank = len(target.shape)
     if axes is None and average is not None and average.channel_axis is not None:
         named = [Axis("")] * (rank - 2)
-        named += _of_channels(recording, blocks, target.shape[-1])
+        named += _of_channels(recording, trials, blocks, target.shape[-1])
     elif axes is None and average is not None and average.functions:
         named = [Axis("")] * rank  # what `finish` makes is of any kind
     elif axes is None:
@@ -77,6 +82,7 @@ def name_axes(
                 f"{len(axes)}: {', '.join(axes)}. Name each, with None for unknown coordinates."
             )
         named = [_checked(k, n, v, target.shape[k]) for k, (n, v) in enumerate(axes.items())]
+        named = _with_recording(named, recording, trials, blocks, target)
     if not target.stacked or (average is not None and not average.by):
         return tuple(named)
     if not named[0].name:
@@ -129,40 +135,72 @@ def _plain(values: np.ndarray) -> np.ndarray:
 def _from_recording(
     recording: Recording, trials: Trials, blocks: Blocks, target: Target
 ) -> list[Axis]:
-    """What the recording says of the axes that the function has kept.
-
-    An axis counts as kept if it is as long in the result of every block as in its trial.
-    """
+    """What the recording says of the axes that the function has kept."""
     unknown = [Axis("") for _ in target.shape]
-    shift = int(target.stacked)
-    if len(target.shape) - shift != len(recording.shape):
+    shift, rank = int(target.stacked), len(recording.shape)
+    if len(target.shape) - shift != rank:
         return unknown
+    lengths = _lengths(blocks, target)
+    found = list(unknown)
+    with recording.open() as opened:
+        for axis in range(rank):
+            name = opened.axis_name(axis)
+            if name not in RESERVED and "/" not in name and _is_kept(lengths, axis, axis):
+                length = target.shape[axis + shift]
+                found[axis + shift] = _kept(name, opened, axis, trials, blocks, length)
+    names = [axis.name for axis in found if axis.name]
+    return found if len(set(names)) == len(names) else unknown
+
+
+def _with_recording(
+    named: Sequence[Axis], recording: Recording, trials: Trials, blocks: Blocks, target: Target
+) -> list[Axis]:
+    """Axes that a caller has named, with what the recording says of those of the same names.
+
+    Such an axis may lie elsewhere, and must have been kept.
+    """
+    shift, found = int(target.stacked), list(named)
+    lengths = _lengths(blocks, target)
+    with recording.open() as opened:
+        names = [opened.axis_name(axis) for axis in range(len(recording.shape))]
+        for here, given in enumerate(named):
+            if here < shift or names.count(given.name) != 1:
+                continue
+            axis = names.index(given.name)
+            if _is_kept(lengths, axis, here - shift):
+                kept = _kept(given.name, opened, axis, trials, blocks, target.shape[here])
+                values = kept.values if given.values is None else given.values
+                found[here] = Axis(given.name, values, kept.columns)
+    return found
+
+
+def _lengths(blocks: Blocks, target: Target) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The shapes of trials, each with those of the results that it has."""
     # One number for each pair is found in a tenth of the time that pairs take.
     several = len(target.shapes)
     pairs = np.unique(blocks.input_kind.astype(np.int64) * several + target.shape_index).tolist()
-    kept = [
-        all(
-            blocks.input_kinds[pair // several].inshape[axis] == target.shapes[pair % several][axis]
-            for pair in pairs
-        )
-        for axis in range(len(recording.shape))
-    ]
-    with recording.open() as opened:
-        for axis in range(len(recording.shape)):
-            name, here = opened.axis_name(axis), axis + shift
-            if not kept[axis] or name in RESERVED or "/" in name:
-                continue
-            unknown[here] = Axis(name)
-            if axis == blocks.axis:
-                unknown[here] = Axis(name, _times(trials, blocks, target.shape[here]))
-                continue
-            scale = opened.coordinates(axis)
-            if scale is not None:
-                values = _selected(_plain(scale), blocks, axis)
-                if values.shape == (target.shape[here],) and values.dtype.kind in "biufcS":
-                    unknown[here] = Axis(name, values)
-    names = [axis.name for axis in unknown if axis.name]
-    return unknown if len(set(names)) == len(names) else [Axis("") for _ in target.shape]
+    return [(blocks.input_kinds[k // several].inshape, target.shapes[k % several]) for k in pairs]
+
+
+def _is_kept(
+    lengths: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], axis: int, here: int
+) -> bool:
+    """Whether an axis is as long in the result of every block as another one is in its trial."""
+    return all(trial[axis] == result[here] for trial, result in lengths)
+
+
+def _kept(
+    name: str, opened: OpenRecording, axis: int, trials: Trials, blocks: Blocks, length: int
+) -> Axis:
+    """What a recording says of an axis of the result, of some length, that is one of its own."""
+    if axis == blocks.axis:
+        return Axis(name, _times(trials, blocks, length))
+    scale = opened.coordinates(axis)
+    values = None if scale is None else _selected(_plain(scale), blocks, axis)
+    if values is not None and (values.shape != (length,) or values.dtype.kind not in "biufcS"):
+        values = None
+    columns = {n: _selected(v, blocks, axis) for n, v in opened.columns(axis).items()}
+    return Axis(name, values, {n: v for n, v in columns.items() if v.shape == (length,)})
 
 
 def _times(trials: Trials, blocks: Blocks, length: int) -> np.ndarray | None:
@@ -178,21 +216,16 @@ def _times(trials: Trials, blocks: Blocks, length: int) -> np.ndarray | None:
     return times
 
 
-def _of_channels(recording: Recording, blocks: Blocks, channels: int) -> list[Axis]:
+def _of_channels(recording: Recording, trials: Trials, blocks: Blocks, channels: int) -> list[Axis]:
     """The axes of channels against channels, named as that of the recording, if it has so many."""
-    axis = blocks.channel_axis
-    name, values = "", None
+    axis, found = blocks.channel_axis, Axis("")
     if axis is not None and blocks.input_kinds[0].inshape[axis] == channels:
         with recording.open() as opened:
-            name = opened.axis_name(axis)
-            scale = opened.coordinates(axis) if name else None
-        if scale is not None:
-            values = _selected(_plain(scale), blocks, axis)
-            if values.shape != (channels,) or values.dtype.kind not in "biufcS":
-                values = None
-    if name in RESERVED or "/" in name:
-        name = "channel"
-    return [Axis(name, values), Axis(f"{name}_2", values)]
+            if name := opened.axis_name(axis):
+                found = _kept(name, opened, axis, trials, blocks, channels)
+    if found.name in RESERVED or "/" in found.name:
+        found = replace(found, name="channel")
+    return [found, Axis(f"{found.name}_2", found.values)]
 
 
 def _selected(values: np.ndarray, blocks: Blocks, axis: int) -> np.ndarray:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from hpcio.files import in_pieces
+from hpcio.layout import Axis
 from hpcio.planning.plan import Plan
 from hpcio.planning.planfile import FORMAT, plain_average, plain_input_kind
 from hpcio.recording import Recording, SeveralRecordings
@@ -44,7 +46,7 @@ def _parts(plan: Plan) -> dict[str, Any]:
         "how they are joined": [plan.join, target.axis, target.channel_axis],
         "average": plain_average(plan.average),
         **_of_reduction(plan),
-        "axes": [[axis.name, _hash(axis.values)] for axis in plan.axes],
+        "axes": _of_axes(plan.axes),
         **_of_several(plan),
         "writer": [plan.writer, plan.sources, plan.chunks, plan.compression],
         **({_KEPT: [*plan.digests[1:], _hash(plan.kept)]} if plan.former else {}),
@@ -58,12 +60,20 @@ def _of_several(plan: Plan) -> dict[str, Any]:
             output.name, target.dtype.str, target.shape, target.shapes, target.axis,
             target.channel_axis, target.stacked,
             *(_hash(array) for array in (target.shape_index, target.start, target.channel)),
-            [[axis.name, _hash(axis.values)] for axis in output.axes],
+            _of_axes(output.axes),
         ]
         for output in plan.several
         for target in [output.target]
     ]  # fmt: skip
     return {"several results": found} if found else {}
+
+
+def _of_axes(axes: Sequence[Axis]) -> list[Any]:
+    """The names of axes, their coordinates, and their further columns if they have such."""
+    return [
+        [axis.name, _hash(axis.values), *([n, _hash(v)] for n, v in axis.columns.items())]
+        for axis in axes
+    ]
 
 
 def _of_reduction(plan: Plan) -> dict[str, Any]:

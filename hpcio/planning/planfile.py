@@ -137,7 +137,7 @@ def _write(plan: Plan, path: Path) -> None:
         "channel_axis": plan.blocks.channel_axis,
         "channel_blocks": plan.blocks.channel_blocks,
         "input_kinds": [plain_input_kind(kind) for kind in plan.blocks.input_kinds],
-        "axes": [axis.name for axis in plan.axes],
+        **_plain_axes(plan.axes),
         **_plain_outputs(plan),
         "selected": {name: _plain_selection(getattr(plan.trials, name)) for name in _SELECTED},
         "columns": list(plan.trials.columns),
@@ -157,7 +157,7 @@ def _write(plan: Plan, path: Path) -> None:
         **plan.arrays(),
         **{f"columns/{k}": stored_column(c) for k, c in enumerate(plan.trials.columns.values())},
         **{f"target/{name}": array for name, array in plan.target.arrays().items()},
-        **{f"axes/{k}": a.values for k, a in enumerate(plan.axes) if a.values is not None},
+        **_arrays_of_axes(plan.axes),
         **_arrays_of_outputs(plan),
     }
     if plan.average is not None and plan.average.by:
@@ -171,8 +171,40 @@ def _write(plan: Plan, path: Path) -> None:
 
 def _plain_outputs(plan: Plan) -> dict[str, Any]:
     """Several results as JSON can hold them; nothing for one."""
-    found = [[output.name, [axis.name for axis in output.axes]] for output in plan.several]
+    found = [[output.name, *_plain_axes(output.axes).values()] for output in plan.several]
     return {"outputs": found} if found else {}
+
+
+def _plain_axes(axes: Sequence[Axis]) -> dict[str, Any]:
+    """The names of axes, and of their further columns."""
+    return {
+        "axes": [axis.name for axis in axes], "axis_columns": [[*axis.columns] for axis in axes]
+    }  # fmt: skip
+
+
+def _arrays_of_axes(axes: Sequence[Axis]) -> dict[str, np.ndarray]:
+    """The coordinates of axes, and their further columns, whose names JSON has."""
+    found: dict[str, np.ndarray] = {}
+    for k, axis in enumerate(axes):
+        if axis.values is not None:
+            found[f"axes/{k}"] = axis.values
+        for n, values in enumerate(axis.columns.values()):
+            found[f"axis_columns/{k}/{n}"] = stored_column(values)
+    return found
+
+
+def _axes(group: h5py.Group, names: Sequence[str], columns: Any) -> tuple[Axis, ...]:
+    """What `_arrays_of_axes` has made of, in a group; plans of earlier versions have no columns."""
+    there: Any = group.get("axes", {})
+    found = []
+    for k, name in enumerate(names):
+        values = read_table(there[str(k)]) if str(k) in there else None
+        further = {
+            column: loaded_column(read_table(group[f"axis_columns/{k}/{n}"]))
+            for n, column in enumerate(columns[k] if columns else ())
+        }
+        found.append(Axis(name, values, further))
+    return tuple(found)
 
 
 def _arrays_of_outputs(plan: Plan) -> dict[str, np.ndarray]:
@@ -181,19 +213,17 @@ def _arrays_of_outputs(plan: Plan) -> dict[str, np.ndarray]:
     for n, output in enumerate(plan.several):
         for name, array in output.target.arrays().items():
             found[f"outputs/{n}/target/{name}"] = array
-        for k, axis in enumerate(output.axes):
-            if axis.values is not None:
-                found[f"outputs/{n}/axes/{k}"] = axis.values
+        for name, array in _arrays_of_axes(output.axes).items():
+            found[f"outputs/{n}/{name}"] = array
     return found
 
 
 def _outputs(f: h5py.File, plain: list[Any]) -> tuple[Output, ...]:
     """What `_plain_outputs` and `_arrays_of_outputs` have kept."""
     found = []
-    for n, (name, axes) in enumerate(plain):
+    for n, (name, axes, *columns) in enumerate(plain):
         group = f[f"outputs/{n}"]
-        values = {k: read_table(group[f"axes/{k}"]) for k in group.get("axes", ())}
-        named = tuple(Axis(axis, values.get(str(k))) for k, axis in enumerate(axes))
+        named = _axes(group, axes, columns[0] if columns else ())
         found.append(Output(name, Target.load(group["target"]), named))
     return tuple(found)
 
@@ -367,8 +397,9 @@ def _check_outputs(plan: Plan) -> None:
         if len(output.axes) != len(target.shape) or target.start.shape != plan.target.start.shape:
             raise ValueError("it has axes without names, or results of other blocks")
         for k, axis in enumerate(output.axes):
-            if axis.values is not None and axis.values.shape != (target.shape[k],):
-                raise ValueError(f"axis {k} has {axis.values.shape} coordinates")
+            known = [*axis.columns.values(), *([] if axis.values is None else [axis.values])]
+            if any(values.shape != (target.shape[k],) for values in known):
+                raise ValueError(f"axis {k} has coordinates that do not fit it")
     if plan.several:
         sizes = sizes_of_parts([output.target for output in plan.several])
         if not np.array_equal(sizes.sum(axis=0), plan.target.sizes()):
@@ -426,11 +457,7 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
         spec = json.loads(read_table(f["spec"]).tobytes())
         trials = {name: read_table(dataset) for name, dataset in f["trials"].items()}
         blocks = {name: read_table(dataset) for name, dataset in f["blocks"].items()}
-        values = (
-            {name: read_table(dataset) for name, dataset in f["axes"].items()}
-            if "axes" in f
-            else {}
-        )
+        axes = _axes(f, spec["axes"], spec.get("axis_columns", ()))
         names = spec.get("columns", ())
         columns = read_columns(f, names)
         condition = np.zeros(0, np.int32)
@@ -465,7 +492,7 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
             input_kinds=tuple(_input_kind(x) for x in spec["input_kinds"]),
         ),
         "target": target,
-        "axes": tuple(Axis(name, values.get(str(k))) for k, name in enumerate(spec["axes"])),
+        "axes": axes,
         "payload": payload,
         "given": _fingerprint(spec["given"]),
         "average": average,

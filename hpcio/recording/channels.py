@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from hpcio.errors import SourceError, TrialError, check_path
 from hpcio.files import open_file, reading
 from hpcio.recording.matching import matching, values_of
 from hpcio.recording.sessions import electrodes_of, find_series, is_session, session_of
+from hpcio.recording.several import matching_files
 
 __all__ = ["Electrodes", "electrodes"]
 
@@ -78,13 +79,14 @@ class Electrodes:
         return np.flatnonzero(mask)
 
 
-def electrodes(source: str | os.PathLike[str]) -> Electrodes:
+def electrodes(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Electrodes:
     """The electrodes of a series of NWB, one for each channel.
 
     Parameters
     ----------
-    source : str or path
-        The recording, as `Plan.create` takes it: ``FILE.nwb::NAME``.
+    source : str, path, or sequence of them
+        The recording, as `Plan.create` takes it: ``FILE.nwb::NAME``. Of several, which agree in
+        their electrodes or are refused there, those of the first.
 
     Returns
     -------
@@ -100,8 +102,11 @@ def electrodes(source: str | os.PathLike[str]) -> Electrodes:
     >>> shank = hpcio.electrodes("session.nwb::ES").where(group_name="shank0")  # doctest: +SKIP
     >>> trials = hpcio.Trials.equal(1000, rows=60000).select(channels=shank)    # doctest: +SKIP
     """
-    check_path("source", source)
-    spec = os.fspath(source)
+    one: Any = source
+    if isinstance(source, Sequence) and not isinstance(source, str) and source:
+        one = source[0]
+    check_path("source", one)
+    spec = next(iter(matching_files(os.fspath(one)) or ()), os.fspath(one))
     file, name = session_of(spec)
     if not is_session(file):
         raise SourceError(

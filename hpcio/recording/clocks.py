@@ -89,10 +89,10 @@ def clock_of_rows(clock: Clock | None, recording: Recording, axis: int) -> Clock
 
 def check_clock(
     clock: Clock | None,
+    own: Clock | None,
     start: npt.NDArray[np.int64],
     stop: npt.NDArray[np.int64],
     recording: Recording,
-    axis: int,
 ) -> None:
     """Raise TrialError if trials were read by another clock than that of their recording.
 
@@ -100,18 +100,17 @@ def check_clock(
     ----------
     clock : Clock or None
         That by which seconds became rows; None if none did.
+    own : Clock or None
+        That which the file of the recording gives to the rows along the axis that trials cut.
     start, stop : int64 array (N,)
         Rows of the trials.
     recording : Recording
-    axis : int
-        Axis of the recording that trials cut.
 
     Raises
     ------
     TrialError
         If a row of a trial lies half a row or more beside its time.
     """
-    own = None if clock is None else clock_of(recording, axis)
     if clock is None or own is None or clock.rate is None:
         return
     t_start = own.t_start if clock.t_start is None else clock.t_start

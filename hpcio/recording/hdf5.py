@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,12 +22,14 @@ from hpcio.files import (
     load_filter,
     open_file,
     plain_offset,
+    read_text,
     read_values,
     reading,
     sample_of,
     split_spec,
 )
 from hpcio.recording.recording import OpenRecording, Recording
+from hpcio.recording.resulttables import column_of
 from hpcio.recording.selections import take
 
 __all__ = ["HDF5", "is_phony", "read_region", "unnamed"]
@@ -165,6 +167,24 @@ class _OpenHdf5:
             return np.asarray(scale[()])
         except _NO_SCALE:
             return None
+
+    def columns(self, axis: int) -> Mapping[str, np.ndarray]:
+        scale = self._scale(axis)
+        if scale is None:
+            return {}
+        try:
+            # The conventions of netCDF, by which results tell of their trials and electrodes.
+            names = read_text(self._dataset, "coordinates", "").split()
+            return {
+                name: column_of(thing)
+                for name in names
+                if isinstance(thing := self._file.get(name), h5py.Dataset)
+                and thing.shape == (self.shape[axis],)
+                and (thing.dtype.kind in "biufS" or h5py.check_string_dtype(thing.dtype))
+                and scale in thing.dims[0].values()
+            }
+        except _NO_SCALE:
+            return {}
 
     def _scale(self, axis: int) -> h5py.Dataset | None:
         """The first scale of an axis, if there is a sound one: scales are decoration."""

@@ -7,7 +7,9 @@ offset``, as `pynwb.TimeSeries.get_data_in_units` computes it.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Self
 
 import h5py
@@ -70,8 +72,7 @@ class _Nwb:
         path = os.path.abspath(os.path.expanduser(file))
         with reading(path), open_file(path) as f:
             series = find_series(f, name)
-        found = HDF5.look(f"{path}::{series}/data")
-        with reading(path), open_file(path) as f:
+            found = HDF5.look(f"{path}::{series}/data")
             return replace(found, kind=self.name, scaling=_scaling_of(f[series], found))
 
     def open(self, recording: Recording) -> OpenRecording:
@@ -87,26 +88,38 @@ class _OpenNwb:
         self.shape, self.dtype, self.name = opened.shape, opened.dtype, opened.name
         self.plain, self.read, self.close = opened.plain, opened.read, opened.close
 
-    def axis_name(self, axis: int) -> str:
-        names: tuple[str, ...] = ("time",)
+    @cached_property
+    def _axes(self) -> tuple[tuple[str, ...], Mapping[str, np.ndarray]]:
+        """The names of axes, and what is known of the electrodes of channels."""
         with reading(self._path), open_file(self._path) as f:
-            if type_of(f[self._series]) == SPIKES:
-                names = ("event", "channel", "time") if len(self.shape) > 2 else ("event", "time")
-            elif electrodes_of(f[self._series]) is not None:
-                names = ("time", "channel")
-        return self._opened.axis_name(axis) or dict(enumerate(names)).get(axis, "")
+            series = f[self._series]
+            columns = electrodes_of(series)
+            named: tuple[str, ...] = ("time",)
+            if type_of(series) == SPIKES:
+                named = ("event", "channel", "time") if len(self.shape) > 2 else ("event", "time")
+            elif columns is not None:
+                named = ("time", "channel")
+        return named, columns or {}
+
+    def axis_name(self, axis: int) -> str:
+        return self._opened.axis_name(axis) or dict(enumerate(self._axes[0])).get(axis, "")
 
     def coordinates(self, axis: int) -> np.ndarray | None:
         found = self._opened.coordinates(axis)
-        if found is not None or self.axis_name(axis) != "channel":
+        if found is not None:
             return found
-        with reading(self._path), open_file(self._path) as f:
-            columns = electrodes_of(f[self._series]) or {}
+        columns = self.columns(axis)
         for name in _NAMES:
             values = columns.get(name)
-            if values is not None and len(np.unique(values)) == len(values) == self.shape[axis]:
+            if values is not None and len(np.unique(values)) == len(values):
                 return values
         return None
+
+    def columns(self, axis: int) -> Mapping[str, np.ndarray]:
+        names, columns = self._axes
+        if names[axis : axis + 1] != ("channel",):
+            return {}
+        return {name: v for name, v in columns.items() if len(v) == self.shape[axis]}
 
     def __enter__(self) -> Self:
         return self

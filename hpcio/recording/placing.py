@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpcio.errors import OptionError, TrialError
+from hpcio.files import mark_of
 from hpcio.recording.recording import Recording, in_result
 from hpcio.recording.several import SeveralRecordings, matching_files, short_names
 from hpcio.recording.tables import MISSING, TrialTable, array_table, plain_column, read_table
@@ -245,7 +246,7 @@ def _of_each(
     for part, spec in zip(recording.parts, each, strict=True):
         with _naming(part):
             trials = _read(spec, part, recording.axis, outside, how)
-        trials = _with_plain_name(trials)
+        trials = _with_earlier_name(_with_plain_name(trials), part)
         found.append(replace(trials, index=trials.index + before))
         before = int(found[-1].index.max()) + 1
     joined = _joined(found, range(len(found)), recording)
@@ -422,10 +423,26 @@ def _with_plain_name(trials: Trials) -> Trials:
     return replace(trials, columns=columns)
 
 
+def _with_earlier_name(trials: Trials, part: Recording) -> Trials:
+    """Trials of a result that say what it was computed of: that is `earlier_recording` now."""
+    if RECORDING not in trials.columns or mark_of(part.path) is None:
+        return trials
+    name = f"earlier_{RECORDING}"
+    while name in trials.columns:
+        name = f"earlier_{name}"
+    columns = {name if n == RECORDING else n: v for n, v in trials.columns.items()}
+    return replace(trials, columns=columns)
+
+
 def _refuse_others(trials: Trials, recording: Recording) -> None:
-    """Raise TrialError if trials of one recording say that some are of others."""
+    """Raise TrialError if trials of one recording say that some are of others.
+
+    Those of a result say of which recordings it was computed.
+    """
+    if RECORDING not in trials.columns or mark_of(recording.path) is not None:
+        return
     known = _known(recording)
-    values = trials.columns.get(RECORDING, np.empty(0, "U")).astype("U")
+    values = trials.columns[RECORDING].astype("U")
     said = {name: name in known or _absolute(name) in known for name in np.unique(values).tolist()}
     if any(said.values()) and not all(said.values()):
         own, other = (next(name for name in said if said[name] is ours) for ours in (True, False))

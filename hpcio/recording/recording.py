@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
@@ -245,6 +246,9 @@ class OpenRecording(Protocol):
     def coordinates(self, axis: int) -> np.ndarray | None:
         """The coordinates along an axis, one for each row; None if there are none."""
 
+    def columns(self, axis: int) -> Mapping[str, np.ndarray]:
+        """What else is known of each row along an axis, by name: numbers, bool or text."""
+
     def close(self) -> None:
         """Let go of the file."""
 
@@ -261,7 +265,7 @@ class _InUnits:
         self.shape, self.dtype, self.name = opened.shape, scaling.dtype, opened.name
         self.plain = opened.plain  # who reads bytes applies `scaling` to them
         self.axis_name, self.coordinates = opened.axis_name, opened.coordinates
-        self.close = opened.close
+        self.columns, self.close = opened.columns, opened.close
 
     def read(self, region: tuple[slice, ...]) -> np.ndarray:
         return self._scaling.apply(self._opened.read(region), self._scaling.factors_of(region))

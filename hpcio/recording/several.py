@@ -10,7 +10,7 @@ import glob
 import math
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -153,6 +153,12 @@ class _OpenSeveral:
         with self._recording.parts[0].open() as opened:
             return opened.coordinates(axis)
 
+    def columns(self, axis: int) -> Mapping[str, np.ndarray]:
+        if axis == self._recording.axis:
+            return {}
+        with self._recording.parts[0].open() as opened:
+            return opened.columns(axis)
+
     def close(self) -> None:
         pass
 
@@ -191,7 +197,8 @@ def read_recording(
     ------
     SourceError
         If one cannot be read, or they differ in what they have to agree in: type, shape but for
-        `axis`, and, where both say it, the rate and the coordinates of other axes.
+        `axis`, and, where both say it, the rate, and what is known of other axes: coordinates,
+        and columns such as those of electrodes.
     OptionError
         If there are none, or one is named twice.
     """
@@ -267,25 +274,43 @@ def check_agree(parts: Sequence[Recording], axis: int) -> None:
             raise _differ(first, part, f"shape, and not along axis {axis} alone: {shapes}")
     rated: tuple[Recording, float] | None = None
     named: dict[int, tuple[Recording, np.ndarray]] = {}
+    told: dict[int, tuple[Recording, Mapping[str, np.ndarray]]] = {}
     for part in parts:
-        rate = getattr(clock_of(part, axis), "rate", None)
+        with part.open() as opened:
+            rate = getattr(clock_of(part, axis), "rate", None)
+            said = {k: (opened.coordinates(k), opened.columns(k)) for k in others}
         if rate is not None:
             rated = rated or (part, rate)
             if not math.isclose(rate, rated[1], rel_tol=_SAME_RATE):
                 what = f"rate: {rated[1]} and {rate} rows in a second"
                 raise _differ(rated[0], part, what)
-        with part.open() as opened:
-            said = {k: opened.coordinates(k) for k in others}
-        for k, values in said.items():
+        for k, (values, columns) in said.items():
             if values is not None:
-                known = named.setdefault(k, (part, values))
-                _check_coordinates(*known, part, values, k)
+                one, known = named.setdefault(k, (part, values))
+                _check_same(one, known, part, values, f"the coordinates of axis {k}")
+            if columns:
+                _check_columns(*told.setdefault(k, (part, columns)), part, columns, k)
 
 
-def _check_coordinates(
-    one: Recording, known: np.ndarray, other: Recording, values: np.ndarray, axis: int
+def _check_columns(
+    one: Recording,
+    known: Mapping[str, np.ndarray],
+    other: Recording,
+    columns: Mapping[str, np.ndarray],
+    axis: int,
 ) -> None:
-    """Raise SourceError unless two recordings give an axis the same coordinates: of channels."""
+    """Raise SourceError unless two recordings know the same of an axis: of electrodes."""
+    for name in {**known, **columns}:
+        what = f"the column '{name}' along axis {axis}"
+        if name not in known or name not in columns:
+            raise _differ(one, other, f"{what}, which '{one if name in known else other}' has")
+        _check_same(one, known[name], other, columns[name], what)
+
+
+def _check_same(
+    one: Recording, known: np.ndarray, other: Recording, values: np.ndarray, what: str
+) -> None:
+    """Raise SourceError unless two recordings say the same of each row along an axis."""
     unequal = known != values
     if known.dtype.kind == values.dtype.kind == "f":
         unequal &= ~(np.isnan(known) & np.isnan(values))
@@ -293,7 +318,7 @@ def _check_coordinates(
         k = int(np.argmax(unequal))
         a, b = (v.decode(errors="replace") if isinstance(v, bytes) else v
                 for v in (known[k], values[k]))  # fmt: skip
-        raise _differ(one, other, f"the coordinates of axis {axis}: entry {k} is {a} and {b}")
+        raise _differ(one, other, f"{what}: entry {k} is {a} and {b}")
 
 
 def _differ(one: Recording, other: Recording, what: str) -> SourceError:

@@ -197,7 +197,8 @@ class Trials(TrialRows):
             reading.refuse("trials that are made already")
             if recording is not None:
                 check_rows_of(spec.rows_of, recording)
-                check_clock(spec.clock, spec.start, spec.stop, recording, spec.axis)
+                known = None if spec.clock is None else clock_of(recording, spec.axis)
+                check_clock(spec.clock, known, spec.start, spec.stop, recording)
             return spec._inside(rows) if outside == "drop" else spec
         if isinstance(spec, int | np.integer) and not isinstance(spec, bool):
             reading.refuse("trials of equal length")
@@ -219,7 +220,7 @@ class Trials(TrialRows):
             return replace(made, rows_of=result_named(spec)) if is_name else made
         reading = replace(reading, own=clock_of(recording, axis))
         found = cls._from_table(table, axis, reading, rows)
-        check_clock(found.clock, found.start, found.stop, recording, axis)
+        check_clock(found.clock, reading.own, found.start, found.stop, recording)
         return found
 
     @classmethod

@@ -20,6 +20,7 @@ from hpcio.recording import FURTHER, column_of, columns_of_result, is_phony
 from hpcio.results.labelled import names_of_axes
 from hpcio.results.opening import ResultFile
 from hpcio.results.publishing import RATE, T_START, WHOLE
+from hpcio.results.showing import recording_in_words
 
 __all__ = ["NewDataset", "lay_out_as_nwb"]
 
@@ -133,7 +134,7 @@ def _add_head(g: h5py.File, f: ResultFile, said: Mapping[str, str]) -> None:
     unknown = "" if "session_start_time" in said else " When the session began is not known."
     texts = {
         "identifier": read_text(f["hpcio"], "run_id"),
-        "session_description": f"Trials of {said['source']}::{said['source_dataset']}.{unknown}",
+        "session_description": f"Trials of {recording_in_words(f)}.{unknown}",
         "session_start_time": start,
         "timestamps_reference_time": said.get("timestamps_reference_time", start),
         "general/notes": "\n".join(f"{name}: {text}" for name, text in said.items()),

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,11 @@ RATE, T_START, WHOLE = "rate", "t_start", "whole"
 # Characters of what is said of versions that differ.
 _MOST_VERSIONS = 50_000
 
-# Characters of what is said of several recordings.
-_MOST_SOURCES = 50_000
+# Characters of what is said of several recordings, and of earlier steps.
+_MOST_SOURCES, _MOST_STEPS = 50_000, 50_000
 
-# Earlier steps of a chain, and functions, that are told; characters of each text of a function.
-_MOST_STEPS = 15
-_MOST_TEXT = 1000
+# Characters of each text of a function, and of each text of an earlier step.
+_MOST_TEXT, _MOST_OF_STEP = 1000, 500
 
 # Of so many blocks, details are attributes, too.
 MOST_NAMED = 1000
@@ -122,6 +121,7 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     hide(f["trials"])
     _add_conditions(ledger, f)
     _add_columns(ledger, f)
+    _add_columns_of_axes(plan, f)
     _add_details(ledger, f)
     _add_recordings(ledger, f)
     keep_sums(f)
@@ -177,7 +177,28 @@ def _add_columns(ledger: Ledger, f: h5py.File) -> None:
     }
     f["trials"].attrs[FURTHER] = json.dumps(places)
     for name in along:
-        f[name].attrs["coordinates"] = " ".join(places.values())
+        _name_coordinates(f[name], places.values())
+
+
+def _add_columns_of_axes(plan: Plan, f: h5py.File) -> None:
+    """What else is known of each channel, as coordinates along the axes of channels."""
+    places: dict[tuple[str, str], str] = {}
+    for output in plan.outputs:
+        data = f[output.name]
+        for axis, dim in zip(output.axes, data.dims, strict=True):
+            scale = dim[0]
+            for name, values in axis.columns.items():
+                if (scale.name, name) not in places:  # results share scales, and so these
+                    place = _free(f, name, of=axis.name)
+                    places[scale.name, name] = _add_column(f, place, values, scale)
+            _name_coordinates(data, [places[scale.name, name] for name in axis.columns])
+
+
+def _name_coordinates(data: h5py.Dataset, places: Iterable[str]) -> None:
+    """Say of some data which datasets are further coordinates of them, as netCDF does."""
+    names = [*read_text(data, "coordinates", "").split(), *places]
+    if names:
+        data.attrs["coordinates"] = " ".join(names)
 
 
 def _tell_functions(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
@@ -272,7 +293,7 @@ def _add_conditions(ledger: Ledger, f: h5py.File) -> None:
         along |= {name: plan.trials.columns[name][first] for name in average.by}
     scale = f["data"].dims[0][0]
     names = [_add_column(f, _free(f, name), values, scale) for name, values in along.items()]
-    f["data"].attrs["coordinates"] = " ".join(names)
+    _name_coordinates(f["data"], names)
 
 
 def _trial_scale(plan: Plan, f: h5py.File) -> h5py.Dataset:
@@ -283,11 +304,11 @@ def _trial_scale(plan: Plan, f: h5py.File) -> h5py.Dataset:
     return scale
 
 
-def _free(f: h5py.File, name: str) -> str:
-    """A name for a dataset like the name of a column, that is not taken."""
+def _free(f: h5py.File, name: str, *, of: str = "trial") -> str:
+    """A name for a dataset like the name of a column of trials, or others, that is not taken."""
     place = name.replace("/", "_").replace(" ", "_").strip(".") or "column"
     if place in f or place in RESERVED:
-        place = f"trial_{place}"
+        place = f"{of}_{place}"
     while place in f:
         place += "_"
     return place
@@ -311,7 +332,8 @@ def _provenance(ledger: Ledger) -> dict[str, str | int]:
         "created": _iso(time.time()),
         **_versions(ledger),
     }
-    said |= dates_of_session(plan.source.path)
+    if len(plan.source.parts) == 1:  # sessions begin at times of their own
+        said |= dates_of_session(plan.source.path)
     if earlier := _earlier_steps(plan):
         said["chain"] = json.dumps(earlier)
     return {k: _storable(v) if isinstance(v, str) else v for k, v in said.items()}
@@ -334,14 +356,10 @@ def _of_recordings(source: Recording) -> dict[str, str | int]:
     return {name: _listed(values) for name, values in lists.items()}
 
 
-def _listed(values: Sequence[Any]) -> str:
+def _listed(values: Sequence[Any], most: int = _MOST_SOURCES) -> str:
     """JSON of the first values, as many as HDF5 holds in an attribute, which has up to 64 kB."""
-    room, most = _MOST_SOURCES, 0
-    for most, value in enumerate(values, 1):  # noqa: B007
-        room -= len(json.dumps(value)) + 2
-        if room < 0:
-            break
-    return json.dumps(values if room >= 0 else values[: most - 1])
+    sizes = np.cumsum([len(json.dumps(value)) + 2 for value in values])
+    return json.dumps(values[: int(np.searchsorted(sizes, most, side="right"))])
 
 
 def _add_recordings(ledger: Ledger, f: h5py.File) -> None:
@@ -361,16 +379,30 @@ def _add_recordings(ledger: Ledger, f: h5py.File) -> None:
     f[RECORDING_OF] = (np.searchsorted(rows, base, side="right") - 1).astype(np.int32)
 
 
-def _earlier_steps(plan: Plan) -> list[dict[str, str]]:
-    """Where the recording came from, if it is a result itself: the first step first."""
-    if plan.source.kind != "hdf5" or mark_of(plan.source.path) is None:
-        return []
-    with open_file(plan.source.path) as f:
-        steps: list[dict[str, str]] = json.loads(read_text(f, "chain", "[]"))
+def _earlier_steps(plan: Plan) -> list[dict[str, Any]]:
+    """Where recordings came from that are results themselves: of each the first step first.
+
+    Of more than an attribute holds, these are the last ones.
+    """
+    found: list[dict[str, Any]] = []
+    for part in plan.source.parts:
+        if part.kind == "hdf5" and mark_of(part.path) is not None:
+            found += [step for step in _steps_of(part.path) if step not in found]
+    last: list[dict[str, Any]] = json.loads(_listed(found[::-1], _MOST_STEPS))
+    return last[::-1]
+
+
+def _steps_of(path: str) -> list[dict[str, Any]]:
+    """The steps that have made a result, the last one included."""
+    with open_file(path) as f:
+        steps: list[dict[str, Any]] = json.loads(read_text(f, "chain", "[]"))
         names = ("function", "function_digest", "args", "kwargs", "source", "source_dataset")
-        step = {name: _storable(read_text(f, name, ""))[:500] for name in (*names, "created")}
-    # HDF5 holds an attribute of up to 64 kB.
-    return [*steps, step][-_MOST_STEPS:]
+        step: dict[str, Any] = {name: read_text(f, name, "") for name in (*names, "created")}
+        if RECORDINGS in f:  # lists
+            for name in ("source", "source_dataset"):
+                step[name] = json.loads(_listed(json.loads(step[name]), _MOST_OF_STEP))
+    step = {n: _storable(t)[:_MOST_OF_STEP] if isinstance(t, str) else t for n, t in step.items()}
+    return [*steps, {**step, "result": _storable(path)}]
 
 
 def _versions(ledger: Ledger) -> dict[str, str]:

@@ -367,10 +367,18 @@ def _as_result(f: ResultFile, g: h5py.File, new_dataset: NewDataset) -> dict[str
             new.label = old.label
             for scale in old.values():
                 new.attach_scale(g[scale.name])
-    for place in json.loads(f["trials"].attrs.get(FURTHER, "{}")).values():
+    for place in _columns_in(f):
         for scale in f[place].dims[0].values():
             g[place].dims[0].attach_scale(g[scale.name])
     return made
+
+
+def _columns_in(f: ResultFile) -> set[str]:
+    """The datasets that hold columns of trials, of conditions and of channels."""
+    found: set[str] = {*json.loads(f["trials"].attrs.get(FURTHER, "{}")).values()}
+    for name in f.results:
+        found |= {*read_text(f.plain(name), "coordinates", "").split()}
+    return found
 
 
 def _tell_compression(g: h5py.File, chunkings: Iterable[Chunking | None]) -> None:

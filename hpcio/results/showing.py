@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import h5py
 
 from hpcio.errors import DAMAGE
-from hpcio.files import read_table, read_text
+from hpcio.files import read_text
 from hpcio.recording import FURTHER, unnamed
 from hpcio.results.besides import RECORDINGS, names_of_results
 from hpcio.results.labelled import names_of_axes
 from hpcio.words import brief, count, earlier_words, shape_words, size
 
-__all__ = ["earlier_in", "shown"]
+__all__ = ["earlier_in", "recording_in_words", "shown"]
 
 # So many names of columns, and of earlier steps, are told.
 _MOST = 8
@@ -49,8 +48,8 @@ def _rows(f: h5py.File) -> list[tuple[str, str]]:
         ("columns", _listed(columns)),
         ("function", read_text(f, "function", "")),
         ("runs", _runs(f)),
-        ("recording", _recordings(f)),
-        ("steps before", _listed(steps)),
+        ("recording", recording_in_words(f)),
+        ("steps before", _listed([*dict.fromkeys(steps)])),
         ("created", read_text(f, "created", "")),
     ]
     return [(name, value) for name, value in rows if value]
@@ -62,15 +61,13 @@ def _runs(f: h5py.File) -> str:
     return _listed([f"{run['trials']:,} trials {run['created']}".strip() for run in runs])
 
 
-def _recordings(f: h5py.File) -> str:
-    """The recording, or the first and the last of several."""
+def recording_in_words(f: h5py.File) -> str:
+    """What was read: a recording, or how many."""
+    source, dataset = (read_text(f, name, "") for name in ("source", "source_dataset"))
     if RECORDINGS not in f:
-        return f"{read_text(f, 'source', '')}::{read_text(f, 'source_dataset', '')}"
-    table = read_table(f[RECORDINGS])
-    first, last = (
-        f"{os.fsdecode(table['path'][k])}::{os.fsdecode(table['dataset'][k])}" for k in (0, -1)
-    )
-    return f"{len(table):,}, from {first} to {last}"
+        return f"{source}::{dataset}"
+    first, *_ = (f"{a}::{b}" for a, b in zip(json.loads(source), json.loads(dataset), strict=False))
+    return f"{count(len(f[RECORDINGS]), 'recording')}, the first of them {first}"
 
 
 def _in_words(data: h5py.Dataset) -> str:

@@ -64,6 +64,7 @@ def _make_and_send(plan: Plan, options: SubmitOptions, send: Send) -> None:
         if published(plan):
             return
         check_queues(plan)
+        plan.source.check_content()  # else tasks would find out, after their time in the queue
         ledger = trusted_ledger(plan)
         missing = ledger.missing()
         if not missing.size:

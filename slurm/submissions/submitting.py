@@ -105,6 +105,8 @@ def submit(plan: Plan, options: SubmitOptions) -> Submitted:
         If the run is at work already, or an option makes no sense.
     MemoryLimitError, TimeLimitError
         If the largest block does not fit into a task.
+    SourceError
+        If the recording is not what it was when the plan was made.
 
     Examples
     --------

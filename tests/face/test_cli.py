@@ -380,6 +380,8 @@ def test_shape_type_and_axes_of_results_can_be_said(folder):
         (["--out-shape", "8,x"], "is no list of lengths"),
         (["--out-dtype", "float33"], "is no type of numpy"),
         (["--axes", "a,a"], "has a name twice"),
+        (["--axes", "a,b", "--axes", "c,d"], "'c,d' comes after 'a,b'"),
+        (["--axes", "p=a,b", "--axes", "p=c,d"], "once for each"),
     ):
         status, error = command_here(folder, "run", *words[:-2], "other.h5", *wrong)
         assert status == 2

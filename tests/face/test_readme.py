@@ -78,6 +78,7 @@ def test_first_commands_of_the_readme_are_targets_of_the_makefile():
 
 
 def test_guide_runs_from_top_to_bottom(folder):
+    pytest.importorskip("pynwb")
     place = folder / "guide"
     place.mkdir()
     shutil.copytree(folder / "demo", place / "demo")
@@ -96,6 +97,7 @@ def test_guide_runs_from_top_to_bottom(folder):
     for commands in snippets("docs/guide.md", "sh"):
         run(["sh", "-e", "-c", commands], place)
     check_the_experiment(place)
+    check_the_sessions(place)
 
 
 def check_the_experiment(place: Path) -> None:
@@ -117,6 +119,44 @@ def check_the_experiment(place: Path) -> None:
                 trials -= trials[:, :200].mean(axis=1, keepdims=True)
                 assert f["count"][k] == len(starts)
                 np.testing.assert_allclose(f["data"][k], trials.mean(axis=0), atol=1e-4)
+
+
+def check_the_sessions(place: Path) -> None:
+    """All numbers of both results, Python's and the shell's, are those of pynwb and numpy."""
+    import pynwb
+
+    assert (place / "spectra.png").stat().st_size > 10_000
+    power, peak, bad, conditions = [], [], [], []
+    for name in ("s1", "s2", "s10"):
+        with pynwb.NWBHDF5IO(place / f"{name}.nwb", "r") as io:
+            nwb = io.read()
+            volts = nwb.acquisition["ElectricalSeries"].get_data_in_units()
+            conditions += nwb.trials["condition"][:].tolist()
+            starts, stops = nwb.trials["start_time"][:], nwb.trials["stop_time"][:]
+        for start, stop in zip(starts, stops, strict=True):
+            trial = volts[round(1000 * (start - 10)) : round(1000 * (stop - 10))]
+            size = np.abs(np.fft.fft(trial - trial.mean(axis=0), axis=0)[:51])
+            power.append(size**2)
+            peak.append(size.argmax(axis=0))
+            bad.append(trial.max() - trial.min() > 2e-3)
+    assert np.flatnonzero(bad).tolist() == list(range(30, 900, 60))
+    for out in ("spectra.h5", "spectra_too.h5"):
+        assert hpcio.verify(place / out).blocks == 900
+        with hpcio.open(place / out).to_xarray() as found:
+            largest = np.max(power)
+            np.testing.assert_allclose(found["power"], power, rtol=1e-9, atol=1e-12 * largest)
+            np.testing.assert_array_equal(found["peak"], peak)
+            np.testing.assert_array_equal(found["bad"], bad)
+            assert found["power"].dims == ("trial", "frequency", "channel")
+            assert found["condition"].values.tolist() == conditions
+            names = [name for name in ("s1", "s2", "s10") for _ in range(300)]
+            assert found["recording"].values.tolist() == names
+            assert found["location"].values.tolist() == ["CA1"] * 16 + ["DG"] * 16
+            assert found["y"].values.tolist() == [20.0 * site for site in range(32)]
+            chosen = found["power"][~found["bad"].values, :, :16]
+            for kind, where in (("go", 20), ("stop", 10)):
+                means = chosen[chosen["condition"] == kind].mean(["trial", "channel"])
+                assert means.values.argmax() == where
 
 
 def test_links_lead_somewhere():

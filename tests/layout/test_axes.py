@@ -90,6 +90,24 @@ def test_axes_can_be_named(labelled):
     ]
 
 
+def test_an_axis_with_a_name_of_the_source_has_its_coordinates(labelled):
+    """Wherever it lies, if it is as long in each trial, and unless others are given."""
+    channels, stacked = [b"a", b"b", b"c", b"d"], ("trial", [0, 1, 2, 3, 4])
+    axes = {"trial": None, "channel": None}
+    made = labelled(lambda x: x.mean(axis=0), join="stack", axes=axes)
+    assert axes_of(made) == [stacked, ("channel", channels)]
+    made = labelled(lambda x: x.max(axis=0)[:3], join="stack", axes=axes)
+    assert axes_of(made) == [stacked, ("channel", None)]
+    axes = {"trial": None, "channel": None, "time": None}
+    trials = hpcio.Trials.from_events([0.6, 1.2], rate=10, pre=0.2, post=0.4)
+    made = labelled(np.transpose, trials=trials.select(channels=[2, 0]), join="stack", axes=axes)
+    times = (np.arange(6) - 2) / 10
+    assert axes_of(made)[1:] == [("channel", [b"c", b"a"]), ("time", times.tolist())]
+    axes["channel"] = [7, 8]
+    made = labelled(np.transpose, trials=trials.select(channels=[2, 0]), join="stack", axes=axes)
+    assert axes_of(made)[1] == ("channel", [7, 8])
+
+
 @pytest.mark.parametrize(
     ("axes", "message"),
     [

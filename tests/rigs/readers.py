@@ -334,7 +334,7 @@ def _use_recording(path: Path) -> None:
             if 0 not in opened.shape:
                 opened.read(region)
             for axis in range(len(opened.shape)):
-                opened.axis_name(axis), opened.coordinates(axis)
+                opened.axis_name(axis), opened.coordinates(axis), opened.columns(axis)
 
     _each(rows, lambda: hpcio.Trials.from_hdf5(f"{path}::/trials"))
 

@@ -118,7 +118,7 @@ def test_new_trials_alone_are_computed_and_all_are_in_the_result(folder, way, jo
     shown = repr(hpcio.open(folder / "out.h5"))
     assert "kept" not in shown
     assert re.search(r"runs +4 trials \S+Z, 2 trials \S+Z, 2 trials", shown)
-    assert re.search(r"recording +2, from \S+a\.h5::lfp to \S+b\.h5::lfp", shown)
+    assert re.search(r"recording +2 recordings, the first of them \S+a\.h5::lfp", shown)
 
 
 def test_nothing_old_is_called(folder):

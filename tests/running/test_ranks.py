@@ -13,6 +13,7 @@ from hpcio.running.ranks import share_out
 from tests.rigs.everyday import combinations
 from tests.rigs.mpi import mpirun
 from tests.rigs.ranks import FUNCTIONS, ONCE, RUN, recorded, resumed, started
+from tests.rigs.several import SOURCE, TRIALS, check_all, make_study
 from tests.rigs.support import names
 
 pytestmark = pytest.mark.mpi
@@ -57,6 +58,19 @@ def test_trials_are_added_on_ranks(mpi_python, place, writer):
     with h5py.File(place / "out.h5") as f:
         assert f["data"][...].tobytes() == (-recorded(place)).tobytes()
         assert f["run"][()].tolist() == [0] * 15 + [1] * 5
+
+
+@pytest.mark.parametrize("writer", ["virtual", "direct", "mpi"])
+def test_several_recordings_killed_in_the_second(mpi_python, tmp_path, writer):
+    study = make_study(tmp_path)
+    words = ["-m", "hpcio", "run", "work.py:fragile", SOURCE, "--trials", TRIALS, "--out", "out.h5"]
+    done = mpirun(mpi_python, 2, *words, "--quiet", "--writer", writer, folder=study)
+    assert done.returncode != 0
+    assert not (study / "out.h5").exists()
+    (study / "mended").touch()
+    done = mpirun(mpi_python, 2, "-m", "hpcio", "resume", "out.h5", "--quiet", folder=study)
+    assert done.returncode == 0, done.stderr
+    check_all(study / "out.h5")
 
 
 @pytest.mark.parametrize(

@@ -17,60 +17,18 @@ import pytest
 import hpcio
 from hpcio import Plan
 from hpcio.errors import PlanError, SourceError
+from hpcio.journals.rundir import prepare
 from hpcio.reporting import write_page
 from tests.rigs.bench import WRITERS
 from tests.rigs.runs import check, left_by_a_kill
+from tests.rigs.several import LFP, NAMES, PIECES, TABLES, check_all, make_study, record
+from tests.rigs.several import plan_of as plan
 from tests.rigs.support import run
-
-ROWS = (100, 70, 130)
-LFP = [np.random.default_rng(k).normal(size=(n, 4)) for k, n in enumerate(ROWS)]
-# Trials of each recording, the last ones up to its last row.
-TABLES = [[[0, 10], [20, 45], [90, 100]], [[60, 70]], [[0, 10], [30, 50], [40, 60], [120, 130]]]
-PIECES = [LFP[k][start:stop] for k in range(3) for start, stop in TABLES[k]]
-NAMES = [f"s{k}" for k in range(3) for _ in TABLES[k]]
-
-WORK = """
-import numpy as np
-import hpcio
-
-
-@hpcio.unwrap_io
-def double(trial, chunkShape=None, noCompute=None):
-    return (trial.shape, trial.dtype) if noCompute else 2 * trial
-
-
-def mean(trial, noCompute=None):
-    return ((trial.shape[1],), trial.dtype) if noCompute else trial.mean(axis=0)
-"""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder `study` with three recordings, the last one compressed, and functions."""
-    folder = tmp_path / "study"
-    folder.mkdir()
-    for k, (lfp, table) in enumerate(zip(LFP, TABLES, strict=True)):
-        with h5py.File(folder / f"s{k}.h5", "w") as f:
-            f.create_dataset("lfp", data=lfp, compression="gzip" if k == 2 else None)
-            f["trials"] = np.array(table)
-    (folder / "work.py").write_text(WORK)
-    return folder
-
-
-def plan(folder: Path, func: str = "double", **options: Any) -> Plan:
-    options = {"trials": "::/trials", "out": folder / "out.h5", **options}
-    return Plan.create(f"{folder}/work.py:{func}", f"{folder}/s*.h5::/lfp", **options)
-
-
-def check_all(out: Path) -> None:
-    """All trials are there, and each says where it came from."""
-    check(out, 2 * np.concatenate(PIECES))
-    with hpcio.open(out) as f:
-        assert f["recording"].asstr()[:].tolist() == NAMES
-        found = f["trials"][:][["start", "stop"]].tolist()
-        assert found == [tuple(rows) for table in TABLES for rows in table]
-        assert f["trials"]["trial"].tolist() == list(range(8))
-        assert f["hpcio/recording_of_trial"][()].tolist() == [0, 0, 0, 1, 2, 2, 2, 2]
+    return make_study(tmp_path)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -120,6 +78,19 @@ def test_a_pattern_leaves_the_result_out(folder):
     check_all(folder / "sum.h5")
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_in_the_second_recording(folder, monkeypatch, workers):
+    """The process of the run itself, or a worker of it."""
+    monkeypatch.chdir(folder)
+    script = f"import hpcio; hpcio.Plan.load('out.h5').run(workers={workers}, progress=False)"
+    prepare(plan(folder, "fragile"))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == (-9 if workers == 0 else 1)
+    (folder / "mended").touch()
+    assert Plan.load("out.h5").run(workers=0, progress=False).computed <= 5
+    check_all(folder / "out.h5")
+
+
 @pytest.mark.parametrize("writer", WRITERS)
 def test_killed_and_resumed(folder, writer):
     made = left_by_a_kill(plan(folder, **WRITERS[writer]), safe=2, more=3)
@@ -141,8 +112,7 @@ def test_moved_together_with_its_recordings(folder):
 
 def test_a_recording_that_has_changed_is_named(folder):
     left_by_a_kill(plan(folder), safe=2, more=0)
-    with h5py.File(folder / "s1.h5", "r+") as f:
-        f["lfp"][65] = 0
+    record(folder, 1, gain=2.0)
     with pytest.raises(SourceError, match=r"'\S*s1\.h5' has changed since the plan"):
         Plan.load(folder / "out.h5").run(workers=0, progress=False)
     with pytest.raises(PlanError, match="another plan \\(other recording\\)"):
@@ -223,6 +193,53 @@ def test_where_a_result_came_from(folder):
         f["hpcio/recordings"][1] = table[0]
     with pytest.raises(hpcio.errors.ResultError, match="'hpcio/recordings'"):
         hpcio.verify(folder / "out.h5")
+
+
+def second(source: Any, out: Path, **options: Any) -> list[tuple[str, str]]:
+    """A step over results; which functions its result tells of, and which result each has made."""
+    Plan.create(np.negative, source, out=out, **options).run(workers=0, progress=False)
+    with hpcio.open(out) as f:
+        steps = json.loads(f.attrs["chain"])
+        return [(step["function"].rpartition(":")[2], Path(step["result"]).stem) for step in steps]
+
+
+def test_the_next_step_keeps_the_column_recording(folder):
+    """Also where the result is called as one of its recordings is."""
+    (folder / "out").mkdir()
+    out = folder / "out" / "s1.h5"
+    plan(folder, out=out).run(workers=0, progress=False)
+    assert second(out, folder / "b.h5", trials=out) == [("double", "s1")]
+    check(folder / "b.h5", -2 * np.concatenate(PIECES))
+    with hpcio.open(folder / "b.h5") as f:
+        assert f["recording"].asstr()[:].tolist() == NAMES
+        (step,) = json.loads(f.attrs["chain"])
+        assert step["source"] == [f"{folder}/s{k}.h5" for k in range(3)]
+
+
+def test_results_and_recordings_as_one(folder):
+    """Each earlier step is told, once; what a recording of results was computed of, too."""
+    one = Plan.create(np.abs, f"{folder}/s1.h5::lfp", trials=35, out=folder / "one.h5")
+    one.run(workers=0, progress=False)
+    assert second(folder / "one.h5", folder / "two.h5", trials=35) == [("absolute", "one")]
+    found = second(
+        [f"{folder}/{name}" for name in ("s0.h5::lfp", "two.h5", "one.h5")], folder / "all.h5",
+        trials=[10, "::/trials", 70],
+    )  # fmt: skip
+    assert found == [("absolute", "one"), ("negative", "two")]
+    size = np.abs(LFP[1])
+    check(folder / "all.h5", -np.concatenate([LFP[0], -size, size]))
+
+
+def test_results_of_several_recordings_as_one(folder):
+    for name in ("a", "b"):
+        plan(folder, out=folder / f"out_{name}.h5").run(workers=0, progress=False)
+    found = second(f"{folder}/out_?.h5", folder / "both.h5", trials="::/trials")
+    assert found == [("double", "out_a"), ("double", "out_b")]
+    check(folder / "both.h5", -2 * np.concatenate([*PIECES, *PIECES]))
+    with hpcio.open(folder / "both.h5") as f:
+        assert f["earlier_recording"].asstr()[:].tolist() == NAMES * 2
+        assert f["recording"].asstr()[:].tolist() == ["out_a"] * 8 + ["out_b"] * 8
+        assert "2 recordings, the first of them " in repr(f)
 
 
 MANY = """

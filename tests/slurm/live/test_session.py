@@ -25,6 +25,7 @@ from hpcio.running.batch import run_batch
 from slurm import SLURMArrayCluster
 from slurm.live import dispatch
 from slurm.live.session import DaskExecutor
+from tests.rigs.several import check_all, make_study, plan_of, record
 from tests.rigs.slurm import until
 from tests.rigs.waiting import PATIENCE
 
@@ -90,6 +91,24 @@ def test_a_run_begun_here_goes_on_there(client):
     done = slurm_side.run(plan, client, progress=False)
     check()
     assert (done.blocks, done.computed) == (400, 300)
+
+
+@pytest.mark.parametrize("writer", ["virtual", "direct", "mutex"])
+def test_several_recordings(client, tmp_path, writer):
+    """A worker is killed in the second one; then that is another one for a while."""
+    study = make_study(tmp_path)
+    plan = plan_of(study, "fragile", writer=writer, kwargs={"mended": str(study / "mended")})
+    with pytest.raises(BlocksFailed, match="1 of 8 trials failed"):
+        slurm_side.run(plan, client, progress=False)
+    (study / "mended").touch()
+    old = os.stat(study / "s1.h5")
+    record(study, 1, gain=2.0)
+    with pytest.raises(SourceError, match=r"'\S*s1\.h5' has changed since the plan"):
+        slurm_side.run(hpcio.Plan.load(plan.out), client, progress=False)
+    record(study, 1)
+    os.utime(study / "s1.h5", ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert slurm_side.run(hpcio.Plan.load(plan.out), client, progress=False).computed == 1
+    check_all(study / "out.h5")
 
 
 @pytest.mark.parametrize(

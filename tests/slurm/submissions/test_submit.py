@@ -15,12 +15,14 @@ import pytest
 
 import hpcio
 import slurm as slurm_side
-from hpcio.errors import BlocksFailed, ClusterError, HpcioWarning, PlanError
+from hpcio.errors import BlocksFailed, ClusterError, HpcioWarning, PlanError, SourceError
 from hpcio.journals import start_over
 from hpcio.watching import status
 from slurm.submissions import records as submissions
 from slurm.submissions.queue import read_queue
 from tests.rigs.cluster_bench import HPCIO, OPTIONS, ClusterBench, hpcio_command
+from tests.rigs.runs import left_by_a_kill
+from tests.rigs.several import SOURCE, TRIALS, check_all, make_study, plan_of, record
 from tests.rigs.slurm import until
 from tests.rigs.waiting import PATIENCE
 
@@ -49,6 +51,33 @@ def test_begun_here_and_resumed_there(slurm, place, writer):
     run = slurm_side.submit(hpcio.Plan.load(place.out), tasks=2, **OPTIONS)
     place.finished(run)
     assert len(place.calls) == place.trials + 10
+
+
+@pytest.mark.parametrize("writer", ["virtual", "direct", "mutex"])
+def test_several_recordings(slurm, place, writer):
+    """Begun here by a process that was killed in the second; and one was replaced meanwhile."""
+    study = make_study(place.folder)
+    plan = left_by_a_kill(plan_of(study, writer=writer), safe=3, more=1)
+    if writer == "virtual":
+        old = os.stat(study / "s1.h5")
+        record(study, 1, gain=2.0)
+        with pytest.raises(SourceError, match=r"'\S*s1\.h5' has changed since the plan"):
+            slurm_side.submit(hpcio.Plan.load(plan.out), tasks=2, **OPTIONS)
+        record(study, 1)
+        os.utime(study / "s1.h5", ns=(old.st_atime_ns, old.st_mtime_ns))
+    slurm_side.submit(hpcio.Plan.load(plan.out), tasks=2, **OPTIONS).wait(timeout=PATIENCE)
+    until(Path(plan.out).exists, "the result")
+    check_all(Path(plan.out))
+
+
+def test_several_recordings_by_the_command(slurm, place, monkeypatch):
+    monkeypatch.chdir(make_study(place.folder))
+    options = ["--mem", "400M", "--time", "00:30:00", "--tasks", "2"]
+    words = ["submit", "work.py:double", SOURCE, "--trials", TRIALS, "--out", "out.h5", *options]
+    assert "Submitted 2 tasks" in hpcio_command(*words)
+    slurm_side.attach("out.h5").wait(timeout=PATIENCE)
+    until(Path("out.h5").exists, "the result")
+    check_all(Path("out.h5"))
 
 
 @pytest.mark.parametrize("how", ["in Python", "in the shell"])
