@@ -26,11 +26,17 @@ class Output:
         Of the dataset.
     target : Target
     axes : tuple of Axis
+    chunks : tuple of int or None
+        Shape of the chunks of its virtual sources; None if they are contiguous.
+    compression : str or None
+        Of these chunks.
     """
 
     name: str
     target: Target
     axes: tuple[Axis, ...]
+    chunks: tuple[int, ...] | None = None
+    compression: str | None = None
 
 
 def sizes_of_parts(targets: Sequence[Target]) -> np.ndarray:

@@ -168,7 +168,10 @@ def _write(plan: Plan, path: Path) -> None:
 
 def _plain_outputs(plan: Plan) -> dict[str, Any]:
     """Several results as JSON can hold them; nothing for one."""
-    found = [[output.name, [axis.name for axis in output.axes]] for output in plan.several]
+    found = [
+        [one.name, [axis.name for axis in one.axes], one.chunks, one.compression]
+        for one in plan.several
+    ]
     return {"outputs": found} if found else {}
 
 
@@ -187,11 +190,13 @@ def _arrays_of_outputs(plan: Plan) -> dict[str, np.ndarray]:
 def _outputs(f: h5py.File, plain: list[Any]) -> tuple[Output, ...]:
     """What `_plain_outputs` and `_arrays_of_outputs` have kept."""
     found = []
-    for n, (name, axes) in enumerate(plain):
+    for n, (name, axes, *packed) in enumerate(plain):
         group = f[f"outputs/{n}"]
         values = {k: read_table(group[f"axes/{k}"]) for k in group.get("axes", ())}
         named = tuple(Axis(axis, values.get(str(k))) for k, axis in enumerate(axes))
-        found.append(Output(name, Target.load(group["target"]), named))
+        chunks, compression = packed or (None, None)  # older plans have none
+        chunks = None if chunks is None else tuple(chunks)
+        found.append(Output(name, Target.load(group["target"]), named, chunks, compression))
     return tuple(found)
 
 

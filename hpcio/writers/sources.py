@@ -46,6 +46,7 @@ from hpcio.writers.backend import Unbuffered
 
 __all__ = [
     "Piece",
+    "Places",
     "TaskFiles",
     "TaskFilesOfSeveral",
     "TaskReader",
@@ -54,7 +55,9 @@ __all__ = [
     "TrialReader",
     "defect_of",
     "full_files",
+    "note_places",
     "out_of_reach",
+    "places_in",
     "task_path",
     "task_pieces",
     "trial_path",
@@ -152,10 +155,8 @@ class TaskFilesOfSeveral(TaskFiles):
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         super().begin(blocks, journal)
-        cuts = np.flatnonzero(np.diff(blocks) != 1) + 1
-        runs = [(run[0], run[-1] + 1) for run in np.split(blocks, cuts)]
-        journal.note(PLACES, -1, np.asarray(runs, "<i8").tobytes(), file=self._file)
-        self._places = _Places(self._sizes, blocks)
+        note_places(journal, self._file, blocks)
+        self._places = Places(self._sizes, blocks)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         at, slab = 0, self._slabs[-1]
@@ -165,7 +166,7 @@ class TaskFilesOfSeveral(TaskFiles):
         return self._file, self._places.offset_of(block)
 
 
-class _Places:
+class Places:
     """Where the results of blocks lie in a file that has a dataset for each of them.
 
     Parameters
@@ -205,14 +206,21 @@ class _Places:
         return int(self._offsets[self._index(block)])
 
 
-def _places_in(log: JournalRecords, sizes: np.ndarray) -> dict[int, _Places]:
+def note_places(journal: Journal, file: int, blocks: np.ndarray) -> None:
+    """Note which blocks have places in a file; `places_in` reads it."""
+    cuts = np.flatnonzero(np.diff(blocks) != 1) + 1
+    runs = [(run[0], run[-1] + 1) for run in np.split(blocks, cuts)]
+    journal.note(PLACES, -1, np.asarray(runs, "<i8").tobytes(), file=file)
+
+
+def places_in(log: JournalRecords, sizes: np.ndarray) -> dict[int, Places]:
     """The places in each file of an attempt, but for those whose note is lost."""
     found = {}
     for record in log.records[log.records["kind"] == PLACES]:
         runs = np.frombuffer(log.note(record), "<i8").reshape(-1, 2).tolist()
         if runs:
             blocks = np.concatenate([np.arange(first, last) for first, last in runs])
-            found[int(record["file"])] = _Places(sizes, blocks)
+            found[int(record["file"])] = Places(sizes, blocks)
     return found
 
 
@@ -381,7 +389,7 @@ class TaskReaderOfSeveral(_SourceReader):
 
     def __init__(self, plan: Plan, records: JournalRecords) -> None:
         super().__init__(plan, records)
-        self._places = _places_in(records, sizes_of_parts([o.target for o in plan.several]))
+        self._places = places_in(records, sizes_of_parts([o.target for o in plan.several]))
 
     def _layout(self, file: int) -> Layout:
         return _task_layout(self._plan, self._places[file].nbytes, self._digest)
@@ -500,7 +508,7 @@ def task_pieces(ledger: Ledger) -> Iterator[Piece]:
         joined[:] = False
     sizes = _sizes_of_files(ledger)
     parts = sizes_of_parts([output.target for output in plan.outputs])
-    places = [_places_in(one, parts) for one in ledger.logs] if plan.several else []
+    places = [places_in(one, parts) for one in ledger.logs] if plan.several else []
     first = np.concatenate([[0], np.flatnonzero(~joined) + 1])
     last = np.concatenate([first[1:], [done.size]])
     for a, b in zip(first.tolist(), last.tolist(), strict=True):

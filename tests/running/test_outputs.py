@@ -22,15 +22,20 @@ from hpcio.running.batch import run_batch
 from hpcio.writers.backend import backend_of
 from tests.layout.test_outputs import STACKED, announced, several
 from tests.rigs.plans import LFP, TRIALS, plan
+from tests.rigs.support import damage
 
 __all__ = ["plan"]  # the fixture
 
-WAYS = [
-    {"sources": "trial"},
-    {"sources": "task"},
-    {"writer": "direct"},
-]
-ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(way.values()))
+# `peak` is stored as it is; chunks of `power` end inside of trials.
+PACKED = {"compression": {"power": "gzip:1+shuffle", "flag": "lzf"}, "chunks": {"power": (5, 4)}}
+WAYS = {
+    "trial": {"sources": "trial"},
+    "task": {"sources": "task"},
+    "packed-trial": {"sources": "trial", **PACKED},
+    "packed-task": {"sources": "task", **PACKED},
+    "direct": {"writer": "direct"},
+}
+ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 EACH = [LFP[a:b] for a, b, _ in TRIALS]
 
 
@@ -97,8 +102,9 @@ def test_a_run_that_was_killed_computes_what_is_missing(plan, way):
     check(made.out)
 
 
-def test_blocks_whose_places_are_lost_are_computed_again(plan):
-    made = prepare(plan(announced, join=STACKED, sources="task"))
+@pytest.mark.parametrize("way", ["task", "packed-task"])
+def test_blocks_whose_places_are_lost_are_computed_again(plan, way):
+    made = prepare(plan(announced, join=STACKED, **WAYS[way]))
     with Attempt(made, "here") as attempt:
         run_batch(attempt, np.asarray([0, 2]))
     (notes,) = made.rundir.path.glob("journal/*.notes")
@@ -132,13 +138,36 @@ def test_a_flipped_byte_is_found_in_each_result(plan, way, name):
         if dataset.is_virtual:
             path = os.path.join(os.path.dirname(made.out), dataset.virtual_sources()[-1].file_name)
     with h5py.File(path) as f:
-        offset = f[inside].id.get_offset() + f[inside].nbytes - 1
+        dataset = f[inside]
+        if dataset.chunks is None:
+            offset = dataset.id.get_offset() + dataset.nbytes - 1
+        else:
+            chunk = dataset.id.get_chunk_info(dataset.id.get_num_chunks() - 1)
+            offset = chunk.byte_offset + chunk.size // 2
     with open(path, "r+b") as f:
         f.seek(offset)
         byte = f.read(1)[0]
         f.seek(offset)
         f.write(bytes([byte ^ 1]))
-    with pytest.raises(ResultError, match=f"Block 4 .*of '{name}'"):
+    # The beginning of a file that is packed is compared when it is opened.
+    said = rf"{path}' is not the file" if way is WAYS["packed-task"] else f"Block 4 .*of '{name}'"
+    with pytest.raises(ResultError, match=said):
+        hpcio.verify(made.out)
+
+
+def test_a_block_that_a_filter_cannot_unpack_is_named(tmp_path):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = np.random.default_rng(0).normal(size=(4000, 4))
+    made = hpcio.Plan.create(
+        several, tmp_path / "rec.h5::lfp", trials=1000, out=tmp_path / "out.h5", join=STACKED,
+        sources="task", chunks={"power": (100, 4)}, compression={"power": "gzip"},
+    )  # fmt: skip
+    made.run(workers=0, progress=False)
+    (path,) = made.rundir.sources.iterdir()
+    with h5py.File(path) as f:
+        chunk = f["power"].id.get_chunk_info(25)
+    damage(path, chunk.byte_offset + chunk.size // 2)
+    with pytest.raises(ResultError, match=rf"Block 2 .*of 'flag'\) .*'{path}'"):
         hpcio.verify(made.out)
 
 
@@ -155,6 +184,48 @@ def test_repack_copies_each_result(plan, tmp_path, way, compression):
         assert f["peak"].dims[0][0][()].tolist() == [0, 1, 2, 3, 4]
         assert f["power"].compression == compression
     hpcio.repack(made.out)
+    check(made.out)
+
+
+@pytest.mark.parametrize("sources", ["trial", "task"])
+def test_results_are_packed_as_was_said_by_name(plan, sources):
+    made = plan(announced, join=STACKED, sources=sources, **PACKED)
+    made.run(workers=2, progress=False)
+    check(made.out)
+    for path in made.rundir.sources.rglob("*.h5"):
+        with h5py.File(path) as f:
+            found = {name: (f[name].chunks is not None, f[name].compression) for name in f}
+            assert found["power"] == (True, "gzip")
+            assert f["power"].shuffle
+            assert found["peak"] == (False, None)
+            # HDF5 has no chunks of a scalar
+            assert found["flag"] == ((False, None) if sources == "trial" else (True, "lzf"))
+    loaded = hpcio.Plan.load(made.out)
+    assert loaded.digest == made.digest
+    kept = [(o.chunks, o.compression) for o in loaded.outputs]
+    assert kept == [(o.chunks, o.compression) for o in made.outputs]
+    with h5py.File(made.out) as f:
+        assert f["hpcio"].attrs["compression"] == b"gzip:1+shuffle,lzf"
+
+
+def test_a_log_whose_writer_was_killed_becomes_a_file(plan):
+    calls = []
+
+    def noted(trial, chunkShape=None, noCompute=None):
+        if not noCompute:
+            calls.append(len(trial))
+        return announced(trial, noCompute=noCompute)
+
+    made = prepare(plan(noted, join=STACKED, **WAYS["packed-task"]))
+    with Attempt(made, "here") as attempt:
+        run_batch(attempt, np.arange(4))
+        attempt.sync()
+        # As if it were killed now: nobody makes a file of its log.
+        attempt.writer._fd = -1
+    assert [path.suffix for path in made.rundir.sources.iterdir()] == [".packed"]
+    calls.clear()
+    made.run(workers=0, progress=False)
+    assert calls == [4]
     check(made.out)
 
 
@@ -189,8 +260,9 @@ def test_unequal_shapes_of_several_results_are_joined(plan, tmp_path):
         n = len(trial)
         return {"long": np.repeat(trial, 2, axis=0), "short": trial[: n // 2].astype("f4")}
 
-    for k, way in enumerate(WAYS):
-        made = plan(uneven, out=tmp_path / f"{k}.h5", **way)
+    for name, way in {**WAYS, "all": {"compression": "gzip", "sources": "task"}}.items():
+        options = {option: how for option, how in way.items() if not isinstance(how, dict)}
+        made = plan(uneven, out=tmp_path / f"{name}.h5", **options)
         made.run(workers=0, progress=False)
         with hpcio.open(made.out) as f:
             np.testing.assert_array_equal(f["long"][()], np.repeat(LFP, 2, axis=0))
@@ -245,7 +317,8 @@ def test_the_command_line_plans_runs_and_resumes_after_a_kill(plan, tmp_path):
 
     join = ",".join(f"{name}={how}" for name, how in STACKED.items())
     made = hpcio_("plan", "own.py:power", "rec.h5::lfp", "--trials", "rec.h5::trials",
-                  "--out", "cli.h5", "--join", join, "--sources", "task")  # fmt: skip
+                  "--out", "cli.h5", "--join", join, "--sources", "task", "--chunks",
+                  "power=5,4,peak=auto", "--compression", "power=gzip:1")  # fmt: skip
     assert made.returncode == 0, made.stderr
     mark.touch()
     assert hpcio_("run", "cli.h5", "--workers", "0").returncode < 0
@@ -253,6 +326,8 @@ def test_the_command_line_plans_runs_and_resumes_after_a_kill(plan, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "power (30, 4) float64, peak (5, 4) int32, flag (5,) bool" in done.stdout
     check(tmp_path / "cli.h5")
+    stored = [(o.chunks, o.compression) for o in hpcio.Plan.load(tmp_path / "cli.h5").outputs]
+    assert stored == [((20,), "gzip:1"), ((262_144,), None), (None, None)]
 
 
 def test_details_of_one_shape_are_a_dataset_along_trials(plan):
