@@ -30,6 +30,7 @@ from benchmarks.functions import identity, subtract_mean
 from benchmarks.limits import clock
 from benchmarks.measure import Figure, alone, compare, interleave
 from benchmarks.one_file import mean, mutex, one_file, ranks
+from benchmarks.outputs import details, outputs
 from benchmarks.packing import compression, repack
 from benchmarks.plans import averages, done_already, plans
 from hpcio.files.bytes import checksum
@@ -331,6 +332,9 @@ ROWS: dict[str, Row] = {
     "compression": compression,
     "plan": plans,
     "averages": averages,
+    "outputs-10kB": outputs("10 kB", 25, 4_000, 20_000),
+    "outputs-1MB": outputs("1 MB", 2_500, 200, 1_000),
+    "details": details,
     "done-already": done_already,
     "dask": dask_session,
     "array-task": array_task,

@@ -14,7 +14,6 @@ numbers. One that is stored as it is has pieces in the log, and is contiguous in
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import struct
@@ -44,7 +43,7 @@ from hpcio.files import (
     write_image,
 )
 from hpcio.journals import FILE, Journal
-from hpcio.layout import Output, sizes_of_parts
+from hpcio.layout import Output, sizes_of_parts, split_record
 from hpcio.machine import check_room
 from hpcio.planning import Plan
 from hpcio.writers.sources import (
@@ -107,14 +106,11 @@ class PackedTrialFiles(TrialFiles):
     """One file for each block, made in memory; see `hpcio.writers.Writer`."""
 
     def _write_file(self, path: str, block: int, data: np.ndarray) -> None:
-        raw, at = data.reshape(-1).view(np.uint8), 0
+        outputs = self._plan.outputs
         with in_memory_file() as f:
-            for output in self._plan.outputs:
-                shape, dtype = output.target.shape_of(block), output.target.dtype
-                size = math.prod(shape) * dtype.itemsize
-                dataset = _new_dataset(f, self._plan.digest, output, shape)
-                dataset[...] = raw[at : at + size].view(dtype).reshape(shape)
-                at += size
+            for output, part in zip(outputs, split_record(outputs, block, data), strict=True):
+                shape = output.target.shape_of(block)
+                _new_dataset(f, self._plan.digest, output, shape)[...] = part.reshape(shape)
             write_image(f, path, mode=READABLE, sync=self._each)
 
 

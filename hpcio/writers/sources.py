@@ -159,9 +159,9 @@ class TaskFilesOfSeveral(TaskFiles):
         self._places = Places(self._sizes, blocks)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
-        at, slab = 0, self._slabs[-1]
+        at, slab, view = 0, self._slabs[-1], data.data
         for start, nbytes in self._places.of(block):
-            slab.write(data[at : at + nbytes], start)
+            slab.write(view[at : at + nbytes], start)
             at += nbytes
         return self._file, self._places.offset_of(block)
 
@@ -178,28 +178,35 @@ class Places:
     """
 
     def __init__(self, sizes: np.ndarray, blocks: np.ndarray) -> None:
-        self.blocks, self._sizes = blocks, sizes[:, blocks]
-        stop = np.cumsum(self._sizes, axis=1)
-        self._inside = stop - self._sizes
-        self.nbytes: list[int] = self._sizes.sum(axis=1).tolist()
-        self._start = self._inside + (np.cumsum(self.nbytes) - self.nbytes)[:, None]
-        records = self._sizes.sum(axis=0)
+        self.blocks, sizes = blocks, sizes[:, blocks]
+        self.nbytes: list[int] = sizes.sum(axis=1).tolist()
+        self._inside = (np.cumsum(sizes, axis=1) - sizes).T
+        start = self._inside + (np.cumsum(self.nbytes) - self.nbytes)
+        self._regions = np.stack([start, sizes.T], axis=-1)
+        records = sizes.sum(axis=0)
         self._offsets = np.cumsum(records) - records
+        self._last = -1  # blocks are asked for in their order, mostly
 
     def _index(self, block: int) -> int:
-        k = int(np.searchsorted(self.blocks, block))
+        k = self._last
+        if k >= 0 and self.blocks[k] == block:
+            return k
+        k += 1
         if k == self.blocks.size or self.blocks[k] != block:
-            raise ValueError(f"block {block} has no place in the file")
+            k = int(np.searchsorted(self.blocks, block))
+            if k == self.blocks.size or self.blocks[k] != block:
+                raise ValueError(f"block {block} has no place in the file")
+        self._last = k
         return k
 
-    def of(self, block: int) -> list[tuple[int, int]]:
+    def of(self, block: int) -> list[list[int]]:
         """The first byte of each result of a block, from the first of the data on, and its size."""
-        k = self._index(block)
-        return list(zip(self._start[:, k].tolist(), self._sizes[:, k].tolist(), strict=True))
+        regions: list[list[int]] = self._regions[self._index(block)].tolist()
+        return regions
 
     def inside(self, block: int) -> tuple[int, ...]:
         """The first byte of each result of a block in its dataset."""
-        return tuple(self._inside[:, self._index(block)].tolist())
+        return tuple(self._inside[self._index(block)].tolist())
 
     def offset_of(self, block: int) -> int:
         """The bytes of all blocks of the file before a block."""
