@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import hpcio
-from hpcio.errors import BlocksFailed, ResultError
+from hpcio.errors import BlocksFailed, OptionError, ResultError
 from hpcio.journals.journal import DONE
 from hpcio.journals.ledger import read_logs
 from hpcio.journals.rundir import prepare
@@ -126,6 +126,21 @@ def test_failed_trials_are_gaps_in_each_result(plan, way):
         made.run(workers=0, progress=False)
     made.run(workers=0, progress=False, gaps=True)
     check(made.out, gaps=(2,))
+    hpcio.repack(made.out)
+    check(made.out, gaps=(2,))
+
+
+@ways
+def test_repack_of_a_result_whose_last_trial_is_a_gap(plan, way):
+    def failing(trial, chunkShape=None, noCompute=None):
+        if not noCompute and len(trial) == 4:
+            raise ValueError("no")
+        return announced(trial, noCompute=noCompute)
+
+    made = plan(failing, join=STACKED, **way)
+    made.run(workers=0, progress=False, gaps=True)
+    hpcio.repack(made.out)
+    check(made.out, gaps=(4,))
 
 
 @ways
@@ -173,7 +188,7 @@ def test_a_block_that_a_filter_cannot_unpack_is_named(tmp_path):
 
 
 @ways
-@pytest.mark.parametrize("compression", [None, "gzip"])
+@pytest.mark.parametrize("compression", [None, "gzip", {"power": "gzip:1", "flag": "lzf"}])
 def test_repack_copies_each_result(plan, tmp_path, way, compression):
     axes = {"power": {"time": None, "channel": [4, 5, 6, 7]}}
     made = plan(announced, join=STACKED, axes=axes, **way)
@@ -183,9 +198,35 @@ def test_repack_copies_each_result(plan, tmp_path, way, compression):
     with h5py.File(tmp_path / "one.h5") as f:
         assert f["power"].dims[1]["channel"][()].tolist() == [4, 5, 6, 7]
         assert f["peak"].dims[0][0][()].tolist() == [0, 1, 2, 3, 4]
-        assert f["power"].compression == compression
+        expected = dict.fromkeys(("power", "peak", "flag"), compression)
+        if isinstance(compression, dict):
+            expected = {"power": "gzip", "peak": None, "flag": "lzf"}
+        assert {name: f[name].compression for name in expected} == expected
+        assert [f[n].chunks is None for n in expected] == [c is None for c in expected.values()]
     hpcio.repack(made.out)
     check(made.out)
+
+
+@ways
+@pytest.mark.parametrize("options", [{}, {"chunks": {"all": (5, 2)}}], ids=["plain", "chunks"])
+def test_repack_of_a_result_that_some_trials_have_nothing_of(plan, tmp_path, way, options):
+    def some(trial):
+        return {"some": trial if len(trial) == 8 else trial[:0], "all": -trial}
+
+    way = {option: how for option, how in way.items() if not isinstance(how, dict)}
+    made = plan(some, **way)
+    made.run(workers=0, progress=False)
+    hpcio.repack(made.out, tmp_path / "one.h5", **options)
+    with hpcio.open(tmp_path / "one.h5") as f:
+        np.testing.assert_array_equal(f["some"][()], EACH[2])
+        np.testing.assert_array_equal(f["all"][()], -LFP)
+
+
+def test_repack_refuses_what_names_no_result(plan, tmp_path):
+    made = plan(announced, join=STACKED)
+    made.run(workers=0, progress=False)
+    with pytest.raises(OptionError, match=r"compression= names 'peek'.*power, peak, flag"):
+        hpcio.repack(made.out, tmp_path / "one.h5", compression={"peek": "gzip"})
 
 
 @pytest.mark.parametrize("sources", ["trial", "task"])
@@ -335,6 +376,12 @@ def test_the_command_line_plans_runs_and_resumes_after_a_kill(plan, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "power (30, 4) float64, peak (5, 4) int32, flag (5,) bool" in done.stdout
     check(tmp_path / "cli.h5")
+    packed = hpcio_("repack", "cli.h5", "one.h5", "--compression", "power=gzip:1,peak=lzf")
+    assert packed.returncode == 0, packed.stderr
+    check(tmp_path / "one.h5")
+    with h5py.File(tmp_path / "one.h5") as f:
+        assert (f["power"].compression, f["peak"].compression) == ("gzip", "lzf")
+        assert f["flag"].chunks is None
     stored = [(o.chunks, o.compression) for o in hpcio.Plan.load(tmp_path / "cli.h5").outputs]
     assert stored == [((20,), "gzip:1"), ((262_144,), None), (None, None)]
 
