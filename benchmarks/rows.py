@@ -30,6 +30,7 @@ from benchmarks.functions import identity, subtract_mean
 from benchmarks.limits import clock
 from benchmarks.measure import Figure, alone, compare, interleave
 from benchmarks.one_file import mean, mutex, one_file, ranks
+from benchmarks.outputs import details, outputs
 from benchmarks.packing import compression, repack
 from benchmarks.plans import averages, done_already, extend, plans, recordings
 from hpcio.files.bytes import checksum
@@ -333,6 +334,9 @@ ROWS: dict[str, Row] = {
     "recordings": recordings,
     "averages": averages,
     "extend": extend,
+    "outputs-10kB": outputs("10 kB", 25, 4_000, 20_000),
+    "outputs-1MB": outputs("1 MB", 2_500, 200, 1_000),
+    "details": details,
     "done-already": done_already,
     "dask": dask_session,
     "array-task": array_task,

@@ -16,6 +16,7 @@ from hpcio.layout import Join
 from hpcio.machine import parse_seconds
 from hpcio.planning import (
     CallOptions,
+    Chunks,
     Description,
     LayoutOptions,
     ReadingOptions,
@@ -78,7 +79,7 @@ class Plan(Value):
         The function itself, in the process that made the plan.
     chunks : tuple of int or None
         Shape of the chunks of a virtual source, one number for ``sources="task"``; None for
-        contiguous ones.
+        contiguous ones. Of several results, see `outputs`.
     compression : str or None
     same_versions : bool
     access : str
@@ -110,8 +111,8 @@ class Plan(Value):
         out_shape: Sequence[int] | Callable[[tuple[int, ...]], Sequence[int]] | None = None,
         out_dtype: Any = None,
         axes: Mapping[str, Sequence[object] | np.ndarray | None] | None = None,
-        chunks: bool | Sequence[int] | None = None,
-        compression: str | None = None,
+        chunks: Chunks | Mapping[str, Chunks] = None,
+        compression: str | Mapping[str, str | None] | None = None,
         same_versions: bool = False,
         trial_time: float | str | None = None,
         access: Access = "result",
@@ -187,12 +188,13 @@ class Plan(Value):
             the source's own scales say of axes that the function keeps: those that are as long as
             in its trials. Say ``axes`` if they are others all the same, such as the frequencies of
             a full Fourier transform.
-        chunks : bool or sequence of int, optional
+        chunks : bool or sequence of int, or dict of these, optional
             Store virtual sources in chunks of so many values along each axis of a block's
-            result, or with True in good ones; by default only if they are compressed.
-        compression : str, optional
+            result, or with True in good ones; by default only if they are compressed. Of several
+            results of a call, a dict says it for some by their names.
+        compression : str, or dict of str, optional
             ``NAME[:LEVEL][+shuffle]``, such as ``"zstd"``; for the virtual writer. Names are
-            those of :func:`hpcio.repack`.
+            those of :func:`hpcio.repack`. Of several results, a dict as for `chunks`.
         same_versions : bool
             Refuse to continue with other versions of the packages that the function uses,
             instead of warning.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -108,18 +109,6 @@ def _indices(_: click.Context, option: click.Parameter, text: str | None) -> Any
         ) from None
 
 
-def _chunks(_: click.Context, option: click.Parameter, text: str | None) -> Any:
-    """``auto`` or lengths ``1000,64``."""
-    if text is None or text == "auto":
-        return text and True
-    try:
-        return tuple(int(n) for n in text.split(","))
-    except ValueError:
-        raise click.BadParameter(
-            f"'{text}' is neither auto nor lengths such as 1000,64.", param=option
-        ) from None
-
-
 def _lengths(_: click.Context, option: click.Parameter, text: str | None) -> Any:
     """Lengths ``8,16``; the shape of one number has no axes and is empty."""
     try:
@@ -148,11 +137,42 @@ def _axes(_: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> 
     return found.get("", found) or None
 
 
+class _PerResult(click.ParamType):  # type: ignore[type-arg]  # generic in later versions
+    """One value, or one for each of some results of a call: ``NAME=VALUE,...``."""
+
+    def __init__(self, one: Any) -> None:
+        self._one = one
+        self.name = one.name
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if not isinstance(value, str) or "=" not in value:
+            return self._one.convert(value, param, ctx)
+        # A value may have commas of its own.
+        pairs = [item.rpartition("=") for item in re.split(",(?=[^,]*=)", value)]
+        return {name: self._one.convert(text, param, ctx) for name, _, text in pairs}
+
+
+class _ChunkShape(click.ParamType):  # type: ignore[type-arg]  # generic in later versions
+    """``auto`` or lengths ``1000,64``."""
+
+    name = "shape"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if value == "auto":
+            return True
+        try:
+            return tuple(int(n) for n in value.split(","))
+        except ValueError:
+            self.fail(f"'{value}' is neither auto nor lengths such as 1000,64.", param, ctx)
+
+
 CHUNK_OPTIONS = [
-    click.option("--chunks", callback=_chunks, metavar="auto|N,N,...",
+    click.option("--chunks", type=_PerResult(_ChunkShape()), metavar="auto|N,N,...|NAME=...,...",
                  help="Shape of a chunk; auto: about 1 MB."),
-    click.option("--compression", metavar="NAME[:LEVEL][+shuffle]",
-                 help="Such as gzip, lzf, zstd:3, lz4, blosc-zstd+shuffle."),
+    click.option("--compression", type=_PerResult(click.STRING),
+                 metavar="NAME[:LEVEL][+shuffle]|NAME=...,...",
+                 help="Such as gzip, lzf, zstd:3, lz4, blosc-zstd+shuffle; of several results of "
+                 "a call, of some: power=zstd:3,peak=gzip"),
 ]  # fmt: skip
 # Which trials, and how a table of them is read; names as of `Trials.read`.
 TRIAL_OPTIONS = [
@@ -180,20 +200,6 @@ TRIAL_OPTIONS = [
                  help="Trials whose column has a value, one of several (a,b) or lies between two "
                  "(0.2:0.8)."),
 ]  # fmt: skip
-
-
-class _PerResult(click.ParamType):  # type: ignore[type-arg]  # generic in later versions
-    """One value, or one for each of some results of a call: ``NAME=VALUE,...``."""
-
-    def __init__(self, one: Any) -> None:
-        self._one = one
-        self.name = one.name
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if not isinstance(value, str) or "=" not in value:
-            return self._one.convert(value, param, ctx)
-        pairs = [item.rpartition("=") for item in value.split(",")]
-        return {name: self._one.convert(text, param, ctx) for name, _, text in pairs}
 
 
 PLAN_OPTIONS = [

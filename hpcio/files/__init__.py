@@ -33,6 +33,7 @@ from hpcio.files.compression import (
     Chunking,
     Compression,
     Packer,
+    good_chunk,
     load_filter,
     load_filters,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "find_dataset",
     "follow",
     "give_name",
+    "good_chunk",
     "has_sound_scales",
     "holder_of",
     "in_memory_file",

@@ -149,14 +149,14 @@ class Compression:
 
 
 def load_filters(compression: str, path: object) -> None:
-    """Make HDF5 know the filters that a file was compressed by.
+    """Make HDF5 know the filters that a file was compressed by; commas lie between several.
 
     Raises
     ------
     MissingPackageError
         If their package is not installed.
     """
-    if not compression or re.split("[:+]", compression)[0] in _OWN:
+    if {re.split("[:+]", one)[0] for one in compression.split(",")} <= {"", *_OWN}:
         return
     try:
         _plugins()

@@ -39,6 +39,8 @@ Part = tuple[str, tuple[int, ...], np.dtype]
 
 # HDF5 holds an attribute of up to 64 kB in the header of its object.
 _ATTRIBUTE_LIMIT = 60_000
+# What a result can be; it is looked up with each block.
+_NUMBERS = (np.ndarray, np.generic, bool, int, float, complex)
 
 
 def split_details(returned: Any) -> tuple[Any, Details]:
@@ -92,10 +94,29 @@ def check_details(details: Mapping[Any, Any]) -> Details:
 
 def pack_details(details: Details) -> bytes:
     """Details as bytes, for the notes beside a journal."""
-    out = io.BytesIO()
-    out.write(json.dumps(list(details)).encode() + b"\n")
+    packed = [_line_of(tuple(details))]
     for array in details.values():
-        np.lib.format.write_array(out, array, allow_pickle=False)
+        if array.dtype.hasobject:
+            raise ValueError("details are arrays of numbers or strings")
+        is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+        packed.append(_header_of(array.shape, array.dtype, is_fortran=is_fortran))
+        packed.append(array.tobytes("F" if is_fortran else "C"))
+    return b"".join(packed)
+
+
+@functools.lru_cache(maxsize=256)
+def _line_of(names: tuple[str, ...]) -> bytes:
+    """The names of details, for `unpack_details`."""
+    return json.dumps(names).encode() + b"\n"
+
+
+@functools.lru_cache(maxsize=256)
+def _header_of(shape: tuple[int, ...], dtype: np.dtype, *, is_fortran: bool) -> bytes:
+    """What numpy's format has before an array; `_meaning_of` reads it."""
+    out = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"shape": shape, "fortran_order": is_fortran, "descr": descr}
+    np.lib.format.write_array_header_1_0(out, header)
     return out.getvalue()
 
 
@@ -103,7 +124,7 @@ def unpack_details(packed: bytes) -> Details:
     """The details that `pack_details` packed."""
     line, _, rest = packed.partition(b"\n")
     source, found = io.BytesIO(rest), {}
-    for name in json.loads(line):
+    for name in _names_in(line):
         at = source.tell()
         version = np.lib.format.read_magic(source)
         if version != (1, 0):
@@ -117,6 +138,12 @@ def unpack_details(packed: bytes) -> Details:
         flat = np.frombuffer(source.read(math.prod(shape) * dtype.itemsize), dtype)
         found[name] = flat.reshape(shape, order="F" if is_fortran else "C")
     return found
+
+
+@functools.lru_cache(maxsize=256)
+def _names_in(line: bytes) -> tuple[str, ...]:
+    """The names that `_line_of` has written; those of many trials are equal."""
+    return tuple(json.loads(line))
 
 
 @functools.lru_cache(maxsize=256)
@@ -151,7 +178,7 @@ def as_array(result: Any) -> np.ndarray:
             "The function returned a masked array, and HDF5 has no masks. "
             "Return result.filled(value)."
         )
-    if isinstance(result, np.ndarray | np.generic | bool | int | float | complex):
+    if isinstance(result, _NUMBERS):
         array = np.asarray(result)
         if array.dtype.kind in "biufc":
             # Without what numpy keeps beside a type, such as names of an enumerated one.
@@ -284,26 +311,52 @@ def compute_record(
     FunctionError
         If a result is missing, or is not what was planned, or there is one that was not planned.
     """
-    returned, details = split_details(func(trial, *args, **kwargs))
+    results = func(trial, *args, **kwargs)
+    details: Details = {}
+    if type(results) is not dict:
+        results, details = split_details(results)
+        results = _named(results, parts)
+    found = []
+    for name, shape, kind in parts:
+        one = results.get(name)
+        # The common case first, as in `compute`.
+        if (
+            type(one) is not np.ndarray
+            or one.shape != shape
+            or one.dtype != kind
+            or not one.flags.c_contiguous
+        ):
+            if name not in results:
+                break
+            with _naming(name):
+                one = _checked(as_array(one), shape, kind, casting)
+        found.append(one)
+    if len(found) < len(parts) or len(results) > len(parts):
+        raise _of_other_names(results, parts)
+    return np.frombuffer(b"".join(found), np.uint8), details
+
+
+def _named(returned: Any, parts: Sequence[Part]) -> dict[str, Any]:
+    """Several results by their names, or a FunctionError."""
     results = parts_of(returned)
-    names = [name for name, *_ in parts]
     if results is None:
         raise FunctionError(
             f"The function returned a {type(returned).__name__}, but the results "
-            f"{', '.join(names)} were planned. Return a dict of them, or a named tuple."
+            f"{', '.join(name for name, *_ in parts)} were planned. Return a dict of them, or a "
+            "named tuple."
         )
-    if results.keys() != set(names):
-        wrong = [f"no '{name}'" for name in names if name not in results]
-        wrong += [f"'{name}', which was not" for name in results if name not in names]
-        raise FunctionError(
-            f"The results {', '.join(names)} were planned, but the function returned "
-            f"{' and '.join(wrong)}. Return the same names for all trials."
-        )
-    found = []
-    for name, shape, kind in parts:
-        with _naming(name):
-            found.append(_checked(as_array(results[name]), shape, kind, casting))
-    return np.concatenate([part.reshape(-1).view(np.uint8) for part in found]), details
+    return results
+
+
+def _of_other_names(results: Mapping[Any, Any], parts: Sequence[Part]) -> FunctionError:
+    """The error for results that were not planned, or that are missing."""
+    names = [name for name, *_ in parts]
+    wrong = [f"no '{name}'" for name in names if name not in results]
+    wrong += [f"'{name}', which was not" for name in results if name not in names]
+    return FunctionError(
+        f"The results {', '.join(names)} were planned, but the function returned "
+        f"{' and '.join(wrong)}. Return the same names for all trials."
+    )
 
 
 def _cast(result: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -6,7 +6,7 @@ This room uses `hpcio.recording` and those below. Others take `Target` (the layo
 
 from hpcio.layout.averages import Average, OwnReduction, Reduce, averaged, check_reduce
 from hpcio.layout.axes import RESERVED, Axis, attach, hide, name_axes
-from hpcio.layout.outputs import Output, record_of, sizes_of_parts
+from hpcio.layout.outputs import Output, record_of, sizes_of_parts, split_record
 from hpcio.layout.states import Functions, State, begin, combine, nbytes_of
 from hpcio.layout.target import Join, Target, lay_out
 
@@ -32,4 +32,5 @@ __all__ = [
     "nbytes_of",
     "record_of",
     "sizes_of_parts",
+    "split_record",
 ]

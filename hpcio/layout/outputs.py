@@ -5,6 +5,7 @@ The record of a block is the bytes of its results, one after the other in the or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy as np
 from hpcio.layout.axes import Axis
 from hpcio.layout.target import Target
 
-__all__ = ["Output", "record_of", "sizes_of_parts"]
+__all__ = ["Output", "record_of", "sizes_of_parts", "split_record"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +27,32 @@ class Output:
         Of the dataset.
     target : Target
     axes : tuple of Axis
+    chunks : tuple of int or None
+        Shape of the chunks of its virtual sources; None if they are contiguous.
+    compression : str or None
+        Of these chunks.
     """
 
     name: str
     target: Target
     axes: tuple[Axis, ...]
+    chunks: tuple[int, ...] | None = None
+    compression: str | None = None
+
+
+def split_record(outputs: Sequence[Output], block: int, record: np.ndarray) -> list[np.ndarray]:
+    """The results in the record of a block, each in the shape of its region.
+
+    One result is its own record.
+    """
+    raw, at, found = record.reshape(-1).view(np.uint8), 0, []
+    for target in (output.target for output in outputs):
+        shape = target.region_shape(int(target.shape_index[block]))
+        last = at + math.prod(shape) * target.dtype.itemsize
+        part = raw[at:last].view(target.dtype).reshape(shape)
+        found.append(np.require(part, requirements="A"))  # HDF5 wants values that are aligned
+        at = last
+    return found
 
 
 def sizes_of_parts(targets: Sequence[Target]) -> np.ndarray:

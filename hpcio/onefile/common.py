@@ -32,35 +32,23 @@ from hpcio.onefile.seams import read_seams, seams_file, seams_that_count
 from hpcio.planning import Plan, WriterAbilities
 from hpcio.writers import Stored
 
-__all__ = ["OneFile"]
+__all__ = ["OneFile", "Regions"]
 
 
 class OneFile:
     """The part of a `hpcio.writers.Backend` that does not depend on how processes write."""
 
     abilities = WriterAbilities()
-    # Whether it can store several results of one call.
-    stores_several = False
 
     def check_plan(self, plan: Plan) -> None:
         """Raise PlanError if the results of a plan do not make plain datasets."""
-        if plan.several and not self.stores_several:
-            raise PlanError(
-                f"The writer '{plan.writer}' stores one result of a call, and the function returns "
-                f"several ({', '.join(o.name for o in plan.several)}). Use writer='virtual' or "
-                "'direct'."
-            )
-        if aside := [output.name for output in plan.several if not output.target.in_rows]:
-            raise PlanError(
-                f"The writer '{plan.writer}' joins several results of a call along the first axis "
-                f"only, and '{aside[0]}' lies along another, or in blocks of channels. Use "
-                "join='stack' for it, or writer='virtual'."
-            )
-        if not plan.target.in_rows and len({*plan.target.shapes}) > 1:
-            raise PlanError(
-                f"The writer '{plan.writer}' joins results of unequal shape along the first axis "
-                "only. Use join_axis=0, join='stack', or writer='virtual'."
-            )
+        for output in plan.outputs:
+            if not output.target.in_rows and len({*output.target.shapes}) > 1:
+                of = f"Of the result '{output.name}': " if plan.several else ""
+                raise PlanError(
+                    f"{of}The writer '{plan.writer}' joins results of unequal shape along the "
+                    "first axis only. Use join_axis=0, join='stack', or writer='virtual'."
+                )
 
     def reserve(self, plan: Plan) -> None:
         folder = os.path.dirname(plan.out)
@@ -139,7 +127,7 @@ def _fill_in(fd: int, ledger: Ledger, offsets: np.ndarray) -> None:
 def _checksums(fd: int, plan: Plan, blocks: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Checksums of what is in the file, shape (B,); 0 for other blocks, and past its end."""
     found = np.zeros(len(plan), np.uint64)
-    regions = _Regions(plan, offsets)
+    regions = Regions(plan, offsets)
     for block in blocks.tolist():
         data = regions.read(fd, block)
         if data is not None:
@@ -147,27 +135,28 @@ def _checksums(fd: int, plan: Plan, blocks: np.ndarray, offsets: np.ndarray) -> 
     return found
 
 
-class _Regions:
+class Regions:
     """Where the bytes of each block lie in the file: in one region, or in several."""
 
     def __init__(self, plan: Plan, offsets: np.ndarray) -> None:
-        self._offsets = offsets.reshape(-1, len(plan))
-        self._sizes = sizes_of_regions(plan).reshape(-1, len(plan))
+        both = [part.reshape(-1, len(plan)).T for part in (offsets, sizes_of_regions(plan))]
+        self._regions = np.stack(both, axis=-1)
 
-    def of(self, block: int) -> list[tuple[int, int]]:
+    def of(self, block: int) -> list[list[int]]:
         """First byte and number of bytes of each region."""
-        pairs = zip(self._offsets[:, block].tolist(), self._sizes[:, block].tolist(), strict=True)
-        return list(pairs)
+        regions: list[list[int]] = self._regions[block].tolist()
+        return regions
 
     def ends(self, blocks: np.ndarray) -> np.ndarray:
         """Where the last byte of each block lies, at the most, shape (n,)."""
-        ends: np.ndarray = (self._offsets + self._sizes)[:, blocks].max(axis=0)
+        ends: np.ndarray = self._regions[blocks].sum(axis=2).max(axis=1)
         return ends
 
     def read(self, fd: int, block: int) -> np.ndarray | None:
         """The bytes of a block; None past the end of the file."""
-        data, at = np.empty(int(self._sizes[:, block].sum()), np.uint8), 0
-        for start, nbytes in self.of(block):
+        regions, at = self.of(block), 0
+        data = np.empty(sum(nbytes for _, nbytes in regions), np.uint8)
+        for start, nbytes in regions:
             if not read_at(fd, data[at : at + nbytes], start):
                 return None
             at += nbytes
@@ -198,7 +187,7 @@ class OneFileReader:
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         self._size = os.fstat(self._fd).st_size
         by_plan = bool(plan.several) or elsewhere
-        self._regions = _Regions(plan, load_offsets(plan)) if by_plan else None
+        self._regions = Regions(plan, load_offsets(plan)) if by_plan else None
 
     def there(self, records: np.ndarray) -> np.ndarray:
         """Whether the file is there, and long enough."""

@@ -20,8 +20,8 @@ from hpcio.files import NewNames, checksum, unlock, write_at
 from hpcio.journals import Journal
 from hpcio.machine import is_local
 from hpcio.onefile.closing import check_open, enter
-from hpcio.onefile.common import OneFile
-from hpcio.onefile.preallocated import PAGE, load_offsets, sizes_of_regions
+from hpcio.onefile.common import OneFile, Regions
+from hpcio.onefile.preallocated import PAGE, load_offsets
 from hpcio.onefile.seams import SEAM, seams_file
 from hpcio.planning import Plan
 from hpcio.writers import Writer
@@ -55,7 +55,7 @@ class Direct:
         self._seams: int | None = None
         self._names = NewNames()
         # Of each output, the span that is gathered, and where that begins.
-        self._sizes = sizes_of_regions(plan)
+        self._regions = Regions(plan, self._offsets)
         self._held = [bytearray() for _ in plan.outputs]
         self._start = [0] * len(plan.outputs)
 
@@ -70,15 +70,13 @@ class Direct:
         return 0, offset
 
     def _write_several(self, block: int, data: np.ndarray) -> tuple[int, int]:
-        offsets, at = self._offsets[:, block].tolist(), 0
-        for k, (offset, nbytes) in enumerate(
-            zip(offsets, self._sizes[:, block].tolist(), strict=True)
-        ):
-            self._write(k, data[at : at + nbytes], offset)
+        regions, at, view = self._regions.of(block), 0, data.data
+        for k, (offset, nbytes) in enumerate(regions):
+            self._write(k, view[at : at + nbytes], offset)
             at += nbytes
-        return 0, offsets[0]
+        return 0, regions[0][0]
 
-    def _write(self, k: int, data: np.ndarray, offset: int) -> None:
+    def _write(self, k: int, data: np.ndarray | memoryview, offset: int) -> None:
         if not self._shared:
             write_at(self._fd, data, offset)
             return
@@ -146,8 +144,6 @@ class Direct:
 
 class _Direct(OneFile):
     """Every process writes its own bytes; see `hpcio.writers.Backend`."""
-
-    stores_several = True
 
     def open_writer(self, plan: Plan, attempt: str) -> Writer:
         return Direct(plan, attempt)

@@ -11,8 +11,9 @@ number before.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import h5py
@@ -21,6 +22,7 @@ import numpy as np
 from hpcio.errors import PlanError, WorkerError, as_output_error
 from hpcio.files import unlock
 from hpcio.journals import Journal
+from hpcio.layout import split_record
 from hpcio.machine import communicator, kind_of, launched, options_of
 from hpcio.onefile.closing import check_open, enter
 from hpcio.onefile.common import OneFile
@@ -36,6 +38,8 @@ _NO_LOCKS = {"nolock", "local_lock=all", "local_lock=posix"}
 
 # MPI-IO counts bytes in 32 bits: a block above 2 GB is written in pieces.
 PIECE = 1 << 30
+# Where a part of an array begins in its dataset, and the part.
+_Piece = tuple[tuple[int, ...], np.ndarray]
 
 _BUILD = (
     "CC=mpicc HDF5_MPI=ON pip install --no-binary=h5py h5py (it needs an MPI build of HDF5; on "
@@ -66,10 +70,10 @@ class Mpi(Unbuffered):
         except OSError as error:
             unlock(self._place)
             raise as_output_error(error, path) from error
-        self._data = self._file["data"].id
-        self._space = self._data.get_space()
-        chunked = self._data.get_create_plist().get_layout() == h5py.h5d.CHUNKED
-        self._collective = chunked or plan.writer == "mpi-collective"
+        self._data = [self._file[output.name].id for output in plan.outputs]
+        self._spaces = [data.get_space() for data in self._data]
+        layouts = {data.get_create_plist().get_layout() for data in self._data}
+        self._collective = h5py.h5d.CHUNKED in layouts or plan.writer == "mpi-collective"
         self._transfer = h5py.h5p.create(h5py.h5p.DATASET_XFER)
         self._transfer.set_dxpl_mpio(
             h5py.h5fd.MPIO_COLLECTIVE if self._collective else h5py.h5fd.MPIO_INDEPENDENT
@@ -81,24 +85,39 @@ class Mpi(Unbuffered):
         check_open(self._plan, self._place)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
-        region = self._plan.target.region(block)
-        start = tuple(s.start for s in region)
-        array = data.reshape([s.stop - s.start for s in region])
-        for at, piece in _pieces(array, start):
-            self._write(at, piece)
-        return 0, int(self._offsets[block])
+        outputs = self._plan.outputs
+        of_each = [
+            _pieces(part, tuple(s.start for s in output.target.region(block)))
+            for output, part in zip(outputs, split_record(outputs, block, data), strict=True)
+        ]
+        for pieces in itertools.zip_longest(*of_each):
+            if self._collective:
+                self._world.allreduce(1)
+            try:
+                self._write(pieces)
+            except (OSError, RuntimeError) as error:
+                raise as_output_error(error, self._plan.rundir.data) from error
+        return 0, int(self._offsets[..., block].flat[0])
 
-    def _write(self, start: tuple[int, ...], piece: np.ndarray) -> None:
-        inside = self._inside.get(piece.shape)
-        if inside is None:
-            inside = self._inside[piece.shape] = h5py.h5s.create_simple(piece.shape)
-        self._space.select_hyperslab(start, piece.shape)
-        if self._collective:
-            self._world.allreduce(1)
-        try:
-            self._data.write(inside, self._space, piece, dxpl=self._transfer)
-        except (OSError, RuntimeError) as error:
-            raise as_output_error(error, self._plan.rundir.data) from error
+    def _write(self, pieces: Sequence[_Piece | None]) -> None:
+        """Write a piece into each dataset; all ranks come to the same ones, with or without one."""
+        for k, piece in enumerate(pieces):
+            if piece is not None:
+                start, array = piece
+                inside = self._inside.get(array.shape)
+                if inside is None:
+                    inside = self._inside[array.shape] = h5py.h5s.create_simple(array.shape)
+                self._spaces[k].select_hyperslab(start, array.shape)
+                self._data[k].write(inside, self._spaces[k], array, dxpl=self._transfer)
+            elif self._collective:
+                self._write_nothing(k)
+
+    def _write_nothing(self, k: int) -> None:
+        nothing = h5py.h5s.create_simple((1,))
+        nothing.select_none()
+        self._spaces[k].select_none()
+        empty = np.empty(1, self._plan.outputs[k].target.dtype)
+        self._data[k].write(nothing, self._spaces[k], empty, dxpl=self._transfer)
 
     def prepare_sync(self) -> Callable[[], None]:
         fd = self._place
@@ -107,21 +126,15 @@ class Mpi(Unbuffered):
     def close(self) -> None:
         """Take part in what other ranks still write, then close the file with all of them."""
         if self._collective:
-            self._space.select_none()
-            nothing = h5py.h5s.create_simple((1,))
-            nothing.select_none()
-            empty = np.empty(1, self._plan.target.dtype)
             while self._world.allreduce(0):
-                self._data.write(nothing, self._space, empty, dxpl=self._transfer)
+                self._write([None] * len(self._data))
         try:
             self._file.close()
         finally:
             unlock(self._place)
 
 
-def _pieces(
-    array: np.ndarray, start: tuple[int, ...]
-) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+def _pieces(array: np.ndarray, start: tuple[int, ...]) -> Iterator[_Piece]:
     """Contiguous parts of an array that one call can write, and where each begins."""
     if array.nbytes <= PIECE:
         yield start, array

@@ -22,6 +22,7 @@ import numpy as np
 from hpcio.errors import OutputError, as_output_error
 from hpcio.files import check_locks, locked, open_to_write
 from hpcio.journals import Journal, Ledger
+from hpcio.layout import split_record
 from hpcio.onefile.closing import check_open, reopen
 from hpcio.onefile.common import OneFile
 from hpcio.onefile.preallocated import is_reserved, load_offsets, restore
@@ -48,22 +49,24 @@ class Mutex(Unbuffered):
         pass
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
-        target = self._plan.target
+        outputs = self._plan.outputs
         if data.nbytes:
-            shape = target.region_shape(int(target.shape_index[block]))
             try:
                 with locked(self._path) as in_order:
                     check_open(self._plan, self._fd)
                     if not in_order:
                         restore(self._plan)
                     with open_to_write(self._path) as f:
-                        f["data"][target.region(block)] = data.reshape(shape)
+                        for output, part in zip(
+                            outputs, split_record(outputs, block, data), strict=True
+                        ):
+                            f[output.name][output.target.region(block)] = part
             except (OSError, RuntimeError, KeyError) as error:  # `data` cannot be read: KeyError
                 check_open(self._plan, self._fd)  # says more than that it cannot be opened
                 if isinstance(error, OutputError):
                     raise
                 raise as_output_error(error, self._path) from error
-        return 0, int(self._offsets[block])
+        return 0, int(self._offsets[..., block].flat[0])
 
     def prepare_sync(self) -> Callable[[], None]:
         fd = self._fd

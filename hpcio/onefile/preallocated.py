@@ -32,7 +32,7 @@ from hpcio.files import (
     write_at,
 )
 from hpcio.journals import Ledger, published
-from hpcio.layout import Target, sizes_of_parts
+from hpcio.layout import Output, Target, sizes_of_parts
 from hpcio.machine import write_whole
 from hpcio.planning import Plan
 
@@ -117,10 +117,13 @@ def reserve(plan: Plan) -> None:
         # What journals say is done was in a file that is gone, with the result perhaps. In the new
         # one it would seem to be there.
         earlier = Ledger.read(plan)
-        done = np.flatnonzero(earlier.done)
-        grown = _is_to_replace_what_it_keeps(plan)
-        if done.size and not grown:
-            earlier.void(done)
+        lost, kept = np.flatnonzero(earlier.done), np.zeros(0, np.int64)
+        if _is_to_replace_what_it_keeps(plan):
+            of_ours = np.asarray([log.plan == plan.digest for log in earlier.logs])
+            is_ours = of_ours[earlier.log[lost]]
+            lost, kept = lost[is_ours], lost[~is_ours]
+        if lost.size:
+            earlier.void(lost)
         _remove_left(plan.rundir)
         with opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
             with suppress(OSError):  # no locks on this file system: nothing is removed
@@ -131,8 +134,8 @@ def reserve(plan: Plan) -> None:
                 allocate(fd, size, part)
                 for first, last in between(plan, offsets, size):
                     write_at(fd, os.pread(image, last - first, first), first)
-                if grown:
-                    _copy_what_is_kept(plan, done, fd, offsets)
+                if kept.size:
+                    _copy_what_is_kept(plan, kept, fd, offsets)
                 os.fsync(fd)
             packed = io.BytesIO()
             np.save(packed, offsets)
@@ -165,7 +168,6 @@ def _copy_what_is_kept(plan: Plan, blocks: np.ndarray, into: int, offsets: np.nd
     with open_file(plan.out) as f:
         before = _as_laid_out_in(f, plan)
         places = offsets_of(before, f).reshape(len(plan.outputs), -1)
-    blocks = blocks[blocks < places.shape[1]]
     new = offsets.reshape(len(plan.outputs), -1)
     sizes = sizes_of_regions(plan).reshape(len(plan.outputs), -1)
     with opened(Path(plan.out), os.O_RDONLY) as fd:
@@ -260,49 +262,32 @@ def check_offsets(plan: Plan, found: np.ndarray) -> None:
 @contextmanager
 def laid_out(plan: Plan, path: str) -> Iterator[h5py.File]:
     """A new file whose first objects are its results, at the same place in all files of a plan."""
-    if plan.several:
-        with _laid_out_several(plan, path) as f:
-            yield f
-        return
-    target = plan.target
-    plain = plan.target.in_rows
+    targets = [output.target for output in plan.outputs]
+    plain = all(target.in_rows for target in targets)
     options: dict[str, Any] = {"libver": ("earliest" if plain else "v110", "v110")}
-    if target.nbytes >= PAGE:
-        options |= {"alignment_threshold": target.nbytes, "alignment_interval": PAGE}
+    if large := [target.nbytes for target in targets if target.nbytes >= PAGE]:
+        options |= {"alignment_threshold": min(large), "alignment_interval": PAGE}
     with h5py.File(path, "w", locking=False, **options) as f:
-        dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        if plain or not target.nbytes:
-            dcpl.set_layout(h5py.h5d.CONTIGUOUS)
-        else:
-            dcpl.set_chunk(target.region_shape(0))
-        dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        dcpl.set_obj_track_times(False)
-        dcpl.set_fill_value(np.full(1, target.fill, target.dtype))
-        htype = h5py.h5t.py_create(target.dtype, logical=True)
-        space = h5py.h5s.create_simple(target.shape)
-        h5py.h5d.create(f.id, b"data", htype, space, dcpl)
+        for output in plan.outputs:
+            _lay_out(f, output)
         yield f
 
 
-@contextmanager
-def _laid_out_several(plan: Plan, path: str) -> Iterator[h5py.File]:
-    """A file of several results, each contiguous."""
-    options: dict[str, Any] = {"libver": ("earliest", "v110")}
-    if any(output.target.nbytes >= PAGE for output in plan.several):
-        options |= {"alignment_threshold": PAGE, "alignment_interval": PAGE}
-    with h5py.File(path, "w", locking=False, **options) as f:
-        for output in plan.several:
-            dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            dcpl.set_layout(h5py.h5d.CONTIGUOUS)
-            dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            dcpl.set_obj_track_times(False)
-            dcpl.set_fill_value(np.full(1, output.target.fill, output.target.dtype))
-            htype = h5py.h5t.py_create(output.target.dtype, logical=True)
-            space = h5py.h5s.create_simple(output.target.shape)
-            h5py.h5d.create(f.id, output.name.encode(), htype, space, dcpl)
-        yield f
+def _lay_out(f: h5py.File, output: Output) -> None:
+    """Make the dataset of an output, without its values: contiguous, or a chunk for each block."""
+    target = output.target
+    dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if target.in_rows or not target.nbytes:
+        dcpl.set_layout(h5py.h5d.CONTIGUOUS)
+    else:
+        dcpl.set_chunk(target.region_shape(0))
+    dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    dcpl.set_obj_track_times(False)
+    dcpl.set_fill_value(np.full(1, target.fill, target.dtype))
+    htype = h5py.h5t.py_create(target.dtype, logical=True)
+    space = h5py.h5s.create_simple(target.shape)
+    h5py.h5d.create(f.id, output.name.encode(), htype, space, dcpl)
 
 
 def sizes_of_regions(plan: Plan) -> np.ndarray:
@@ -312,28 +297,23 @@ def sizes_of_regions(plan: Plan) -> np.ndarray:
     return sizes_of_parts([output.target for output in plan.several])
 
 
-def _offsets_of_several(plan: Plan, file: h5py.File) -> np.ndarray:
-    found = np.zeros((len(plan.several), plan.target.start.size), np.int64)
-    for k, output in enumerate(plan.several):
-        if output.target.nbytes:
-            row = output.target.nbytes // output.target.shape[0]
-            found[k] = file[output.name].id.get_offset() + output.target.start * row
-    return found
-
-
 def offsets_of(plan: Plan, file: h5py.File) -> np.ndarray:
     """Where each block begins in the file, in bytes, in the shape of `load_offsets`."""
-    if plan.several:
-        return _offsets_of_several(plan, file)
-    target, data = plan.target, file["data"]
+    found = [_offsets_in(file[output.name], output.target) for output in plan.outputs]
+    return np.stack(found) if plan.several else found[0]
+
+
+def _offsets_in(data: h5py.Dataset, target: Target) -> np.ndarray:
+    """Where each block begins in one dataset, shape (B,)."""
+    count = target.start.size
     if not target.nbytes:
-        return np.zeros(target.start.size, np.int64)
-    if plan.target.in_rows:
+        return np.zeros(count, np.int64)
+    if target.in_rows:
         row = target.nbytes // target.shape[0]
         offsets: np.ndarray = data.id.get_offset() + target.start * row
         return offsets
     chunk = data.chunks
-    found = np.zeros(target.start.size, np.int64)
+    found = np.zeros(count, np.int64)
     places: dict[tuple[int, ...], int] = {}
     if hasattr(data.id, "chunk_iter"):
         data.id.chunk_iter(lambda info: places.__setitem__(info.chunk_offset, info.byte_offset))
@@ -341,7 +321,7 @@ def offsets_of(plan: Plan, file: h5py.File) -> np.ndarray:
         for k in range(data.id.get_num_chunks()):
             info = data.id.get_chunk_info(k)
             places[info.chunk_offset] = info.byte_offset
-    for b in range(found.size):
+    for b in range(count):
         found[b] = places[tuple(s.start for s in target.region(b))]
     if len(places) * int(np.prod(chunk)) * target.dtype.itemsize != target.nbytes:
         raise OutputError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hpcio.machine import lazily
 from hpcio.planning.options import (
     CallOptions,
+    Chunks,
     LayoutOptions,
     ReadingOptions,
     Reducing,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CallOptions",
+    "Chunks",
     "Description",
     "Difference",
     "Former",

@@ -48,7 +48,10 @@ def _parts(plan: Plan) -> dict[str, Any]:
         **_of_reduction(plan),
         "axes": _of_axes(plan.axes),
         **_of_several(plan),
-        "writer": [plan.writer, plan.sources, plan.chunks, plan.compression],
+        "writer": [
+            plan.writer, plan.sources, plan.chunks, plan.compression,
+            *([o.name, o.chunks, o.compression] for o in plan.several if o.chunks is not None),
+        ],
         **({_KEPT: [*plan.digests[1:], _hash(plan.kept)]} if plan.former else {}),
     }  # fmt: skip
 

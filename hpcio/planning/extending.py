@@ -80,7 +80,12 @@ def extended(
     if average is not None and there.average is not None:
         average = _in_stretches(average, there.average, len(there.trials))
     outputs = [
-        replace(output, axes=_axes(old, output, there, average))
+        replace(
+            output,
+            axes=_axes(old, output, there, average),
+            chunks=old.chunks,
+            compression=old.compression,
+        )
         for old, output in zip(there.outputs, outputs, strict=True)
     ]
     several = bool(there.several)
@@ -200,7 +205,7 @@ def _axes(old: Output, output: Output, there: Plan, average: Average | None) -> 
         if k != along and same:
             axes.append(was)
         elif was.values is None or _is_by_itself(was, there):
-            axes.append(Axis(was.name, now.values))
+            axes.append(replace(now, name=was.name))
         elif average is not None and same:
             axes.append(was)
         else:

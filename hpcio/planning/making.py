@@ -6,7 +6,8 @@ import math
 import os
 import secrets
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +35,7 @@ from hpcio.planning.digest import digest_of
 from hpcio.planning.dryrun import Called, Outcome, dry_run
 from hpcio.planning.options import (
     CallOptions,
+    Chunks,
     LayoutOptions,
     ReadingOptions,
     Sources,
@@ -115,9 +117,8 @@ def make_plan(
     if several:
         target, axes = record_of([output.target for output in outputs]), ()
     in_rows = all(output.target.in_rows for output in outputs)
-    if several:
-        _refuse_chunks(storage)
-    stored = _how_results_are_stored(storage, abilities, target, average, in_rows=in_rows)
+    sources = sources_of(storage, abilities, target, average, in_rows=in_rows)
+    outputs = _packed(outputs, storage, abilities, sources, average)
     return _frozen(Plan(
         function=called.function,
         source=read.recording,
@@ -129,7 +130,7 @@ def make_plan(
         given=called.given,
         out=final,
         writer=storage.writer,
-        sources=stored.sources,
+        sources=sources,
         join="concatenate" if several else cast(Join, layout.join),
         average=average,
         casting="same_kind" if call.out_dtype is not None else "equiv",
@@ -137,8 +138,8 @@ def make_plan(
         digest="",
         live=called.func,
         described=texts_of(called, reduction),
-        chunks=stored.chunks,
-        compression=stored.compression,
+        chunks=None if several else outputs[0].chunks,
+        compression=None if several else outputs[0].compression,
         same_versions=call.same_versions,
         access=storage.access,
         reduction=reduction,
@@ -370,25 +371,24 @@ def outputs_of(
         own = options.of(outcome.name, names)
         if outcome.name and not any(outcome.shapes):  # numbers can be stacked, and nothing else
             own = replace(own, join="stack")
-        try:
+        with _naming(outcome.name):
             target, average = _where_results_lie(read, outcome, own, reduction, limit)
             axes = name_axes(
                 own.axes, read.recording, read.trials, read.blocks, target, average=average
             )
-        except (FunctionError, OptionError) as error:
-            if not outcome.name:
-                raise
-            raise type(error)(f"Of the result '{outcome.name}': {error}") from error
         found.append(Output(outcome.name, target, axes))
     return found, average
 
 
-def _refuse_chunks(options: StorageOptions) -> None:
-    if options.chunks or options.compression:
-        raise OptionError(
-            "Several results of one call are stored as they are. Compress them afterwards: hpcio "
-            "repack OUT --compression gzip"
-        )
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Errors say which of several results they are about."""
+    try:
+        yield
+    except (FunctionError, OptionError) as error:
+        if not name:
+            raise
+        raise type(error)(f"Of the result '{name}': {error}") from error
 
 
 def _where_results_lie(
@@ -432,29 +432,26 @@ def _laid_out(blocks: Blocks, outcome: Outcome, options: LayoutOptions) -> Targe
 # ---------------------------------------------------------------------- how they are stored
 
 
-@dataclass(frozen=True)
-class _Stored:
-    sources: Sources
-    chunks: tuple[int, ...] | None
-    compression: str | None
-
-
-def _how_results_are_stored(
+def _packed(
+    outputs: Sequence[Output],
     options: StorageOptions,
     abilities: WriterAbilities,
-    target: Target,
+    sources: Sources,
     average: Average | None,
-    *,
-    in_rows: bool,
-) -> _Stored:
-    sources = sources_of(options, abilities, target, average, in_rows=in_rows)
+) -> list[Output]:
+    """Outputs, with the chunks of their virtual sources."""
     if average is not None and (options.chunks or options.compression):
         raise OptionError(
             "An average is one dataset, made at the end. Compress it afterwards: hpcio repack "
             "OUT --compression gzip"
         )
-    chunks, compression = _chunking(options, abilities, target, sources)
-    return _Stored(sources, chunks, compression)
+    names, found = [output.name for output in outputs], []
+    for output in outputs:
+        own = options.of(output.name, names)
+        with _naming(output.name):
+            chunks, compression = _chunking(own, abilities, output.target, sources)
+        found.append(replace(output, chunks=chunks, compression=compression))
+    return found
 
 
 def sources_of(
@@ -492,9 +489,11 @@ def _chunking(
     """Chunks of a virtual source, and their compression; None if it is contiguous."""
     shape = target.largest_shape()
     axis = 0 if target.stacked else target.axis
+    chunks = cast(Chunks, options.chunks)
     chosen = Chunking.choose(
-        shape or (1,), target.dtype, axis, chunks=options.chunks, compression=options.compression
-    )
+        shape or (1,), target.dtype, axis,
+        chunks=chunks, compression=cast("str | None", options.compression),
+    )  # fmt: skip
     if chosen is None:
         return None, None
     if not abilities.compresses:
@@ -506,7 +505,7 @@ def _chunking(
     chunk = chosen.chunk if shape else ()
     if sources == "task":
         values = math.prod(chunk)
-        if not options.chunks or options.chunks is True:  # several small results, each in one chunk
+        if not chunks or chunks is True:  # several small results, each in one chunk
             values *= max(1, CHUNK // (values * target.dtype.itemsize))
         chunk = (values,)
     return chunk, (chosen.compression and str(chosen.compression)) or None

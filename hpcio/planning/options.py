@@ -16,6 +16,7 @@ from hpcio.recording import Trials
 
 __all__ = [
     "CallOptions",
+    "Chunks",
     "LayoutOptions",
     "ReadingOptions",
     "Reducing",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 Sources = Literal["trial", "task"]
+# A shape; True for a good one, None for none.
+Chunks = bool | Sequence[int] | None
 # An average by its name; or three functions that make one, themselves or by the name of a tuple.
 Reducing = Reduce | str | Sequence[Callable[..., Any]]
 
@@ -109,24 +112,33 @@ class LayoutOptions:
         OptionError
             If a dict names a result that is not there.
         """
-        defaults: dict[str, Any] = {
-            "join": "concatenate", "join_axis": None, "out_channel_axis": None, "axes": None,
-        }  # fmt: skip
-        own = {}
-        for option, default in defaults.items():
-            given = getattr(self, option)
-            if not isinstance(given, Mapping) or (option == "axes" and not _is_by_name(given)):
-                continue
-            unknown = [str(key) for key in given if key not in names or not name]
-            if unknown:
-                there = f"are {', '.join(names)}" if name else "is one array without a name"
-                raise OptionError(
-                    f"{option}= names '{unknown[0]}', but what the function returns {there}."
-                )
-            own[option] = given.get(name, default)
+        defaults: dict[str, Any] = {"join": "concatenate", "join_axis": None,
+                                    "out_channel_axis": None, "axes": None}  # fmt: skip
+        if self.axes is not None and not _is_by_name(self.axes):
+            del defaults["axes"]
+        own = _of_one(self, defaults, name, names)
         if isinstance(own.get("join_axis"), np.integer):
             own["join_axis"] = int(own["join_axis"])
         return replace(self, **own)
+
+
+def _of_one(
+    options: object, defaults: Mapping[str, Any], name: str, names: Sequence[str]
+) -> dict[str, Any]:
+    """What those options that are dicts say of one of several results, or an OptionError."""
+    own = {}
+    for option, default in defaults.items():
+        given = getattr(options, option)
+        if not isinstance(given, Mapping):
+            continue
+        unknown = [str(key) for key in given if key not in names or not name]
+        if unknown:
+            there = f"are {', '.join(names)}" if name else "is one array without a name"
+            raise OptionError(
+                f"{option}= names '{unknown[0]}', but what the function returns {there}."
+            )
+        own[option] = given.get(name, default)
+    return own
 
 
 def _is_by_name(axes: Mapping[str, Any]) -> bool:
@@ -138,6 +150,9 @@ def _is_by_name(axes: Mapping[str, Any]) -> bool:
 class StorageOptions:
     """How results are stored.
 
+    Of several results, a dict by their names says of some how they are packed; those without are
+    stored as they are.
+
     Raises
     ------
     OptionError
@@ -146,8 +161,8 @@ class StorageOptions:
 
     writer: str = "virtual"
     sources: Literal["auto", "trial", "task"] = "auto"
-    chunks: bool | Sequence[int] | None = None
-    compression: str | None = None
+    chunks: Chunks | Mapping[str, Chunks] = None
+    compression: str | Mapping[str, str | None] | None = None
     access: Access = "result"
 
     def __post_init__(self) -> None:
@@ -157,6 +172,10 @@ class StorageOptions:
             )
         if self.sources not in ("auto", "trial", "task"):
             raise OptionError(f"sources='{self.sources}' is unknown. Choose auto, trial or task.")
+
+    def of(self, name: str, names: Sequence[str]) -> StorageOptions:
+        """What is said of one of several results; see `LayoutOptions.of`."""
+        return replace(self, **_of_one(self, {"chunks": None, "compression": None}, name, names))
 
 
 @dataclass(frozen=True, kw_only=True)

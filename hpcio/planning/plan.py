@@ -135,7 +135,13 @@ class Plan:
     @property
     def outputs(self) -> tuple[Output, ...]:
         """The datasets of the result: ``data`` alone, or one for each of several results."""
-        return self.several or (Output("data", self.target, self.axes),)
+        one = Output("data", self.target, self.axes, self.chunks, self.compression)
+        return self.several or (one,)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether virtual sources have chunks, those of some output at least."""
+        return any(output.chunks is not None for output in self.outputs)
 
     def called_in_words(self, output: Output) -> str:
         """What people call an output: the result, or one of several by its name."""

@@ -171,7 +171,11 @@ def _write(plan: Plan, path: Path) -> None:
 
 def _plain_outputs(plan: Plan) -> dict[str, Any]:
     """Several results as JSON can hold them; nothing for one."""
-    found = [[output.name, *_plain_axes(output.axes).values()] for output in plan.several]
+    found = [
+        {"name": one.name, **_plain_axes(one.axes), "chunks": one.chunks,
+         "compression": one.compression}
+        for one in plan.several
+    ]  # fmt: skip
     return {"outputs": found} if found else {}
 
 
@@ -221,10 +225,13 @@ def _arrays_of_outputs(plan: Plan) -> dict[str, np.ndarray]:
 def _outputs(f: h5py.File, plain: list[Any]) -> tuple[Output, ...]:
     """What `_plain_outputs` and `_arrays_of_outputs` have kept."""
     found = []
-    for n, (name, axes, *columns) in enumerate(plain):
+    for n, one in enumerate(plain):
         group = f[f"outputs/{n}"]
-        named = _axes(group, axes, columns[0] if columns else ())
-        found.append(Output(name, Target.load(group["target"]), named))
+        named = _axes(group, one["axes"], one["axis_columns"])
+        chunks = None if one["chunks"] is None else tuple(one["chunks"])
+        found.append(
+            Output(one["name"], Target.load(group["target"]), named, chunks, one["compression"])
+        )
     return tuple(found)
 
 

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
-import h5py
 import numpy as np
 
 from hpcio.errors import ResultError
-from hpcio.files import fill_of, plain_offset, read_at, read_table
+from hpcio.files import fill_of, open_file, plain_offset, read_at, read_table
 from hpcio.layout import Target
-from hpcio.results.opening import ResultFile
+from hpcio.results.opening import ResultFile, target_of
 
 __all__ = [
     "PIECE",
@@ -85,11 +84,11 @@ class Extents:
     dtype: np.dtype
 
     @classmethod
-    def of(cls, f: ResultFile, target: Target) -> Self | None:
-        """The extents of a result; None if only HDF5 can read its bytes."""
+    def of(cls, f: ResultFile, target: Target, name: str = "data") -> Self | None:
+        """The extents of a dataset of a result; None if only HDF5 can read its bytes."""
         if not target.nbytes:
             return None
-        data = f.virtual
+        data = f.plain(name)
         if not data.is_virtual:
             offset = plain_offset(data, f.filename)
             if offset is None:
@@ -99,17 +98,17 @@ class Extents:
         if not target.in_rows or "compression" in f["hpcio"].attrs:
             return None
         try:
-            return cls._of_virtual(f, data, target)
+            return cls._of_virtual(f, name, target)
         except UnicodeDecodeError:  # h5py has no names of sources but those in UTF-8
             return None
 
     @classmethod
-    def _of_virtual(cls, f: ResultFile, data: h5py.Dataset, target: Target) -> Self:
+    def _of_virtual(cls, f: ResultFile, name: str, target: Target) -> Self:
         folder = os.path.dirname(os.path.realpath(f.filename))
         table = read_table(f["hpcio/sources"])
         number = {os.fsdecode(path): k for k, path in enumerate(table["path"].tolist())}
         row, itemsize = target.nbytes // target.shape[0], target.dtype.itemsize
-        dcpl = data.id.get_create_plist()
+        dcpl = f.plain(name).id.get_create_plist()
         count = dcpl.get_virtual_count()
         file, offset, start, stop = (np.zeros(count, np.int64) for _ in range(4))
         for k in range(count):
@@ -120,7 +119,7 @@ class Extents:
             # All of a source, or a part of one that has one axis.
             begin = inside.get_select_bounds()[0][0] if inside.get_simple_extent_ndims() else 0
             offset[k] = begin * itemsize
-        offset += table["header"][file]
+        offset += _begins(f, name, table, number)[file]
         order = np.argsort(start, kind="stable")
         paths = tuple(os.path.join(folder, os.fsdecode(path)) for path in table["path"].tolist())
         return cls(paths, file[order], offset[order], start[order], stop[order], target.dtype)
@@ -149,6 +148,29 @@ class Extents:
             source.read(self.paths[self.file[k]], part, int(self.offset[k] + at - self.start[k]))
             at = end
             k += 1
+
+
+def _begins(f: ResultFile, name: str, table: np.ndarray, number: Mapping[str, int]) -> np.ndarray:
+    """Where a dataset begins in each source, in bytes; those of several results lie back to back.
+
+    A source that has room for more blocks than the result takes from it is asked itself.
+    """
+    begins = table["header"].astype(np.int64)
+    if len(f.results) == 1:
+        return begins
+    of_block = read_table(f["hpcio/source_of_block"])
+    done = of_block >= 0
+    alias = np.asarray([number[os.fsdecode(path)] for path in table["path"].tolist()], np.int64)
+    file, nbytes = alias[of_block[done]], np.zeros(len(table), np.int64)
+    for result in f.results:
+        if result == name:
+            begins += nbytes
+        np.add.at(nbytes, file, target_of(f, result).sizes()[done])
+    folder = os.path.dirname(os.path.realpath(f.filename))
+    for k in np.intersect1d(file, np.flatnonzero(nbytes != table["size"] - table["header"])):
+        with open_file(os.path.join(folder, os.fsdecode(table["path"][k]))) as source:
+            begins[k] = source[name].id.get_offset() or 0
+    return begins
 
 
 class OpenSource:

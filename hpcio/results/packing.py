@@ -72,9 +72,9 @@ def _parts(target: Target, chunking: Chunking) -> list[Region]:
 class _Packing:
     """A result, open to be read and packed part by part."""
 
-    def __init__(self, f: ResultFile, target: Target, chunking: Chunking) -> None:
-        self._f, self._target, self._chunking = f, target, chunking
-        self._extents = Extents.of(f, target)
+    def __init__(self, f: ResultFile, name: str, target: Target, chunking: Chunking) -> None:
+        self._f, self._name, self._target, self._chunking = f, name, target, chunking
+        self._extents = Extents.of(f, target, name)
         self._packer = Packer(chunking, target.dtype)
 
     def __enter__(self) -> Self:
@@ -87,7 +87,7 @@ class _Packing:
         rows = region[0]
         others = zip(region[1:], self._target.shape[1:], strict=True)
         if self._extents is None or any((s.start, s.stop) != (0, n) for s, n in others):
-            return np.asarray(read_region(self._f, region))
+            return np.asarray(read_region(self._f, region, self._name))
         shape = (rows.stop - rows.start, *self._target.shape[1:])
         data = np.empty(shape, self._target.dtype)
         with OpenSource() as source:
@@ -113,8 +113,10 @@ def fill_chunks(
     chunking: Chunking,
     final: Path,
     workers: int | None,
+    *,
+    name: str = "data",
 ) -> None:
-    """Write all data of a result into an empty chunked dataset.
+    """Write all data of a dataset of a result into an empty chunked one.
 
     Raises
     ------
@@ -135,9 +137,9 @@ def fill_chunks(
     if workers is None:
         workers = _useful_workers(target, chunking)
     if workers > 1:
-        _pack_in_processes(f.filename, chunking, parts, write, workers=workers)
+        _pack_in_processes(f.filename, name, chunking, parts, write, workers=workers)
         return
-    with _Packing(f, target, chunking) as packing:
+    with _Packing(f, name, target, chunking) as packing:
         for part in parts:
             write(packing.packed(part))
 
@@ -150,6 +152,7 @@ def _useful_workers(target: Target, chunking: Chunking) -> int:
 
 def _pack_in_processes(
     path: str,
+    name: str,
     chunking: Chunking,
     parts: list[Region],
     write: Callable[[Iterator[Packed]], None],
@@ -160,7 +163,7 @@ def _pack_in_processes(
     with ExitStack() as stack:
         idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for _ in range(min(workers, len(parts))):
-            idle.put(stack.enter_context(_Worker(path, chunking)))
+            idle.put(stack.enter_context(_Worker(path, name, chunking)))
 
         def fill(part: Region) -> None:
             worker = idle.get()
@@ -181,9 +184,12 @@ def _pack_in_processes(
 class _Worker:
     """A plain new Python that packs parts of a result."""
 
-    def __init__(self, path: str, chunking: Chunking) -> None:
-        compression = chunking.compression and str(chunking.compression)
-        task = json.dumps({"path": path, "chunk": chunking.chunk, "compression": compression})
+    def __init__(self, path: str, name: str, chunking: Chunking) -> None:
+        said = {
+            "path": path, "name": name, "chunk": chunking.chunk,
+            "compression": chunking.compression and str(chunking.compression),
+        }  # fmt: skip
+        task = json.dumps(said)
         self._rank = len(chunking.chunk)
         try:
             # It has a session of its own, since Ctrl-C is for the process that writes.
@@ -243,8 +249,8 @@ def serve(task: str) -> None:
         compression = said["compression"] and Compression.parse(said["compression"])
         chunking = Chunking(tuple(said["chunk"]), compression)
         with result.open(said["path"]) as f:
-            target = Target.load(f["hpcio/target"])
-            with _Packing(f, target, chunking) as packing:
+            target = result.target_of(f, said["name"])
+            with _Packing(f, said["name"], target, chunking) as packing:
                 for line in sys.stdin.buffer:
                     part = tuple(slice(*edges) for edges in json.loads(line))
                     _send(out, packing.packed(part))

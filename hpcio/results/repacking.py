@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -47,7 +47,7 @@ from hpcio.files import (
 from hpcio.journals import DONE, alone, remove
 from hpcio.layout import Target
 from hpcio.machine import check_room, look_again, only_files
-from hpcio.planning import check_new_output, open_plan_file
+from hpcio.planning import Chunks, StorageOptions, check_new_output, open_plan_file
 from hpcio.recording import FURTHER
 from hpcio.results import opening as result
 from hpcio.results.besides import SEVERAL
@@ -93,8 +93,8 @@ def repack(
     path: str | os.PathLike[str],
     into: str | os.PathLike[str] | None = None,
     *,
-    chunks: bool | Sequence[int] | None = None,
-    compression: str | None = None,
+    chunks: Chunks | Mapping[str, Chunks] = None,
+    compression: str | Mapping[str, str | None] | None = None,
     workers: int | None = None,
 ) -> Verified:
     """Copy a result into one ordinary HDF5 file, and verify the copy.
@@ -111,13 +111,14 @@ def repack(
         every byte of the new file has been read back from the disk and verified. If the
         directory holds another run by then, such as one that starts over and is not
         finished, it stays, and a warning says so.
-    chunks : bool or sequence of int, optional
+    chunks : bool or sequence of int, or dict of these, optional
         Shape of the chunks of ``data``, or True for chunks of about 1 MB along the axis
         that trials were joined along. By default ``data`` is contiguous, or chunked so if
-        it is compressed.
-    compression : str, optional
+        it is compressed. Of several results of a call, a dict says it for some by their names.
+    compression : str, or dict of str, optional
         ``NAME[:LEVEL][+shuffle]``, such as ``"gzip"`` or ``"zstd:3"``; the guide says when
-        it pays. All but ``gzip`` and ``lzf`` need the package hdf5plugin, readers too.
+        it pays. All but ``gzip`` and ``lzf`` need the package hdf5plugin, readers too. Of several
+        results, a dict as for `chunks`.
     workers : int, optional
         Threads that copy, or processes that compress; by default one for each core, at
         most four to copy.
@@ -155,7 +156,7 @@ def repack(
             part = stack.enter_context(_part_of(final))
             try:
                 checked, run_id, seen = _checked_copy(
-                    source, part, final, chunks=chunks, compression=compression,
+                    source, part, final, StorageOptions(chunks=chunks, compression=compression),
                     workers=workers, in_place=in_place, form=form,
                 )  # fmt: skip
             except (ResultError, *_OF_DAMAGE):
@@ -182,9 +183,8 @@ def _checked_copy(
     source: Path,
     part: Path,
     final: Path,
+    storage: StorageOptions,
     *,
-    chunks: bool | Sequence[int] | None,
-    compression: str | None,
     workers: int | None,
     in_place: bool,
     form: _Form,
@@ -198,14 +198,12 @@ def _checked_copy(
         if several:
             check_room(final, sum(target.nbytes for target in several.values()))
         chunkings = {
-            name: Chunking.choose(
-                one.shape, one.dtype, one.axis, chunks=chunks, compression=compression
-            )
+            name: _chunking(one, storage.of(name if several else "", f.results))
             for name, one in (several or {"data": target}).items()
         }
         checked = None
         if several:
-            names = _through_hdf5(f, several, part, chunkings, form)
+            names = _several(f, several, part, final, chunkings, workers, form)
         elif (chunking := chunkings["data"]) is None:
             name, checked = _contiguous(f, target, part, final, workers, form, compare=not in_place)
             names = {"data": name}
@@ -218,22 +216,44 @@ def _checked_copy(
     return checked, run_id, seen
 
 
-def _through_hdf5(
+def _chunking(target: Target, own: StorageOptions) -> Chunking | None:
+    """The chunking of a dataset that was asked for."""
+    return Chunking.choose(
+        target.shape, target.dtype, target.axis,
+        chunks=cast(Chunks, own.chunks), compression=cast("str | None", own.compression),
+    )  # fmt: skip
+
+
+def _several(
     f: ResultFile,
     targets: Mapping[str, Target],
     part: Path,
+    final: Path,
     chunkings: Mapping[str, Chunking | None],
+    workers: int | None,
     form: _Form,
 ) -> dict[str, str]:
     """Copy several results, each into a dataset of its own; returns the names of these."""
-    with h5py.File(part, "w", libver=("v110", "v110"), locking=False) as g:
+    options: dict[str, Any] = {"libver": ("v110", "v110")}
+    if not any(chunkings.values()):
+        options |= {"alignment_threshold": PAGE, "alignment_interval": PAGE}
+    plain = []
+    with h5py.File(part, "w", locking=False, **options) as g:
         made = form(f, g, _maker(targets, chunkings))
         _tell_compression(g, chunkings.values())
         for name, target in targets.items():
-            for _, first, last in spans(target):
-                region = _rows(target, first, last)
-                made[name][region] = read_region(f, region, name)
-        return {name: str(dataset.name) for name, dataset in made.items()}
+            if (chunking := chunkings[name]) is not None:
+                fill_chunks(f, target, made[name], chunking, final, workers, name=name)
+            elif (extents := Extents.of(f, target, name)) is not None:
+                plain.append((extents, int(made[name].id.get_offset()), target.nbytes))
+            else:
+                for _, first, last in spans(target):
+                    region = _rows(target, first, last)
+                    made[name][region] = read_region(f, region, name)
+        names = {name: str(dataset.name) for name, dataset in made.items()}
+    for extents, begin, nbytes in plain:
+        _copy_bytes(extents, part, begin, pieces(0, nbytes, SPAN), workers)
+    return names
 
 
 def _check_unchanged(source: Path, seen: os.stat_result) -> None:
@@ -385,7 +405,7 @@ def _tell_compression(g: h5py.File, chunkings: Iterable[Chunking | None]) -> Non
     """Let a result say which filter its readers need."""
     packed = [one.compression for one in chunkings if one is not None and one.compression]
     if packed and "hpcio" in g:
-        g["hpcio"].attrs["compression"] = np.bytes_(str(packed[0]))
+        g["hpcio"].attrs["compression"] = np.bytes_(",".join(dict.fromkeys(map(str, packed))))
 
 
 # ---------------------------------------------------------------------- contiguous

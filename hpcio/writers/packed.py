@@ -8,7 +8,8 @@ the log is removed. The process that publishes the result does the same for logs
 
 All chunks are of one length, so blocks lie across their edges. The last chunk, not full yet, is
 held back for a second at most, then logged as it is. Of several entries with one number, the last
-counts.
+counts. Of several results of a call, each has chunks of its own, and these take turns in their
+numbers. One that is stored as it is has pieces in the log, and is contiguous in the file.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ from __future__ import annotations
 import os
 import secrets
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import h5py
 import numpy as np
@@ -27,10 +27,7 @@ import numpy as np
 from hpcio.errors import (
     HpcioError,
     ResultError,
-    SourceError,
     as_output_error,
-    as_read_error,
-    is_of_disk,
 )
 from hpcio.files import (
     READABLE,
@@ -39,25 +36,32 @@ from hpcio.files import (
     NewNames,
     Packer,
     checksum,
+    good_chunk,
     in_memory_file,
-    load_filters,
-    open_file,
-    read_text,
     sync,
     write_at,
     write_image,
 )
-from hpcio.journals import FILE, Journal, JournalRecords
+from hpcio.journals import FILE, Journal
+from hpcio.layout import Output, sizes_of_parts, split_record
 from hpcio.machine import check_room
 from hpcio.planning import Plan
-from hpcio.writers.sources import TrialFiles, task_path, trial_path
+from hpcio.writers.sources import (
+    Places,
+    TrialFiles,
+    note_places,
+    task_path,
+)
 
 __all__ = [
-    "PackedReader",
+    "Entry",
     "PackedTaskFiles",
     "PackedTrialFiles",
+    "chunking_of",
+    "entries_of",
     "seal",
     "task_file",
+    "task_log",
 ]
 
 # Number of the chunk, filter mask, size, checksum of number, mask and bytes.
@@ -68,11 +72,13 @@ HEADER = 4096
 _SPARE = 16 << 20
 
 
-def chunking_of(plan: Plan, shape: tuple[int, ...]) -> Chunking:
-    """The chunking of a source of a given shape."""
-    assert plan.chunks is not None
-    chunk = tuple(max(1, min(c, n)) for c, n in zip(plan.chunks, shape, strict=True))
-    return Chunking(chunk, (plan.compression and Compression.parse(plan.compression)) or None)
+def chunking_of(output: Output, shape: tuple[int, ...]) -> Chunking:
+    """The chunking of a source of a given shape; in a log, all have such pieces."""
+    chunks = output.chunks
+    if chunks is None:
+        chunks = good_chunk(shape, output.target.dtype.itemsize, 0)
+    chunk = tuple(max(1, min(c, n)) for c, n in zip(chunks, shape, strict=True))
+    return Chunking(chunk, (output.compression and Compression.parse(output.compression)) or None)
 
 
 def task_log(path: Path) -> Path:
@@ -81,17 +87,18 @@ def task_log(path: Path) -> Path:
 
 
 def _new_dataset(
-    file: h5py.File, plan: Plan, shape: tuple[int, ...], chunking: Chunking
+    file: h5py.File, digest: str, output: Output, shape: tuple[int, ...]
 ) -> h5py.Dataset:
     dcpl = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    if shape and 0 not in shape:  # HDF5 knows no chunks of a scalar, or of nothing
-        chunking.add_to(dcpl)
+    # HDF5 knows no chunks of a scalar, or of nothing.
+    if output.chunks is not None and shape and 0 not in shape:
+        chunking_of(output, shape).add_to(dcpl)
     dcpl.set_fill_time(h5py.h5d.FILL_TIME_IFSET)
     dcpl.set_obj_track_times(False)
-    htype = h5py.h5t.py_create(plan.target.dtype, logical=True)
+    htype = h5py.h5t.py_create(output.target.dtype, logical=True)
     space = h5py.h5s.create_simple(shape)
-    dataset = h5py.Dataset(h5py.h5d.create(file.id, b"data", htype, space, dcpl))
-    dataset.attrs["plan"] = np.bytes_(plan.digest)
+    dataset = h5py.Dataset(h5py.h5d.create(file.id, output.name.encode(), htype, space, dcpl))
+    dataset.attrs["plan"] = np.bytes_(digest)
     return dataset
 
 
@@ -99,10 +106,25 @@ class PackedTrialFiles(TrialFiles):
     """One file for each block, made in memory; see `hpcio.writers.Writer`."""
 
     def _write_file(self, path: str, block: int, data: np.ndarray) -> None:
+        outputs = self._plan.outputs
         with in_memory_file() as f:
-            dataset = _new_dataset(f, self._plan, data.shape, chunking_of(self._plan, data.shape))
-            dataset[...] = data
+            for output, part in zip(outputs, split_record(outputs, block, data), strict=True):
+                shape = output.target.shape_of(block)
+                _new_dataset(f, self._plan.digest, output, shape)[...] = part.reshape(shape)
             write_image(f, path, mode=READABLE, sync=self._each)
+
+
+class _Stream:
+    """The values of one output, in the order of blocks, that wait for their chunk to be full."""
+
+    def __init__(self, output: Output, nbytes: int) -> None:
+        self.dtype = output.target.dtype
+        chunking = chunking_of(output, (nbytes // self.dtype.itemsize,))
+        self.size = chunking.chunk[0] * self.dtype.itemsize
+        self.packer = Packer(chunking, self.dtype)
+        self.number = 0  # of the chunk at hand
+        self.held = bytearray()
+        self.unlogged = False
 
 
 class PackedTaskFiles:
@@ -110,22 +132,19 @@ class PackedTaskFiles:
 
     def __init__(self, plan: Plan, attempt: str) -> None:
         self._plan, self._attempt = plan, attempt
-        self._sizes = plan.target.sizes()
+        self._sizes = sizes_of_parts([output.target for output in plan.outputs])
         self._file = -1
         self._fd = -1
         self._names = NewNames()
-        self._held = bytearray()
-        self._packer: Packer | None = None
+        self._streams: list[_Stream] = []
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         """Finish the file before, begin the log of the next."""
         self._finish()
         self._file += 1
-        self._total = int(self._sizes[blocks].sum())
-        length = self._total // self._plan.target.dtype.itemsize
-        chunking = chunking_of(self._plan, (length,))
-        self._chunk = chunking.chunk[0] * self._plan.target.dtype.itemsize
-        self._packer = Packer(chunking, self._plan.target.dtype)
+        self._places = places = Places(self._sizes, blocks)
+        outputs = self._plan.outputs
+        self._streams = [_Stream(o, n) for o, n in zip(outputs, places.nbytes, strict=True)]
         self._path = self._plan.run_directory / task_path(self._attempt, self._file)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -133,29 +152,47 @@ class PackedTaskFiles:
         except OSError as error:
             raise as_output_error(error, self._path) from error
         self._names.add(self._path.parent)
-        self._end = self._next = self._number = 0
-        self._unlogged = False
-        journal.append(FILE, file=self._file, nbytes=self._total)
+        self._end = 0
+        journal.append(FILE, file=self._file, nbytes=sum(places.nbytes))
+        if self._plan.several:
+            note_places(journal, self._file, blocks)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         """Pack the chunks that are full now."""
-        offset = self._next
-        self._held += np.ascontiguousarray(data).tobytes()
-        self._next += data.nbytes
-        self._unlogged = self._unlogged or data.nbytes > 0
-        while len(self._held) >= self._chunk:
-            self._log(memoryview(self._held)[: self._chunk])
-            self._held = self._held[self._chunk :]
-            self._number += 1
-            self._unlogged = bool(self._held)
-        return self._file, offset
+        raw, at = data.reshape(-1).view(np.uint8), 0
+        starts = self._places.inside(block)
+        for k, (start, (_, size)) in enumerate(zip(starts, self._places.of(block), strict=True)):
+            self._take(k, start, raw[at : at + size])
+            at += size
+        return self._file, self._places.offset_of(block)
 
-    def _log(self, values: memoryview) -> None:
-        assert self._packer is not None
-        array = np.frombuffer(values, self._plan.target.dtype)
-        mask, packed = self._packer.pack(array)
-        check = _sum_of(self._number, mask, packed)
-        write_at(self._fd, _HEAD.pack(self._number, mask, len(packed), check) + packed, self._end)
+    def _take(self, k: int, start: int, data: np.ndarray) -> None:
+        """Pack the chunks of one output that are full by its next bytes, which begin at `start`."""
+        stream = self._streams[k]
+        if start // stream.size > stream.number:  # the blocks before have failed
+            self._log_rest(k)
+            stream.number, stream.held = start // stream.size, bytearray()
+        stream.held += bytes(start - stream.number * stream.size - len(stream.held))
+        stream.held += data.tobytes()
+        stream.unlogged = stream.unlogged or data.nbytes > 0
+        while len(stream.held) >= stream.size:
+            self._log(k, memoryview(stream.held)[: stream.size])
+            stream.held = stream.held[stream.size :]
+            stream.number += 1
+            stream.unlogged = bool(stream.held)
+
+    def _log_rest(self, k: int) -> None:
+        """Log the last chunk of an output as far as it is filled."""
+        if self._streams[k].unlogged:
+            self._log(k, memoryview(self._streams[k].held))
+            self._streams[k].unlogged = False
+
+    def _log(self, k: int, values: memoryview) -> None:
+        stream = self._streams[k]
+        mask, packed = stream.packer.pack(np.frombuffer(values, stream.dtype))
+        number = stream.number * len(self._streams) + k
+        check = _sum_of(number, mask, packed)
+        write_at(self._fd, _HEAD.pack(number, mask, len(packed), check) + packed, self._end)
         self._end += _HEAD.size + len(packed)
 
     def mark_failed(self, block: int) -> None:
@@ -164,13 +201,12 @@ class PackedTaskFiles:
     @property
     def is_flushed(self) -> bool:
         """Whether all results so far are in the log."""
-        return not self._unlogged
+        return not any(stream.unlogged for stream in self._streams)
 
     def flush(self) -> None:
-        """Log the last chunk as far as it is filled."""
-        if self._unlogged:
-            self._log(memoryview(self._held))
-            self._unlogged = False
+        """Log the last chunks as far as they are filled."""
+        for k in range(len(self._streams)):
+            self._log_rest(k)
 
     def prepare_sync(self) -> Callable[[], None]:
         """A function that brings the log to the disk; files made of earlier logs are there."""
@@ -193,12 +229,11 @@ class PackedTaskFiles:
             return
         os.close(self._fd)
         self._fd = -1
-        self._held = bytearray()
-        if self._packer is not None:
-            self._packer.close()
-            self._packer = None
+        for stream in self._streams:
+            stream.packer.close()
+        self._streams = []
         try:
-            _make_file(self._plan, self._path, self._path, self._total)
+            _make_file(self._plan, self._path, self._path, self._places.nbytes)
             task_log(self._path).unlink()
         except (OSError, RuntimeError) as error:
             raise as_output_error(error, self._path) from error
@@ -215,7 +250,7 @@ class PackedTaskFiles:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """Where the log has a chunk."""
 
     offset: int
@@ -231,9 +266,9 @@ def _sum_of(number: int, mask: int, packed: bytes) -> int:
     return checksum(packed, (number ^ (mask << 32)) & (2**64 - 1))
 
 
-def _entries(fd: int) -> dict[int, _Entry]:
+def entries_of(fd: int) -> dict[int, Entry]:
     """The chunks of a log up to the first that is torn; what is logged last counts."""
-    found: dict[int, _Entry] = {}
+    found: dict[int, Entry] = {}
     at = 0
     while len(head := os.pread(fd, _HEAD.size, at)) == _HEAD.size:
         number, mask, size, check = _HEAD.unpack(head)
@@ -242,26 +277,26 @@ def _entries(fd: int) -> dict[int, _Entry]:
             break
         if _sum_of(number, mask, os.pread(fd, size, at)) != check:
             break
-        found[number] = _Entry(at, size, mask)
+        found[number] = Entry(at, size, mask)
         at += size
     return found
 
 
-def _make_file(plan: Plan, path: Path, final: Path, nbytes: int) -> None:
-    """Make an HDF5 file of the log of a task file: complete under its final name, or not at all."""
-    length = nbytes // plan.target.dtype.itemsize
-    chunking = chunking_of(plan, (length,))
+def _make_file(plan: Plan, path: Path, final: Path, sizes: Sequence[int]) -> None:
+    """Make an HDF5 file of the log of a task file: complete under its final name, or not at all.
+
+    `sizes` are the bytes of each of its datasets.
+    """
     part = final.with_suffix(f".{secrets.token_hex(4)}.part")
     fd = os.open(task_log(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        entries = _entries(fd)
+        entries = entries_of(fd)
         check_room(final, sum(e.size for e in entries.values()) + _SPARE)
         with h5py.File(part, "x", libver=("v110", "v110"), locking=False) as f:
-            dataset = _new_dataset(f, plan, (length,), chunking)
+            made = [_Made(f, plan, *each) for each in zip(plan.outputs, sizes, strict=True)]
             for number, entry in sorted(entries.items()):
-                packed = os.pread(fd, entry.size, entry.offset)
-                first = (number * chunking.chunk[0],)
-                dataset.id.write_direct_chunk(first, packed, filter_mask=entry.mask)
+                place, k = divmod(number, len(made))
+                made[k].add(place, os.pread(fd, entry.size, entry.offset), entry.mask)
         sync(part)
         os.rename(part, final)
         sync(final.parent)
@@ -270,7 +305,24 @@ def _make_file(plan: Plan, path: Path, final: Path, nbytes: int) -> None:
         part.unlink(missing_ok=True)
 
 
-def task_file(plan: Plan, path: Path, nbytes: int) -> Path:
+class _Made:
+    """The dataset that is made of the chunks of one output in a log."""
+
+    def __init__(self, file: h5py.File, plan: Plan, output: Output, nbytes: int) -> None:
+        length = nbytes // output.target.dtype.itemsize
+        self._length = chunking_of(output, (length,)).chunk[0]
+        self._dataset = _new_dataset(file, plan.digest, output, (length,))
+
+    def add(self, place: int, packed: bytes, mask: int) -> None:
+        first, dataset = place * self._length, self._dataset
+        if dataset.chunks is not None:
+            dataset.id.write_direct_chunk((first,), packed, filter_mask=mask)
+            return
+        values = np.frombuffer(packed, dataset.dtype)[: dataset.shape[0] - first]
+        dataset[first : first + values.size] = values
+
+
+def task_file(plan: Plan, path: Path, sizes: Sequence[int]) -> Path:
     """The HDF5 file of a task file; if its writer was killed, one that is made of its log.
 
     That file gets a name of its own: the writer may still live, and make a file itself.
@@ -279,7 +331,7 @@ def task_file(plan: Plan, path: Path, nbytes: int) -> Path:
         return path
     made = path.with_suffix(f".{secrets.token_hex(4)}.h5")
     try:
-        _make_file(plan, path, made, nbytes)
+        _make_file(plan, path, made, sizes)
     except FileNotFoundError:
         return path  # finished meanwhile, or gone: `seal` says which
     except (OSError, RuntimeError) as error:
@@ -300,131 +352,3 @@ def seal(path: Path, name: str) -> tuple[int, int, int]:
             error.errno, f"The part '{name}' cannot be read ({error.strerror}). Resume the run."
         ) from error
     return size, len(head), checksum(head)
-
-
-class PackedReader:
-    """The results of one attempt, from HDF5 files and from logs."""
-
-    def __init__(self, plan: Plan, records: JournalRecords) -> None:
-        self._plan, self._attempt, self._digest = plan, records.attempt, records.plan
-        load_filters(plan.compression or "", plan.run_directory)
-        files = records.records[records.records["kind"] == FILE]
-        self._sizes = {int(r["file"]): int(r["nbytes"]) for r in files}
-        self._path: Path | None = None
-        self._file: h5py.File | None = None
-        self._fd = -1
-
-    def there(self, records: np.ndarray) -> np.ndarray:
-        """Whether the files of some blocks can be read, and are ours."""
-        return np.asarray([self._open(r) and self._covers(r) for r in records], bool)
-
-    def read(self, record: np.void) -> np.ndarray | None:
-        """The bytes of one block; None if its file is missing or cannot be read."""
-        if not self._open(record) or not self._covers(record):
-            return None
-        itemsize = self._plan.target.dtype.itemsize
-        first, count = int(record["offset"]) // itemsize, int(record["nbytes"]) // itemsize
-        try:
-            if self._file is None:
-                values = self._from_log(first, count)
-            elif self._plan.sources == "trial":
-                values = self._file["data"][()]
-            else:
-                values = self._file["data"][first : first + count]
-        except (OSError, RuntimeError) as error:  # a filter cannot make sense of a chunk
-            if is_of_disk(error):
-                raise as_read_error(error, self._path_of(record)) from error
-            return None
-        return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-
-    def intact(self, record: np.void) -> bool:
-        """Whether the bytes of one block are those that were journalled."""
-        data = self.read(record)
-        return data is not None and checksum(data) == int(record["checksum"])
-
-    def _path_of(self, record: np.void) -> str:
-        if self._plan.sources == "trial":
-            return trial_path(self._attempt, int(record["block"]))
-        return task_path(self._attempt, int(record["file"]))
-
-    def _covers(self, record: np.void) -> bool:
-        """Whether the log has all chunks of a block; a file that was made of a log always has."""
-        if self._file is not None:
-            return True
-        first, last = int(record["offset"]), int(record["offset"]) + int(record["nbytes"])
-        return all(k in self._entries for k in range(first // self._size, -(-last // self._size)))
-
-    def _from_log(self, first: int, count: int) -> np.ndarray:
-        length = self._chunking.chunk[0]
-        numbers = range(first // length, -(-(first + count) // length))
-        with Packer(self._chunking, self._plan.target.dtype) as packer:
-            chunks = [
-                packer.unpack(e.mask, os.pread(self._fd, e.size, e.offset))
-                for e in (self._entries[k] for k in numbers)
-            ]
-        begin = first - numbers.start * length
-        empty = np.empty(0, self._plan.target.dtype)
-        return np.concatenate([empty, *chunks])[begin : begin + count]
-
-    def _open(self, record: np.void) -> bool:
-        """Open the file of a block, or its log; whether there is one."""
-        path = self._plan.run_directory / self._path_of(record)
-        if path == self._path:
-            return self._file is not None or self._fd >= 0
-        self.close()
-        self._path = path
-        task = self._plan.sources == "task"
-        shape = self._plan.target.shape_of(int(record["block"]))
-        if task:
-            nbytes = self._sizes.get(int(record["file"]), 0)
-            shape = (nbytes // self._plan.target.dtype.itemsize,)
-        try:
-            file = open_file(path)
-        except SourceError as error:
-            # A file that a disk fails to read is there: its blocks need not be computed again.
-            if is_of_disk(error):
-                raise
-            return task and self._open_log(path, shape)
-        self._file = file
-        try:
-            data = file["data"]
-            ours = (
-                isinstance(data, h5py.Dataset)
-                and data.shape == shape
-                and data.dtype == self._plan.target.dtype
-                and read_text(data, "plan") == self._digest
-            )
-        except (KeyError, OSError, RuntimeError, ValueError, TypeError) as error:
-            if is_of_disk(error):
-                raise as_read_error(error, path) from error
-            ours = False
-        if not ours:
-            self._file = None
-            file.close()
-        return bool(ours)
-
-    def _open_log(self, path: Path, shape: tuple[int, ...]) -> bool:
-        try:
-            self._fd = os.open(task_log(path), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise as_read_error(error, task_log(path)) from error
-        self._chunking = chunking_of(self._plan, shape)
-        self._size = self._chunking.chunk[0] * self._plan.target.dtype.itemsize
-        self._entries = _entries(self._fd)
-        return True
-
-    def close(self) -> None:
-        """Close what is open."""
-        if self._file is not None:
-            self._file.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._path, self._file, self._fd = None, None, -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

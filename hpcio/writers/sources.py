@@ -46,6 +46,7 @@ from hpcio.writers.backend import Unbuffered
 
 __all__ = [
     "Piece",
+    "Places",
     "TaskFiles",
     "TaskFilesOfSeveral",
     "TaskReader",
@@ -54,7 +55,9 @@ __all__ = [
     "TrialReader",
     "defect_of",
     "full_files",
+    "note_places",
     "out_of_reach",
+    "places_in",
     "task_path",
     "task_pieces",
     "trial_path",
@@ -152,20 +155,18 @@ class TaskFilesOfSeveral(TaskFiles):
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         super().begin(blocks, journal)
-        cuts = np.flatnonzero(np.diff(blocks) != 1) + 1
-        runs = [(run[0], run[-1] + 1) for run in np.split(blocks, cuts)]
-        journal.note(PLACES, -1, np.asarray(runs, "<i8").tobytes(), file=self._file)
-        self._places = _Places(self._sizes, blocks)
+        note_places(journal, self._file, blocks)
+        self._places = Places(self._sizes, blocks)
 
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
-        at, slab = 0, self._slabs[-1]
+        at, slab, view = 0, self._slabs[-1], data.data
         for start, nbytes in self._places.of(block):
-            slab.write(data[at : at + nbytes], start)
+            slab.write(view[at : at + nbytes], start)
             at += nbytes
         return self._file, self._places.offset_of(block)
 
 
-class _Places:
+class Places:
     """Where the results of blocks lie in a file that has a dataset for each of them.
 
     Parameters
@@ -177,42 +178,56 @@ class _Places:
     """
 
     def __init__(self, sizes: np.ndarray, blocks: np.ndarray) -> None:
-        self.blocks, self._sizes = blocks, sizes[:, blocks]
-        stop = np.cumsum(self._sizes, axis=1)
-        self._inside = stop - self._sizes
-        self.nbytes: list[int] = self._sizes.sum(axis=1).tolist()
-        self._start = self._inside + (np.cumsum(self.nbytes) - self.nbytes)[:, None]
-        records = self._sizes.sum(axis=0)
+        self.blocks, sizes = blocks, sizes[:, blocks]
+        self.nbytes: list[int] = sizes.sum(axis=1).tolist()
+        self._inside = (np.cumsum(sizes, axis=1) - sizes).T
+        start = self._inside + (np.cumsum(self.nbytes) - self.nbytes)
+        self._regions = np.stack([start, sizes.T], axis=-1)
+        records = sizes.sum(axis=0)
         self._offsets = np.cumsum(records) - records
+        self._last = -1  # blocks are asked for in their order, mostly
 
     def _index(self, block: int) -> int:
-        k = int(np.searchsorted(self.blocks, block))
+        k = self._last
+        if k >= 0 and self.blocks[k] == block:
+            return k
+        k += 1
         if k == self.blocks.size or self.blocks[k] != block:
-            raise ValueError(f"block {block} has no place in the file")
+            k = int(np.searchsorted(self.blocks, block))
+            if k == self.blocks.size or self.blocks[k] != block:
+                raise ValueError(f"block {block} has no place in the file")
+        self._last = k
         return k
 
-    def of(self, block: int) -> list[tuple[int, int]]:
+    def of(self, block: int) -> list[list[int]]:
         """The first byte of each result of a block, from the first of the data on, and its size."""
-        k = self._index(block)
-        return list(zip(self._start[:, k].tolist(), self._sizes[:, k].tolist(), strict=True))
+        regions: list[list[int]] = self._regions[self._index(block)].tolist()
+        return regions
 
     def inside(self, block: int) -> tuple[int, ...]:
         """The first byte of each result of a block in its dataset."""
-        return tuple(self._inside[:, self._index(block)].tolist())
+        return tuple(self._inside[self._index(block)].tolist())
 
     def offset_of(self, block: int) -> int:
         """The bytes of all blocks of the file before a block."""
         return int(self._offsets[self._index(block)])
 
 
-def _places_in(log: JournalRecords, sizes: np.ndarray) -> dict[int, _Places]:
+def note_places(journal: Journal, file: int, blocks: np.ndarray) -> None:
+    """Note which blocks have places in a file; `places_in` reads it."""
+    cuts = np.flatnonzero(np.diff(blocks) != 1) + 1
+    runs = [(run[0], run[-1] + 1) for run in np.split(blocks, cuts)]
+    journal.note(PLACES, -1, np.asarray(runs, "<i8").tobytes(), file=file)
+
+
+def places_in(log: JournalRecords, sizes: np.ndarray) -> dict[int, Places]:
     """The places in each file of an attempt, but for those whose note is lost."""
     found = {}
     for record in log.records[log.records["kind"] == PLACES]:
         runs = np.frombuffer(log.note(record), "<i8").reshape(-1, 2).tolist()
         if runs:
             blocks = np.concatenate([np.arange(first, last) for first, last in runs])
-            found[int(record["file"])] = _Places(sizes, blocks)
+            found[int(record["file"])] = Places(sizes, blocks)
     return found
 
 
@@ -381,7 +396,7 @@ class TaskReaderOfSeveral(_SourceReader):
 
     def __init__(self, plan: Plan, records: JournalRecords) -> None:
         super().__init__(plan, records)
-        self._places = _places_in(records, sizes_of_parts([o.target for o in plan.several]))
+        self._places = places_in(records, sizes_of_parts([o.target for o in plan.several]))
 
     def _layout(self, file: int) -> Layout:
         return _task_layout(self._plan, self._places[file].nbytes, self._digest)
@@ -500,7 +515,7 @@ def task_pieces(ledger: Ledger) -> Iterator[Piece]:
         joined[:] = False
     sizes = _sizes_of_files(ledger)
     parts = sizes_of_parts([output.target for output in plan.outputs])
-    places = [_places_in(one, parts) for one in ledger.logs] if plan.several else []
+    places = [places_in(one, parts) for one in ledger.logs] if plan.several else []
     first = np.concatenate([[0], np.flatnonzero(~joined) + 1])
     last = np.concatenate([first[1:], [done.size]])
     for a, b in zip(first.tolist(), last.tolist(), strict=True):

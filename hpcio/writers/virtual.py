@@ -32,6 +32,7 @@ from hpcio.writers.sources import (
     task_pieces,
     trial_pieces,
 )
+from hpcio.writers.unpacking import PackedReader
 
 __all__ = ["VIRTUAL", "defects_of"]
 
@@ -50,15 +51,15 @@ class _Virtual:
         """Do nothing: each attempt makes files of its own."""
 
     def open_writer(self, plan: Plan, attempt: str) -> Writer:
-        if plan.several and plan.sources == "task":
-            return TaskFilesOfSeveral(plan, attempt)
         if plan.sources == "trial":
-            return (TrialFiles if plan.chunks is None else packed.PackedTrialFiles)(plan, attempt)
-        return (TaskFiles if plan.chunks is None else packed.PackedTaskFiles)(plan, attempt)
+            return (packed.PackedTrialFiles if plan.is_packed else TrialFiles)(plan, attempt)
+        if plan.is_packed:
+            return packed.PackedTaskFiles(plan, attempt)
+        return (TaskFilesOfSeveral if plan.several else TaskFiles)(plan, attempt)
 
     def open_reader(self, plan: Plan, records: JournalRecords) -> StoredReader:
-        if plan.chunks is not None:
-            return packed.PackedReader(plan, records)
+        if plan.is_packed:
+            return PackedReader(plan, records)
         if plan.several and plan.sources == "task":
             return TaskReaderOfSeveral(plan, records)
         return (TrialReader if plan.sources == "trial" else TaskReader)(plan, records)
@@ -85,8 +86,9 @@ class _Virtual:
         for _, defect in defects_of(folder, table):
             raise ResultError(defect.errno, f"The part {defect.strerror}. Resume the run.")
         group = file["hpcio"]
-        if plan.chunks is not None:
-            group.attrs["compression"] = np.bytes_(plan.compression or "")
+        if plan.is_packed:
+            used = dict.fromkeys(output.compression for output in plan.outputs)
+            group.attrs["compression"] = np.bytes_(",".join(filter(None, used)))
         group["sources"] = table
         group["source_of_block"] = made.of_block
         return Stored.blocks_of(ledger)
@@ -101,11 +103,11 @@ def _pieces(ledger: Ledger) -> list[Piece]:
         return list(trial_pieces(ledger))
     pieces = list(task_pieces(ledger))
     paths = {piece.path: plan.run_directory / piece.path for piece in pieces}
-    if plan.chunks is None:
+    if not plan.is_packed:
         full = full_files(ledger)
         files = {p: path if p in full else out_of_reach(path) for p, path in paths.items()}
     else:  # each log that a killed writer has left becomes a file first
-        sizes = {piece.path: piece.layout.nbytes for piece in pieces}
+        sizes = {piece.path: piece.sizes for piece in pieces}
         files = {p: packed.task_file(plan, path, sizes[p]) for p, path in paths.items()}
     return [
         replace(piece, path=os.path.relpath(files[piece.path], plan.run_directory))
@@ -209,7 +211,7 @@ def _table(plan: Plan, prefix: str, paths: list[str], layouts: list[Layout]) -> 
     width = max(map(len, relative), default=1)
     table = np.zeros(len(paths), [("path", f"S{width}"), *SOURCE])
     table["path"] = relative
-    if plan.chunks is None:
+    if not plan.is_packed:
         table["size"] = [shape.size for shape in layouts]
         table["header"] = [shape.offset for shape in layouts]
         table["check"] = [checksum(shape.header) for shape in layouts]

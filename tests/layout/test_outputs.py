@@ -73,11 +73,19 @@ def test_the_digest_tells_results_of_other_names_and_joinings(plan):
     assert made[0].digest == plan(announced, join=STACKED).digest
 
 
+def test_the_digest_tells_how_each_result_is_packed(plan):
+    ways = [{}, {"compression": "gzip"}, {"compression": {"power": "gzip"}},
+            {"chunks": {"power": True}}, {"compression": {"peak": "gzip"}}]  # fmt: skip
+    assert len({plan(announced, join=STACKED, **way).digest for way in ways}) == len(ways)
+
+
 def test_an_option_that_names_no_result_is_refused_with_the_names(plan):
     with pytest.raises(OptionError, match=r"'peek'.*power, peak, flag"):
         plan(announced, join={"peek": "stack"})
     with pytest.raises(OptionError, match=r"'power'.*one array"):
         plan(np.negative, join={"power": "stack"})
+    with pytest.raises(OptionError, match=r"compression= names 'peek'.*power, peak, flag"):
+        plan(announced, compression={"peek": "gzip"})
 
 
 def test_what_does_not_fit_one_result_is_said_of_it(plan):
@@ -88,13 +96,13 @@ def test_what_does_not_fit_one_result_is_said_of_it(plan):
 def test_what_cannot_be_done_with_several_results_is_refused(plan):
     with pytest.raises(OptionError, match="averages are of one"):
         plan(announced, keeptrials=False)
-    with pytest.raises(OptionError, match="repack"):
-        plan(announced, join=STACKED, compression="gzip")
+    with pytest.raises(OptionError, match=r"Of the result 'power': .*direct.*repack"):
+        plan(announced, join=STACKED, compression="gzip", writer="direct")
+    with pytest.raises(OptionError, match=r"Of the result 'peak': .*2 axes, .* has 1"):
+        plan(announced, join=STACKED, chunks=(5, 4))
     with pytest.raises(OptionError, match="out_shape"):
         plan(announced, join=STACKED, out_dtype="f4")
-    with pytest.raises(PlanError, match=r"several \(power, peak, flag\)"):
-        plan(announced, join=STACKED, writer="mutex")
-    with pytest.raises(PlanError, match="'power' lies along another"):
+    with pytest.raises(PlanError, match="Of the result 'power': The writer 'direct' joins"):
         plan(
             lambda trial: {"power": trial, "peak": trial.argmax(axis=0)}, writer="direct",
             join={"peak": "stack"}, channels_per_block=2, out_channel_axis={"power": 1, "peak": 0},

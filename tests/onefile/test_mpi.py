@@ -86,6 +86,38 @@ def test_every_way_to_join(mpi_python, place, writer):
             assert f["data"][...].tobytes() == g["data"][...].tobytes()
 
 
+SEVERAL = """
+import numpy as np
+
+def several(trial):
+    return {"power": trial**2, "peak": trial.argmax(axis=0).astype("i4"), "high": trial.max() > 2}
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--channels-per-block", "2"]], ids=["rows", "channels"])
+def test_several_results_of_a_call(mpi_python, place, options):
+    (place / "several.py").write_text(SEVERAL)
+    if options:  # a chunk for each block, and a flag for each of them
+        (place / "several.py").write_text(SEVERAL.replace("trial.max()", "trial.max(axis=0)"))
+        options = [*options, "--out-channel-axis", "power=1,peak=0,high=0"]
+    writers = ["direct", "mpi", "mpi-collective"]
+    words = [
+        ["run", "several.py:several", "rec.h5::lfp", "--trials", "10", "--out", f"{writer}.h5",
+         "--join", "peak=stack,high=stack", "--writer", writer, "--quiet", *options]
+        for writer in writers
+    ]  # fmt: skip
+    done = mpirun(mpi_python, 3, "-c", RUN_EACH.format(before=""), json.dumps(words), folder=place)
+    assert done.returncode == 0, done.stderr
+    trials = recorded(place).reshape(20, 10, 6)
+    for writer in writers:
+        with hpcio.open(place / f"{writer}.h5") as f:
+            assert f["power"][...].tobytes() == (recorded(place) ** 2).tobytes()
+            np.testing.assert_array_equal(f["peak"][...], trials.argmax(axis=1))
+            axis = 1 if options else (1, 2)
+            np.testing.assert_array_equal(f["high"][...], trials.max(axis=axis) > 2)
+        assert hpcio.verify(place / f"{writer}.h5").gaps == 0
+
+
 DTYPES = ["<f8", ">f4", "<f2", "<c16", ">i4", "i1", "<u2", "?"]
 
 

@@ -398,6 +398,20 @@ def test_a_run_that_ended_before_its_first_trial_goes_on(folder, way):
         np.testing.assert_array_equal(f["data"][()], EACH[:6].reshape(-1, 4))
 
 
+def test_one_file_that_is_gone_is_made_again(folder):
+    """What was computed in it is computed again, and what the result has is copied once more."""
+    plan = made(folder, broken, writer="direct")
+    with pytest.raises(BlocksFailed):
+        plan.extend(trials=MORE).run(workers=0, progress=False)
+    data = hpcio.Plan.load(plan.out).rundir.data
+    data.unlink()
+    done = hpcio.Plan.load(plan.out).run(workers=0, progress=False, gaps=True)
+    assert (done.computed, done.gaps) == (1, 1)
+    with hpcio.open(plan.out) as f:
+        want = np.where(np.arange(6)[:, None, None] == 4, np.nan, EACH[:6])
+        np.testing.assert_array_equal(f["data"][()], want.reshape(-1, 4))
+
+
 def test_gaps_of_before_are_tried_again(folder, tmp_path):
     flag = tmp_path / "mended"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import hpcio
-from hpcio.errors import BlocksFailed, ResultError
+from hpcio.errors import BlocksFailed, OptionError, ResultError
 from hpcio.journals.journal import DONE
 from hpcio.journals.ledger import read_logs
 from hpcio.journals.rundir import prepare
@@ -22,15 +22,21 @@ from hpcio.running.batch import run_batch
 from hpcio.writers.backend import backend_of
 from tests.layout.test_outputs import STACKED, announced, several
 from tests.rigs.plans import LFP, TRIALS, plan
+from tests.rigs.support import damage
 
 __all__ = ["plan"]  # the fixture
 
-WAYS = [
-    {"sources": "trial"},
-    {"sources": "task"},
-    {"writer": "direct"},
-]
-ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(way.values()))
+# `peak` is stored as it is; chunks of `power` end inside of trials.
+PACKED = {"compression": {"power": "gzip:1+shuffle", "flag": "lzf"}, "chunks": {"power": (5, 4)}}
+WAYS = {
+    "trial": {"sources": "trial"},
+    "task": {"sources": "task"},
+    "packed-trial": {"sources": "trial", **PACKED},
+    "packed-task": {"sources": "task", **PACKED},
+    "direct": {"writer": "direct"},
+    "mutex": {"writer": "mutex"},
+}
+ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 EACH = [LFP[a:b] for a, b, _ in TRIALS]
 
 
@@ -97,8 +103,9 @@ def test_a_run_that_was_killed_computes_what_is_missing(plan, way):
     check(made.out)
 
 
-def test_blocks_whose_places_are_lost_are_computed_again(plan):
-    made = prepare(plan(announced, join=STACKED, sources="task"))
+@pytest.mark.parametrize("way", ["task", "packed-task"])
+def test_blocks_whose_places_are_lost_are_computed_again(plan, way):
+    made = prepare(plan(announced, join=STACKED, **WAYS[way]))
     with Attempt(made, "here") as attempt:
         run_batch(attempt, np.asarray([0, 2]))
     (notes,) = made.rundir.path.glob("journal/*.notes")
@@ -119,6 +126,21 @@ def test_failed_trials_are_gaps_in_each_result(plan, way):
         made.run(workers=0, progress=False)
     made.run(workers=0, progress=False, gaps=True)
     check(made.out, gaps=(2,))
+    hpcio.repack(made.out)
+    check(made.out, gaps=(2,))
+
+
+@ways
+def test_repack_of_a_result_whose_last_trial_is_a_gap(plan, way):
+    def failing(trial, chunkShape=None, noCompute=None):
+        if not noCompute and len(trial) == 4:
+            raise ValueError("no")
+        return announced(trial, noCompute=noCompute)
+
+    made = plan(failing, join=STACKED, **way)
+    made.run(workers=0, progress=False, gaps=True)
+    hpcio.repack(made.out)
+    check(made.out, gaps=(4,))
 
 
 @ways
@@ -132,18 +154,41 @@ def test_a_flipped_byte_is_found_in_each_result(plan, way, name):
         if dataset.is_virtual:
             path = os.path.join(os.path.dirname(made.out), dataset.virtual_sources()[-1].file_name)
     with h5py.File(path) as f:
-        offset = f[inside].id.get_offset() + f[inside].nbytes - 1
+        dataset = f[inside]
+        if dataset.chunks is None:
+            offset = dataset.id.get_offset() + dataset.nbytes - 1
+        else:
+            chunk = dataset.id.get_chunk_info(dataset.id.get_num_chunks() - 1)
+            offset = chunk.byte_offset + chunk.size // 2
     with open(path, "r+b") as f:
         f.seek(offset)
         byte = f.read(1)[0]
         f.seek(offset)
         f.write(bytes([byte ^ 1]))
-    with pytest.raises(ResultError, match=f"Block 4 .*of '{name}'"):
+    # The beginning of a file that is packed is compared when it is opened.
+    said = rf"{path}' is not the file" if way is WAYS["packed-task"] else f"Block 4 .*of '{name}'"
+    with pytest.raises(ResultError, match=said):
+        hpcio.verify(made.out)
+
+
+def test_a_block_that_a_filter_cannot_unpack_is_named(tmp_path):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = np.random.default_rng(0).normal(size=(4000, 4))
+    made = hpcio.Plan.create(
+        several, tmp_path / "rec.h5::lfp", trials=1000, out=tmp_path / "out.h5", join=STACKED,
+        sources="task", chunks={"power": (100, 4)}, compression={"power": "gzip"},
+    )  # fmt: skip
+    made.run(workers=0, progress=False)
+    (path,) = made.rundir.sources.iterdir()
+    with h5py.File(path) as f:
+        chunk = f["power"].id.get_chunk_info(25)
+    damage(path, chunk.byte_offset + chunk.size // 2)
+    with pytest.raises(ResultError, match=rf"Block 2 .*of 'flag'\) .*'{path}'"):
         hpcio.verify(made.out)
 
 
 @ways
-@pytest.mark.parametrize("compression", [None, "gzip"])
+@pytest.mark.parametrize("compression", [None, "gzip", {"power": "gzip:1", "flag": "lzf"}])
 def test_repack_copies_each_result(plan, tmp_path, way, compression):
     axes = {"power": {"time": None, "channel": [4, 5, 6, 7]}}
     made = plan(announced, join=STACKED, axes=axes, **way)
@@ -153,8 +198,76 @@ def test_repack_copies_each_result(plan, tmp_path, way, compression):
     with h5py.File(tmp_path / "one.h5") as f:
         assert f["power"].dims[1]["channel"][()].tolist() == [4, 5, 6, 7]
         assert f["peak"].dims[0][0][()].tolist() == [0, 1, 2, 3, 4]
-        assert f["power"].compression == compression
+        expected = dict.fromkeys(("power", "peak", "flag"), compression)
+        if isinstance(compression, dict):
+            expected = {"power": "gzip", "peak": None, "flag": "lzf"}
+        assert {name: f[name].compression for name in expected} == expected
+        assert [f[n].chunks is None for n in expected] == [c is None for c in expected.values()]
     hpcio.repack(made.out)
+    check(made.out)
+
+
+@ways
+@pytest.mark.parametrize("options", [{}, {"chunks": {"all": (5, 2)}}], ids=["plain", "chunks"])
+def test_repack_of_a_result_that_some_trials_have_nothing_of(plan, tmp_path, way, options):
+    def some(trial):
+        return {"some": trial if len(trial) == 8 else trial[:0], "all": -trial}
+
+    way = {option: how for option, how in way.items() if not isinstance(how, dict)}
+    made = plan(some, **way)
+    made.run(workers=0, progress=False)
+    hpcio.repack(made.out, tmp_path / "one.h5", **options)
+    with hpcio.open(tmp_path / "one.h5") as f:
+        np.testing.assert_array_equal(f["some"][()], EACH[2])
+        np.testing.assert_array_equal(f["all"][()], -LFP)
+
+
+def test_repack_refuses_what_names_no_result(plan, tmp_path):
+    made = plan(announced, join=STACKED)
+    made.run(workers=0, progress=False)
+    with pytest.raises(OptionError, match=r"compression= names 'peek'.*power, peak, flag"):
+        hpcio.repack(made.out, tmp_path / "one.h5", compression={"peek": "gzip"})
+
+
+@pytest.mark.parametrize("sources", ["trial", "task"])
+def test_results_are_packed_as_was_said_by_name(plan, sources):
+    made = plan(announced, join=STACKED, sources=sources, **PACKED)
+    made.run(workers=2, progress=False)
+    check(made.out)
+    for path in made.rundir.sources.rglob("*.h5"):
+        with h5py.File(path) as f:
+            found = {name: (f[name].chunks is not None, f[name].compression) for name in f}
+            assert found["power"] == (True, "gzip")
+            assert f["power"].shuffle
+            assert found["peak"] == (False, None)
+            # HDF5 has no chunks of a scalar
+            assert found["flag"] == ((False, None) if sources == "trial" else (True, "lzf"))
+    loaded = hpcio.Plan.load(made.out)
+    assert loaded.digest == made.digest
+    kept = [(o.chunks, o.compression) for o in loaded.outputs]
+    assert kept == [(o.chunks, o.compression) for o in made.outputs]
+    with h5py.File(made.out) as f:
+        assert f["hpcio"].attrs["compression"] == b"gzip:1+shuffle,lzf"
+
+
+def test_a_log_whose_writer_was_killed_becomes_a_file(plan):
+    calls = []
+
+    def noted(trial, chunkShape=None, noCompute=None):
+        if not noCompute:
+            calls.append(len(trial))
+        return announced(trial, noCompute=noCompute)
+
+    made = prepare(plan(noted, join=STACKED, **WAYS["packed-task"]))
+    with Attempt(made, "here") as attempt:
+        run_batch(attempt, np.arange(4))
+        attempt.sync()
+        # As if it were killed now: nobody makes a file of its log.
+        attempt.writer._fd = -1
+    assert [path.suffix for path in made.rundir.sources.iterdir()] == [".packed"]
+    calls.clear()
+    made.run(workers=0, progress=False)
+    assert calls == [4]
     check(made.out)
 
 
@@ -171,17 +284,25 @@ def test_xarray_has_each_result_as_a_variable(plan):
         assert int(peak) == EACH[2][:, 1].argmax()
 
 
-def test_blocks_of_channels_lie_side_by_side_in_each_result(plan):
+@ways
+def test_blocks_of_channels_lie_side_by_side_in_each_result(plan, way):
+    if "writer" in way:  # which have a place for blocks of channels of equal trials only
+        way = {**way, "trials": 6}
     made = plan(
         lambda trial: {"power": trial**2, "peak": trial.argmax(axis=0)},
         channels_per_block=2, join={"peak": "stack"}, out_channel_axis={"peak": 0, "power": 1},
-        sources="task",
+        **{**way, "compression": {"power": "gzip"} if "chunks" in way else None, "chunks": None},
     )  # fmt: skip
     made.run(workers=0, progress=False)
+    each = np.split(LFP, 5) if "writer" in way else EACH
     with hpcio.open(made.out) as f:
         np.testing.assert_array_equal(f["power"][()], LFP**2)
-        np.testing.assert_array_equal(f["peak"][()], [t.argmax(axis=0) for t in EACH])
+        np.testing.assert_array_equal(f["peak"][()], [t.argmax(axis=0) for t in each])
+        assert (f.plain("power").chunks == (6, 2)) == ("writer" in way)
     hpcio.verify(made.out)
+    hpcio.repack(made.out)
+    with hpcio.open(made.out) as f:
+        np.testing.assert_array_equal(f["power"][()], LFP**2)
 
 
 def test_unequal_shapes_of_several_results_are_joined(plan, tmp_path):
@@ -189,8 +310,9 @@ def test_unequal_shapes_of_several_results_are_joined(plan, tmp_path):
         n = len(trial)
         return {"long": np.repeat(trial, 2, axis=0), "short": trial[: n // 2].astype("f4")}
 
-    for k, way in enumerate(WAYS):
-        made = plan(uneven, out=tmp_path / f"{k}.h5", **way)
+    for name, way in {**WAYS, "all": {"compression": "gzip", "sources": "task"}}.items():
+        options = {option: how for option, how in way.items() if not isinstance(how, dict)}
+        made = plan(uneven, out=tmp_path / f"{name}.h5", **options)
         made.run(workers=0, progress=False)
         with hpcio.open(made.out) as f:
             np.testing.assert_array_equal(f["long"][()], np.repeat(LFP, 2, axis=0))
@@ -245,7 +367,8 @@ def test_the_command_line_plans_runs_and_resumes_after_a_kill(plan, tmp_path):
 
     join = ",".join(f"{name}={how}" for name, how in STACKED.items())
     made = hpcio_("plan", "own.py:power", "rec.h5::lfp", "--trials", "rec.h5::trials",
-                  "--out", "cli.h5", "--join", join, "--sources", "task")  # fmt: skip
+                  "--out", "cli.h5", "--join", join, "--sources", "task", "--chunks",
+                  "power=5,4,peak=auto", "--compression", "power=gzip:1")  # fmt: skip
     assert made.returncode == 0, made.stderr
     mark.touch()
     assert hpcio_("run", "cli.h5", "--workers", "0").returncode < 0
@@ -253,6 +376,14 @@ def test_the_command_line_plans_runs_and_resumes_after_a_kill(plan, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "power (30, 4) float64, peak (5, 4) int32, flag (5,) bool" in done.stdout
     check(tmp_path / "cli.h5")
+    packed = hpcio_("repack", "cli.h5", "one.h5", "--compression", "power=gzip:1,peak=lzf")
+    assert packed.returncode == 0, packed.stderr
+    check(tmp_path / "one.h5")
+    with h5py.File(tmp_path / "one.h5") as f:
+        assert (f["power"].compression, f["peak"].compression) == ("gzip", "lzf")
+        assert f["flag"].chunks is None
+    stored = [(o.chunks, o.compression) for o in hpcio.Plan.load(tmp_path / "cli.h5").outputs]
+    assert stored == [((20,), "gzip:1"), ((262_144,), None), (None, None)]
 
 
 def test_details_of_one_shape_are_a_dataset_along_trials(plan):

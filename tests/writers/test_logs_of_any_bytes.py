@@ -7,7 +7,7 @@ import os
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcio.writers.packed import _HEAD, _entries, _sum_of
+from hpcio.writers.packed import _HEAD, _sum_of, entries_of
 from tests.rigs.damaging import mutated
 
 CHUNKS = [bytes([k]) * (20 + k) for k in range(8)]
@@ -21,7 +21,7 @@ def found(tmp, data: bytes) -> dict[int, bytes]:
     path.write_bytes(data)
     fd = os.open(path, os.O_RDONLY)
     try:
-        found = _entries(fd)
+        found = entries_of(fd)
         assert all(e.mask == k % 2 for k, e in found.items())
         return {k: os.pread(fd, e.size, e.offset) for k, e in found.items()}
     finally:
