@@ -59,6 +59,7 @@ def _of_several(plan: Plan) -> dict[str, Any]:
             target.channel_axis, target.stacked,
             *(_hash(array) for array in (target.shape_index, target.start, target.channel)),
             [[axis.name, _hash(axis.values)] for axis in output.axes],
+            *([] if output.average is None else [plain_average(output.average)]),
         ]
         for output in plan.several
         for target in [output.target]

@@ -12,7 +12,16 @@ import numpy as np
 from hpcio.errors import DAMAGE
 from hpcio.files import checksum, has_sound_scales, read_table, read_text
 
-__all__ = ["KEPT", "OUTPUTS", "RECORDINGS", "SEVERAL", "differing", "keep_sums", "names_of_results"]
+__all__ = [
+    "KEPT",
+    "OF_AVERAGE",
+    "OUTPUTS",
+    "RECORDINGS",
+    "SEVERAL",
+    "differing",
+    "keep_sums",
+    "names_of_results",
+]
 
 # The dataset that holds the checksums, as JSON.
 KEPT = "hpcio/besides"
@@ -20,6 +29,8 @@ KEPT = "hpcio/besides"
 RECORDINGS = "hpcio/recordings"
 # The layout of each of several results of a call.
 OUTPUTS = "hpcio/outputs"
+# The attribute of such a layout that has the checksum of an average.
+OF_AVERAGE = "checksum"
 
 # The attribute of a file that names its results, as JSON, if a call has several.
 SEVERAL = "results"
