@@ -457,8 +457,16 @@ def _sources(
         return "task"
     count = of_trials[0].shape_index.size
     sources = options.sources
+    # What was computed of a group that is given away is computed again, perhaps by the same
+    # attempt, which writes no file of a trial twice.
+    in_groups = len(of_trials) < len(outputs)
+    if in_groups and sources == "trial":
+        raise OptionError(
+            "sources='trial' makes a file for each trial, and beside averages trials are done by "
+            "groups. Leave it out."
+        )
     if sources == "auto":
-        sources = "trial" if count <= AUTO_TRIAL_SOURCES else "task"
+        sources = "trial" if count <= AUTO_TRIAL_SOURCES and not in_groups else "task"
     if sources == "trial" and count > MAX_MAPPINGS:
         raise OptionError(
             f"{count} blocks would make as many files, more than HDF5 can join "

@@ -164,6 +164,8 @@ def test_averages_of_some_results_that_cannot_be_are_refused(plan):
         averaging(plan, keeptrials=False)
     with pytest.raises(OptionError, match="Name an average, such as 'mean'"):
         averaging(plan, reduce={"peak": "own.py:parts"})
+    with pytest.raises(OptionError, match="trials are done by groups"):
+        averaging(plan, sources="trial")
     with pytest.raises(OptionError, match="joins nothing"):
         averaging(plan, join={"peak": "stack"})
     with pytest.raises(TrialError, match="no column 'kin'"):
