@@ -115,7 +115,7 @@ class LayoutOptions:
             raise OptionError(
                 f"reduce={self.reduce!r:.100} goes with keeptrials=False. Say that, too."
             )
-        if self.keeptrials and self.by and not by_name:
+        if self.keeptrials and self.by and not self.reduce:
             raise OptionError(f"by={self.by!r} goes with averages: say keeptrials=False, too.")
 
     def of(self, name: str, names: Sequence[str]) -> LayoutOptions:

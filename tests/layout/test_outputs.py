@@ -160,6 +160,8 @@ def test_averages_of_some_results_that_cannot_be_are_refused(plan):
         averaging(plan, reduce={"power": "mean"})
     with pytest.raises(OptionError, match="median"):
         averaging(plan, reduce={"peak": "median"})
+    with pytest.raises(OptionError, match="by='kind' goes with averages"):
+        averaging(plan, reduce={})
     with pytest.raises(OptionError, match="Leave out one of the two"):
         averaging(plan, keeptrials=False)
     with pytest.raises(OptionError, match="Name an average, such as 'mean'"):
