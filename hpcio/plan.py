@@ -64,7 +64,8 @@ class Plan(Value):
     writer, sources, join : str
         As given to :meth:`hpcio.Plan.create`; `sources` is resolved.
     average : hpcio.layout.Average or None
-        The average of all trials that is stored, if their results are not kept.
+        The average of all trials that is stored, if their results are not kept; of several
+        results, `outputs` have theirs.
     reduction : tuple of hpcio.function.Function
         The user's functions that make it; empty for an average by its name.
     casting : str
@@ -97,7 +98,7 @@ class Plan(Value):
         writer: str = "virtual",
         sources: Literal["auto", "trial", "task"] = "auto",
         keeptrials: bool = True,
-        reduce: Reducing | None = None,
+        reduce: Reducing | Mapping[str, Reducing] | None = None,
         by: str | Sequence[str] | None = None,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
@@ -146,7 +147,8 @@ class Plan(Value):
             the first up to 512 blocks.
         keeptrials : bool
             Keep the result of every trial; else their average is the result, in float64 or
-            complex128, with the same bits however the run goes.
+            complex128, with the same bits however the run goes. Of several results of a call,
+            each is averaged.
         reduce : {"mean", "sum", "var", "min", "max", "count", "cov"}, functions or str, optional
             The average, with ``keeptrials=False``; by default the mean. ``var`` is that of
             `numpy.var`: divided by the number of trials. ``count`` is how many are not NaN.
@@ -156,7 +158,9 @@ class Plan(Value):
             ``FILE.py:NAME``, make one of your own: ``start(result)`` a state of one trial, an
             array or a tuple of arrays; ``add(state, later)`` one of two, be they of one trial or
             of many; ``finish(state)`` the array that is stored. States keep their shapes and
-            types, and are read-only: return new ones.
+            types, and are read-only: return new ones. Of several results of a call, a dict such as
+            ``{"power": "mean"}``, without `keeptrials`, names those that are averaged; the others
+            are kept trial by trial.
         by : str or sequence of str, optional
             Columns of the trials: an average for each of their values, along a first axis.
         args, kwargs

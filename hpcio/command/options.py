@@ -237,9 +237,11 @@ PLAN_OPTIONS = [
     ),
     click.option(
         "--reduce",
-        metavar="mean|sum|var|min|max|count|cov|FILE.py:NAME",
+        type=_PerResult(click.STRING),
+        metavar="mean|sum|var|min|max|count|cov|FILE.py:NAME|NAME=...,...",
         help="Keep the mean of all trials, or another such number, and no trial; cov: the "
-        "covariance of channels; or what a tuple of your functions makes (start, add, finish).",
+        "covariance of channels; or what a tuple of your functions makes (start, add, finish). Of "
+        "several results of a call, of some: power=mean",
     ),
     click.option("--by", metavar="COLUMN,...", help="One for each value of columns of the trials."),
     click.option("--axis", type=int, default=0, show_default=True, help="Axis that trials cut."),
@@ -465,7 +467,8 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
         channel_axis=options["channel_axis"], channels_per_block=options["channels_per_block"],
         units=options["units"],
         out_channel_axis=options["out_channel_axis"],
-        keeptrials=options["reduce"] is None, reduce=options["reduce"],
+        keeptrials=options["reduce"] is None or isinstance(options["reduce"], dict),
+        reduce=options["reduce"],
         by=options["by"] and options["by"].split(","),
         args=[_literal(a) for a in options["args"]],
         kwargs={

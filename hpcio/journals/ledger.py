@@ -362,8 +362,8 @@ class Ledger:
 
     @classmethod
     def _of(cls, plan: Plan, logs: tuple[JournalRecords, ...]) -> Self:
-        if plan.average is not None:
-            logs = _one_for_each_sum(plan.average, logs)
+        if plan.grouping is not None:
+            logs = _one_for_each_sum(plan.grouping, logs)
         count = len(plan)
         state = np.zeros(count, np.uint8)
         which = np.full(count, -1, np.int32)

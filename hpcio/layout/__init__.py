@@ -6,7 +6,14 @@ This room uses `hpcio.recording` and those below. Others take `Target` (the layo
 
 from hpcio.layout.averages import Average, OwnReduction, Reduce, averaged, check_reduce
 from hpcio.layout.axes import RESERVED, Axis, attach, hide, name_axes
-from hpcio.layout.outputs import Output, record_of, sizes_of_parts, split_record
+from hpcio.layout.outputs import (
+    Output,
+    in_equal_groups,
+    record_of,
+    results_in,
+    sizes_of_parts,
+    split_record,
+)
 from hpcio.layout.states import Functions, State, begin, combine, nbytes_of
 from hpcio.layout.target import Join, Target, lay_out
 
@@ -27,10 +34,12 @@ __all__ = [
     "check_reduce",
     "combine",
     "hide",
+    "in_equal_groups",
     "lay_out",
     "name_axes",
     "nbytes_of",
     "record_of",
+    "results_in",
     "sizes_of_parts",
     "split_record",
 ]

@@ -61,8 +61,7 @@ def known_outcome(
         return None
     if there.several:
         return tuple(
-            Outcome(o.target.shape_index, o.target.shapes, o.target.dtype, o.name)
-            for o in there.several
+            Outcome(o.target.shape_index, o.shapes, o.dtype, o.name) for o in there.several
         )
     return (Outcome(there.target.shape_index, there.shapes, there.dtype),)
 

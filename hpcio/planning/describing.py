@@ -37,8 +37,10 @@ class Description:
     function, source, out : str
     trials, blocks : int
     shape : tuple of int
-        Shape of the result.
+        Shape of the result, or of the first of several.
     dtype : str
+    results : str
+        Type and shape of each result.
     nbytes_read, nbytes_written : int
         Bytes of the whole run.
     smallest, largest : int
@@ -69,6 +71,7 @@ class Description:
     blocks: int
     shape: tuple[int, ...]
     dtype: str
+    results: str
     nbytes_read: int
     nbytes_written: int
     smallest: int
@@ -97,7 +100,7 @@ class Description:
             ("trials", count(self.trials, "trial") + blocks),
             ("one trial", each),
             ("reads", size(self.nbytes_read)),
-            ("writes", f"{size(self.nbytes_written)}: {self.dtype} of shape {self.shape}"),
+            ("writes", f"{size(self.nbytes_written)}: {self.results}"),
             ("into", f"{self.out} ({self.files})"),
             ("disk free", size(self.disk_free) + short),
             ("memory", f"{size(self.memory)} a worker, {size(self.memory_available)} free{tight}"),
@@ -141,14 +144,16 @@ def describe(
     (timed,) = probes.timed
     longest, seconds, grown = timed.block, timed.seconds, timed.memory
     share = float(read.sum()) / max(1, int(read[longest]))
+    first = plan.outputs[0].target
     return Description(
         function=str(plan.function),
         source=str(plan.source),
         out=plan.out,
         trials=int(plan.blocks.trial[-1]) + 1,
         blocks=len(plan),
-        shape=plan.target.shape,
-        dtype=str(plan.target.dtype),
+        shape=first.shape,
+        dtype=str(first.dtype),
+        results=_results(plan),
         nbytes_read=int(read.sum()),
         nbytes_written=written,
         smallest=int(read.min()),
@@ -165,12 +170,20 @@ def describe(
     )
 
 
+def _results(plan: Plan) -> str:
+    """Type and shape of each result, with the names of several."""
+    said = [(f"{o.name} " if plan.several else "", o.target) for o in plan.outputs]
+    return ", ".join(f"{name}{target.dtype} of shape {target.shape}" for name, target in said)
+
+
 def _files(plan: Plan) -> str:
-    if plan.average is not None:
-        return str(plan.average)
+    averages = dict.fromkeys(str(output.average) for output in plan.averaged)
+    if not plan.of_trials:
+        return ", ".join(averages)
+    files = "one file a block" if plan.sources == "trial" else "one file a batch"
     if plan.writer != "virtual":
-        return "one file"
-    return "one file a block" if plan.sources == "trial" else "one file a batch"
+        files = "one file"
+    return ", ".join([files, *averages])
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def _of_several(plan: Plan) -> dict[str, Any]:
             target.channel_axis, target.stacked,
             *(_hash(array) for array in (target.shape_index, target.start, target.channel)),
             _of_axes(output.axes),
+            *([] if output.average is None else [plain_average(output.average)]),
         ]
         for output in plan.several
         for target in [output.target]

@@ -76,34 +76,28 @@ def extended(
         _together(known, outcome, there) for known, outcome in _pairs(_known(there), found, there)
     ]
     read = Read(recording, trials, blocks, np.arange(len(trials)))
-    outputs, average = outputs_of(read, outcomes, _layout_of(there), there.reduction, trial_time)
-    if average is not None and there.average is not None:
-        average = _in_stretches(average, there.average, len(there.trials))
     outputs = [
-        replace(
-            output,
-            axes=_axes(old, output, there, average),
-            chunks=old.chunks,
-            compression=old.compression,
+        _as_before(old, output, there)
+        for old, output in zip(
+            there.outputs,
+            outputs_of(read, outcomes, _layout_of(there), there.reduction, trial_time),
+            strict=True,
         )
-        for old, output in zip(there.outputs, outputs, strict=True)
     ]
     several = bool(there.several)
-    target = record_of([o.target for o in outputs]) if several else outputs[0].target
-    in_rows = all(output.target.in_rows for output in outputs)
     storage = StorageOptions(writer=there.writer, sources=there.sources)
-    sources_of(storage, abilities, target, average, in_rows=in_rows)  # that there may be so many
+    sources_of(storage, abilities, outputs)  # that there may be so many
     return replace(
         there,
         source=recording,
         trials=trials,
         blocks=blocks,
-        target=target,
+        target=record_of(outputs) if several else outputs[0].target,
         axes=() if several else outputs[0].axes,
         several=tuple(outputs) if several else (),
         payload=payload,
         given=called.given,
-        average=average,
+        average=None if several else outputs[0].average,
         described={**there.described, **texts_of(called, there.reduction)},
         live=function,
         run_id=secrets.token_hex(8),
@@ -123,12 +117,10 @@ def _behind(blocks: Blocks, count: int) -> Blocks:
 
 def _known(there: Plan) -> list[Outcome]:
     """What the blocks of a plan return."""
-    if there.several:
-        return [
-            Outcome(o.target.shape_index, o.target.shapes, o.target.dtype, o.name)
-            for o in there.several
-        ]
-    return [Outcome(there.target.shape_index, there.shapes, there.dtype)]
+    return [
+        Outcome(o.target.shape_index, o.shapes, o.dtype, o.name if there.several else "")
+        for o in there.outputs
+    ]
 
 
 def _pairs(
@@ -164,47 +156,56 @@ def _together(known: Outcome, found: Outcome, there: Plan) -> Outcome:
 
 def _layout_of(there: Plan) -> LayoutOptions:
     """The options by which results lie as those that are there; axes are named later."""
+    by = () if there.grouping is None else there.grouping.by
     if there.average is not None:
-        axis = there.average.channel_axis
-        axis = _channel_axis(there.outputs[0]) if axis is None else axis
-        return LayoutOptions(keeptrials=False, by=there.average.by, out_channel_axis=axis,
-                             reduce=None if there.reduction else there.average.what)  # fmt: skip
-    outputs = {output.name: output for output in there.outputs}
-    join: dict[str, Any] = {n: _join(o) for n, o in outputs.items()}
-    join_axis = {n: None if o.target.stacked else o.target.axis for n, o in outputs.items()}
-    channel_axis = {n: _channel_axis(o) for n, o in outputs.items()}
-    if there.several:
-        return LayoutOptions(join=join, join_axis=join_axis, out_channel_axis=channel_axis)
-    return LayoutOptions(
-        join=join["data"], join_axis=join_axis["data"], out_channel_axis=channel_axis["data"]
-    )
-
-
-def _join(output: Output) -> str:
-    return "stack" if output.target.stacked else "concatenate"
+        return LayoutOptions(
+            keeptrials=False, by=by, out_channel_axis=_channel_axis(there.outputs[0]),
+            reduce=None if there.reduction else there.average.what,
+        )  # fmt: skip
+    kept = {o.name: o.target for o in there.of_trials}
+    options: dict[str, Any] = {
+        "join": {n: "stack" if target.stacked else "concatenate" for n, target in kept.items()},
+        "join_axis": {n: None if target.stacked else target.axis for n, target in kept.items()},
+        "out_channel_axis": {o.name: _channel_axis(o) for o in there.outputs},
+    }
+    if not there.several:
+        return LayoutOptions(**{name: given["data"] for name, given in options.items()})
+    averaged: Any = {o.name: o.average.what for o in there.outputs if o.average is not None}
+    return LayoutOptions(**options, reduce=averaged or None, by=by or None)
 
 
 def _channel_axis(output: Output) -> int | None:
-    """The axis of channels of one result, where trials were cut into blocks of channels."""
-    axis = output.target.channel_axis
+    """The axis of channels of one result, where it counts."""
+    if output.average is not None and output.average.channel_axis is not None:
+        return output.average.channel_axis
+    axis = output.target.channel_axis  # where trials were cut into blocks of channels
     return None if axis is None else axis - int(output.target.stacked)
 
 
-def _in_stretches(average: Average, before: Average, trials: int) -> Average:
-    """An average whose groups are those of before, as long as these go, and new ones behind."""
-    ((_, size),) = average.stretches
-    return replace(average, stretches=(*before.stretches, (trials, size)))
+def _as_before(old: Output, output: Output, there: Plan) -> Output:
+    """A result of all trials: stored and named as that of before was."""
+    average = output.average
+    if average is not None and old.average is not None:
+        # Groups are those of before, as long as these go, and new ones behind.
+        ((_, size),) = average.stretches
+        stretches = (*old.average.stretches, (len(there.trials), size))
+        average = replace(average, stretches=stretches)
+    return replace(
+        output, average=average, axes=_axes(old, output, there), chunks=old.chunks,
+        compression=old.compression,
+    )  # fmt: skip
 
 
-def _axes(old: Output, output: Output, there: Plan, average: Average | None) -> tuple[Axis, ...]:
+def _axes(old: Output, output: Output, there: Plan) -> tuple[Axis, ...]:
     """The axes of a result: named as they were, and as long as they are now."""
+    average = old.average
     along: int | None = old.target.axis if average is None or average.by else None
     axes = []
     for k, (was, now) in enumerate(zip(old.axes, output.axes, strict=True)):
         same = was.values is None or len(was.values) == output.target.shape[k]
         if k != along and same:
             axes.append(was)
-        elif was.values is None or _is_by_itself(was, there):
+        elif was.values is None or _is_by_itself(was, there, average):
             axes.append(replace(now, name=was.name))
         elif average is not None and same:
             axes.append(was)
@@ -217,9 +218,9 @@ def _axes(old: Output, output: Output, there: Plan, average: Average | None) -> 
     return tuple(axes)
 
 
-def _is_by_itself(axis: Axis, there: Plan) -> bool:
+def _is_by_itself(axis: Axis, there: Plan, average: Average | None) -> bool:
     """Whether coordinates along trials, or conditions, are those that nobody has given."""
-    values, average = axis.values, there.average
+    values = axis.values
     own: np.ndarray = there.trials.index
     if average is not None:
         _, first = np.unique(average.condition, return_index=True)

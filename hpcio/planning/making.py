@@ -26,6 +26,7 @@ from hpcio.layout import (
     Reduce,
     Target,
     averaged,
+    in_equal_groups,
     lay_out,
     name_axes,
     record_of,
@@ -112,13 +113,12 @@ def make_plan(
     asked = (called, read.recording, read.blocks, call)
     outcomes = known_outcome(final, *asked) or dry_run(*asked, on_probe=on_probe)
     several = outcomes[0].name != ""
-    outputs, average = outputs_of(read, outcomes, layout, reduction, call.trial_time)
-    target, axes = outputs[0].target, outputs[0].axes
+    outputs = outputs_of(read, outcomes, layout, reduction, call.trial_time)
+    target, axes, average = outputs[0].target, outputs[0].axes, outputs[0].average
     if several:
-        target, axes = record_of([output.target for output in outputs]), ()
-    in_rows = all(output.target.in_rows for output in outputs)
-    sources = sources_of(storage, abilities, target, average, in_rows=in_rows)
-    outputs = _packed(outputs, storage, abilities, sources, average)
+        target, axes, average = record_of(outputs), (), None
+    sources = sources_of(storage, abilities, outputs)
+    outputs = _packed(outputs, storage, abilities, sources)
     return _frozen(Plan(
         function=called.function,
         source=read.recording,
@@ -357,27 +357,33 @@ def outputs_of(
     options: LayoutOptions,
     reduction: Sequence[Function],
     limit: float | None,
-) -> tuple[list[Output], Average | None]:
-    """The layout and the axes of each result, and what is averaged."""
-    names, average = [outcome.name for outcome in outcomes], None
-    if names != [""] and not options.keeptrials:
+) -> list[Output]:
+    """The layout and the axes of each result, and what is stored of those that are averaged."""
+    names = [outcome.name for outcome in outcomes]
+    if names != [""] and reduction:
         raise OptionError(
-            f"The function returns several results ({', '.join(names)}), and averages are of one. "
-            "Keep them (keeptrials=True) and average the datasets of the result, or let the "
-            "function return the one to average."
+            f"The function returns several results ({', '.join(names)}), and functions of your own "
+            "make the average of one. Name an average, such as reduce='mean', or let the function "
+            "return the one to average."
         )
     found = []
     for outcome in outcomes:
-        own = options.of(outcome.name, names)
-        if outcome.name and not any(outcome.shapes):  # numbers can be stacked, and nothing else
-            own = replace(own, join="stack")
+        own = _options_of(outcome, names, options)
         with _naming(outcome.name):
             target, average = _where_results_lie(read, outcome, own, reduction, limit)
             axes = name_axes(
                 own.axes, read.recording, read.trials, read.blocks, target, average=average
             )
-        found.append(Output(outcome.name, target, axes))
-    return found, average
+        found.append(Output(outcome.name, target, axes, average))
+    return in_equal_groups(found)
+
+
+def _options_of(outcome: Outcome, names: Sequence[str], options: LayoutOptions) -> LayoutOptions:
+    """What is said of one of several results, or of the only one."""
+    own = options.of(outcome.name, names)
+    if outcome.name and own.keeptrials and not any(outcome.shapes):
+        return replace(own, join="stack")  # numbers can be stacked, and nothing else
+    return own
 
 
 @contextmanager
@@ -437,10 +443,10 @@ def _packed(
     options: StorageOptions,
     abilities: WriterAbilities,
     sources: Sources,
-    average: Average | None,
 ) -> list[Output]:
     """Outputs, with the chunks of their virtual sources."""
-    if average is not None and (options.chunks or options.compression):
+    averaged = any(output.average is not None for output in outputs)
+    if averaged and (options.chunks or options.compression):
         raise OptionError(
             "An average is one dataset, made at the end. Compress it afterwards: hpcio repack "
             "OUT --compression gzip"
@@ -455,26 +461,30 @@ def _packed(
 
 
 def sources_of(
-    options: StorageOptions,
-    abilities: WriterAbilities,
-    target: Target,
-    average: Average | None,
-    *,
-    in_rows: bool,
+    options: StorageOptions, abilities: WriterAbilities, outputs: Sequence[Output]
 ) -> Sources:
     """Whether there is one virtual source for each block (trial) or for each batch (task)."""
-    if not abilities.makes_sources or average is not None:
+    of_trials = [output.target for output in outputs if output.average is None]
+    if not abilities.makes_sources or not of_trials:
         return "task"
-    count = target.shape_index.size
+    count = of_trials[0].shape_index.size
     sources = options.sources
+    # What was computed of a group that is given away is computed again, perhaps by the same
+    # attempt, which writes no file of a trial twice.
+    in_groups = len(of_trials) < len(outputs)
+    if in_groups and sources == "trial":
+        raise OptionError(
+            "sources='trial' makes a file for each trial, and beside averages trials are done by "
+            "groups. Leave it out."
+        )
     if sources == "auto":
-        sources = "trial" if count <= AUTO_TRIAL_SOURCES else "task"
+        sources = "trial" if count <= AUTO_TRIAL_SOURCES and not in_groups else "task"
     if sources == "trial" and count > MAX_MAPPINGS:
         raise OptionError(
             f"{count} blocks would make as many files, more than HDF5 can join "
             f"({MAX_MAPPINGS}). Use sources='task'."
         )
-    if count > MAX_MAPPINGS and not in_rows:
+    if count > MAX_MAPPINGS and not all(target.in_rows for target in of_trials):
         raise OptionError(
             f"{count} blocks that do not follow each other along the first axis need as many "
             f"mappings of a virtual dataset, more than HDF5 can hold ({MAX_MAPPINGS}). "

@@ -64,7 +64,7 @@ class LayoutOptions:
     """How results lie in the one dataset, or in several.
 
     Of several results, a dict by their names says it for some of them; those without are laid out
-    as by default.
+    as by default. A dict `reduce` names those that are averaged.
 
     Raises
     ------
@@ -76,7 +76,7 @@ class LayoutOptions:
     join_axis: int | Mapping[str, int | None] | None = None
     out_channel_axis: int | Mapping[str, int | None] | None = None
     keeptrials: bool = True
-    reduce: Reducing | None = None
+    reduce: Reducing | Mapping[str, Reducing] | None = None
     by: str | Sequence[str] | None = None
     axes: Mapping[str, Any] | None = None
 
@@ -84,14 +84,7 @@ class LayoutOptions:
         for join in self.join.values() if isinstance(self.join, Mapping) else (self.join,):
             if join not in ("concatenate", "stack"):
                 raise OptionError(f"join='{join}' is unknown. Choose concatenate or stack.")
-        if isinstance(self.reduce, str) and ":" not in self.reduce:
-            check_reduce(self.reduce)
-        if self.keeptrials and self.reduce is not None:
-            raise OptionError(
-                f"reduce={self.reduce!r:.100} goes with keeptrials=False. Say that, too."
-            )
-        if self.keeptrials and self.by:
-            raise OptionError(f"by={self.by!r} goes with averages: say keeptrials=False, too.")
+        self._check_reduce()
         for name in ("join_axis", "out_channel_axis"):
             given = getattr(self, name)
             if isinstance(given, Mapping):
@@ -104,6 +97,30 @@ class LayoutOptions:
         if not self.keeptrials and (self.join, self.join_axis) != ("concatenate", None):
             raise OptionError("An average joins nothing: leave out join and join_axis.")
 
+    def _check_reduce(self) -> None:
+        """Raise OptionError unless there are such averages, and all that goes with them is said."""
+        by_name = isinstance(self.reduce, Mapping)
+        for one in self.reduce.values() if isinstance(self.reduce, Mapping) else [self.reduce]:
+            if by_name and (not isinstance(one, str) or ":" in one):
+                raise OptionError(
+                    f"reduce= has {one!r:.100} for one of several results, and functions of your "
+                    "own make the average of a function that returns one. Name an average, such "
+                    "as 'mean', or keep that result."
+                )
+            if isinstance(one, str) and ":" not in one:
+                check_reduce(one)
+        if by_name and not self.keeptrials:
+            raise OptionError(
+                "keeptrials=False averages all results, and reduce= names some of them. Leave out "
+                "one of the two."
+            )
+        if self.keeptrials and self.reduce is not None and not by_name:
+            raise OptionError(
+                f"reduce={self.reduce!r:.100} goes with keeptrials=False. Say that, too."
+            )
+        if self.keeptrials and self.by and not self.reduce:
+            raise OptionError(f"by={self.by!r} goes with averages: say keeptrials=False, too.")
+
     def of(self, name: str, names: Sequence[str]) -> LayoutOptions:
         """What is said of one of several results, or of the only one, whose name is ``""``.
 
@@ -112,13 +129,19 @@ class LayoutOptions:
         OptionError
             If a dict names a result that is not there.
         """
-        defaults: dict[str, Any] = {"join": "concatenate", "join_axis": None,
-                                    "out_channel_axis": None, "axes": None}  # fmt: skip
+        defaults: dict[str, Any] = {
+            "join": "concatenate", "join_axis": None, "out_channel_axis": None, "axes": None,
+            "reduce": None,
+        }  # fmt: skip
         if self.axes is not None and not _is_by_name(self.axes):
             del defaults["axes"]
         own = _of_one(self, defaults, name, names)
         if isinstance(own.get("join_axis"), np.integer):
             own["join_axis"] = int(own["join_axis"])
+        if own.get("reduce") is not None:
+            own = {"join": "concatenate", "join_axis": None, **own, "keeptrials": False}
+        elif "reduce" in own:
+            own["by"] = None
         return replace(self, **own)
 
 

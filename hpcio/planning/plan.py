@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -104,8 +103,8 @@ class Plan:
     kept: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16), repr=False)
     # Whether `prepare` is to set aside what is there; no run directory keeps it.
     starts_over: bool = False
-    # Several results of one call; then `target` is the layout of the records that hold them, and
-    # `axes` is empty. See `outputs`.
+    # Several results of one call; then `target` is the layout of the records that hold those of
+    # trials, `axes` is empty and `average` is None. See `outputs`.
     several: tuple[Output, ...] = ()
 
     def __len__(self) -> int:
@@ -135,7 +134,7 @@ class Plan:
     @property
     def outputs(self) -> tuple[Output, ...]:
         """The datasets of the result: ``data`` alone, or one for each of several results."""
-        one = Output("data", self.target, self.axes, self.chunks, self.compression)
+        one = Output("data", self.target, self.axes, self.average, self.chunks, self.compression)
         return self.several or (one,)
 
     @property
@@ -143,14 +142,35 @@ class Plan:
         """Whether virtual sources have chunks, those of some output at least."""
         return any(output.chunks is not None for output in self.outputs)
 
+    @property
+    def of_trials(self) -> tuple[Output, ...]:
+        """The outputs that hold the results of trials."""
+        return tuple(output for output in self.outputs if output.average is None)
+
+    @property
+    def averaged(self) -> tuple[Output, ...]:
+        """The outputs that hold averages of all trials."""
+        return tuple(output for output in self.outputs if output.average is not None)
+
+    @property
+    def grouping(self) -> Average | None:
+        """An average that says which groups trials form, in which all of a plan agree."""
+        return next((output.average for output in self.averaged), None)
+
+    def without_averages(self) -> Self:
+        """The plan as the writer of the results of trials is to see it."""
+        return replace(self, several=self.of_trials)
+
     def called_in_words(self, output: Output) -> str:
         """What people call an output: the result, or one of several by its name."""
         return f"result '{output.name}'" if self.several else "result"
 
     def in_words(self, output: Output) -> str:
-        """Shape, type and size of an output."""
+        """Shape, type and size of an output, and which average one of several is."""
         target, names = output.target, [axis.name for axis in output.axes]
-        return f"{shape_words(target.shape, names)}, {target.dtype}, {size(target.nbytes)}"
+        average = f", {output.average}" if self.several and output.average else ""
+        shape = shape_words(target.shape, names)
+        return f"{shape}, {target.dtype}, {size(target.nbytes)}{average}"
 
     def expected(self, blocks: np.ndarray) -> Mapping[int, tuple[Any, ...]]:
         """What calls return for some blocks, by `target.shape_index`.
@@ -158,13 +178,14 @@ class Plan:
         Returns
         -------
         mapping
-            Shapes for `hpcio.function.compute`; of several results, what `compute_record` takes.
+            Shapes for `hpcio.function.compute`; of several results, what `compute_record` takes:
+            those that are averaged come last.
         """
         if not self.several:
             return dict(enumerate(self.shapes))
         index, first = np.unique(self.target.shape_index[blocks], return_index=True)
         found: list[tuple[Part, ...]] = [
-            tuple((o.name, o.target.shape_of(b), o.target.dtype) for o in self.several)
+            tuple((o.name, o.shape_of(b), o.dtype) for o in (*self.of_trials, *self.averaged))
             for b in blocks[first].tolist()
         ]
         return dict(zip(index.tolist(), found, strict=True))
@@ -172,7 +193,7 @@ class Plan:
     @property
     def dtype(self) -> np.dtype:
         """Type of the result of one block."""
-        return self.target.dtype if self.average is None else self.average.dtype
+        return self.outputs[0].dtype
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -193,19 +214,15 @@ class Plan:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The distinct shapes of results of blocks; `target.shape_index` is an index into them."""
-        if self.average is None or self.average.result is None:
-            return self.target.shapes
-        return (self.average.result,)
+        """The distinct shapes of results of blocks; of several results, those of the first."""
+        return self.outputs[0].shapes
 
     def shape_of(self, block: int) -> tuple[int, ...]:
         """Shape of the result of one block."""
-        return self.shapes[int(self.target.shape_index[block])]
+        return self.outputs[0].shape_of(block)
 
     def largest_shape(self) -> tuple[int, ...]:
         """The largest length of a result on each axis, which functions know as `chunkShape`."""
-        if self.several:
-            return self.several[0].target.largest_shape()
         return tuple(max(lengths) for lengths in zip(*self.shapes, strict=True))
 
     @property
@@ -215,7 +232,7 @@ class Plan:
 
     def group_of(self, blocks: np.ndarray) -> np.ndarray:
         """Which blocks one process computes together: numbers of groups, in order, shape (n,)."""
-        return blocks if self.average is None else self.average.group_of(blocks)
+        return blocks if self.grouping is None else self.grouping.group_of(blocks)
 
     @property
     def run_directory(self) -> Path:
@@ -244,25 +261,24 @@ class Plan:
         return sizes
 
     def result_sizes(self) -> np.ndarray:
-        """Bytes of the result of each block, shape (B,); of averages, in the type of these."""
-        if self.average is None or self.average.result is None:
-            return self.target.sizes()
-        size = math.prod(self.average.result) * self.dtype.itemsize
-        return np.full(len(self), size, np.int64)
+        """Bytes of the results of each block, shape (B,); of averages, in the type of these."""
+        sizes: np.ndarray = np.sum([output.result_sizes() for output in self.outputs], axis=0)
+        return sizes
 
     @property
     def group_bytes(self) -> int:
-        """Bytes of all sums of one group of an average; 0 without one."""
-        if self.average is None:
-            return 0
-        shapes = [self.shape_of(block) for block in range(self.average.channel_blocks)]
-        return self.average.conditions * sum(nbytes_of(self.average, shape) for shape in shapes)
+        """Bytes of all sums of one group of averages; 0 without one."""
+        return sum(
+            output.average.conditions * nbytes_of(output.average, output.shape_of(block))
+            for output in self.averaged
+            if output.average is not None
+            for block in range(output.average.channel_blocks)
+        )
 
     def stored_bytes(self, blocks: np.ndarray) -> int:
-        """Bytes that a run writes for some blocks: their results, or the sums of an average."""
-        if self.average is None:
-            return int(self.target.sizes()[blocks].sum())
-        return int(np.unique(self.group_of(blocks)).size) * self.group_bytes
+        """Bytes that a run writes for some blocks: their results, and the sums of averages."""
+        sums = int(np.unique(self.group_of(blocks)).size) * self.group_bytes
+        return sums + (int(self.target.sizes()[blocks].sum()) if self.of_trials else 0)
 
     def load_function(self, *, remedy: str = "") -> Callable[..., Any]:
         """The function itself; it is in place only if it is the very one that was planned.

@@ -46,7 +46,7 @@ from hpcio.files import (
 )
 from hpcio.fingerprints import Fingerprint
 from hpcio.function import Function, plain_state, state_of
-from hpcio.layout import Average, Axis, Output, Target, sizes_of_parts
+from hpcio.layout import Average, Axis, Output, Target, record_of
 from hpcio.planning.plan import Former, Plan
 from hpcio.recording import (
     Blocks,
@@ -160,8 +160,8 @@ def _write(plan: Plan, path: Path) -> None:
         **_arrays_of_axes(plan.axes),
         **_arrays_of_outputs(plan),
     }
-    if plan.average is not None and plan.average.by:
-        arrays["condition"] = plan.average.condition
+    if plan.grouping is not None and plan.grouping.by:
+        arrays["condition"] = plan.grouping.condition
     if plan.former:
         arrays["kept"] = plan.kept
     attrs = {"format": FORMAT, "run_id": plan.run_id, "digest": plan.digest}
@@ -172,8 +172,8 @@ def _write(plan: Plan, path: Path) -> None:
 def _plain_outputs(plan: Plan) -> dict[str, Any]:
     """Several results as JSON can hold them; nothing for one."""
     found = [
-        {"name": one.name, **_plain_axes(one.axes), "chunks": one.chunks,
-         "compression": one.compression}
+        {"name": one.name, **_plain_axes(one.axes), "average": plain_average(one.average),
+         "chunks": one.chunks, "compression": one.compression}
         for one in plan.several
     ]  # fmt: skip
     return {"outputs": found} if found else {}
@@ -222,16 +222,17 @@ def _arrays_of_outputs(plan: Plan) -> dict[str, np.ndarray]:
     return found
 
 
-def _outputs(f: h5py.File, plain: list[Any]) -> tuple[Output, ...]:
+def _outputs(f: h5py.File, plain: list[Any], condition: np.ndarray) -> tuple[Output, ...]:
     """What `_plain_outputs` and `_arrays_of_outputs` have kept."""
     found = []
     for n, one in enumerate(plain):
         group = f[f"outputs/{n}"]
         named = _axes(group, one["axes"], one["axis_columns"])
         chunks = None if one["chunks"] is None else tuple(one["chunks"])
-        found.append(
-            Output(one["name"], Target.load(group["target"]), named, chunks, one["compression"])
-        )
+        found.append(Output(
+            one["name"], Target.load(group["target"]), named, _average(one["average"], condition),
+            chunks, one["compression"],
+        ))  # fmt: skip
     return tuple(found)
 
 
@@ -393,8 +394,9 @@ def _check(plan: Plan) -> None:
         raise ValueError("it has no digest")
     if plan.former and (plan.kept.shape != count or plan.kept.max() > len(plan.former)):
         raise ValueError("a block is kept of a plan that is not there")
-    if plan.average is not None:
-        _check_average(plan, plan.average)
+    for output in plan.averaged:
+        assert output.average is not None
+        _check_average(plan, output.average)
 
 
 def _check_outputs(plan: Plan) -> None:
@@ -408,13 +410,17 @@ def _check_outputs(plan: Plan) -> None:
             if any(values.shape != (target.shape[k],) for values in known):
                 raise ValueError(f"axis {k} has coordinates that do not fit it")
     if plan.several:
-        sizes = sizes_of_parts([output.target for output in plan.several])
-        if not np.array_equal(sizes.sum(axis=0), plan.target.sizes()):
+        sizes = record_of(plan.several).sizes()
+        if plan.average is not None or not np.array_equal(sizes, plan.target.sizes()):
             raise ValueError("the records of its blocks do not hold their results")
 
 
 def _check_average(plan: Plan, average: Average) -> None:
     """Raise ValueError unless an average has groups, conditions and functions that there are."""
+    assert plan.grouping is not None
+    shared = ("stretches", "channel_blocks", "by", "conditions")
+    if any(getattr(average, name) != getattr(plan.grouping, name) for name in shared):
+        raise ValueError("its averages have groups of their own")
     firsts, trials = zip(*average.stretches, strict=True)
     if min(*trials, average.channel_blocks) < 1 or firsts[0] or [*firsts] != sorted({*firsts}):
         raise ValueError("its average has no groups")
@@ -477,11 +483,12 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
             for k in range(len(spec.get("reduction", ())))  # older plans have none
         ]
         target = Target.load(f["target"])
-        several = _outputs(f, spec.get("outputs", []))
+        several = _outputs(f, spec.get("outputs", []), condition)
         run_id, digest = str(f.attrs["run_id"]), str(f.attrs["digest"])
     average = _average(spec["average"], condition)
-    if average is not None and not set(average.by) <= set(names):
-        raise ValueError("its average is by a column that is not there")
+    for each in (average, *(output.average for output in several)):
+        if each is not None and not set(each.by) <= set(names):
+            raise ValueError("its average is by a column that is not there")
     return {
         **_found_again(spec, pickled, reduction, os.path.dirname(out)),
         "trials": Trials(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ __all__ = ["calls_of", "reduction_of", "try_reduction"]
 Job = tuple[tuple[int, ...], str]
 
 
-def reduction_of(reduce: Reducing | None) -> tuple[Function, ...]:
-    """The three functions of a reduction, as a plan keeps them; none for an average by its name.
+def reduction_of(reduce: Reducing | Mapping[str, Reducing] | None) -> tuple[Function, ...]:
+    """The three functions of a reduction, as a plan keeps them; none for averages by their names.
 
     Raises
     ------
@@ -29,7 +29,9 @@ def reduction_of(reduce: Reducing | None) -> tuple[Function, ...]:
     FunctionError
         If one cannot be imported, is not callable, or cannot be pickled.
     """
-    if reduce is None or (isinstance(reduce, str) and ":" not in reduce):
+    if reduce is None or isinstance(reduce, Mapping):
+        return ()
+    if isinstance(reduce, str) and ":" not in reduce:
         return ()
     found = functions_named(reduce) if isinstance(reduce, str) else reduce
     if not isinstance(found, Sequence) or len(found) != len(ROLES):

@@ -14,6 +14,7 @@ from hpcio.files import checksum, has_sound_scales, read_table, read_text
 
 __all__ = [
     "KEPT",
+    "OF_AVERAGE",
     "OUTPUTS",
     "RECORDINGS",
     "RECORDING_OF",
@@ -29,6 +30,8 @@ KEPT = "hpcio/besides"
 RECORDINGS, RECORDING_OF = "hpcio/recordings", "hpcio/recording_of_trial"
 # The layout of each of several results of a call.
 OUTPUTS = "hpcio/outputs"
+# The attribute of such a layout that has the checksum of an average.
+OF_AVERAGE = "checksum"
 
 # The attribute of a file that names its results, as JSON, if a call has several.
 SEVERAL = "results"

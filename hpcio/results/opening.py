@@ -25,7 +25,7 @@ from hpcio.files import (
     result_of,
 )
 from hpcio.layout import Target
-from hpcio.results.besides import OUTPUTS, SEVERAL, names_of_results
+from hpcio.results.besides import OF_AVERAGE, OUTPUTS, SEVERAL, names_of_results
 from hpcio.results.guarding import ResultDataset, Sources
 from hpcio.results.remedies import check_parts, remedy
 from hpcio.results.showing import earlier_in, shown
@@ -34,7 +34,15 @@ from hpcio.words import html_table, in_lines
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["ResultFile", "check_finished", "open", "refusing_damage", "target_of"]
+__all__ = [
+    "ResultFile",
+    "averages_in",
+    "check_finished",
+    "of_trials_in",
+    "open",
+    "refusing_damage",
+    "target_of",
+]
 
 
 class ResultFile(h5py.File):  # type: ignore[misc]  # h5py is untyped
@@ -203,6 +211,22 @@ def _place_of_target(f: h5py.File, name: str) -> str:
 def target_of(f: h5py.File, name: str) -> Target:
     """Where the results of blocks lie in a dataset of a result."""
     return Target.load(f[_place_of_target(f, name)])
+
+
+def averages_in(f: h5py.File) -> dict[str, int]:
+    """The checksum of each average among several results, by its name; none of a single one."""
+    places = {name: f[_place_of_target(f, name)] for name in names_of_results(f)}
+    return {
+        name: int(group.attrs[OF_AVERAGE])
+        for name, group in places.items()
+        if OF_AVERAGE in group.attrs
+    }
+
+
+def of_trials_in(f: h5py.File) -> dict[str, Target]:
+    """The layout of each of several results that has those of trials, by its name."""
+    averages = averages_in(f)
+    return {name: target_of(f, name) for name in names_of_results(f) if name not in averages}
 
 
 def _check_shape(f: h5py.File, name: str) -> None:

@@ -17,11 +17,11 @@ from hpcio.errors import HpcioError, OutputError, as_output_error
 from hpcio.files import fill_of, mark_of, open_file, read_text, sync
 from hpcio.function import unpack_details, write_details
 from hpcio.journals import Ledger, computed_by, functions_of, plans_of, published, sweep
-from hpcio.layout import RESERVED, attach, hide
+from hpcio.layout import RESERVED, Target, attach, hide
 from hpcio.machine import user_name
 from hpcio.planning import Plan
 from hpcio.recording import FURTHER, Recording, SeveralRecordings, dates_of_session
-from hpcio.results.besides import OUTPUTS, RECORDING_OF, RECORDINGS, SEVERAL, keep_sums
+from hpcio.results.besides import OF_AVERAGE, OUTPUTS, RECORDING_OF, RECORDINGS, SEVERAL, keep_sums
 from hpcio.writers import backend_of
 
 __all__ = ["RATE", "T_START", "WHOLE", "publish"]
@@ -114,8 +114,12 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
         scales = attach(output.axes, f, f[output.name], scales=scales)
     if plan.several:
         f.attrs[SEVERAL] = json.dumps([output.name for output in plan.several])
-        for output in plan.several:
-            output.target.save(f.create_group(f"{OUTPUTS}/{output.name}"))
+    for output in plan.several:
+        layout, group = output.target, f.create_group(f"{OUTPUTS}/{output.name}")
+        if output.average is not None:  # which is one block, with a checksum of its own
+            layout = Target.of_one_block(layout.shape, layout.dtype)
+            group.attrs[OF_AVERAGE] = np.uint64(stored.averages[output.name])
+        layout.save(group)
     f["trials"] = trial_table(ledger)
     f["trials"].attrs.update(_times(plan))
     hide(f["trials"])
@@ -135,10 +139,10 @@ def trial_table(ledger: Ledger) -> np.ndarray:
     numpy.ndarray of TRIAL, shape (N,)
         `last` is the last row itself; a trial without rows has ``last = first - 1``. In an
         average, each trial has all rows. Of several results, the rows are those of the first that
-        is concatenated, or of the first of all.
+        is concatenated, or of the first of all; of averages, if there is nothing else.
     """
     plan = ledger.plan
-    targets = [output.target for output in plan.outputs]
+    targets = [output.target for output in plan.of_trials or plan.outputs]
     target = next((one for one in targets if not one.stacked), targets[0])
     per_trial = plan.blocks.channel_blocks
     table = np.zeros(len(plan) // per_trial, TRIAL)
@@ -170,7 +174,7 @@ def _add_columns(ledger: Ledger, f: h5py.File) -> None:
     columns = {**plan.trials.columns, **_tell_functions(ledger, f), **_tell_runs(ledger, f)}
     if not columns:
         return
-    along = [o.name for o in plan.outputs if o.target.stacked and plan.average is None]
+    along = [output.name for output in plan.of_trials if output.target.stacked]
     scale = f[along[0]].dims[0][0] if along else _trial_scale(plan, f)
     places = {
         name: _add_column(f, _free(f, name), values, scale) for name, values in columns.items()
@@ -281,8 +285,8 @@ def _add_column(f: h5py.File, place: str, values: np.ndarray, scale: h5py.Datase
 
 
 def _add_conditions(ledger: Ledger, f: h5py.File) -> None:
-    """How many trials are in each average by condition, and its values of several columns."""
-    plan, average = ledger.plan, ledger.plan.average
+    """How many trials are in averages by condition, and the values of several columns."""
+    plan, average = ledger.plan, ledger.plan.grouping
     if average is None or not average.by:
         return
     done = trial_table(ledger)["done"]
@@ -291,9 +295,12 @@ def _add_conditions(ledger: Ledger, f: h5py.File) -> None:
     if len(average.by) > 1:
         _, first = np.unique(average.condition, return_index=True)
         along |= {name: plan.trials.columns[name][first] for name in average.by}
-    scale = f["data"].dims[0][0]
-    names = [_add_column(f, _free(f, name), values, scale) for name, values in along.items()]
-    _name_coordinates(f["data"], names)
+    names: dict[str, list[str]] = {}  # by the scale of the conditions, which averages may share
+    for output in plan.averaged:
+        scale = f[output.name].dims[0][0]
+        if scale.name not in names:
+            names[scale.name] = [_add_column(f, _free(f, n), v, scale) for n, v in along.items()]
+        _name_coordinates(f[output.name], names[scale.name])
 
 
 def _trial_scale(plan: Plan, f: h5py.File) -> h5py.Dataset:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
-import json
 import os
 import secrets
 import shlex
@@ -48,7 +47,6 @@ from hpcio.journals import DONE, alone, remove
 from hpcio.layout import Target
 from hpcio.machine import check_room, look_again, only_files
 from hpcio.planning import Chunks, StorageOptions, check_new_output, open_plan_file
-from hpcio.recording import FURTHER
 from hpcio.results import opening as result
 from hpcio.results.besides import SEVERAL
 from hpcio.results.extents import (
@@ -61,14 +59,22 @@ from hpcio.results.extents import (
     pieces,
 )
 from hpcio.results.nwb import NewDataset, lay_out_as_nwb
-from hpcio.results.opening import ResultFile, check_finished, target_of
+from hpcio.results.opening import (
+    ResultFile,
+    averages_in,
+    check_finished,
+    of_trials_in,
+    target_of,
+)
 from hpcio.results.packing import fill_chunks, read_region
 from hpcio.results.verifying import (
     Verified,
     comparing,
+    differing_averages,
     differing_blocks,
     differing_records,
     in_words,
+    nbytes_of_averages,
     runs_of_bytes,
     spans,
     verify,
@@ -193,7 +199,8 @@ def _checked_copy(
     with result.open(source) as f:
         seen = os.fstat(f.id.get_vfd_handle())
         run_id = read_text(f["hpcio"], "run_id")
-        several = {name: target_of(f, name) for name in f.results} if SEVERAL in f.attrs else {}
+        is_several = SEVERAL in f.attrs
+        several = {name: target_of(f, name) for name in f.results} if is_several else {}
         target = Target.load(f["hpcio/target"])
         if several:
             check_room(final, sum(target.nbytes for target in several.values()))
@@ -210,7 +217,7 @@ def _checked_copy(
         else:
             names = {"data": _chunked(f, target, part, final, chunking, workers, form)}
         if checked is None and form is not _as_result:
-            checked = _compared(f, target, several, part, names)
+            checked = _compared(f, target, part, names)
     if checked is None:
         checked = _read_back(part, from_disk=in_place)
     return checked, run_id, seen
@@ -315,25 +322,23 @@ def _read_back(part: Path, *, from_disk: bool) -> Verified:
         os.close(fd)
 
 
-def _compared(
-    f: ResultFile,
-    target: Target,
-    several: Mapping[str, Target],
-    part: Path,
-    names: Mapping[str, str],
-) -> Verified:
+def _compared(f: ResultFile, target: Target, part: Path, names: Mapping[str, str]) -> Verified:
     """Bring a copy that is no result to the disk, and compare its data as `_read_back` does."""
     sync(part)
     done, expected = read_table(f["hpcio/state"]) == DONE, read_table(f["hpcio/checksum"])
+    targets = of_trials_in(f) if SEVERAL in f.attrs else {"data": target}
     with open_file(part) as g:
-        if several:
-            read = {name: g[place].__getitem__ for name, place in names.items()}
-            found = differing_records(target, several, done, expected, read)
+        read = {name: g[place].__getitem__ for name, place in names.items()}
+        if SEVERAL in f.attrs:
+            found = differing_records(target, targets, done, expected, read)
         else:
-            found = differing_blocks(target, done, expected, g[names["data"]].__getitem__)
+            found = differing_blocks(target, done, expected, read["data"])
         for block in found:
-            raise _differs(several or {"data": target}, block, part)
-    return Verified.of(part, target, done, several=several)
+            raise _differs(targets, block, part)
+        for name in differing_averages(averages_in(f), read):
+            raise ResultError(f"The average '{name}' differs from what was computed, in '{part}'.")
+    trials, averages = len(f["trials"]), nbytes_of_averages(f)
+    return Verified.of(part, target, done, trials=trials, averages=averages)
 
 
 def _differs(targets: Mapping[str, Target], block: int, part: Path) -> ResultError:
@@ -387,18 +392,12 @@ def _as_result(f: ResultFile, g: h5py.File, new_dataset: NewDataset) -> dict[str
             new.label = old.label
             for scale in old.values():
                 new.attach_scale(g[scale.name])
-    for place in _columns_in(f):
-        for scale in f[place].dims[0].values():
-            g[place].dims[0].attach_scale(g[scale.name])
+    for name, column in f.items():  # of trials, and of conditions
+        if isinstance(column, h5py.Dataset) and name not in made and not column.is_scale:
+            for new, old in zip(g[name].dims, column.dims, strict=True):
+                for scale in old.values():
+                    new.attach_scale(g[scale.name])
     return made
-
-
-def _columns_in(f: ResultFile) -> set[str]:
-    """The datasets that hold columns of trials, of conditions and of channels."""
-    found: set[str] = {*json.loads(f["trials"].attrs.get(FURTHER, "{}")).values()}
-    for name in f.results:
-        found |= {*read_text(f.plain(name), "coordinates", "").split()}
-    return found
 
 
 def _tell_compression(g: h5py.File, chunkings: Iterable[Chunking | None]) -> None:
@@ -488,7 +487,7 @@ def _copy_comparing(
 
         _copy_bytes(extents, part, begin, places, workers, then=check)
     sync(part)
-    return Verified.of(part, target, done)
+    return Verified.of(part, target, done, trials=len(f["trials"]))
 
 
 def _rows(target: Target, first: int, last: int) -> tuple[slice, ...]:

@@ -33,15 +33,19 @@ def shown(f: h5py.File) -> list[tuple[str, str]]:
 
 def _rows(f: h5py.File) -> list[tuple[str, str]]:
     results = [f[name] for name in names_of_results(f)]
-    data, trials = results[0], f["trials"]
+    trials = f["trials"]
     gaps = int((~trials.fields("done")[()]).sum())
     columns = [*json.loads(trials.attrs.get(FURTHER, "{}"))]
     steps = [step["function"] for step in json.loads(read_text(f, "chain", "[]"))]
-    reduce = read_text(data, "reduce", "")
+    averages = [_average_of(one) for one in results]
+    several = len(results) > 1
     rows = [
         ("result", f.filename),
-        *((one.name.lstrip("/"), _in_words(one)) for one in results),
-        ("average", f"{reduce} of {count(int(data.attrs['trials']), 'trial')}" if reduce else ""),
+        *(
+            (one.name.lstrip("/"), _in_words(one) + (f", {average}" if several and average else ""))
+            for one, average in zip(results, averages, strict=True)
+        ),
+        ("average", averages[0] if not several else ""),
         ("trials", f"{len(trials):,}"),
         ("gaps", f"{gaps:,}" if gaps else ""),
         ("kept", earlier_words(earlier) if (earlier := earlier_in(f)) else ""),
@@ -73,6 +77,12 @@ def recording_in_words(f: h5py.File) -> str:
 def _in_words(data: h5py.Dataset) -> str:
     axes = ["" if name == unnamed(k) else name for k, name in enumerate(names_of_axes(data))]
     return f"{shape_words(data.shape, axes)}, {data.dtype}, {size(data.nbytes)}"
+
+
+def _average_of(data: h5py.Dataset) -> str:
+    """Which average of how many trials a result is; empty if it is none."""
+    reduce = read_text(data, "reduce", "")
+    return f"{reduce} of {count(int(data.attrs['trials']), 'trial')}" if reduce else ""
 
 
 def _listed(names: list[Any]) -> str:

@@ -33,9 +33,11 @@ from hpcio.words import count, earlier_words, listed, size
 __all__ = [
     "Verified",
     "comparing",
+    "differing_averages",
     "differing_blocks",
     "differing_records",
     "in_words",
+    "nbytes_of_averages",
     "runs_of_bytes",
     "spans",
     "verify",
@@ -86,19 +88,18 @@ class Verified:
         target: Target,
         done: np.ndarray,
         *,
+        trials: int,
         besides: bool = True,
         earlier: int = 0,
         elsewhere: str = "",
-        several: Mapping[str, Target] | None = None,
+        averages: int = 0,
     ) -> Self:
         """The record of a check that has compared all blocks that are done, and no others."""
-        each = [target, *(several or {}).values()]
-        in_channels = any(one.channel_axis is not None for one in each)
         return cls(
             path=os.fspath(path), blocks=int(done.sum()), gaps=int((~done).sum()),
-            nbytes=int(target.sizes()[done].sum()),
+            nbytes=int(target.sizes()[done].sum()) + averages,
             # An average is one block of all trials.
-            counted="trial" if not in_channels and done.size > 1 else "block",
+            counted="trial" if done.size == trials and done.size > 1 else "block",
             besides=besides, earlier=earlier, elsewhere=elsewhere,
         )  # fmt: skip
 
@@ -165,9 +166,8 @@ def verify(path: str | os.PathLike[str]) -> Verified:
 
 def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
     target = Target.load(f["hpcio/target"])
-    several = {}
-    if SEVERAL in f.attrs:
-        several = {name: result.target_of(f, name) for name in f.results}
+    is_several = SEVERAL in f.attrs
+    several = result.of_trials_in(f) if is_several else {}
     state, expected = read_table(f["hpcio/state"]), read_table(f["hpcio/checksum"])
     if state.shape != target.start.shape or expected.shape != state.shape:
         raise ValueError("the states and checksums of its blocks do not fit them")
@@ -179,7 +179,7 @@ def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
     _expect_fill(target, several, np.flatnonzero(~done), expected)
     every = np.ones(done.shape, bool)
     offset = None
-    if not several and target.in_rows and target.nbytes and not f.virtual.is_virtual:
+    if not is_several and target.in_rows and target.nbytes and not f.virtual.is_virtual:
         offset = plain_offset(f.virtual, f.filename)
     wrong: list[int] = []
     if offset is not None:
@@ -188,15 +188,18 @@ def _verify(f: result.ResultFile, path: str | os.PathLike[str]) -> Verified:
                 lambda blocks: wrong.extend(differ(blocks)),
                 runs_of_bytes(target, SPAN), threads=copying_threads(),
             )  # fmt: skip
-    elif several:
+    elif is_several:
         wrong += _differing_in_several(f, target, several, expected)
+        read = {name: f[name].__getitem__ for name in f.results}
+        for name in differing_averages(result.averages_in(f), read):
+            raise _damaged_average(f, name, several, sorted(wrong))
     else:
         wrong += differing_blocks(target, every, expected, f["data"].__getitem__)
     if wrong:
         raise _damaged(f, several or {"data": target}, sorted(wrong))
     return Verified.of(
         path, target, done, besides=besides is not None, earlier=f.earlier,
-        elsewhere=_elsewhere(f), several=several,
+        elsewhere=_elsewhere(f), trials=len(f["trials"]), averages=nbytes_of_averages(f),
     )  # fmt: skip
 
 
@@ -258,6 +261,8 @@ def differing_records(
     ResultError
         If HDF5 cannot read them.
     """
+    if not several:  # all of them are averaged
+        return
     for blocks in _runs_of_trials(record, several):
         regions = {name: _around(target, blocks) for name, target in several.items()}
         found, wrong = {}, 0
@@ -282,6 +287,30 @@ def differing_records(
                 yield block
         if error is not None and not wrong:
             raise ResultError(f"HDF5 cannot read all of the result: {error}.") from error
+
+
+def differing_averages(
+    expected: Mapping[str, int], read: Mapping[str, Callable[[tuple[slice, ...]], Any]]
+) -> Iterator[str]:
+    """The averages among several results that are not what was computed.
+
+    Raises
+    ------
+    ResultError
+        If HDF5 cannot read one.
+    """
+    for name, check in expected.items():
+        try:
+            found = read[name](())
+        except (OSError, RuntimeError) as error:  # a filter cannot make sense of a chunk
+            raise ResultError(f"HDF5 cannot read the average '{name}': {error}.") from error
+        if checksum(np.ascontiguousarray(found)) != check:
+            yield name
+
+
+def nbytes_of_averages(f: result.ResultFile) -> int:
+    """Bytes of the averages among several results."""
+    return sum(int(f.plain(name).nbytes) for name in result.averages_in(f))
 
 
 def _sum_of_parts(parts: Sequence[np.ndarray]) -> int:
@@ -477,6 +506,16 @@ def _damaged(file: h5py.File, targets: Mapping[str, Target], blocks: list[int]) 
             f"  ... and {len(blocks) - len(shown):,} more; {count(len(by_file), 'file')} in all"
         )
     return ResultError("\n".join([*lines, what]))
+
+
+def _damaged_average(
+    file: h5py.File, name: str, targets: Mapping[str, Target], blocks: list[int]
+) -> ResultError:
+    """The error for an average that is not what was computed, and perhaps blocks, too."""
+    said = f"The average '{name}' differs from what was computed, in '{file.filename}'."
+    if blocks:
+        return ResultError(f"{said}\n{_damaged(file, targets, blocks)}")
+    return ResultError(f"{said} {remedy(Path(file.filename), _run_of(file))}")
 
 
 def in_words(targets: Mapping[str, Target], block: int) -> str:

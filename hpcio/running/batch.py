@@ -120,6 +120,8 @@ class _Batch:
         self._write, self._append = attempt.writer.write, attempt.journal.append
         # Records of results that the writer still holds back; they follow their bytes.
         self._held: list[tuple[int, dict[str, Any]]] = []
+        # Of several results, the layout of those that are not averaged.
+        self._kept = plan.target if plan.several and plan.averaged else None
         self._written = self._failed = self._nbytes = self._tried = 0
         # When the last block was stored, or has failed.
         self._now = self._flushed = perf_counter()
@@ -253,16 +255,18 @@ class _Batch:
         computed = perf_counter()
         if details:
             self._journal.note(DETAILS, block, pack_details(details))
-        size = result.nbytes
+        # What is averaged comes last in a record.
+        kept = result if self._kept is None else result[: self._kept.shape_of(block)[0]]
+        size = kept.nbytes
         # The checksum of a large result is made while it is written.
-        checking = self._attempt.pool.submit(checksum, result) if size >= LARGE else None
+        checking = self._attempt.pool.submit(checksum, kept) if size >= LARGE else None
         try:
             file, offset = self._write(block, result)
         except HpcioError:
             raise
         except OSError as error:
             raise as_output_error(error, self._attempt.plan.run_directory) from error
-        check = checksum(result) if checking is None else checking.result()
+        check = checksum(kept) if checking is None else checking.result()
         self._now = perf_counter()
         io = read - started + self._now - computed
         if self._writer.is_flushed and not self._held:

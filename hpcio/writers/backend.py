@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -84,12 +84,15 @@ class Stored:
         The layout of its dataset.
     state, checksum : numpy.ndarray of uint8 and uint64
         State and checksum of each block of that layout.
+    averages : mapping of str to int
+        The checksum of each average of several results, by its name.
     """
 
     ledger: Ledger
     target: Target
     state: np.ndarray
     checksum: np.ndarray
+    averages: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def blocks_of(cls, ledger: Ledger) -> Stored:
@@ -121,7 +124,7 @@ class Backend(Protocol):
         """The reader of what one attempt has stored."""
 
     def add_data(self, ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
-        """Make the dataset ``data`` of the finished file; called while `publish` makes it.
+        """Make the datasets of the finished file; called while `publish` makes it.
 
         Parameters
         ----------
@@ -158,11 +161,17 @@ WRITERS: Registry[Backend] = Registry(
 _AVERAGES: Registry[Backend] = Registry(
     "writer of averages", group="", own={"sums": "hpcio.writers.sums:SUMS"}
 )
+# Where results of trials are kept, too, by one of the ways above.
+_BESIDE: Registry[Callable[[Backend], Backend]] = Registry(
+    "writer of averages", group="", own={"sums": "hpcio.writers.beside:Beside"}
+)
 
 
 def backend_of(plan: Plan) -> Backend:
     """The way in which the results of a plan are stored."""
-    return WRITERS[plan.writer] if plan.average is None else _AVERAGES["sums"]
+    if not plan.averaged:
+        return WRITERS[plan.writer]
+    return _BESIDE["sums"](WRITERS[plan.writer]) if plan.of_trials else _AVERAGES["sums"]
 
 
 def needs_ranks(plan: Plan) -> bool:
@@ -172,7 +181,7 @@ def needs_ranks(plan: Plan) -> bool:
 
 def fills_gaps(plan: Plan) -> bool:
     """Whether gaps of a published result can be filled; one file is not written again."""
-    return plan.average is not None or backend_of(plan).abilities.makes_sources
+    return not plan.of_trials or backend_of(plan).abilities.makes_sources
 
 
 def without_lost(plan: Plan, log: JournalRecords) -> JournalRecords:

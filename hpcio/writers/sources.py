@@ -505,12 +505,11 @@ def task_pieces(ledger: Ledger) -> Iterator[Piece]:
         return
     record, log = ledger.record[done], ledger.log[done]
     joined = (
-        (np.diff(done) == 1)
-        & (np.diff(log) == 0)
-        & (np.diff(record["file"].astype(np.int64)) == 0)
-        & (np.diff(record["offset"]) == record["nbytes"][:-1])
+        (np.diff(done) == 1) & (np.diff(log) == 0) & (np.diff(record["file"].astype(np.int64)) == 0)
     )
     plan = ledger.plan
+    if not plan.several:  # which lie back to back where they have places in one file
+        joined &= np.diff(record["offset"]) == record["nbytes"][:-1]
     if not all(output.target.in_rows for output in plan.outputs):
         joined[:] = False
     sizes = _sizes_of_files(ledger)

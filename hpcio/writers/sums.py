@@ -2,7 +2,8 @@
 
 Whatever the writer of a plan is, its average is one small dataset that is written at the end. A sum
 lies in a file of the attempt, after a head with its checksum. It is written when the last trial of
-its group has been tried; only then its blocks are journalled as done.
+its group has been tried; only then its blocks are journalled as done. Of several results of a call,
+the sums of a group lie one after the other.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +22,17 @@ import numpy as np
 from hpcio.errors import ResultError, as_output_error, as_read_error
 from hpcio.files import NewNames, checksum, read_at, write_at, write_under_name
 from hpcio.journals import DONE, Journal, JournalRecords, Ledger, StoredReader
-from hpcio.layout import Average, Functions, State, Target, begin, combine, nbytes_of
+from hpcio.layout import (
+    Average,
+    Functions,
+    Output,
+    State,
+    Target,
+    begin,
+    combine,
+    nbytes_of,
+    results_in,
+)
 from hpcio.planning import Plan, WriterAbilities
 from hpcio.writers.backend import Stored, Writer
 
@@ -30,9 +42,27 @@ __all__ = ["SUMS"]
 _HEAD = struct.Struct("<qqqQ")
 
 
-def _average(plan: Plan) -> Average:
-    assert plan.average is not None
-    return plan.average
+def _grouping(plan: Plan) -> Average:
+    assert plan.grouping is not None
+    return plan.grouping
+
+
+def _average(output: Output) -> Average:
+    assert output.average is not None
+    return output.average
+
+
+def _sizes_of_sums(plan: Plan) -> np.ndarray:
+    """Bytes of the sum of each output, with its head, for each channel block: (outputs, blocks)."""
+    return np.asarray(
+        [
+            [
+                _HEAD.size + nbytes_of(_average(output), output.shape_of(block))
+                for block in range(_grouping(plan).channel_blocks)
+            ]
+            for output in plan.averaged
+        ]
+    )
 
 
 def _path(plan: Plan, attempt: str) -> Path:
@@ -43,7 +73,7 @@ class _SumsWriter:
     """Holds the current group of one attempt, and writes the others; see `hpcio.writers.Writer`."""
 
     def __init__(self, plan: Plan, attempt: str) -> None:
-        self._plan, self._average = plan, _average(plan)
+        self._plan, self._average = plan, _grouping(plan)
         self._functions = plan.load_reduction()
         path = _path(plan, attempt)
         try:
@@ -53,13 +83,15 @@ class _SumsWriter:
         self._names = NewNames()
         self._names.add(path.parent)
         # The sums of one group lie one after the other, by condition and channel block.
-        each = [
-            _HEAD.size + nbytes_of(self._average, plan.shape_of(block))
-            for block in range(self._average.channel_blocks)
-        ]
+        each = _sizes_of_sums(plan).sum(axis=0).tolist()
         self._places = np.cumsum([0, *(each * self._average.conditions)]).tolist()
         self._end = 0
-        self._at_hand: dict[int, State] = {}
+        # Of each channel block, the results that are averaged.
+        self._parts = [
+            [(output.shape_of(block), output.dtype) for output in plan.averaged]
+            for block in range(self._average.channel_blocks)
+        ]
+        self._at_hand: dict[int, list[State]] = {}
         self._first: dict[int, int] = {}  # the first block of each of these
         self._slot: dict[int, int] = {}
         self._last = np.zeros(0, np.int64)  # last block of each group of the batch
@@ -76,10 +108,16 @@ class _SumsWriter:
     def write(self, block: int, data: np.ndarray) -> tuple[int, int]:
         slot = self._slot[block]
         if slot not in self._at_hand:
-            shape = self._plan.shape_of(block)
-            self._at_hand[slot] = begin(self._average, shape, self._functions)
+            self._at_hand[slot] = [
+                begin(_average(output), output.shape_of(block), self._functions)
+                for output in self._plan.averaged
+            ]
             self._first[slot] = self._average.first_of(block)
-        self._at_hand[slot].add(data)
+        results = [data]
+        if self._plan.several:
+            results = results_in(data, self._parts[block % self._average.channel_blocks])
+        for state, result in zip(self._at_hand[slot], results, strict=True):
+            state.add(result)
         self.is_flushed = False
         offset = self._end + self._places[slot]
         self._look(block)
@@ -92,10 +130,9 @@ class _SumsWriter:
         """Write the sums of a group if its last block has been tried."""
         if block != self._last[np.searchsorted(self._last, block)]:
             return
-        for slot, state in sorted(self._at_hand.items()):
-            data = b"".join(part.tobytes() for part in state.parts())
-            head = _HEAD.pack(self._first[slot], state.count, len(data), checksum(data))
-            write_at(self._fd, head + data, self._end + self._places[slot])
+        for slot, states in sorted(self._at_hand.items()):
+            packed = b"".join(_packed(state, self._first[slot]) for state in states)
+            write_at(self._fd, packed, self._end + self._places[slot])
         self._end += self._places[-1]
         self._at_hand.clear()
         self.is_flushed = True
@@ -116,14 +153,24 @@ class _SumsWriter:
         os.close(self._fd)
 
 
+def _packed(state: State, first: int) -> bytes:
+    """A sum as it lies in the file, given its first block."""
+    data = b"".join(part.tobytes() for part in state.parts())
+    return _HEAD.pack(first, state.count, len(data), checksum(data)) + data
+
+
 class _SumsReader:
     """The sums of one attempt."""
 
     def __init__(
         self, plan: Plan, records: JournalRecords, functions: Functions | None = None
     ) -> None:
-        self._plan, self._average, self._functions = plan, _average(plan), functions
-        self._known: tuple[int, State | None] = (-1, None)
+        self._outputs, self._grouping = plan.averaged, _grouping(plan)
+        self._functions = functions
+        # Where the sum of each output begins, after the first byte of a group's, by channel block.
+        sizes = _sizes_of_sums(plan)
+        self._inside = (np.cumsum(sizes, axis=0) - sizes).tolist()
+        self._known: dict[int, tuple[int, State | None]] = {}
         path = _path(plan, records.attempt)
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -139,21 +186,25 @@ class _SumsReader:
         found: np.ndarray = records["offset"] < os.fstat(self._fd).st_size
         return found
 
-    def read(self, record: np.void) -> State | None:
-        """The sum that a block went into; None if it is not what was written."""
+    def read(self, record: np.void, k: int = 0) -> State | None:
+        """The sum of output `k` that a block went into; None if it is not what was written."""
         offset = int(record["offset"])
-        if self._known[0] != offset:
-            self._known = offset, self._read(int(record["block"]), offset)
-        return self._known[1]
+        known, state = self._known.get(k, (-1, None))
+        if known != offset:
+            state = self._read(int(record["block"]), offset, k)
+            self._known[k] = offset, state
+        return state
 
-    def _read(self, block: int, offset: int) -> State | None:
+    def _read(self, block: int, offset: int, k: int) -> State | None:
+        offset += self._inside[k][block % self._grouping.channel_blocks]
         head = os.pread(self._fd, _HEAD.size, offset) if self._fd >= 0 else b""
         if len(head) < _HEAD.size:
             return None
         first, count, nbytes, check = _HEAD.unpack(head)
-        state = begin(self._average, self._plan.shape_of(block), self._functions)
+        output = self._outputs[k]
+        state = begin(_average(output), output.shape_of(block), self._functions)
         data = np.empty(sum(part.nbytes for part in state.parts()), np.uint8)
-        if first != self._average.first_of(block) or nbytes != data.nbytes:
+        if first != self._grouping.first_of(block) or nbytes != data.nbytes:
             return None
         if not read_at(self._fd, data, offset + _HEAD.size) or checksum(data) != check:
             return None
@@ -165,8 +216,8 @@ class _SumsReader:
         return state
 
     def intact(self, record: np.void) -> bool:
-        """Whether the sum that a block went into is what was written."""
-        return self.read(record) is not None
+        """Whether the sums that a block went into are what was written."""
+        return all(self.read(record, k) is not None for k in range(len(self._outputs)))
 
     def __enter__(self) -> Self:
         return self
@@ -176,9 +227,11 @@ class _SumsReader:
             os.close(self._fd)
 
 
-def _sums(ledger: Ledger, blocks: np.ndarray, functions: Functions | None) -> Iterator[State]:
-    """The sums that count of the blocks of one slot, in the order of groups."""
-    plan, average = ledger.plan, _average(ledger.plan)
+def _sums(
+    ledger: Ledger, k: int, blocks: np.ndarray, functions: Functions | None
+) -> Iterator[State]:
+    """The sums of output `k` that count, of the blocks of one slot, in the order of groups."""
+    plan, average = ledger.plan, _grouping(ledger.plan)
     blocks = blocks[ledger.done[blocks]]
     _, first, count = np.unique(average.sum_of(blocks), return_index=True, return_counts=True)
     with ExitStack() as stack:
@@ -187,7 +240,7 @@ def _sums(ledger: Ledger, blocks: np.ndarray, functions: Functions | None) -> It
             log = int(ledger.log[block])
             if log not in opened:
                 opened[log] = stack.enter_context(_SumsReader(plan, ledger.logs[log], functions))
-            state = opened[log].read(ledger.record[block])
+            state = opened[log].read(ledger.record[block], k)
             if state is None or state.count != members:
                 path = _path(plan, ledger.logs[log].attempt)
                 raise ResultError(
@@ -224,29 +277,48 @@ class _Sums:
         )
 
     def add_data(self, ledger: Ledger, file: h5py.File, folder: Path) -> Stored:
-        """Add up the groups in their order, and store the average.
+        """Add up the groups in their order, and store the averages.
 
         Raises
         ------
         ResultError
             If a sum is not on the disk as it was written.
         """
-        plan, target, average = ledger.plan, ledger.plan.target, _average(ledger.plan)
-        functions = plan.load_reduction()
-        whole = np.full(target.shape, target.fill, target.dtype)
-        slot = average.slot_of(np.arange(len(plan)))
-        by_slot = np.split(np.argsort(slot, kind="stable"), np.bincount(slot).cumsum()[:-1])
-        for blocks in by_slot:
-            first = int(blocks[0])
-            sums = _sums(ledger, blocks, functions)
-            whole[target.region(first)] = combine(average, plan.shape_of(first), sums, functions)
-        data = file.create_dataset("data", data=whole, fillvalue=target.dtype.type(target.fill))
-        done = ledger.done.reshape(-1, average.channel_blocks)
-        data.attrs["reduce"] = average.name
-        data.attrs["trials"] = int(done.all(axis=1).sum())
-        one = Target.of_one_block(target.shape, target.dtype)
-        state, check = np.full(1, DONE, np.uint8), np.asarray([checksum(whole)], np.uint64)
-        return Stored(ledger, one, state, check)
+        plan, functions = ledger.plan, ledger.plan.load_reduction()
+        found = {}
+        for k, output in enumerate(plan.averaged):
+            whole = _made(ledger, k, output, functions)
+            _store(ledger, output, whole, file)
+            found[output.name] = checksum(whole)
+        if plan.several:
+            return replace(Stored.blocks_of(ledger), averages=found)
+        one = Target.of_one_block(plan.target.shape, plan.target.dtype)
+        check = np.asarray([found["data"]], np.uint64)
+        return Stored(ledger, one, np.full(1, DONE, np.uint8), check)
+
+
+def _made(ledger: Ledger, k: int, output: Output, functions: Functions | None) -> np.ndarray:
+    """The average that is output `k`, of the trials that are done."""
+    target, average = output.target, _average(output)
+    whole = np.full(target.shape, target.fill, target.dtype)
+    slot = average.slot_of(np.arange(len(ledger.plan)))
+    by_slot = np.split(np.argsort(slot, kind="stable"), np.bincount(slot).cumsum()[:-1])
+    for blocks in by_slot:
+        first = int(blocks[0])
+        sums = _sums(ledger, k, blocks, functions)
+        whole[target.region(first)] = combine(average, output.shape_of(first), sums, functions)
+    return whole
+
+
+def _store(ledger: Ledger, output: Output, whole: np.ndarray, file: h5py.File) -> None:
+    """Make the dataset of an average, which says what it is of."""
+    target, average = output.target, _average(output)
+    data = file.create_dataset(
+        output.name, data=whole, fillvalue=target.dtype.type(target.fill)
+    )  # fmt: skip
+    done = ledger.done.reshape(-1, average.channel_blocks)
+    data.attrs["reduce"] = average.name
+    data.attrs["trials"] = int(done.all(axis=1).sum())
 
 
 SUMS = _Sums()

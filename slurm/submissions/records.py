@@ -136,7 +136,7 @@ class Submission:
         What its journals get since then was done by tasks that SLURM has lost sight of. A block of
         a sum counts only together with all others, which such a task may not have done.
         """
-        if plan.average is not None or len(self.counted) != len(self.known):
+        if plan.averaged or len(self.counted) != len(self.known):
             return dict.fromkeys(self.known, _ALL)
         return dict(zip(self.known, self.counted, strict=True))
 

@@ -161,6 +161,20 @@ def test_several_results_of_a_call(folder, way):
     hpcio.verify(folder / "out.h5")
 
 
+@pytest.mark.parametrize("way", [{}, {"writer": "direct"}], ids=["virtual", "direct"])
+def test_averages_among_several_results_go_on(folder, way):
+    options = {"reduce": {"power": "mean", "peak": "max"}, "by": "label", **way}
+    extended_twice(folder, made(folder, several, join={"rows": "stack"}, **options))
+    with hpcio.open(folder / "out.h5") as f:
+        for k, kind in enumerate("abc"):
+            some = EACH[LABELS == kind]
+            np.testing.assert_allclose(f["power"][k], some.mean(axis=0), rtol=1e-12)
+            assert f["peak"][k] == max(X[a : a + 20].max() for a in np.asarray(ALL)[LABELS == kind])
+        assert f["rows"][()].tolist() == [[20, 21]] * 8
+        assert f["run"][()].tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+    hpcio.verify(folder / "out.h5")
+
+
 # ---------------------------------------------------------------------- averages
 
 
