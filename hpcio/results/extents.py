@@ -18,7 +18,7 @@ import numpy as np
 from hpcio.errors import ResultError
 from hpcio.files import fill_of, open_file, plain_offset, read_at, read_table
 from hpcio.layout import Target
-from hpcio.results.opening import ResultFile, target_of
+from hpcio.results.opening import ResultFile, of_trials_in
 
 __all__ = [
     "PIECE",
@@ -162,10 +162,10 @@ def _begins(f: ResultFile, name: str, table: np.ndarray, number: Mapping[str, in
     done = of_block >= 0
     alias = np.asarray([number[os.fsdecode(path)] for path in table["path"].tolist()], np.int64)
     file, nbytes = alias[of_block[done]], np.zeros(len(table), np.int64)
-    for result in f.results:
+    for result, target in of_trials_in(f).items():
         if result == name:
             begins += nbytes
-        np.add.at(nbytes, file, target_of(f, result).sizes()[done])
+        np.add.at(nbytes, file, target.sizes()[done])
     folder = os.path.dirname(os.path.realpath(f.filename))
     for k in np.intersect1d(file, np.flatnonzero(nbytes != table["size"] - table["header"])):
         with open_file(os.path.join(folder, os.fsdecode(table["path"][k]))) as source:
