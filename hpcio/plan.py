@@ -102,16 +102,16 @@ class Plan(Value):
         by: str | Sequence[str] | None = None,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-        join: Join = "concatenate",
-        join_axis: int | None = None,
+        join: Join | Mapping[str, Join] = "concatenate",
+        join_axis: int | Mapping[str, int | None] | None = None,
         axis: int = 0,
         channel_axis: int | None = None,
         channels_per_block: int | None = None,
         units: str | None = None,
-        out_channel_axis: int | None = None,
+        out_channel_axis: int | Mapping[str, int | None] | None = None,
         out_shape: Sequence[int] | Callable[[tuple[int, ...]], Sequence[int]] | None = None,
         out_dtype: Any = None,
-        axes: Mapping[str, Sequence[object] | np.ndarray | None] | None = None,
+        axes: Mapping[str, Any] | None = None,
         chunks: Chunks | Mapping[str, Chunks] = None,
         compression: str | Mapping[str, str | None] | None = None,
         same_versions: bool = False,
@@ -166,9 +166,10 @@ class Plan(Value):
         args, kwargs
             Further arguments of the function; mark those that differ from trial to trial
             by :func:`hpcio.per_trial`.
-        join : {"concatenate", "stack"}
-            Along an axis of the results, or along a new first axis (equal shapes only).
-        join_axis : int, optional
+        join : {"concatenate", "stack"}, or dict of these
+            Along an axis of the results, or along a new first axis (equal shapes only). Of several
+            results of a call, a dict says it for some by their names, as for the options below.
+        join_axis : int, or dict of int, optional
             The axis of the results for ``concatenate``; by default the stacking axis.
         axis : int
             The stacking axis of the source: the one that trials are cut along.
@@ -179,13 +180,13 @@ class Plan(Value):
         units : str, optional
             Read values in this unit, such as ``"V"``, in float64: a series of NWB says how. By
             default they are as they are stored.
-        out_channel_axis : int, optional
+        out_channel_axis : int, or dict of int, optional
             The axis of channels of the function's result; by default that of the source. For
             `channels_per_block` and ``reduce="cov"``.
         out_shape, out_dtype : optional
             Shape (or a function of the trial's shape) and type of a block's result. With
             `out_dtype`, results are cast to it. With both, there is no dry run.
-        axes : dict, optional
+        axes : dict, or dict of these, optional
             Names of all axes of the result, in order, with their coordinates or None; they
             become dimension scales. One that has the name of an axis of the source, and its
             length in each trial, has the coordinates of that instead of None. By default what

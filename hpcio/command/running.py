@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -106,12 +107,9 @@ def extend(out: str, source: str | None, only_plan: bool, **options: Any) -> Non
 
     def extended() -> Plan:
         there = Plan.load(out)
-        recording = there.source
-        if source is not None:
-            recording = read_recording(source, axis=there.blocks.axis, out=there.out)
-        trials = trials_as_told(
-            given_trials(options), lambda: recording, options, axis=there.blocks.axis, out=there.out
-        )
+        where: dict[str, Any] = {"axis": there.blocks.axis, "out": there.out}
+        recording = there.source.now if source is None else partial(read_recording, source, **where)
+        trials = trials_as_told(given_trials(options), recording, options, **where)
         return there.extend(
             trials=trials, source=source, outside=options["outside"],
             keep_done=options["keep_done"], trial_time=options["trial_time"],

@@ -137,6 +137,14 @@ class PerTrialColumn:
     name: str
 
 
+def _are_alike(one: object, other: object) -> bool:
+    """Whether values of trials are arrays that keep all they say in one array."""
+    if not isinstance(one, np.ndarray) or not isinstance(other, np.ndarray):
+        return False
+    alike = one.dtype == other.dtype or one.dtype.kind == other.dtype.kind == "U"
+    return bool(alike and one.shape[1:] == other.shape[1:])
+
+
 def _in_full(value: object) -> object:
     """A value that shows all of an argument."""
     return {"per_trial": value.values} if isinstance(value, PerTrial) else value
@@ -232,11 +240,7 @@ class Arguments:
         def sorted_too(value: object) -> object:
             if not isinstance(value, PerTrial) or len(value) != len(order):
                 return value
-            own = value.values
-            sorted_ = (
-                own[order] if isinstance(own, np.ndarray) else [own[k] for k in order.tolist()]
-            )
-            return PerTrial(sorted_, value.column)
+            return value.taken(order)
 
         if (order == np.arange(len(order))).all():
             return self
@@ -270,6 +274,8 @@ class Arguments:
         OptionError
             If values are missing, or given for what has none.
         """
+        if not isinstance(kwargs, Mapping):
+            raise OptionError(f"kwargs={kwargs!r:.100} is no dict. Write kwargs={{'name': value}}.")
         left = dict(kwargs)
 
         def longer(name: str | int, value: object) -> object:
@@ -291,9 +297,7 @@ class Arguments:
                     f"have none. Give them: kwargs={{{str(name)!r}: hpcio.per_trial([...])}}."
                 )
             both = value.values, given.values
-            if all(isinstance(one, np.ndarray) for one in both) and (
-                np.shape(both[0])[1:] == np.shape(both[1])[1:]
-            ):
+            if _are_alike(*both):
                 return PerTrial(np.concatenate(both), value.column)
             return PerTrial([*both[0], *both[1]], value.column)
 

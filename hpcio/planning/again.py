@@ -59,11 +59,7 @@ def known_outcome(
         or not _has_type(there, call)
     ):
         return None
-    if there.several:
-        return tuple(
-            Outcome(o.target.shape_index, o.shapes, o.dtype, o.name) for o in there.several
-        )
-    return (Outcome(there.target.shape_index, there.shapes, there.dtype),)
+    return Outcome.of_plan(there)
 
 
 def _is_same(one: Fingerprint, other: Fingerprint) -> bool:

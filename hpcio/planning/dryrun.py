@@ -28,6 +28,7 @@ from hpcio.function import (
 from hpcio.layout import RESERVED
 from hpcio.machine import available, cores
 from hpcio.planning.options import CallOptions
+from hpcio.planning.plan import Plan
 from hpcio.planning.rules import Rule, Shape
 from hpcio.planning.trying import (
     MOST_TRIES,
@@ -85,6 +86,14 @@ class Outcome:
     shapes: tuple[Shape, ...]
     dtype: np.dtype
     name: str = ""
+
+    @classmethod
+    def of_plan(cls, plan: Plan) -> tuple[Outcome, ...]:
+        """What the blocks of a plan return."""
+        return tuple(
+            cls(o.target.shape_index, o.shapes, o.dtype, o.name if plan.several else "")
+            for o in plan.outputs
+        )
 
 
 def dry_run(

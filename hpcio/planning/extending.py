@@ -62,7 +62,7 @@ def extended(
     blocks = placed(trials, recording).blocks(recording.shape, name=str(recording))
     new = np.arange(len(there.trials), len(trials))
     arguments = there.arguments().extended(
-        lambda name: trials.columns[name][new], kwargs, more.order, more.given
+        lambda name: trials[name][new], kwargs, more.order, more.given
     )
     payload = arguments.dump()
     function = there.load_function()
@@ -73,7 +73,8 @@ def extended(
     )
     found = dry_run(called, recording, _behind(blocks, count), call)
     outcomes = [
-        _together(known, outcome, there) for known, outcome in _pairs(_known(there), found, there)
+        _together(known, outcome, there)
+        for known, outcome in _pairs(Outcome.of_plan(there), found, there)
     ]
     read = Read(recording, trials, blocks, np.arange(len(trials)))
     outputs = [
@@ -113,14 +114,6 @@ def _behind(blocks: Blocks, count: int) -> Blocks:
 
 
 # ---------------------------------------------------------------------- what blocks return
-
-
-def _known(there: Plan) -> list[Outcome]:
-    """What the blocks of a plan return."""
-    return [
-        Outcome(o.target.shape_index, o.shapes, o.dtype, o.name if there.several else "")
-        for o in there.outputs
-    ]
 
 
 def _pairs(

@@ -286,9 +286,10 @@ class Read:
 
 
 def _what_is_read(source: Source, reading: ReadingOptions, out: str) -> Read:
-    recording = read_recording(source, axis=_axis(reading), units=reading.units, out=out)
+    axis = _axis(reading)
+    recording = read_recording(source, axis=axis, units=reading.units, out=out)
     _check_axis(recording, reading.axis)
-    trials, order = read_trials(reading.trials, recording, axis=reading.axis, out=out)
+    trials, order = read_trials(reading.trials, recording, axis=axis, out=out)
     ndim = len(recording.shape)
     if reading.axis and trials.axis % ndim != reading.axis % ndim:
         raise OptionError(

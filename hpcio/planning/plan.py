@@ -397,9 +397,9 @@ class Plan:
                 "A dict for a worker holds one array, and this function returns several. Run the "
                 "plan."
             )
-        if self.source.scaling is not None:
+        if self.source.units is not None:
             raise PlanError(
-                f"The plan reads '{self.source.dataset}' in {self.source.scaling.units}, and a "
+                f"The plan reads '{self.source.dataset}' in {self.source.units}, and a "
                 "dict for a worker would have the values as they are stored. Run the plan, or "
                 "make one without units."
             )

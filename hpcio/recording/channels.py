@@ -106,7 +106,10 @@ def electrodes(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     if isinstance(source, Sequence) and not isinstance(source, str) and source:
         one = source[0]
     check_path("source", one)
-    spec = next(iter(matching_files(os.fspath(one)) or ()), os.fspath(one))
+    found = matching_files(os.fspath(one))
+    if found is not None and not found:
+        raise SourceError(f"No file matches '{os.fspath(one)}'. Correct the pattern.")
+    spec = found[0] if found else os.fspath(one)
     file, name = session_of(spec)
     if not is_session(file):
         raise SourceError(
@@ -116,10 +119,17 @@ def electrodes(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     path = os.path.expanduser(file)
     with reading(path), open_file(path) as f:
         series = find_series(f, name)
-        columns = electrodes_of(f[series])
+        columns, shape = electrodes_of(f[series]), f[series]["data"].shape
     if columns is None:
         raise SourceError(
             f"The series '{series}' of '{file}' has no electrodes. Select channels by their "
             "numbers: Trials.select(channels=...)."
+        )
+    (count,) = {len(values) for values in columns.values()}
+    if shape[1:2] != (count,):
+        raise SourceError(
+            f"The series '{series}' of '{file}' names {count} electrodes, and its data have the "
+            f"shape {shape}: which channel each is of is not known. Correct the file, or select "
+            "channels by their numbers: Trials.select(channels=...)."
         )
     return Electrodes(columns)

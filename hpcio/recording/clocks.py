@@ -16,6 +16,7 @@ import numpy.typing as npt
 from hpcio.errors import TrialError
 from hpcio.files import open_file, reading
 from hpcio.recording.recording import Recording
+from hpcio.recording.sessions import number_in
 
 __all__ = ["Clock", "check_clock", "clock_of", "clock_of_rows"]
 
@@ -63,9 +64,8 @@ def clock_of(recording: Recording, axis: int) -> Clock | None:
         start, stamps = series.get("starting_time"), _stamps(series, recording)
         if stamps is not None:
             return _clock_of_stamps(stamps)
-        if not isinstance(start, h5py.Dataset) or not float(start.attrs.get("rate", 0)) > 0:
-            return None
-        return Clock(float(start.attrs["rate"]), float(start[()]))
+        rate = number_in(start, "rate", 0) if isinstance(start, h5py.Dataset) else 0
+        return Clock(rate, float(start[()])) if rate > 0 else None
 
 
 def clock_of_rows(clock: Clock | None, recording: Recording, axis: int) -> Clock | None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpcio.errors import HpcioWarning, OptionError, SourceError, TrialError
-from hpcio.recording.clocks import clock_of_rows
+from hpcio.recording.clocks import Clock
 from hpcio.recording.placing import (
     RECORDING,
     column_of_all,
@@ -90,11 +90,10 @@ def grown(
         If what is new does not agree with what is there, or nothing is new.
     """
     axis = _axis_of(trials, recording)
-    units = None if recording.scaling is None else recording.scaling.units
     there = [_as_it_is(part, axis) for part in recording.parts]
-    given = _joined(there, axis)
+    given = _joined(there, axis, like=recording)
     if source is not None:
-        given = read_recording(source, axis=axis, units=units, out=out)
+        given = read_recording(source, axis=axis, units=recording.units, out=out)
     found = read_trials(spec, given, axis=axis, outside=outside, out=out, **how)
     # This says which of them leave their recording, by the numbers that they were given with.
     placed(found.trials, given).blocks(given.shape, name=str(given))
@@ -109,7 +108,7 @@ def grown(
     more, of_more = more.select(trials=new), of_more[new]
     if recording.parts != tuple(parts):
         check_agree(parts, axis)
-    whole = _joined(parts, axis)
+    whole = _joined(parts, axis, like=recording)
     made = _behind(trials, of_trials, more, of_more, whole, out)
     return Grown(made, whole, found.order[new], found.order.size)
 
@@ -118,8 +117,10 @@ def _axis_of(trials: Trials, recording: Recording) -> int:
     return trials.axis % len(recording.shape)
 
 
-def _joined(parts: list[Recording], axis: int) -> Recording:
-    return parts[0] if len(parts) == 1 else SeveralRecordings.joined(parts, axis)
+def _joined(parts: list[Recording], axis: int, *, like: Recording) -> Recording:
+    """Parts as one recording; a single one is alone only if it was."""
+    alone = len(parts) == 1 and not isinstance(like, SeveralRecordings)
+    return parts[0] if alone else SeveralRecordings.joined(parts, axis)
 
 
 def _as_it_is(part: Recording, axis: int) -> Recording:
@@ -130,7 +131,8 @@ def _as_it_is(part: Recording, axis: int) -> Recording:
         now = part.now()
         longer = [*part.shape]
         longer[axis] = now.shape[axis] if len(now.shape) == len(part.shape) else -1
-        if (now.dtype, [*now.shape]) != (part.dtype, longer) or longer[axis] <= part.shape[axis]:
+        alike = (now.dtype, now.scaling, [*now.shape]) == (part.dtype, part.scaling, longer)
+        if not alike or longer[axis] <= part.shape[axis]:
             raise error
         warnings.warn(
             f"'{part}' has grown from {part.shape[axis]:,} to {longer[axis]:,} rows. Results that "
@@ -217,7 +219,7 @@ def _check_told_alike(
     where = dict(zip(ours.tolist(), range(len(trials)), strict=True))
     here = np.asarray([where[key] for key in theirs[again].tolist()], np.intp)
     for name, values in more.columns.items():
-        if name == RECORDING or name not in trials.columns:
+        if name not in trials.columns or name == RECORDING:  # which rows say
             continue
         a, b = trials.columns[name][here], values[again]
         unequal = a != b
@@ -249,12 +251,13 @@ def _behind(
                 f"{known!r:.100}. Select the same, or nothing: the same is selected of them, too."
             )
     both = {out: trials, "trials=": more}
-    columns = {name: column_of_all(name, both) for name in _names(both)}
-    which = np.concatenate([of_trials, of_more])
+    which, several = np.concatenate([of_trials, of_more]), isinstance(recording, SeveralRecordings)
+    # Of several recordings that column goes without saying.
+    names = _names(both, {RECORDING} if several else set())
+    columns = {name: column_of_all(name, both) for name in names}
     if isinstance(recording, SeveralRecordings):
-        said = [one.columns.get(RECORDING) for one in both.values()]
         given = None
-        if all(one is not None for one in said):
+        if all(RECORDING in one.columns for one in both.values()):
             given = column_of_all(RECORDING, both)
         columns[RECORDING] = names_of_recordings(given, which, recording)
     after = int(trials.index.max()) + 1
@@ -270,10 +273,10 @@ def _behind(
     )
 
 
-def _names(both: Mapping[str, Trials]) -> list[str]:
-    """The names of columns, which all have; that of recordings goes without saying."""
+def _names(both: Mapping[str, Trials], but: set[str]) -> list[str]:
+    """The names of columns but for some, which all have."""
     first, second = both
-    names = [{*one.columns} - {RECORDING} for one in both.values()]
+    names = [{*one.columns} - but for one in both.values()]
     for has, has_not, more in ((first, second, names[0] - names[1]),
                                (second, first, names[1] - names[0])):  # fmt: skip
         if more:
@@ -281,10 +284,10 @@ def _names(both: Mapping[str, Trials]) -> list[str]:
                 f"The trials of '{has_not}' have no column '{min(more)}', and those of '{has}' "
                 "have one. Trials that are added have the same columns as those that are there."
             )
-    return [name for name in both[first].columns if name != RECORDING]
+    return [name for name in both[first].columns if name not in but]
 
 
-def _clock(trials: Trials, more: Trials, recording: Recording) -> Any:
+def _clock(trials: Trials, more: Trials, recording: Recording) -> Clock | None:
     """Which time the rows of all trials have; None if that is not known, or not the same."""
     rates = {one.clock.rate for one in (trials, more) if one.clock is not None}
     if len(rates) > 1:
@@ -294,6 +297,4 @@ def _clock(trials: Trials, more: Trials, recording: Recording) -> Any:
         )
     if not isinstance(recording, SeveralRecordings):
         return trials.clock
-    if trials.clock is not None and trials.clock == more.clock:
-        return trials.clock
-    return clock_of_rows(None, recording, trials.axis)
+    return None  # each was held against that of its recording

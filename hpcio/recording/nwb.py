@@ -27,6 +27,7 @@ from hpcio.recording.sessions import (
     intervals_of,
     is_session,
     is_zarr_session,
+    number_in,
     session_of,
     type_of,
 )
@@ -134,9 +135,7 @@ def _scaling_of(series: h5py.Group, recording: Recording) -> Scaling | None:
     words = read_text(data, "unit", "").strip()
     if words.lower() in _UNKNOWN:
         return None
-    conversion, offset = (
-        float(data.attrs.get(name, default)) for name, default in (("conversion", 1), ("offset", 0))
-    )
+    conversion, offset = number_in(data, "conversion", 1), number_in(data, "offset", 0)
     factors, axis = np.array([conversion]), None
     channels = series.get("channel_conversion")
     if isinstance(channels, h5py.Dataset):

@@ -340,6 +340,8 @@ def _joined(
     which = np.repeat(np.asarray(numbers, np.int64), [len(trials) for trials in found])
     named = dict(zip(map(str, parts), found, strict=True))
     columns = {name: column_of_all(name, named) for name in _names(found, parts)}
+    if RECORDING in columns:
+        _check_said(columns[RECORDING], which, recording)
     columns[RECORDING] = names_of_recordings(columns.get(RECORDING), which, recording)
     return replace(
         first,
@@ -347,10 +349,7 @@ def _joined(
         stop=np.concatenate([trials.stop for trials in found]),
         offset=np.concatenate([trials.offset for trials in found]),
         index=np.concatenate([trials.index for trials in found]),
-        columns={
-            **columns,
-            RECORDING: names_of_recordings(columns.get(RECORDING), which, recording),
-        },
+        columns=columns,
         clock=None,  # each was held against that of its recording
     )
 
@@ -383,7 +382,17 @@ def column_of_all(name: str, found: Mapping[str, Trials]) -> npt.NDArray[Any]:
             f"The column '{name}' is text in the trials of '{one}' and numbers in those of "
             f"'{other}'. Make it one of both in all."
         )
-    return np.concatenate([v.astype("U") for v in values] if any(is_text) else values)
+    whole = np.concatenate([v.astype("U") for v in values] if any(is_text) else values)
+    if whole.dtype.kind == "f":
+        parts = np.split(whole, np.cumsum([len(v) for v in values])[:-1])
+        for own, part, of in zip(values, parts, whose, strict=True):
+            if own.dtype.kind in "iu" and (part.astype(own.dtype) != own).any():
+                raise TrialError(
+                    f"The column '{name}' has whole numbers in the trials of '{of}' that are too "
+                    "large to stand beside the missing values, or fractions, of others. Make it "
+                    "text in all, or leave it out."
+                )
+    return whole
 
 
 def _is_missing(column: npt.NDArray[Any]) -> bool:
@@ -393,13 +402,10 @@ def _is_missing(column: npt.NDArray[Any]) -> bool:
     return column.dtype.kind == "f" and bool(np.isnan(column).all())
 
 
-def names_of_recordings(
-    given: npt.NDArray[Any] | None, which: npt.NDArray[np.int64], recording: SeveralRecordings
-) -> npt.NDArray[np.str_]:
-    """The column `recording` of trials: as it is, unless it names one in two ways."""
-    names = np.asarray(short_names(recording), "U")[which]
-    if given is None:
-        return names
+def _check_said(
+    given: npt.NDArray[Any], which: npt.NDArray[np.int64], recording: SeveralRecordings
+) -> None:
+    """Raise TrialError if a column says of a trial that it is of another recording."""
     said = which_of(given, recording)
     if not (said == which).all():
         k = int(np.argmax(said != which))
@@ -407,8 +413,19 @@ def names_of_recordings(
             f"The column '{RECORDING}' says '{given[k]}' of a trial of "
             f"'{recording.parts[which[k]]}'. Correct or rename it."
         )
-    text = given.astype("U")
-    return text if len(np.unique(text)) == len(np.unique(which)) else names
+
+
+def names_of_recordings(
+    given: npt.NDArray[Any] | None, which: npt.NDArray[np.int64], recording: SeveralRecordings
+) -> npt.NDArray[np.str_]:
+    """The column `recording` of trials: as it is, unless it names one in two ways."""
+    names = np.asarray(short_names(recording), "U")[which]
+    if given is None:
+        return names
+    text, known = given.astype("U"), _known(recording)
+    pairs = {*zip(text.tolist(), which.tolist(), strict=True)}
+    means_so = all(known.get(name, known.get(_absolute(name))) == {k} for name, k in pairs)
+    return text if means_so and len(pairs) == len({k for _, k in pairs}) else names
 
 
 # ---------------------------------------------------------------------- by their names

@@ -100,6 +100,8 @@ class Reader:
         # A thread may still read ahead for a batch that was left.
         with self._lock:
             opened = self._open.pop(first, None)
+            for other in self._open.values():  # one recording is read at a time
+                other.forget()
             if opened is None:
                 while len(self._open) >= MOST_OPEN:
                     self._open.pop(next(iter(self._open))).close()
@@ -226,13 +228,18 @@ class _OpenPart:
         # Fresh memory for a large trial costs as much as reading it. The memory of an earlier
         # trial is used again if nobody else holds it. The list and the argument are then its only
         # two references; a view, or a trial that the function kept, would be a third.
-        for k, known in enumerate(self._shapes):
-            if known == shape and sys.getrefcount(self._memory[k]) == 2:
-                return self._memory[k]
+        memory = self._memory  # another thread may forget it meanwhile
+        for k, known in enumerate(self._shapes[: len(memory)]):
+            if known == shape and sys.getrefcount(memory[k]) == 2:
+                return memory[k]
         array = np.empty(shape, self._dtype)
         self._memory = [*self._memory[-1:], array]
         self._shapes = [*self._shapes[-1:], shape]
         return array
+
+    def forget(self) -> None:
+        """Let go of the memory of the last trials."""
+        self._memory, self._shapes = [], []
 
     def close(self) -> None:
         """Let go of the recording."""

@@ -103,8 +103,22 @@ class Recording:
         SourceError
             If it cannot be read.
         """
-        units = None if self.scaling is None else self.scaling.units
-        return _in_units(RECORDINGS[self.kind].look(str(self)), units)
+        return _in_units(self._looked_at(), self.units)
+
+    def says_of_units(self) -> Scaling | None:
+        """How its file says that values of a unit are made; None if it does not."""
+        if self.scaling is not None or self.kind == "hdf5":  # which knows of none
+            return self.scaling
+        return self._looked_at().scaling
+
+    def _looked_at(self) -> Recording:
+        return RECORDINGS[self.kind].look(str(self))
+
+    @property
+    def units(self) -> str | None:
+        """What values are in, which several agree in; None for values as they are stored."""
+        scaling = self.parts[0].scaling
+        return None if scaling is None else scaling.units
 
     @property
     def parts(self) -> tuple[Recording, ...]:

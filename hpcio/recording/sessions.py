@@ -161,6 +161,24 @@ def intervals_of(file: str) -> list[str]:
     return [f"/intervals/{name}" for name in names]
 
 
+def number_in(thing: h5py.Group | h5py.Dataset, name: str, default: float) -> float:
+    """A number that a file says in an attribute.
+
+    Raises
+    ------
+    SourceError
+        If it is none.
+    """
+    value = thing.attrs.get(name, default)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise SourceError(
+            f"'{name}' of '{thing.name}' in '{thing.file.filename}' is {value!r:.100}, and no "
+            "number. Correct the file."
+        ) from None
+
+
 def electrodes_of(series: h5py.Group) -> dict[str, npt.NDArray[Any]] | None:
     """What is known of the electrode of each channel of a series, by column; None if nothing is.
 
@@ -172,13 +190,23 @@ def electrodes_of(series: h5py.Group) -> dict[str, npt.NDArray[Any]] | None:
     rows = series.get(_ELECTRODES)
     if not isinstance(rows, h5py.Dataset) or "table" not in rows.attrs:
         return None
-    table, positions = series.file[rows.attrs["table"]], np.atleast_1d(rows[()])
-    columns = columns_of(table, f"'{table.name}' in '{series.file.filename}'")
-    there = len(columns["id"])
-    if positions.size and not 0 <= positions.min() <= positions.max() < there:
+    remedy = (
+        "Correct the file, or name the values as they are: "
+        f"{series.file.filename}::{series.name}/data"
+    )
+    try:
+        table, positions = series.file[rows.attrs["table"]], np.atleast_1d(rows[()])
+        columns = columns_of(table, f"'{table.name}' in '{series.file.filename}'")
+        there = max(map(len, columns.values()))
+        outside = positions[(positions < 0) | (positions >= there)].tolist()
+    except (KeyError, TypeError, ValueError) as error:
         raise SourceError(
-            f"'{rows.name}' in '{series.file.filename}' names row {positions.max()} of "
-            f"'{table.name}', which has {there}. Correct the file, or name the values as they are: "
-            f"{series.file.filename}::{series.name}/data"
+            f"'{rows.name}' in '{series.file.filename}' names no rows of a table of electrodes "
+            f"({error}). {remedy}"
+        ) from error
+    if outside:
+        raise SourceError(
+            f"'{rows.name}' in '{series.file.filename}' names row {outside[0]} of "
+            f"'{table.name}', which has {there}. {remedy}"
         )
     return {name: v[positions] for name, v in columns.items() if len(v) == there}

@@ -93,6 +93,10 @@ class SeveralRecordings(Recording):
         inside[self.axis] = slice(rows.start - before, rows.stop - before, rows.step)
         return self.parts[k], tuple(inside)
 
+    def now(self) -> Recording:
+        """What the files of all are now, whatever they were."""
+        return type(self).joined([part.now() for part in self.parts], self.axis)
+
     def open(self) -> OpenRecording:
         """Check that none has changed; each is opened when it is read."""
         self.check_unchanged()
@@ -272,6 +276,7 @@ def check_agree(parts: Sequence[Recording], axis: int) -> None:
         if len(part.shape) != rank or any(part.shape[k] != first.shape[k] for k in others):
             shapes = f"{first.shape} and {part.shape}"
             raise _differ(first, part, f"shape, and not along axis {axis} alone: {shapes}")
+    _check_units(parts)
     rated: tuple[Recording, float] | None = None
     named: dict[int, tuple[Recording, np.ndarray]] = {}
     told: dict[int, tuple[Recording, Mapping[str, np.ndarray]]] = {}
@@ -290,6 +295,23 @@ def check_agree(parts: Sequence[Recording], axis: int) -> None:
                 _check_same(one, known, part, values, f"the coordinates of axis {k}")
             if columns:
                 _check_columns(*told.setdefault(k, (part, columns)), part, columns, k)
+
+
+def _check_units(parts: Sequence[Recording]) -> None:
+    """Raise SourceError unless values of recordings mean the same."""
+    first = parts[0]
+    says = first.says_of_units()
+    for part in parts[1:]:
+        if part.units != first.units:
+            raise _differ(first, part, f"units: {first.units} and {part.units}")
+        other = part.says_of_units()
+        if first.units is None and says != other:
+            known = next(one.units for one in (says, other) if one is not None)
+            raise SourceError(
+                f"'{first}' and '{part}' differ in how what is stored becomes {known}: their "
+                f"values as they are stored are not the same. Say units={known!r} (in the shell: "
+                f"--units {known}); or plan the others by themselves."
+            )
 
 
 def _check_columns(
@@ -353,6 +375,10 @@ def _short_paths(paths: Sequence[str]) -> dict[str, str]:
     for n in range(1, max(map(len, split)) + 1):
         whole = ["/".join(parts[-n:]) for parts in split]
         for names in ([os.path.splitext(name)[0] for name in whole], whole):
-            if len(set(names)) == len(names):
+            # No short name may be what another file is called.
+            distinct = len(set(names)) == len(names)
+            if distinct and all(
+                w == n or w not in names for w, n in zip(whole, names, strict=True)
+            ):
                 return dict(zip(paths, names, strict=True))
     return dict(zip(paths, paths, strict=True))

@@ -158,7 +158,7 @@ class Trials(TrialRows):
         axis : int, optional
             Stacking axis of the recording.
         recording : Recording or str, optional
-            What is read, or its name, as `Plan.create` takes it. If it is a result, its own table
+            What is read, or its name, FILE::DATASET. If it is a result, its own table
             `trials` means its own rows. If its file says which time its rows have, as NWB does,
             times are those.
 

@@ -56,9 +56,10 @@ def keep_sums(file: h5py.File) -> None:
     alone = ("/", *results, "hpcio")
     things: dict[str, list[Any]] = {name: [None, _sums_of_attributes(file[name])] for name in alone}
     ours = (name for name in _OURS if name in file)
+    longest = _longest(file)
     for name in (*(name for name in file if name not in alone), *ours):
         for path, thing in _all_in(name, file[name]):
-            values = _sum_of(thing) if isinstance(thing, h5py.Dataset) else None
+            values = _sum_of(thing, longest) if isinstance(thing, h5py.Dataset) else None
             things[path] = [values, _sums_of_attributes(thing)]
     kept = json.dumps([things, [axis for name in results for axis in _axes(file[name])]])
     file[KEPT] = np.frombuffer(kept.encode(), np.uint8)
@@ -86,16 +87,17 @@ def differing(file: h5py.File) -> list[str] | None:
 
 
 def _newer(file: h5py.File, things: dict[str, Any], axes: list[Any]) -> Iterator[str]:
+    longest = _longest(file)
     for name, (values, attributes) in things.items():
         thing = _thing(file, name)
         if thing is None:
             yield f"'{name}'"
             continue
-        if values is not None and _found(thing) != values:
+        if values is not None and _found(thing, longest) != values:
             yield f"'{name}'"
         of = "" if name == "/" else f" of '{name}'"
         for key, expected in attributes.items():
-            if _found(thing, key) != expected:
+            if _found(thing, longest, key) != expected:
                 yield f"the attribute '{key}'{of}"
     try:
         there = [axis for name in names_of_results(file) for axis in _axes(file[name])]
@@ -115,10 +117,10 @@ def _thing(file: h5py.File, name: str) -> h5py.Dataset | h5py.Group | None:
         return None
 
 
-def _found(thing: h5py.Dataset | h5py.Group, key: str | None = None) -> int | None:
+def _found(thing: h5py.Dataset | h5py.Group, longest: int, key: str | None = None) -> int | None:
     """The checksum of the values of a dataset, or of an attribute; None if it makes no sense."""
     try:
-        return _sum_of(thing) if key is None else _sum(np.asarray(thing.attrs[key]))
+        return _sum_of(thing, longest) if key is None else _sum(np.asarray(thing.attrs[key]))
     except DAMAGE:
         return None
 
@@ -145,14 +147,17 @@ def _axes(data: h5py.Dataset) -> list[Any]:
     return [[dim.label, [scale.name for scale in dim.values()]] for dim in data.dims]
 
 
-def _sum_of(dataset: h5py.Dataset) -> int:
-    return _sum(np.asarray(_values(dataset)))
+def _longest(file: h5py.File) -> int:
+    """The length of the longest axis of any result: no scale, or column, has more values."""
+    return max((n for name in names_of_results(file) for n in file[name].shape), default=1)
 
 
-def _values(dataset: h5py.Dataset) -> Any:
+def _sum_of(dataset: h5py.Dataset, longest: int) -> int:
+    return _sum(np.asarray(_values(dataset, longest)))
+
+
+def _values(dataset: h5py.Dataset, longest: int) -> Any:
     # A scale may be as long as its axis and hold nothing.
-    file = dataset.file
-    longest = max((n for name in names_of_results(file) for n in file[name].shape), default=1)
     return dataset[()] if (dataset.size or 0) <= longest else read_table(dataset)
 
 
@@ -193,7 +198,7 @@ def _older(file: h5py.File, kept: dict[str, Any]) -> Iterator[str]:
 def _older_sum_of(thing: h5py.Dataset | h5py.Group, name: str = "", total: int = 0) -> int:
     """One checksum of a dataset, or of a group with its attributes; of values, not of types."""
     if isinstance(thing, h5py.Dataset):
-        return _older_sum(name, _values(thing), total)
+        return _older_sum(name, _values(thing, _longest(thing.file)), total)
     for key in sorted(thing.attrs):
         total = _older_sum(f"{name}@{key}", thing.attrs[key], total)
     for key in sorted(thing):

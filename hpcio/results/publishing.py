@@ -215,13 +215,14 @@ def _tell_functions(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
     if len(functions) == 1:
         return {}
     of_trial, used, trials = _of_trials(ledger, by, len(functions) - 1)
+    most = min(_MOST_TEXT, _MOST_SOURCES // (4 * len(used)))
     said = [
         {
             "trials": number,
             "function": one.function,
             "function_digest": one.function_digest,
             "function_version": one.function_version,
-            **{name: text[:_MOST_TEXT] for name, text in one.described.items()},
+            **{name: text[:most] for name, text in one.described.items()},
         }
         for one, number in zip([functions[k] for k in used], trials, strict=True)
     ]
@@ -333,7 +334,7 @@ def _provenance(ledger: Ledger) -> dict[str, str | int]:
         "args": plan.described["args"][:8000],
         "kwargs": plan.described["kwargs"][:8000],
         **_of_recordings(plan.source),
-        **({} if (scaling := plan.source.scaling) is None else {"source_units": scaling.units}),
+        **({} if (units := plan.source.units) is None else {"source_units": units}),
         "host": socket.gethostname(),
         "user": user_name(),
         "created": _iso(time.time()),

@@ -41,6 +41,11 @@ def extended_by(
         )
     more = grown(there.trials, there.source, trials, source=source, out=there.out, **how)
     old = renewed(there) if keep_done else there
+    if any(a.digest != b.digest for a, b in zip(old.reduction, there.reduction, strict=True)):
+        raise PlanError(
+            f"The functions of reduce of '{there.out}' have changed, and what the others have "
+            "added up cannot be kept. Put them back, or plan anew, with all trials."
+        )
     plan = extended(
         old, more, kwargs=kwargs or {}, abilities=backend_of(there).abilities,
         trial_time=trial_time,

@@ -265,6 +265,89 @@ def test_conversions_that_make_no_sense(tmp_path: Path, values: np.ndarray, mess
         Recording.read(f"{path}::ES")
 
 
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [("ES/data", "conversion", "abc"), ("ES/data", "offset", [1.0, 2.0]),
+     ("ES/starting_time", "rate", "fast")],
+)  # fmt: skip
+def test_attributes_that_are_no_numbers(tmp_path: Path, where: str, name: str, value: Any) -> None:
+    path = make_session(tmp_path / "s.nwb")
+    with h5py.File(path, "a") as f:
+        f[f"acquisition/{where}"].attrs[name] = value
+    with pytest.raises(SourceError, match=f"'{name}' of '/acquisition/{where}'.* no number"):
+        plan_of(f"{path}::ES", tmp_path, units="V")
+
+
+@pytest.mark.parametrize("rows", [[0, -1, 2, 3, 4, 5, 6, 7], [b"a"] * 8])
+def test_electrodes_that_are_no_rows(tmp_path: Path, rows: list[Any]) -> None:
+    path = make_session(tmp_path / "s.nwb")
+    with h5py.File(path, "a") as f:
+        attrs = dict(f["acquisition/ES/electrodes"].attrs)
+        del f["acquisition/ES/electrodes"]
+        f["acquisition/ES/electrodes"] = rows
+        f["acquisition/ES/electrodes"].attrs.update(attrs)
+    with pytest.raises(SourceError, match=r"names (row -1|no rows).*/acquisition/ES/data"):
+        plan_of(f"{path}::ES", tmp_path)
+
+
+def test_electrodes_of_other_channels(tmp_path: Path) -> None:
+    path = make_session(tmp_path / "s.nwb")
+    with h5py.File(path, "a") as f:
+        attrs = dict(f["acquisition/ES/electrodes"].attrs)
+        del f["acquisition/ES/electrodes"]
+        f["acquisition/ES/electrodes"] = [0, 1, 2]
+        f["acquisition/ES/electrodes"].attrs.update(attrs)
+    with pytest.raises(SourceError, match=r"names 3 electrodes.*\(4000, 8\)"):
+        hpcio.electrodes(f"{path}::ES")
+    with pytest.raises(SourceError, match="No file matches"):
+        hpcio.electrodes(f"{tmp_path}/t*.nwb::ES")
+
+
+# ---------------------------------------------------------------------- several sessions
+
+
+def scaled(path: Path, conversion: float) -> Path:
+    """A session with another conversion."""
+    make_session(path)
+    with h5py.File(path, "a") as f:
+        f["acquisition/ES/data"].attrs["conversion"] = conversion
+    return path
+
+
+def test_sessions_of_several_conversions_are_joined_in_volts_alone(tmp_path: Path) -> None:
+    pattern = f"{tmp_path}/s*.nwb::ES"
+    for k in (1, 2):
+        scaled(tmp_path / f"s{k}.nwb", k * 1e-6)
+    with pytest.raises(SourceError, match=r"becomes V: .*units='V'"):
+        plan_of(pattern, tmp_path)
+    plan = plan_of(pattern, tmp_path, np.negative, units="V")
+    with pytest.raises(PlanError, match="in V, and a dict"):
+        plan.trl_dat(0)
+    plan.run(workers=0, progress=False)
+    scaled(tmp_path / "s3.nwb", 3e-6)
+    more = hpcio.Plan.load(plan.out).extend(source=pattern, trials=250)
+    more.run(workers=0, progress=False)
+    with hpcio.open(plan.out) as f:
+        assert f.attrs["source_units"] == "V"
+        for k in range(3):
+            want = -(RAW * ((k + 1) * 1e-6 * FACTORS) + 1e-4)
+            np.testing.assert_allclose(f["data"][ROWS * k : ROWS * (k + 1)], want, rtol=1e-12)
+
+
+def test_a_session_that_grew_and_is_scaled_otherwise_is_another(tmp_path: Path) -> None:
+    path = scaled(tmp_path / "s.nwb", 1e-6)
+    plan = plan_of(f"{path}::ES", tmp_path, np.negative, units="V")
+    plan.run(workers=0, progress=False)
+    with h5py.File(path, "a") as f:
+        series = f["acquisition/ES"]
+        attrs = {**series["data"].attrs, "conversion": 5e-6}
+        del series["data"]
+        series["data"] = np.concatenate([RAW, RAW])
+        series["data"].attrs.update(attrs)
+    with pytest.raises(SourceError, match="has changed"):
+        hpcio.Plan.load(plan.out).extend(trials=[[ROWS, ROWS + 250]])
+
+
 # ---------------------------------------------------------------------- clocks and trials
 
 

@@ -420,3 +420,11 @@ def test_the_dict_of_a_block_names_one_file(folder):
     assert (told["infile"], told["indset"]) == (str(folder / "s2.h5"), "/lfp")
     assert told["ingrid"] == (slice(0, 10, 1), slice(0, 3, 1))
     assert told["outgrid"] == (slice(55, 65), slice(0, 3))
+
+
+def test_no_short_name_is_that_of_another_file(tmp_path: Path) -> None:
+    for name in ("a.h5", "a.h5.h5"):
+        with h5py.File(tmp_path / name, "w") as f:
+            f["lfp"] = np.zeros((10, 2))
+    found = read_recording([f"{tmp_path}/a.h5::lfp", f"{tmp_path}/a.h5.h5::lfp"])
+    assert short_names(found) == ("a.h5", "a.h5.h5")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcio.errors import TrialError
+import hpcio
+from hpcio.errors import HpcioWarning, TrialError
 from hpcio.recording.blocks import Blocks
 from hpcio.recording.trials import Trials
 
@@ -308,3 +309,17 @@ def test_repr_says_what_was_selected() -> None:
         "Trials(1 trial of 5 rows along axis 0, time ::2, channels [0, 1, 2, 3, 4, 5, ...] "
         "(20 entries), channel axis -1, 4 channels per block)"
     )
+
+
+def test_trials_along_another_axis_are_dropped_by_its_length(tmp_path):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["lfp"] = np.zeros((50, 4000))
+    trials = Trials(
+        start=np.array([0, 1000, 3990]), stop=np.array([100, 1100, 4090]),
+        offset=np.zeros(3, int), index=np.arange(3), axis=1, outside="drop",
+    )  # fmt: skip
+    with pytest.warns(HpcioWarning, match="1 of 3 trials leave"):
+        plan = hpcio.Plan.create(
+            np.abs, tmp_path / "rec.h5::lfp", trials=trials, out=tmp_path / "out.h5"
+        )
+    assert plan.trials.start.tolist() == [0, 1000]

@@ -161,7 +161,7 @@ def test_several_results_of_a_call(folder, way):
     hpcio.verify(folder / "out.h5")
 
 
-@pytest.mark.parametrize("way", [{}, {"writer": "direct"}], ids=["virtual", "direct"])
+@pytest.mark.parametrize("way", [{}, {"writer": "direct"}, {"writer": "mutex"}], ids=str)
 def test_averages_among_several_results_go_on(folder, way):
     options = {"reduce": {"power": "mean", "peak": "max"}, "by": "label", **way}
     extended_twice(folder, made(folder, several, join={"rows": "stack"}, **options))
@@ -566,3 +566,92 @@ def test_in_the_shell(folder):
     assert hpcio.verify(folder / "out.h5").blocks == 4
     with hpcio.open(folder / "out.h5") as f:
         assert f["run"][()].tolist() == [0, 0, 1, 2]
+
+
+# ---------------------------------------------------------------------- what was mended
+
+
+def test_functions_of_reduce_that_have_changed_are_refused(folder):
+    (folder / "red.py").write_text(
+        "FACTOR = 1\ndef begin(r): return r.sum() * FACTOR\ndef add(a, b): return a + b\n"
+        "def finish(s): return s\nSUM = (begin, add, finish)\n"
+    )
+    plan = hpcio.Plan.create(
+        squared, folder / "a.h5::lfp", trials=FIRST, out=folder / "out.h5", keeptrials=False,
+        reduce=f"{folder}/red.py:SUM",
+    )  # fmt: skip
+    plan.run(workers=0, progress=False)
+    text = (folder / "red.py").read_text()
+    (folder / "red.py").write_text(text.replace("FACTOR = 1\n", "FACTOR = 1000\n"))
+    for option in ("", ", keep_done=True"):
+        code = f"hpcio.Plan.load(folder + '/out.h5').extend(trials=MORE{option}).run(workers=0)"
+        said = run_apart(folder, code)
+        assert said.returncode == 1
+        assert "has changed" in said.stderr or "have changed" in said.stderr
+
+
+def test_drop_sees_rows_that_are_new(folder):
+    (folder / "first.csv").write_text("start,stop\n0,20\n")
+    (folder / "more.csv").write_text("start,stop\n20,40\n400,420\n900,920\n")
+    (folder / "f.py").write_text("def func(trial):\n    return trial**2\n")
+    hpcio_("run", "f.py:func", "a.h5::lfp", "--trials", "first.csv", "--out", "out.h5",
+           "--workers", 1, cwd=folder)  # fmt: skip
+    with h5py.File(folder / "a.h5", "r+") as f:
+        del f["lfp"]
+        f["lfp"] = X
+    hpcio_("extend", "out.h5", "--trials", "more.csv", "--outside", "drop", "--workers", 1,
+           cwd=folder)  # fmt: skip
+    with hpcio.open(folder / "out.h5") as f:
+        want = np.concatenate([X[:40], X[400:420]]) ** 2
+        np.testing.assert_array_equal(f["data"][()], want)
+
+
+def test_a_column_of_recordings_stays(folder):
+    first = {**FIRST, "recording": ["day 1"] * 4}
+    plan = made(folder, trials=first)
+    plan.extend(trials={**MORE, "recording": ["day 1"] * 2}).run(workers=0, progress=False)
+    with hpcio.open(plan.out) as f:
+        assert f["recording"].asstr()[()].tolist() == ["day 1"] * 6
+    for one in ("a", "b"):
+        with h5py.File(folder / f"{one}.h5", "r+") as f:
+            f["trials"] = np.asarray([[0, 20]])
+    alone = hpcio.Plan.create(
+        squared, f"{folder}/a*.h5::lfp", trials="::trials", out=folder / "alone.h5"
+    )
+    alone.run(workers=0, progress=False)
+    hpcio.Plan.load(alone.out).extend(trials=np.array([[20, 40]])).run(workers=0, progress=False)
+    with hpcio.open(alone.out) as f:
+        assert f["recording"].asstr()[()].tolist() == ["a", "a"]
+
+
+def test_recordings_of_one_name_in_other_folders(folder):
+    for name in ("A", "B"):
+        (folder / name).mkdir()
+        for k in (1, 2):
+            with h5py.File(folder / name / f"s{k}.h5", "w") as f:
+                f["lfp"] = X[:100]
+                f["trials"] = np.asarray([[0, 20]])
+    plan = hpcio.Plan.create(
+        squared, f"{folder}/A/s*.h5::lfp", trials="::trials", out=folder / "out.h5"
+    )
+    plan.run(workers=0, progress=False)
+    more = hpcio.Plan.load(plan.out).extend(source=f"{folder}/?/s*.h5::lfp", trials="::trials")
+    assert more.trials["recording"].tolist() == ["A/s1", "A/s2", "B/s1", "B/s2"]
+    more.run(workers=0, progress=False)
+    hpcio.verify(plan.out)
+
+
+def test_numbers_of_a_column_keep_their_digits(folder):
+    large = [2**60 + 1, 2**60 + 3, 5, 6]
+    plan = made(folder, trials={**FIRST, "id": large})
+    with pytest.raises(TrialError, match=r"'id' has whole numbers .* too large"):
+        plan.extend(trials={**MORE, "id": [np.nan, 1.0]})
+
+
+def test_values_for_trials_stay_of_their_kind(folder):
+    plan = made(folder, gained, kwargs={"gain": hpcio.per_trial("index")})
+    plan.extend(trials=MORE).run(workers=0, progress=False)
+    with hpcio.open(plan.out) as f:
+        np.testing.assert_array_equal(f["data"][100:], X[100:120] * 5)
+    with pytest.raises(OptionError, match="is no dict"):
+        hpcio.Plan.load(plan.out).extend(trials=OF_B, source=folder / "b.h5::lfp", kwargs=[1])
