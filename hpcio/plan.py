@@ -451,8 +451,9 @@ class Plan(Value):
             Further recordings; those that are there already may be among them, as with a pattern.
             By default trials are of the recording that is there, which may have become longer.
         kwargs : mapping, optional
-            By :func:`hpcio.per_trial`, values for the trials that are given, of arguments that
-            have one for each trial. If they are a column of the trials, the new ones have them.
+            By :func:`hpcio.per_trial`, values for the trials that are given, but for those that are
+            dropped, of arguments that have one for each trial. If they are a column of the trials,
+            the new ones have them.
         outside : {"error", "drop"}
             What becomes of trials that leave their recording.
         keep_done : bool

@@ -5,7 +5,7 @@ This room uses `hpcio.recording` and those below. Others take `Target` (the layo
 """
 
 from hpcio.layout.averages import Average, OwnReduction, Reduce, averaged, check_reduce
-from hpcio.layout.axes import RESERVED, Axis, attach, hide, name_axes
+from hpcio.layout.axes import RESERVED, Axis, attach, hide, name_axes, times_of
 from hpcio.layout.outputs import (
     Output,
     in_equal_groups,
@@ -42,4 +42,5 @@ __all__ = [
     "results_in",
     "sizes_of_parts",
     "split_record",
+    "times_of",
 ]

@@ -14,7 +14,7 @@ from hpcio.layout.target import Target
 from hpcio.recording import Blocks, OpenRecording, Recording, Trials, unnamed
 from hpcio.words import brief, count
 
-__all__ = ["RESERVED", "Axis", "attach", "hide", "name_axes"]
+__all__ = ["RESERVED", "Axis", "attach", "hide", "name_axes", "times_of"]
 
 # What netCDF calls the scale of a dimension that has no coordinates.
 NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
@@ -194,7 +194,7 @@ def _kept(
 ) -> Axis:
     """What a recording says of an axis of the result, of some length, that is one of its own."""
     if axis == blocks.axis:
-        return Axis(name, _times(trials, blocks, length))
+        return Axis(name, times_of(trials, blocks, length))
     scale = opened.coordinates(axis)
     values = None if scale is None else _selected(_plain(scale), blocks, axis)
     if values is not None and (values.shape != (length,) or values.dtype.kind not in "biufcS"):
@@ -203,7 +203,7 @@ def _kept(
     return Axis(name, values, {n: v for n, v in columns.items() if v.shape == (length,)})
 
 
-def _times(trials: Trials, blocks: Blocks, length: int) -> np.ndarray | None:
+def times_of(trials: Trials, blocks: Blocks, length: int) -> np.ndarray | None:
     """The seconds from its event of each row of a trial, if they are known, and those of all."""
     rate = None if trials.clock is None else trials.clock.rate
     if rate is None or (trials.lengths != length).any() or np.ptp(trials.offset):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
-from hpcio.errors import FunctionError, OptionError
+from hpcio.errors import FunctionError, HpcioWarning, OptionError
 from hpcio.fingerprints import fingerprint
-from hpcio.layout import Average, Axis, Output, record_of
+from hpcio.layout import Average, Axis, Output, record_of, times_of
 from hpcio.planning.dryrun import Called, Outcome, dry_run
 from hpcio.planning.making import (
     Read,
@@ -78,7 +79,7 @@ def extended(
     ]
     read = Read(recording, trials, blocks, np.arange(len(trials)))
     outputs = [
-        _as_before(old, output, there)
+        _as_before(old, output, there, read)
         for old, output in zip(
             there.outputs,
             outputs_of(read, outcomes, _layout_of(there), there.reduction, trial_time),
@@ -175,7 +176,7 @@ def _channel_axis(output: Output) -> int | None:
     return None if axis is None else axis - int(output.target.stacked)
 
 
-def _as_before(old: Output, output: Output, there: Plan) -> Output:
+def _as_before(old: Output, output: Output, there: Plan, read: Read) -> Output:
     """A result of all trials: stored and named as that of before was."""
     average = output.average
     if average is not None and old.average is not None:
@@ -184,17 +185,31 @@ def _as_before(old: Output, output: Output, there: Plan) -> Output:
         stretches = (*old.average.stretches, (len(there.trials), size))
         average = replace(average, stretches=stretches)
     return replace(
-        output, average=average, axes=_axes(old, output, there), chunks=old.chunks,
+        output, average=average, axes=_axes(old, output, there, read), chunks=old.chunks,
         compression=old.compression,
     )  # fmt: skip
 
 
-def _axes(old: Output, output: Output, there: Plan) -> tuple[Axis, ...]:
+def _axes(old: Output, output: Output, there: Plan, read: Read) -> tuple[Axis, ...]:
     """The axes of a result: named as they were, and as long as they are now."""
     average = old.average
     along: int | None = old.target.axis if average is None or average.by else None
     axes = []
     for k, (was, now) in enumerate(zip(old.axes, output.axes, strict=True)):
+        length = old.target.shape[k]
+        if was.values is not None and _are_equal(
+            was.values, times_of(there.trials, there.blocks, length)
+        ):
+            times = times_of(read.trials, read.blocks, length)
+            if not _are_equal(was.values, times):
+                warnings.warn(
+                    f"Rows of the further trials lie otherwise about their events than those of "
+                    f"'{there.out}', so that the axis '{was.name}' loses its times.",
+                    HpcioWarning,
+                    stacklevel=5,
+                )
+            axes.append(replace(was, values=times))
+            continue
         same = was.values is None or len(was.values) == output.target.shape[k]
         if k != along and same:
             axes.append(was)
@@ -209,6 +224,10 @@ def _axes(old: Output, output: Output, there: Plan) -> tuple[Axis, ...]:
                 "trials as columns of their table."
             )
     return tuple(axes)
+
+
+def _are_equal(values: np.ndarray, times: np.ndarray | None) -> bool:
+    return times is not None and np.array_equal(values, times)
 
 
 def _is_by_itself(axis: Axis, there: Plan, average: Average | None) -> bool:

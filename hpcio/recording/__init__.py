@@ -15,7 +15,7 @@ from hpcio.recording.hdf5 import is_phony, read_region, unnamed
 from hpcio.recording.placing import placed, read_trials
 from hpcio.recording.reading import LARGE, ReadAhead, Reader
 from hpcio.recording.recording import RECORDINGS, OpenRecording, Recording, RecordingKind
-from hpcio.recording.resulttables import FURTHER, column_of, columns_of_result
+from hpcio.recording.resulttables import FURTHER, OF_RUNS, column_of, columns_of_result
 from hpcio.recording.scaling import Scaling
 from hpcio.recording.selections import take
 from hpcio.recording.sessions import dates_of_session
@@ -27,6 +27,7 @@ from hpcio.recording.trials import Trials
 __all__ = [
     "FURTHER",
     "LARGE",
+    "OF_RUNS",
     "RECORDINGS",
     "TRIAL_TABLES",
     "Blocks",

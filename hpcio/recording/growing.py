@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpcio.errors import HpcioWarning, OptionError, SourceError, TrialError
-from hpcio.recording.clocks import Clock
+from hpcio.recording.clocks import Clock, clock_of_rows
 from hpcio.recording.placing import (
     RECORDING,
     column_of_all,
@@ -146,12 +146,26 @@ def _as_it_is(part: Recording, axis: int) -> Recording:
 
 def _places(given: Recording, there: list[Recording]) -> npt.NDArray[np.int64]:
     """Which of the recordings that are there each of the given ones is; -1 for new ones."""
-    known = {(os.path.realpath(part.path), part.dataset.strip("/")): k
-             for k, part in enumerate(there)}  # fmt: skip
-    return np.asarray(
-        [known.get((os.path.realpath(p.path), p.dataset.strip("/")), -1) for p in given.parts],
-        np.int64,
-    )
+    known = {name: k for k, part in enumerate(there) for name in _identities(part)}
+    found = [
+        next((known[name] for name in _identities(p) if name in known), -1) for p in given.parts
+    ]
+    for k in {*found} - {-1}:
+        if found.count(k) > 1:
+            raise OptionError(
+                f"Of the further recordings {found.count(k)} are '{there[k]}', or copies of it, "
+                "which is in the result already. Name it once at the most."
+            )
+    return np.asarray(found, np.int64)
+
+
+def _identities(part: Recording) -> list[tuple[Any, ...]]:
+    """By what a recording is known: its name, or what a copy has as well."""
+    dataset = part.dataset.strip("/")
+    names: list[tuple[Any, ...]] = [(os.path.realpath(part.path), dataset)]
+    if part.sample:
+        names.append((dataset, part.size, part.mtime_ns, part.sample))
+    return names
 
 
 def _which(trials: Trials, recording: Recording) -> npt.NDArray[np.int64]:
@@ -180,8 +194,8 @@ def _new_among(
         some, others = again & (of_more == k), missing & (of_trials == k)
         if others.any():
             raise TrialError(
-                f"{count(int(some.sum()), 'trial')} of '{parts[k]}', the first of them trial "
-                f"{more.index[some][0]}, are in the result already, and {int(others.sum())} that "
+                f"Of the trials of '{parts[k]}' that are given, {int(some.sum())} are in the result "
+                f"already (the first is trial {more.index[some][0]}), and {int(others.sum())} that "
                 "are there are not among those given. Give new trials alone, or the whole table, "
                 "of which those that are there are left out."
             )
@@ -289,12 +303,17 @@ def _names(both: Mapping[str, Trials], but: set[str]) -> list[str]:
 
 def _clock(trials: Trials, more: Trials, recording: Recording) -> Clock | None:
     """Which time the rows of all trials have; None if that is not known, or not the same."""
-    rates = {one.clock.rate for one in (trials, more) if one.clock is not None}
-    if len(rates) > 1:
-        raise OptionError(
-            f"The further trials were read with a rate of {getattr(more.clock, 'rate', None)}, "
-            f"and those that are there with {getattr(trials.clock, 'rate', None)}. Give the same."
-        )
+    if trials.clock is not None and more.clock is not None:
+        # Rows of one recording have one time each.
+        names = ["rate"] if isinstance(recording, SeveralRecordings) else ["rate", "t_start"]
+        now = clock_of_rows(more.clock, recording.parts[0], trials.axis)
+        for name in names:
+            before, later = getattr(trials.clock, name), getattr(now, name, None)
+            if before != later:
+                raise OptionError(
+                    f"The further trials were read with {name}={later}, and those that are there "
+                    f"with {name}={before}. Give the same."
+                )
     if not isinstance(recording, SeveralRecordings):
         return trials.clock
     return None  # each was held against that of its recording

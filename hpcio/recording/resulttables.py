@@ -17,6 +17,7 @@ from hpcio.recording.tables import TRIAL_TABLES, TrialTable, plain_column
 
 __all__ = [
     "FURTHER",
+    "OF_RUNS",
     "RESULT_COLUMNS",
     "check_rows_of",
     "column_of",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 RESULT_COLUMNS = ("first", "last", "done", "trial", "start", "stop", "offset")
+# The attribute of a table that names those of these columns which tell of the runs that made it.
+OF_RUNS = "of_runs"
 # The attribute of a table that says which datasets hold further columns of its trials.
 FURTHER = "columns"
 
@@ -161,7 +164,11 @@ def _own_table(recording: Recording) -> _Own | None:
                 return None
             axis = json.loads(read_table(f["hpcio/target/spec"]).tobytes())["axis"]
             table = np.asarray(read_table(f["trials"]))
-            return _Own(table, int(axis), columns_of_result(f["trials"]))
+            # What tells of the runs of this step is not of the next one.
+            of_runs = json.loads(f["trials"].attrs.get(OF_RUNS, "[]"))
+            columns = columns_of_result(f["trials"])
+            kept = {name: v for name, v in columns.items() if name not in of_runs}
+            return _Own(table, int(axis), kept)
     except HpcioError:  # opening the recording says it
         return None
     except DAMAGE as error:

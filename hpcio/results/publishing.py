@@ -20,7 +20,7 @@ from hpcio.journals import Ledger, computed_by, functions_of, plans_of, publishe
 from hpcio.layout import RESERVED, Target, attach, hide
 from hpcio.machine import user_name
 from hpcio.planning import Plan
-from hpcio.recording import FURTHER, Recording, SeveralRecordings, dates_of_session
+from hpcio.recording import FURTHER, OF_RUNS, Recording, SeveralRecordings, dates_of_session
 from hpcio.results.besides import OF_AVERAGE, OUTPUTS, RECORDING_OF, RECORDINGS, SEVERAL, keep_sums
 from hpcio.writers import backend_of
 
@@ -171,7 +171,8 @@ def _times(plan: Plan) -> dict[str, Any]:
 def _add_columns(ledger: Ledger, f: h5py.File) -> None:
     """What is known of each trial, as coordinates along the axis of trials."""
     plan = ledger.plan
-    columns = {**plan.trials.columns, **_tell_functions(ledger, f), **_tell_runs(ledger, f)}
+    ours = {**_tell_functions(ledger, f), **_tell_runs(ledger, f)}
+    columns = {**plan.trials.columns, **ours}
     if not columns:
         return
     along = [output.name for output in plan.of_trials if output.target.stacked]
@@ -180,6 +181,8 @@ def _add_columns(ledger: Ledger, f: h5py.File) -> None:
         name: _add_column(f, _free(f, name), values, scale) for name, values in columns.items()
     }
     f["trials"].attrs[FURTHER] = json.dumps(places)
+    if ours:
+        f["trials"].attrs[OF_RUNS] = json.dumps([*ours])
     for name in along:
         _name_coordinates(f[name], places.values())
 
@@ -241,7 +244,8 @@ def _tell_runs(ledger: Ledger, f: h5py.File) -> dict[str, np.ndarray]:
         return {}
     ids = [*dict.fromkeys(one.run_id for one in plans)]
     run = np.asarray([ids.index(one.run_id) for one in plans])
-    created = {one.run_id: one.created for one in plans} | {ids[-1]: f.attrs["created"]}
+    created = {one.run_id: one.created for one in plans if one.created}
+    created = {**dict.fromkeys(ids, ""), **created, ids[-1]: f.attrs["created"]}
     of_trial, used, trials = _of_trials(ledger, np.where(by < 0, -1, run[by]), len(ids) - 1, np.max)
     said = [
         {"run_id": ids[k], "trials": number, "created": created[ids[k]]}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from hpcio.errors import OutputError, PlanError
-from hpcio.files import mark_of, open_file, read_text
+from hpcio.files import mark_of
 from hpcio.journals import held
 from hpcio.planning import Plan, extended, load_plan, renewed, replace_plan
 from hpcio.recording import grown
@@ -33,12 +33,14 @@ def extended_by(
     Nothing is touched before it is run.
     """
     mark = mark_of(there.out)
-    if mark is None or mark.run_id != there.run_id:
+    if mark is None or load_plan(there.out).run_id != mark.run_id:
         raise OutputError(
-            f"'{there.out}' is not there yet, or is of another run, and trials are added to a "
-            f"finished result. Finish it first: plan.run() (in the shell: hpcio resume "
-            f"{shlex.quote(there.out)})."
+            f"'{there.out}' is not there yet, or another run that is to replace it has begun. "
+            "Trials are added to a finished result: finish that run first, Plan.load(out).run() "
+            f"(in the shell: hpcio resume {shlex.quote(there.out)})."
         )
+    if mark.run_id != there.run_id:
+        raise has_changed_since(there)
     more = grown(there.trials, there.source, trials, source=source, out=there.out, **how)
     old = renewed(there) if keep_done else there
     if any(a.digest != b.digest for a, b in zip(old.reduction, there.reduction, strict=True)):
@@ -47,13 +49,12 @@ def extended_by(
             "added up cannot be kept. Put them back, or plan anew, with all trials."
         )
     plan = extended(
-        old, more, kwargs=kwargs or {}, abilities=backend_of(there).abilities,
+        old, more, kwargs={} if kwargs is None else kwargs, abilities=backend_of(there).abilities,
         trial_time=trial_time,
     )  # fmt: skip
-    with open_file(there.out) as f:
-        created = read_text(f, "created", "")
+    backend_of(plan).check_plan(plan)
     changed = (old.function.digest, old.given.digest) != (there.function.digest, there.given.digest)
-    plan = that_keeps(plan, trusted_ledger(there), changed=changed, created=created)
+    plan = that_keeps(plan, trusted_ledger(there), changed=changed)
     return replace(plan, replaces=there.run_id)
 
 
@@ -79,8 +80,8 @@ def take_over(plan: Plan) -> None:
 
 
 def has_changed_since(plan: Plan) -> PlanError:
-    """The error for a plan that adds trials to a result which another run has replaced."""
+    """The error for a result which another run has replaced since."""
     return PlanError(
-        f"'{plan.out}' has changed since the plan to extend it was made. Extend it as it is now: "
+        f"'{plan.out}' has changed since: another run has replaced it. Extend it as it is now: "
         "Plan.load(out).extend(...)."
     )

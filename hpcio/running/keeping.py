@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from hpcio.errors import HpcioWarning, OutputError, PlanError
-from hpcio.files import mark_of
+from hpcio.files import mark_of, open_file, read_text
 from hpcio.function import check_versions
 from hpcio.journals import Ledger, held, published, start_over
 from hpcio.planning import (
@@ -129,7 +129,7 @@ def _all_done(plan: Plan, there: Plan) -> Plan:
     return there
 
 
-def that_keeps(plan: Plan, ledger: Ledger, *, changed: bool = True, created: str = "") -> Plan:
+def that_keeps(plan: Plan, ledger: Ledger, *, changed: bool = True) -> Plan:
     """A plan that keeps what is done of another, which has no other blocks but fewer.
 
     Parameters
@@ -137,10 +137,13 @@ def that_keeps(plan: Plan, ledger: Ledger, *, changed: bool = True, created: str
     plan : Plan
     ledger : Ledger
         Of the other one.
-    changed, created
+    changed
         See `hpcio.planning.Former`.
     """
-    there = ledger.plan
+    there, created = ledger.plan, ""
+    if published(there):
+        with open_file(there.out) as f:
+            created = read_text(f, "created", "")
     former = (*there.former, Former.of(there, changed=changed, created=created))
     place = {one.digest: k for k, one in enumerate(former, 1)}
     of_log = np.asarray([place[log.plan] for log in ledger.logs], np.uint16)

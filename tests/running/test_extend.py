@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -262,7 +263,9 @@ def test_equal_trials_count_as_often_as_they_are_given(folder):
 
 def test_what_is_there_already_is_refused_unless_all_is_given(folder):
     plan = made(folder)
-    with pytest.raises(TrialError, match=r"1 trial of .*a\.h5.*trial 1, .*3 that are there"):
+    with pytest.raises(
+        TrialError, match=r"a\.h5.*, 1 are in the result already .*trial 1.*3 that are there"
+    ):
         plan.extend(trials=table([80, 20], "cb"))
     with pytest.raises(TrialError, match="All 4 trials that are given are in the result"):
         plan.extend(trials=FIRST)
@@ -392,7 +395,7 @@ def test_the_result_stays_until_all_is_done(folder, way):
         plan.extend(trials=MORE).run(workers=0, progress=False)
     with hpcio.open(plan.out) as f:
         np.testing.assert_array_equal(f["data"][()], EACH[:4].reshape(-1, 4))
-    with pytest.raises(OutputError, match="Finish it first"):
+    with pytest.raises(OutputError, match="finish that run first"):
         hpcio.Plan.load(plan.out).extend(trials=MORE)
     done = hpcio.Plan.load(plan.out).run(workers=0, progress=False, gaps=True)
     assert (done.blocks, done.gaps) == (5, 1)
@@ -448,7 +451,7 @@ def test_a_plan_that_was_made_before_another_run_is_refused(folder):
     plan = made(folder)
     one, other = plan.extend(trials=MORE), plan.extend(trials=table([120], "a"))
     one.run(workers=0, progress=False)
-    with pytest.raises(PlanError, match="has changed since the plan to extend it was made"):
+    with pytest.raises(PlanError, match="has changed since: another run has replaced it"):
         other.run(workers=0, progress=False)
     assert one.run(workers=0, progress=False).blocks == 6
 
@@ -655,3 +658,77 @@ def test_values_for_trials_stay_of_their_kind(folder):
         np.testing.assert_array_equal(f["data"][100:], X[100:120] * 5)
     with pytest.raises(OptionError, match="is no dict"):
         hpcio.Plan.load(plan.out).extend(trials=OF_B, source=folder / "b.h5::lfp", kwargs=[1])
+
+
+@pytest.mark.parametrize("writer", ["direct", "mutex"])
+def test_what_a_writer_cannot_hold_is_refused_before_anything_is_touched(folder, writer):
+    plan = made(folder, lambda trial: trial.T**2, join_axis=1, writer=writer)
+    with pytest.raises(PlanError, match="unequal shape along the first axis only"):
+        plan.extend(trials=table([80], "c", rows=33))
+    plan.extend(trials=MORE).run(workers=0, progress=False)
+    with hpcio.open(plan.out) as f:
+        want = np.concatenate([one.T for one in EACH[:6]], axis=1)
+        np.testing.assert_array_equal(f["data"][()], want)
+
+
+def test_a_copy_of_a_recording_is_that_recording(folder):
+    plan = made(folder)
+    (folder / "copy").mkdir()
+    shutil.copy2(folder / "a.h5", folder / "copy" / "a.h5")  # with its time
+    with pytest.raises(TrialError, match="All 4 trials"):
+        plan.extend(trials=FIRST, source=folder / "copy" / "a.h5::lfp")
+    both = [folder / "a.h5::lfp", folder / "copy" / "a.h5::lfp"]
+    with pytest.raises(OptionError, match="or copies of it"):
+        plan.extend(trials=[FIRST, FIRST], source=both)
+
+
+@pytest.mark.parametrize("reduce", [None, "mean"])
+def test_times_of_rows_are_those_of_all_trials(folder, reduce):
+    with h5py.File(folder / "a.h5", "r+") as f:
+        for dim, name in zip(f["lfp"].dims, ("time", "channel"), strict=True):
+            dim.label = name
+    events = hpcio.Trials.from_events
+    how = {"join": "stack"} if reduce is None else {"keeptrials": False, "reduce": reduce}
+    plan = made(folder, trials=events([1.0, 1.5], rate=100, pre=0.2, post=0.3), **how)
+    more = plan.extend(trials=events([2.0], rate=100, pre=0.2, post=0.3))
+    assert more.axes[-2].values.tolist() == plan.axes[-2].values.tolist()
+    with pytest.warns(HpcioWarning, match="'time' loses its times"):
+        more = plan.extend(trials=events([2.0], rate=100, pre=0.1, post=0.4))
+    assert more.axes[-2].values is None
+    with pytest.raises(OptionError, match=r"t_start=1\.0, and those that are there with t_start=0"):
+        plan.extend(trials=events([2.6], rate=100, pre=0.2, post=0.3, t_start=1.0))
+
+
+def test_the_next_step_follows(folder):
+    """Columns that tell of the runs of one step are none of the trials of the next."""
+    one = made(folder)
+    two = hpcio.Plan.create(squared, one.out, trials=one.out, out=folder / "two.h5")
+    two.run(workers=0, progress=False)
+    one.extend(trials=MORE).run(workers=0, progress=False)
+    with pytest.warns(HpcioWarning, match="has grown from 80 to 120 rows"):
+        more = hpcio.Plan.load(two.out).extend(trials="::trials")
+    assert more.run(workers=0, progress=False).computed == 2
+    with hpcio.open(two.out) as f:
+        np.testing.assert_array_equal(f["data"][()], EACH[:6].reshape(-1, 4) ** 2)
+        assert f["run"][()].tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_a_plan_at_hand_says_that_another_run_has_begun(folder):
+    plan = made(folder, broken)
+    with pytest.raises(BlocksFailed):
+        plan.extend(trials=MORE).run(workers=0, progress=False)
+    with pytest.raises(OutputError, match="finish that run first"):
+        plan.extend(trials=table([120], "a"))
+
+
+def test_each_run_keeps_its_date(folder):
+    func = module(folder, "2")
+    plan = hpcio.Plan.create(func, folder / "a.h5::lfp", trials=FIRST, out=folder / "out.h5")
+    plan.run(workers=0, progress=False)
+    for k in range(2):
+        more = hpcio.Plan.load(plan.out).extend(trials=table([80 + 20 * k], "c"), keep_done=True)
+        more.run(workers=0, progress=False)
+    with hpcio.open(plan.out) as f:
+        runs = json.loads(f.attrs["runs"])
+    assert [run["trials"] for run in runs] == [4, 1, 1]
+    assert all(run["created"] for run in runs)
