@@ -194,7 +194,7 @@ def _new_among(
         some, others = again & (of_more == k), missing & (of_trials == k)
         if others.any():
             raise TrialError(
-                f"Of the trials of '{parts[k]}' that are given, {int(some.sum())} are in the result "
+                f"Of the trials of '{parts[k]}' that are given {int(some.sum())} are in the result "
                 f"already (the first is trial {more.index[some][0]}), and {int(others.sum())} that "
                 "are there are not among those given. Give new trials alone, or the whole table, "
                 "of which those that are there are left out."
