@@ -423,7 +423,6 @@ def trials_as_told(
     }
     if not table and not options["where"] and options["outside"] != "drop":
         return trials
-    check_trial_table(trials, where["out"])
     made, _ = read_trials(trials, recording(), outside=options["outside"], **where, **table)
     wanted = options["where"].items()
     return made.where(**{name: _wanted(made, name, text) for name, text in wanted})
@@ -434,6 +433,7 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     trials = given_trials(options)
     if options["out"] is None:
         raise click.UsageError("Missing option '--out'.")
+    check_trial_table(trials, options["out"])
     if options["shared"] and options["private"]:
         raise click.UsageError("--shared and --private exclude each other.")
     access: Access = (
