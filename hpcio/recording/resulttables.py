@@ -35,9 +35,15 @@ FURTHER = "columns"
 
 @dataclass(frozen=True, eq=False)
 class _Own:
-    """The table of a recording that is a result, and the axis its trials were joined along."""
+    """The table of a recording that is a result, and the axis its trials were joined along.
+
+    `first` and `stop` are rows of the dataset that is read; those of the table may be of another
+    one of several results.
+    """
 
     table: np.ndarray
+    first: np.ndarray
+    stop: np.ndarray
     axis: int
     columns: dict[str, np.ndarray]
 
@@ -102,9 +108,10 @@ def rows_of_result(spec: Any, recording: Recording, axis: int) -> ResultRows | N
     if axis % len(recording.shape) != own.axis:
         raise TrialError(
             f"The trials of the result '{recording.path}' were joined along axis {own.axis} of "
-            f"'data', not {axis}. Give axis={own.axis} (in the shell: --axis {own.axis})."
+            f"'{recording.dataset.strip('/')}', not {axis}. Give axis={own.axis} (in the shell: "
+            f"--axis {own.axis})."
         )
-    first, stop = table["first"], table["last"] + 1
+    first, stop = own.first[places], own.stop[places]
     gaps = np.flatnonzero(~table["done"])
     if len(gaps):
         more = f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
@@ -112,7 +119,7 @@ def rows_of_result(spec: Any, recording: Recording, axis: int) -> ResultRows | N
             f"{name.format(gaps[0])}{more} is a gap: it was not computed. Compute what is missing, "
             "or give the other rows of the table: table[table['done']]."
         )
-    if len(own.table) > 1 and (own.table["first"][1:] <= own.table["last"][:-1]).any():
+    if len(own.table) > 1 and (own.first[1:] < own.stop[:-1]).any():
         raise TrialError(
             f"The result '{recording.path}' is an average, of which each trial has all rows. Give "
             "trials as a number of rows, or as a table of start and stop."
@@ -156,23 +163,47 @@ def _named_ours(spec: Any) -> np.ndarray | None:
 
 def _own_table(recording: Recording) -> _Own | None:
     """The table of a recording that is a result."""
-    if recording.kind != "hdf5" or recording.dataset.strip("/") != "data":
+    if recording.kind != "hdf5":
         return None
+    name = recording.dataset.strip("/")
     try:
         with open_file(recording.path) as f:
             if not isinstance(f.get("hpcio/target/spec"), h5py.Dataset) or "trials" not in f:
                 return None
-            axis = json.loads(read_table(f["hpcio/target/spec"]).tobytes())["axis"]
+            several = json.loads(f.attrs["results"]) if "results" in f.attrs else []
+            if name not in (several or ["data"]):
+                return None
             table = np.asarray(read_table(f["trials"]))
+            first, stop = table["first"], table["last"] + 1
+            target = f[f"hpcio/outputs/{name}" if several else "hpcio/target"]
+            spec = json.loads(read_table(target["spec"]).tobytes())
+            axis = spec["axis"]
+            if several:
+                first, stop = _rows_in(target, spec, len(table))
             # What tells of the runs of this step is not of the next one.
             of_runs = json.loads(f["trials"].attrs.get(OF_RUNS, "[]"))
             columns = columns_of_result(f["trials"])
             kept = {name: v for name, v in columns.items() if name not in of_runs}
-            return _Own(table, int(axis), kept)
+            return _Own(table, first, stop, int(axis), kept)
     except HpcioError:  # opening the recording says it
         return None
     except DAMAGE as error:
         raise as_read_error(error, recording.path) from error
+
+
+def _rows_in(
+    target: h5py.Group, spec: dict[str, Any], trials: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of each trial in one of several results; all of them, if that is an average."""
+    start, index = (read_table(target[name]) for name in ("start", "shape_index"))
+    if start.size < trials:
+        return np.zeros(trials, np.int64), np.full(trials, spec["shape"][spec["axis"]])
+    each = start.size // trials  # blocks of channels
+    rows = np.ones(len(spec["shapes"]), np.int64)
+    if not spec["stacked"]:
+        rows = np.asarray([shape[spec["axis"]] for shape in spec["shapes"]], np.int64)
+    first = start[::each].astype(np.int64)
+    return first, first + rows[index[::each]]
 
 
 def _places(table: np.ndarray, own: np.ndarray) -> np.ndarray | None:

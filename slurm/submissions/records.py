@@ -47,7 +47,7 @@ Why = Literal["", "left", "memory", "time"]
 # The claim by which a submission is stopped.
 _STOP = "{}.stop"
 # More records than a journal may have.
-_ALL = 2**40
+_ALL = 1 << 32
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,7 +54,7 @@ def make_study(parent: Path) -> Path:
     folder.mkdir()
     for k in range(3):
         record(folder, k)
-    (folder / "work.py").write_text(WORK)
+    (folder / "study.py").write_text(WORK)
     return folder
 
 
@@ -67,7 +67,7 @@ def record(folder: Path, k: int, *, gain: float = 1.0) -> None:
 
 def plan_of(folder: Path, func: str = "double", **options: Any) -> Plan:
     options = {"trials": TRIALS, "out": folder / "out.h5", **options}
-    return Plan.create(f"{folder}/work.py:{func}", f"{folder}/{SOURCE}", **options)
+    return Plan.create(f"{folder}/study.py:{func}", f"{folder}/{SOURCE}", **options)
 
 
 def check_all(out: Path) -> None:

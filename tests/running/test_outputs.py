@@ -406,3 +406,20 @@ def test_details_of_one_shape_are_a_dataset_along_trials(plan):
         assert set(f["details"]) == {"mean", "text"}  # the rows differ from trial to trial
         assert (f["metadata"].attrs["rows__4_0"] == EACH[4][:, 0]).all()
     hpcio.verify(made.out)
+
+
+@pytest.mark.parametrize("name", ["power", "peak"])
+def test_a_next_step_cuts_each_result_by_its_own_rows(plan, tmp_path, name):
+    """In whatever order the trials were, and whatever else the call has returned."""
+    made = plan(announced, join=STACKED)
+    made.run(workers=0, progress=False)
+    step = hpcio.Plan.create(
+        lambda trial: trial.sum(axis=0), f"{made.out}::{name}", trials=made.out,
+        out=tmp_path / "two.h5", join="stack",
+    )  # fmt: skip
+    step.run(workers=0, progress=False)
+    with hpcio.open(made.out) as f, hpcio.open(step.out) as g:
+        found = f[name][()]
+        each = found if name == "peak" else [found[a:b] for a, b, _ in TRIALS]
+        want = [np.atleast_2d(one).sum(axis=0) for one in each]
+        np.testing.assert_allclose(g["data"][()], want)

@@ -63,7 +63,17 @@ def test_trials_are_added_on_ranks(mpi_python, place, writer):
 @pytest.mark.parametrize("writer", ["virtual", "direct", "mpi"])
 def test_several_recordings_killed_in_the_second(mpi_python, tmp_path, writer):
     study = make_study(tmp_path)
-    words = ["-m", "hpcio", "run", "work.py:fragile", SOURCE, "--trials", TRIALS, "--out", "out.h5"]
+    words = [
+        "-m",
+        "hpcio",
+        "run",
+        "study.py:fragile",
+        SOURCE,
+        "--trials",
+        TRIALS,
+        "--out",
+        "out.h5",
+    ]
     done = mpirun(mpi_python, 2, *words, "--quiet", "--writer", writer, folder=study)
     assert done.returncode != 0
     assert not (study / "out.h5").exists()

@@ -73,7 +73,7 @@ def test_a_pattern_leaves_the_result_out(folder):
     options = {"trials": f"{folder}/s*.h5::/trials", "out": folder / "sum.h5", "sources": "trial"}
     source = f"{folder}/**/s*.h5::lfp"
     for computed in (8, 0):
-        made = Plan.create(f"{folder}/work.py:double", source, **options)
+        made = Plan.create(f"{folder}/study.py:double", source, **options)
         assert made.run(workers=0, progress=False).computed == computed
     check_all(folder / "sum.h5")
 
@@ -157,20 +157,20 @@ def shell(folder: Path, line: str) -> str:
 
 
 def test_in_the_shell(folder):
-    said = shell(folder, "hpcio plan work.py:double 's*.h5::/lfp' --trials ::/trials --out out.h5")
+    said = shell(folder, "hpcio plan study.py:double 's*.h5::/lfp' --trials ::/trials --out out.h5")
     assert "3 recordings, from " in said
     shell(folder, "hpcio run out.h5 --workers 2 --quiet")
     check_all(folder / "out.h5")
     assert "8 done, 0 failed" in shell(folder, "hpcio status out.h5")
     assert "3 recordings, from " in write_page(folder / "page.html", folder / "out.h5").read_text()
     shell(
-        folder, "hpcio run work.py:double 's*.h5::/lfp' --trials 's?.h5::/trials' --workers 0 "
+        folder, "hpcio run study.py:double 's*.h5::/lfp' --trials 's?.h5::/trials' --workers 0 "
         "--where recording=s0,s2 --select-channels 1 --out some.h5 --quiet",
     )  # fmt: skip
     rows = ["s0,0,10", "s1,60,70", "s1,0,5"]
     (folder / "all.csv").write_text("\n".join(["recording,start,stop", *rows]))
     shell(
-        folder, "hpcio run work.py:double s1.h5::/lfp --trials all.csv --where recording=s1 "
+        folder, "hpcio run study.py:double s1.h5::/lfp --trials all.csv --where recording=s1 "
         "--workers 0 --out one.h5 --quiet",
     )  # fmt: skip
     check(folder / "one.h5", 2 * LFP[1][[*range(60, 70), *range(5)]])
@@ -249,7 +249,7 @@ long = "with a name so long that attributes of HDF5 cannot name them all " * 3
 for k in range(300):
     with h5py.File(f"{long}{k}.h5", "w") as f:
         f["x"] = np.full((4 + k % 3, 2), k, "i4")
-plan = hpcio.Plan.create("work.py:double", f"{long}*.h5::x", trials=2, out="many.h5")
+plan = hpcio.Plan.create("study.py:double", f"{long}*.h5::x", trials=2, out="many.h5")
 plan.run(workers=2, progress=False)
 with hpcio.open("many.h5") as f:
     numbers = [k for k in range(300) for _ in range((4 + k % 3) // 2 * 2)]

@@ -73,7 +73,7 @@ def test_several_recordings(slurm, place, writer):
 def test_several_recordings_by_the_command(slurm, place, monkeypatch):
     monkeypatch.chdir(make_study(place.folder))
     options = ["--mem", "400M", "--time", "00:30:00", "--tasks", "2"]
-    words = ["submit", "work.py:double", SOURCE, "--trials", TRIALS, "--out", "out.h5", *options]
+    words = ["submit", "study.py:double", SOURCE, "--trials", TRIALS, "--out", "out.h5", *options]
     assert "Submitted 2 tasks" in hpcio_command(*words)
     slurm_side.attach("out.h5").wait(timeout=PATIENCE)
     until(Path("out.h5").exists, "the result")
