@@ -21,7 +21,7 @@ __all__ = ["Difference", "difference", "digest_of"]
 # How a difference calls a recording whose files have other times, and nothing else.
 _ONLY_TIME = "time of the recording"
 # The parts in which plans may differ of which one keeps what the other has done.
-_FUNCTION, _ARGUMENTS, _KEPT = "function", "arguments", "kept results of an earlier function"
+_FUNCTION, _ARGUMENTS, _KEPT = "function", "arguments", "kept results of an earlier run"
 
 
 def _parts(plan: Plan) -> dict[str, Any]:

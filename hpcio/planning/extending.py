@@ -196,12 +196,11 @@ def _axes(old: Output, output: Output, there: Plan, read: Read) -> tuple[Axis, .
     along: int | None = old.target.axis if average is None or average.by else None
     axes = []
     for k, (was, now) in enumerate(zip(old.axes, output.axes, strict=True)):
-        length = old.target.shape[k]
-        if was.values is not None and _are_equal(
-            was.values, times_of(there.trials, there.blocks, length)
-        ):
-            times = times_of(read.trials, read.blocks, length)
-            if not _are_equal(was.values, times):
+        # The axis of trials has times only if there was but one, whose rows follow no others.
+        rows = k != along or not old.target.stacked
+        if rows and _are_times(was, there, old.target.shape[k]):
+            times = times_of(read.trials, read.blocks, output.target.shape[k])
+            if k != along and times is None:
                 warnings.warn(
                     f"Rows of the further trials lie otherwise about their events than those of "
                     f"'{there.out}', so that the axis '{was.name}' loses its times.",
@@ -226,8 +225,12 @@ def _axes(old: Output, output: Output, there: Plan, read: Read) -> tuple[Axis, .
     return tuple(axes)
 
 
-def _are_equal(values: np.ndarray, times: np.ndarray | None) -> bool:
-    return times is not None and np.array_equal(values, times)
+def _are_times(axis: Axis, there: Plan, length: int) -> bool:
+    """Whether coordinates are the times of the rows of each trial."""
+    if axis.values is None:
+        return False
+    times = times_of(there.trials, there.blocks, length)
+    return times is not None and np.array_equal(axis.values, times)
 
 
 def _is_by_itself(axis: Axis, there: Plan, average: Average | None) -> bool:

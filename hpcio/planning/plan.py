@@ -207,6 +207,10 @@ class Plan:
             one.changed for one in self.former[digests.index(digest) :]
         )
 
+    def has_but_grown_since(self, digest: str) -> bool:
+        """Whether a plan, which counts, had fewer trials, and nothing else has changed."""
+        return self.has_grown_since(digest) and not self.has_changed_since(digest)
+
     def has_grown_since(self, digest: str) -> bool:
         """Whether a plan, which counts, had fewer trials."""
         fewer = (one.digest for one in self.former if one.trials < len(self.trials))

@@ -23,6 +23,7 @@ from hpcio.recording.several import SeveralRecordings, matching_files, read_reco
 from hpcio.recording.showing import trials_in_words
 from hpcio.recording.tables import TRIAL_TABLES, TrialTable, TrialTableKind
 from hpcio.recording.trials import Trials
+from hpcio.recording.windows import Outside
 
 __all__ = [
     "FURTHER",
@@ -36,6 +37,7 @@ __all__ = [
     "Grown",
     "InputKind",
     "OpenRecording",
+    "Outside",
     "ReadAhead",
     "Reader",
     "Recording",

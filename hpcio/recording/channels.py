@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hpcio.errors import SourceError, TrialError, check_path
 from hpcio.files import open_file, reading
-from hpcio.recording.matching import matching, values_of
+from hpcio.recording.matching import all_matching
 from hpcio.recording.sessions import electrodes_of, find_series, is_session, session_of
 from hpcio.recording.several import matching_files
 
@@ -69,14 +69,7 @@ class Electrodes:
         >>> shanks.where(group_name="a", x=(0.5, None))
         array([1])
         """
-        mask = np.ones(len(self), bool)
-        for name, value in wanted.items():
-            mask &= matching(name, self[name], value)
-            if not mask.any():
-                raise TrialError(
-                    f"No channel is left with {name}={value!r:.100}. {values_of(name, self[name])}"
-                )
-        return np.flatnonzero(mask)
+        return all_matching(self.__getitem__, wanted, count=len(self), counted="channel")
 
 
 def electrodes(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Electrodes:

@@ -61,7 +61,6 @@ def grown(
     source: Any = None,
     out: str,
     outside: Outside = "error",
-    **how: Any,
 ) -> Grown:
     """Add trials, and perhaps recordings, behind those that are there.
 
@@ -77,7 +76,7 @@ def grown(
         Further recordings. Those that are there already may be among them.
     out : str
         The result.
-    outside, **how
+    outside : {"error", "drop"}
         As for `read_trials`.
 
     Returns
@@ -94,7 +93,7 @@ def grown(
     given = _joined(there, axis, like=recording)
     if source is not None:
         given = read_recording(source, axis=axis, units=recording.units, out=out)
-    found = read_trials(spec, given, axis=axis, outside=outside, out=out, **how)
+    found = read_trials(spec, given, axis=axis, outside=outside, out=out)
     # This says which of them leave their recording, by the numbers that they were given with.
     placed(found.trials, given).blocks(given.shape, name=str(given))
     # In the order in which they were given, but for that of recordings.
@@ -190,6 +189,12 @@ def _new_among(
     _, key = np.unique(np.concatenate(rows), axis=0, return_inverse=True)
     ours, theirs = (_numbered(each, key.size) for each in np.split(key.reshape(-1), [len(trials)]))
     again, missing = np.isin(theirs, ours), ~np.isin(ours, theirs)
+    new = np.flatnonzero(~again)
+    if not new.size:
+        raise TrialError(
+            f"All {count(len(more), 'trial')} that are given are in the result already. Give those "
+            "that are to be added."
+        )
     for k in np.unique(of_more[again]).tolist():
         some, others = again & (of_more == k), missing & (of_trials == k)
         if others.any():
@@ -199,12 +204,6 @@ def _new_among(
                 "are there are not among those given. Give new trials alone, or the whole table, "
                 "of which those that are there are left out."
             )
-    new = np.flatnonzero(~again)
-    if not new.size:
-        raise TrialError(
-            f"All {count(len(more), 'trial')} that are given are in the result already. Give those "
-            "that are to be added."
-        )
     _check_told_alike(more, np.flatnonzero(again), theirs, trials, ours)
     return new
 

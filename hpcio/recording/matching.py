@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,46 @@ import numpy.typing as npt
 
 from hpcio.errors import TrialError
 
-__all__ = ["matching", "values_of"]
+__all__ = ["all_matching"]
 
 
-def matching(name: str, column: npt.NDArray[Any], wanted: Any) -> npt.NDArray[np.bool_]:
+def all_matching(
+    column: Callable[[str], npt.NDArray[Any]],
+    wanted: Mapping[str, Any],
+    *,
+    count: int,
+    counted: str,
+) -> npt.NDArray[np.int64]:
+    """The places at which all columns have what is wanted of them.
+
+    Parameters
+    ----------
+    column : callable
+        Gives a column by its name.
+    wanted : mapping
+        See `Trials.where`.
+    count : int
+        How many places there are.
+    counted : str
+        What they are, for messages.
+
+    Raises
+    ------
+    TrialError
+        If nothing is left.
+    """
+    left = np.ones(count, bool)
+    for name, value in wanted.items():
+        values = column(name)
+        left &= _matching(name, values, value)
+        if not left.any():
+            raise TrialError(
+                f"No {counted} is left with {name}={value!r:.100}. {_values_of(name, values)}"
+            )
+    return np.flatnonzero(left)
+
+
+def _matching(name: str, column: npt.NDArray[Any], wanted: Any) -> npt.NDArray[np.bool_]:
     """Which entries of a column are wanted."""
     if callable(wanted):
         mask = np.asarray(wanted(column))
@@ -34,12 +71,12 @@ def matching(name: str, column: npt.NDArray[Any], wanted: Any) -> npt.NDArray[np
     mask = np.zeros(column.shape, bool)
     for value in values:
         if isinstance(value, str) != (column.dtype.kind == "U"):
-            raise TrialError(f"{name}={value!r:.100} is never so. {values_of(name, column)}")
+            raise TrialError(f"{name}={value!r:.100} is never so. {_values_of(name, column)}")
         mask |= column == value
     return mask
 
 
-def values_of(name: str, column: npt.NDArray[Any]) -> str:
+def _values_of(name: str, column: npt.NDArray[Any]) -> str:
     """The values of a column, in a sentence."""
     distinct = np.unique(column)
     if column.dtype.kind == "f" and len(distinct) > 8:

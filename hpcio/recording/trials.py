@@ -17,7 +17,7 @@ import numpy.typing as npt
 from hpcio.errors import TrialError
 from hpcio.recording.blocks import Blocks, TrialRows, lay_over
 from hpcio.recording.clocks import check_clock, clock_of
-from hpcio.recording.matching import matching, values_of
+from hpcio.recording.matching import all_matching
 from hpcio.recording.recording import Recording, in_result
 from hpcio.recording.resulttables import check_rows_of, result_named, rows_of_result
 from hpcio.recording.selections import (
@@ -464,14 +464,8 @@ class Trials(TrialRows):
         >>> trials.where(condition=["a", "b"], rt=lambda rt: rt > 0.4).index
         array([2, 3])
         """
-        mask = np.ones(len(self), bool)
-        for name, value in wanted.items():
-            mask &= matching(name, self[name], value)
-            if not mask.any():
-                raise TrialError(
-                    f"No trial is left with {name}={value!r:.100}. {values_of(name, self[name])}"
-                )
-        return self.select(trials=np.flatnonzero(mask))
+        left = all_matching(self.__getitem__, wanted, count=len(self), counted="trial")
+        return self.select(trials=left)
 
     def with_columns(self, **columns: npt.ArrayLike) -> Trials:
         """The same trials, with further columns, or other values of those that they have.

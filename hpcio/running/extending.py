@@ -11,7 +11,7 @@ from hpcio.errors import OutputError, PlanError
 from hpcio.files import mark_of
 from hpcio.journals import held
 from hpcio.planning import Plan, extended, load_plan, renewed, replace_plan
-from hpcio.recording import grown
+from hpcio.recording import Outside, grown
 from hpcio.running.keeping import that_keeps
 from hpcio.writers import backend_of, trusted_ledger
 
@@ -26,22 +26,24 @@ def extended_by(
     kwargs: Mapping[str, Any] | None = None,
     keep_done: bool = False,
     trial_time: float | None = None,
-    **how: Any,
+    outside: Outside = "error",
 ) -> Plan:
     """The plan that adds trials to the result of another; see :meth:`hpcio.Plan.extend`.
 
     Nothing is touched before it is run.
     """
-    mark = mark_of(there.out)
-    if mark is None or load_plan(there.out).run_id != mark.run_id:
+    mark, now = mark_of(there.out), load_plan(there.out)
+    if mark is None or now.run_id != mark.run_id:
         raise OutputError(
             f"'{there.out}' is not there yet, or another run that is to replace it has begun. "
             "Trials are added to a finished result: finish that run first, Plan.load(out).run() "
             f"(in the shell: hpcio resume {shlex.quote(there.out)})."
         )
-    if mark.run_id != there.run_id:
+    if now.digest == there.digest or now.has_but_grown_since(there.digest):
+        there = replace(now, live=there.live)  # with the trials that were added since
+    else:
         raise has_changed_since(there)
-    more = grown(there.trials, there.source, trials, source=source, out=there.out, **how)
+    more = grown(there.trials, there.source, trials, source=source, out=there.out, outside=outside)
     old = renewed(there) if keep_done else there
     if any(a.digest != b.digest for a, b in zip(old.reduction, there.reduction, strict=True)):
         raise PlanError(

@@ -231,6 +231,9 @@ def _finished(plan: Plan) -> Done:
     """The record of a run that has nothing left to do."""
     mark = mark_of(plan.out)
     if mark is None or mark.plan != plan.digest:
+        grown = _grown_since(plan, mark)
+        if grown is not None:
+            return _finished(grown)
         others = _differing(plan, mark)
         if plan.former and plan.former[-1].trials < len(plan.trials):
             raise has_changed_since(plan)
@@ -257,6 +260,21 @@ def _finished(plan: Plan) -> Done:
     return replace(record(ledger, known), blocks=blocks, gaps=gaps)
 
 
+def _grown_since(plan: Plan, mark: Mark | None) -> Plan | None:
+    """The plan of a result to which trials were added since it was that of another; else None."""
+    there = _plan_of(plan.out, mark)
+    if there is None or not there.has_but_grown_since(plan.digest):
+        return None
+    more = len(there.trials) - len(plan.trials)
+    warnings.warn(
+        f"'{plan.out}' has all {count(len(plan.trials), 'trial')} of this plan, and {more:,} that "
+        "were added since. Nothing is computed.",
+        HpcioWarning,
+        stacklevel=5,
+    )
+    return there
+
+
 def _kept_before(plan: Plan) -> str:
     """That a result whose plan is gone is of several functions, if it is."""
     with suppress(HpcioError), open_result(plan.out) as f:
@@ -267,12 +285,16 @@ def _kept_before(plan: Plan) -> str:
 
 def _differing(plan: Plan, mark: Mark | None) -> Difference | None:
     """In what the plan of a result differs from another; None if it is not there."""
+    there = _plan_of(plan.out, mark)
+    return None if there is None else difference(plan, there)
+
+
+def _plan_of(out: str, mark: Mark | None) -> Plan | None:
+    """The plan of a result, if it is still there."""
     there = None
     with suppress(HpcioError):
-        there = load_plan(plan.out)
-    if mark is None or there is None or there.digest != mark.plan:
-        return None
-    return difference(plan, there)
+        there = load_plan(out)
+    return there if mark is not None and there is not None and there.digest == mark.plan else None
 
 
 def _limit(ledger: Ledger, trial_time: float | None, *, since: float) -> str:

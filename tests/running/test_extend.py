@@ -730,3 +730,45 @@ def test_each_run_keeps_its_date(folder):
         runs = json.loads(f.attrs["runs"])
     assert [run["trials"] for run in runs] == [4, 1, 1]
     assert all(run["created"] for run in runs)
+
+
+def test_a_script_of_a_run_and_what_follows_may_be_run_again(folder):
+    def script():
+        plan = hpcio.Plan.create(squared, folder / "a.h5::lfp", trials=FIRST, out=folder / "out.h5")
+        plan.run(workers=0, progress=False)
+        return plan.extend(trials=MORE).run(workers=0, progress=False)
+
+    assert script().computed == 2
+    with (
+        pytest.warns(HpcioWarning, match="has all 4 trials of this plan, and 2 that were added"),
+        pytest.raises(TrialError, match="All 2 trials that are given are in the result already"),
+    ):
+        script()
+    with hpcio.open(folder / "out.h5") as f:
+        np.testing.assert_array_equal(f["data"][()], EACH[:6].reshape(-1, 4))
+    plan = hpcio.Plan.create(squared, folder / "a.h5::lfp", trials=FIRST, out=folder / "out.h5")
+    assert plan.extend(trials=table([120], "b")).run(workers=0, progress=False).blocks == 7
+
+
+def test_times_of_a_single_trial_end_with_it(folder):
+    with h5py.File(folder / "a.h5", "r+") as f:
+        for dim, name in zip(f["lfp"].dims, ("time", "channel"), strict=True):
+            dim.label = name
+    events = hpcio.Trials.from_events
+    plan = made(folder, trials=events([1.0], rate=100, pre=0.2, post=0.3))
+    assert plan.axes[0].values is not None
+    more = plan.extend(trials=events([2.0], rate=100, pre=0.2, post=0.3))
+    assert (more.axes[0].name, more.axes[0].values) == ("time", None)
+    more.run(workers=0, progress=False)
+
+
+def test_numbers_of_trials_are_no_times(folder):
+    """Twenty trials of twenty rows each, at one row a second from their event."""
+    with h5py.File(folder / "a.h5", "r+") as f:
+        f["lfp"].dims[0].label = "time"
+    events = hpcio.Trials.from_events
+    first = events(np.arange(20.0), rate=1, post=20)
+    plan = made(folder, trials=first, join="stack")
+    more = plan.extend(trials=events([50.0], rate=1, post=20))
+    assert more.axes[0].values.tolist() == [*range(21)]
+    assert more.axes[1].values.tolist() == [*range(20)]

@@ -120,7 +120,7 @@ def test_what_is_done_is_kept_and_told(study, way):
     # The script is run once more as it stands; without the word, it is another plan.
     again = study.plan(**WAYS[way]).run(workers=0, progress=False, keep_done=True)
     assert again.computed == 0
-    with pytest.raises(OutputError, match=r"kept results of an earlier function.*keep_done=True"):
+    with pytest.raises(OutputError, match=r"kept results of an earlier run.*keep_done=True"):
         study.plan(**WAYS[way]).run(workers=0, progress=False)
     hpcio.repack(study.out)
     check_mixed(study.out, expected(), [0, 1, 0, 0, 1])
