@@ -15,8 +15,9 @@ from hpcio.files import mark_of
 from hpcio.fingerprints import Fingerprint
 from hpcio.planning.dryrun import Called, Outcome, dtype_of
 from hpcio.planning.options import CallOptions
+from hpcio.planning.plain import plain_input_kind
 from hpcio.planning.plan import Plan
-from hpcio.planning.planfile import load_for_worker, plain_input_kind
+from hpcio.planning.planfile import load_for_worker
 from hpcio.recording import Blocks, Recording
 
 __all__ = ["known_outcome"]

@@ -272,11 +272,10 @@ def probe(
 def _only(plan: Plan, block: int) -> Plan:
     """What other processes get of a plan: a block alone, since a million are 100 MB to pickle."""
     here = slice(block, block + 1)
-    of_blocks = ("trial", "base", "input_kind", "channel_block")
     of_target = ("shape_index", "start", "channel")
     only: dict[str, Any] = {
         "trials": plan.trials.select(trials=[int(plan.blocks.trial[block])]),
-        "blocks": replace(plan.blocks, **{n: getattr(plan.blocks, n)[here] for n in of_blocks}),
+        "blocks": plan.blocks.cut(here),
     }
 
     def cut(target: Target) -> Target:

@@ -12,8 +12,9 @@ import numpy as np
 
 from hpcio.files import in_pieces
 from hpcio.layout import Axis
+from hpcio.planning.plain import plain_average, plain_input_kind
 from hpcio.planning.plan import Plan
-from hpcio.planning.planfile import FORMAT, plain_average, plain_input_kind
+from hpcio.planning.planfile import FORMAT
 from hpcio.recording import Recording, SeveralRecordings
 
 __all__ = ["Difference", "difference", "digest_of"]

@@ -23,7 +23,7 @@ from hpcio.planning.making import (
 )
 from hpcio.planning.options import CallOptions, LayoutOptions, StorageOptions, WriterAbilities
 from hpcio.planning.plan import Plan
-from hpcio.recording import Blocks, Grown, placed
+from hpcio.recording import Grown, placed
 
 __all__ = ["extended"]
 
@@ -72,7 +72,7 @@ def extended(
     call = CallOptions(
         out_dtype=there.dtype if there.casting == "same_kind" else None, trial_time=trial_time
     )
-    found = dry_run(called, recording, _behind(blocks, count), call)
+    found = dry_run(called, recording, blocks.cut(slice(count, None)), call)
     outcomes = [
         _together(known, outcome, there)
         for known, outcome in _pairs(Outcome.of_plan(there), found, there)
@@ -106,12 +106,6 @@ def extended(
         former=(),
         kept=np.zeros(0, np.uint16),
     )
-
-
-def _behind(blocks: Blocks, count: int) -> Blocks:
-    """The blocks behind the first so many."""
-    names = ("trial", "base", "input_kind", "channel_block")
-    return replace(blocks, **{name: getattr(blocks, name)[count:] for name in names})
 
 
 # ---------------------------------------------------------------------- what blocks return

@@ -7,7 +7,7 @@ recording or of trial table needs one file, here or elsewhere, and an entry in `
 `TRIAL_TABLES`.
 """
 
-from hpcio.recording.blocks import Blocks, InputKind
+from hpcio.recording.blocks import SELECTED, Blocks, InputKind
 from hpcio.recording.channels import Electrodes, electrodes
 from hpcio.recording.clocks import Clock, clock_of_rows
 from hpcio.recording.growing import Grown, grown
@@ -30,6 +30,7 @@ __all__ = [
     "LARGE",
     "OF_RUNS",
     "RECORDINGS",
+    "SELECTED",
     "TRIAL_TABLES",
     "Blocks",
     "Clock",

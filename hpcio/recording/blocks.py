@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,12 @@ from hpcio.recording.tables import COLUMNS, check_rows, checked_columns
 from hpcio.recording.windows import Outside
 from hpcio.words import count
 
-__all__ = ["Blocks", "InputKind", "TrialRows", "lay_over"]
+__all__ = ["SELECTED", "Blocks", "InputKind", "TrialRows", "lay_over"]
+
+# The fields of trials that say what is selected of each.
+SELECTED = ("time", "channels", "channel_axis", "channels_per_block")
+# The fields of blocks with an entry for each.
+_OF_EACH = ("trial", "base", "input_kind", "channel_block")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -144,6 +149,10 @@ class Blocks:
     def __repr__(self) -> str:
         kinds = count(len(self.input_kinds), "kind")
         return f"Blocks({count(len(self), 'block')} of {kinds} along axis {self.axis})"
+
+    def cut(self, places: slice) -> Blocks:
+        """Some of the blocks, which know their trials by the same positions."""
+        return replace(self, **{name: getattr(self, name)[places] for name in _OF_EACH})
 
     def kind_of(self, i: int) -> InputKind:
         """The kind of input of block `i`."""

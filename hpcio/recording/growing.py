@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpcio.errors import HpcioWarning, OptionError, SourceError, TrialError
+from hpcio.recording.blocks import SELECTED
 from hpcio.recording.clocks import Clock, clock_of_rows
 from hpcio.recording.placing import (
     RECORDING,
@@ -28,9 +29,6 @@ from hpcio.recording.windows import Outside
 from hpcio.words import count
 
 __all__ = ["Grown", "grown"]
-
-# What trials keep of those before, unless they say the same by themselves.
-_SELECTED = ("time", "channels", "channel_axis", "channels_per_block")
 
 
 class Grown(NamedTuple):
@@ -256,7 +254,7 @@ def _behind(
     out: str,
 ) -> Trials:
     """Trials, and further ones behind them."""
-    for name in _SELECTED:
+    for name in SELECTED:
         own, known = getattr(more, name), getattr(trials, name)
         if own is not None and own != known:
             raise OptionError(

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from hpcio.errors import OptionError, TrialError
 from hpcio.files import mark_of
+from hpcio.recording.blocks import SELECTED
 from hpcio.recording.recording import Recording, in_result
 from hpcio.recording.several import SeveralRecordings, matching_files, short_names
 from hpcio.recording.tables import MISSING, TrialTable, array_table, plain_column, read_table
@@ -40,7 +41,7 @@ __all__ = [
 # The column of trials that says which recording they are of.
 RECORDING = "recording"
 # What trials that are read as one have in common.
-_ALIKE = ("axis", "time", "channels", "channel_axis", "channels_per_block")
+_ALIKE = ("axis", *SELECTED)
 
 
 class Given(NamedTuple):
