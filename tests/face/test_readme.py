@@ -92,7 +92,7 @@ def test_guide_runs_from_top_to_bottom(folder):
     printed = run([sys.executable, "-c", code], place).splitlines()
     # What a comment says is printed, but for numbers of this machine.
     said = re.findall(r"print\(.*\)  # ([T(\d].*[)\d])$", code, re.MULTILINE)
-    assert len(said) == 12
+    assert len(said) == 13
     assert all(line in printed or "..." in line for line in said)
     for commands in snippets("docs/guide.md", "sh"):
         run(["sh", "-e", "-c", commands], place)
