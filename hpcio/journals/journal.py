@@ -32,6 +32,7 @@ import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ RECORD = np.dtype(
     ]
 )
 _BODY = struct.Struct("<IIqqQqdff")
+# The same record as what its checksum is of.
+_SUMMED = np.dtype([("check", "<u8"), ("body", f"V{_BODY.size}")])
 _CHECK = struct.Struct("<Q")
 
 # A journal that is mapped into memory grows by so many bytes at a time.
@@ -356,15 +359,10 @@ def read_log(path: str | os.PathLike[str], *digests: str) -> JournalRecords | No
             f"The journal '{path}' belongs to another plan. "
             "Start over (in the shell: hpcio run --fresh ...), or choose another output."
         )
-    size, seed = RECORD.itemsize, _seed(header["plan"])
-    view = memoryview(raw)[: len(raw) // size * size]
-    records = np.frombuffer(view, RECORD)
-    good = 0
-    for i, expected in enumerate(records["check"].tolist()):
-        if checksum(view[i * size + 8 : (i + 1) * size], seed) != expected:
-            break
-        good = i + 1
-    records = records[:good]
+    records = np.frombuffer(raw, RECORD, len(raw) // RECORD.itemsize)
+    bodies = map(checksum, records.view(_SUMMED)["body"], repeat(_seed(header["plan"])))
+    found = np.fromiter(bodies, np.uint64, records.size)
+    records = records[: np.argmax(np.append(found != records["check"], [True]))]
     records = records[: _sensible(records)]
     safe = min(int(records["offset"][records["kind"] == SYNC].max(initial=0)), records.size)
     if (records["kind"] == LOST).any():

@@ -65,10 +65,14 @@ def _one_for_each_sum(
     )
     number = average.sum_of(records["block"])
     keys = np.stack([number, which, records["offset"]])
-    sums, key, count = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
-    order = np.lexsort((np.arange(count.size), -count, sums[0]))
-    best = order[np.unique(sums[0][order], return_index=True)[1]]
-    dropped = ~np.isin(key.reshape(-1), best)
+    order = np.lexsort(keys[::-1])
+    keys = keys[:, order]
+    first = np.flatnonzero((np.diff(keys, prepend=-1) != 0).any(axis=0))
+    sums, count = keys[0, first], np.diff(first, append=order.size)
+    ranked = np.lexsort((np.arange(count.size), -count, sums))
+    best = ranked[np.unique(sums[ranked], return_index=True)[1]]
+    dropped = np.ones(order.size, bool)
+    dropped[order] = ~np.isin(np.repeat(np.arange(count.size), count), best)
     return tuple(
         replace(log, records=np.delete(log.records, d[dropped[which == i]]))
         for i, (log, d) in enumerate(zip(logs, done, strict=True))

@@ -102,6 +102,7 @@ def dry_run(
     blocks: Blocks,
     call: CallOptions,
     *,
+    known: tuple[Blocks, Sequence[Outcome]] | None = None,
     on_probe: Callable[[int, int], None] | None = None,
 ) -> tuple[Outcome, ...]:
     """Ask for each distinct (trial shape, arguments) what a block returns.
@@ -118,10 +119,12 @@ def dry_run(
     recording : Recording
     blocks : Blocks
     call : CallOptions
+    known : tuple of Blocks and sequence of Outcome, optional
+        Other blocks of the same function, and what they return.
     on_probe : callable, optional
         Called with how many shapes have been tried, and of how many.
     """
-    return _DryRun(called, recording, blocks, call, on_probe).outcomes()
+    return _DryRun(called, recording, blocks, call, known, on_probe).outcomes()
 
 
 @dataclass(frozen=True)
@@ -151,9 +154,11 @@ class _DryRun:
         recording: Recording,
         blocks: Blocks,
         call: CallOptions,
+        known: tuple[Blocks, Sequence[Outcome]] | None,
         on_probe: Callable[[int, int], None] | None,
     ) -> None:
         self._called, self._recording, self._blocks = called, recording, blocks
+        self._known = {} if known is None else _by_shape(*known)
         self._call, self._on_probe = call, on_probe
         self._name = called.function.name
         self._asks = takes(called.func, "noCompute")
@@ -259,6 +264,8 @@ class _DryRun:
         cases = list(range(len(self._examples)))
         if self._asks:
             return [self._announced(self._examples[case][0]) for case in cases]
+        if all(self._inshape(case) in self._known for case in cases):
+            return [self._known[self._inshape(case)] for case in cases]
         some = self._spread(cases) if len(cases) > FEW_SHAPES else cases
         answers = self._tried(some)
         rule = self._rule(answers)
@@ -412,6 +419,18 @@ def calls_for(
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names) if names != ("",) else "one array"
+
+
+def _by_shape(blocks: Blocks, outcomes: Sequence[Outcome]) -> dict[Shape, _Answer]:
+    """What is returned for trials of each shape."""
+    dtypes, names = tuple(o.dtype.str for o in outcomes), tuple(o.name for o in outcomes)
+    first = np.unique(blocks.input_kind, return_index=True)[1].tolist()
+    return {
+        blocks.kind_of(b).inshape: _Answer(
+            tuple(o.shapes[o.shape_index[b]] for o in outcomes), dtypes, names
+        )
+        for b in first
+    }
 
 
 def _cases(blocks: Blocks, fresh: FreshArguments | None) -> np.ndarray:

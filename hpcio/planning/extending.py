@@ -34,11 +34,12 @@ def extended(
     *,
     kwargs: Mapping[str, Any],
     abilities: WriterAbilities,
+    changed: bool,
     trial_time: float | None = None,
 ) -> Plan:
     """A plan of all trials of another and of those behind them; it keeps nothing that is done.
 
-    What the new trials give is found by a dry run; of the others it is known.
+    What trials of new shapes give is found by a dry run; of the others it is known.
 
     Parameters
     ----------
@@ -49,6 +50,8 @@ def extended(
         See `Arguments.extended`.
     abilities : WriterAbilities
         What the writer can do.
+    changed : bool
+        Whether the function or its arguments are others since, so that nothing is known.
     trial_time : float, optional
         How long a trial may take in the dry run, in seconds.
 
@@ -72,11 +75,12 @@ def extended(
     call = CallOptions(
         out_dtype=there.dtype if there.casting == "same_kind" else None, trial_time=trial_time
     )
-    found = dry_run(called, recording, blocks.cut(slice(count, None)), call)
-    outcomes = [
-        _together(known, outcome, there)
-        for known, outcome in _pairs(Outcome.of_plan(there), found, there)
-    ]
+    before = Outcome.of_plan(there)
+    found = dry_run(
+        called, recording, blocks.cut(slice(count, None)), call,
+        known=None if changed else (there.blocks, before),
+    )  # fmt: skip
+    outcomes = [_together(known, outcome, there) for known, outcome in _pairs(before, found, there)]
     read = Read(recording, trials, blocks, np.arange(len(trials)))
     outputs = [
         _as_before(old, output, there, read)

@@ -50,12 +50,12 @@ def extended_by(
             f"The functions of reduce of '{there.out}' have changed, and what the others have "
             "added up cannot be kept. Put them back, or plan anew, with all trials."
         )
+    changed = (old.function.digest, old.given.digest) != (there.function.digest, there.given.digest)
     plan = extended(
         old, more, kwargs={} if kwargs is None else kwargs, abilities=backend_of(there).abilities,
-        trial_time=trial_time,
+        changed=changed, trial_time=trial_time,
     )  # fmt: skip
     backend_of(plan).check_plan(plan)
-    changed = (old.function.digest, old.given.digest) != (there.function.digest, there.given.digest)
     plan = that_keeps(plan, trusted_ledger(there), changed=changed)
     return replace(plan, replaces=there.run_id)
 
