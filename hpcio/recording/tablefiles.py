@@ -111,10 +111,12 @@ def _dataset(found: h5py.Dataset, where: str) -> TrialTable:
 
 
 def _is_index(name: str, thing: h5py.Dataset, group: h5py.Group) -> bool:
-    """Whether a dataset says where the lists of another one end; NWB notes that."""
+    """Whether a dataset says where the lists of another one end, by its name; NWB notes it, too."""
+    if not name.endswith("_index"):
+        return False
     if "neurodata_type" in thing.attrs:
         return bool(thing.attrs["neurodata_type"] == "VectorIndex")
-    return name.endswith("_index") and name.removesuffix("_index") in group
+    return name.removesuffix("_index") in group
 
 
 class _Csv:
