@@ -61,7 +61,7 @@ class Plan(Value):
         The fingerprint of the arguments.
     out : str
         Absolute path of the result.
-    writer, sources, join : str
+    writer, sources : str
         As given to :meth:`hpcio.Plan.create`; `sources` is resolved.
     average : hpcio.layout.Average or None
         The average of all trials that is stored, if their results are not kept; of several

@@ -123,8 +123,14 @@ def _axes(_: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> 
     """Names ``trial,frequency``, or those of each result, as `Plan.create` takes them."""
     found: dict[str, dict[str, None]] = {}
     for text in texts:
-        result, listed = text.rpartition("=")[::2]
+        result, listed = ("", text) if "=" not in text else text.split("=", 1)
         names = [name.strip() for name in listed.split(",")]
+        if with_more := [name for name in names if "=" in name]:
+            raise click.BadParameter(
+                f"'{with_more[0]}' is no name of an axis. Coordinates are said in Python: "
+                "Plan.create(..., axes={NAME: values, ...}).",
+                param=option,
+            )
         if len(set(names)) < len(names):
             raise click.BadParameter(f"'{text}' has a name twice.", param=option)
         if result in found or (found and not (result and "" not in found)):

@@ -19,7 +19,7 @@ from hpcio.machine import available, cores
 from hpcio.planning.limits import BASE, block_memory
 from hpcio.planning.plan import Plan
 from hpcio.planning.trying import MOST_TRIES, Said, failure, is_tried_apart, tell, try_each
-from hpcio.recording import Reader
+from hpcio.recording import Reader, Recording, SeveralRecordings
 from hpcio.words import count, duration, html_table, in_lines, size
 
 # So often a block is computed to see how long that takes; only once if it takes so many seconds.
@@ -147,7 +147,7 @@ def describe(
     first = plan.outputs[0].target
     return Description(
         function=str(plan.function),
-        source=str(plan.source),
+        source=_source_in_words(plan.source),
         out=plan.out,
         trials=int(plan.blocks.trial[-1]) + 1,
         blocks=len(plan),
@@ -168,6 +168,17 @@ def describe(
         seconds=seconds * share / workers,
         disk_free=shutil.disk_usage(Path(plan.out).parent).free,
     )
+
+
+def _source_in_words(source: Recording) -> str:
+    """A recording and the units of its values; or which ones its file could say."""
+    part = source.parts[0] if isinstance(source, SeveralRecordings) else source
+    says = part.says_of_units()
+    if says is None:
+        return str(source)
+    if part.scaling is not None:
+        return f"{source}, in {says.units}"
+    return f"{source}, as it is stored (in {says.units} with units='{says.units}')"
 
 
 def _results(plan: Plan) -> str:

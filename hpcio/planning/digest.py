@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from hpcio.files import in_pieces
-from hpcio.layout import Axis
+from hpcio.layout import Output
 from hpcio.planning.plain import plain_average, plain_input_kind
 from hpcio.planning.plan import Plan
 from hpcio.planning.planfile import FORMAT
@@ -27,57 +27,51 @@ _FUNCTION, _ARGUMENTS, _KEPT = "function", "arguments", "kept results of an earl
 
 def _parts(plan: Plan) -> dict[str, Any]:
     """All that decides the bytes, by what people call it; JSON can hold it."""
-    source, target = plan.source, plan.target
     return {
         "format": FORMAT,
         _FUNCTION: [plan.function.name, plan.function.digest],
         _ARGUMENTS: plan.given.digest,
-        "recording": _looks_of(source),
-        **_units_of(source),
+        "recording": _looks_of(plan.source),
+        **_units_of(plan.source),
         "trials": [
             *(_hash(array) for array in plan.arrays().values()),
             *(plain_input_kind(kind) for kind in plan.blocks.input_kinds),
             *([name, _hash(column)] for name, column in plan.trials.columns.items()),
             *([] if (clock := plan.trials.clock) is None else [clock.rate, clock.t_start]),
         ],
-        "shape or type of the results": [
-            target.dtype.str, target.shape, target.shapes, plan.casting,
-            *(_hash(array) for array in (target.shape_index, target.start, target.channel)),
-        ],
-        "how they are joined": [plan.join, target.axis, target.channel_axis],
-        "average": plain_average(plan.average),
+        "shape or type of the results": [plan.casting, *_of_each(plan, _shapes_of)],
+        "how they are joined": _of_each(plan, _joining_of),
+        "average": _of_each(plan, lambda output: plain_average(output.average)),
         **_of_reduction(plan),
-        "axes": _of_axes(plan.axes),
-        **_of_several(plan),
+        "axes": _of_each(plan, _axes_of),
         "writer": [
-            plan.writer, plan.sources, plan.chunks, plan.compression,
-            *([o.name, o.chunks, o.compression] for o in plan.several if o.chunks is not None),
+            plan.writer, plan.sources,
+            *_of_each(plan, lambda output: [output.chunks, output.compression]),
         ],
         **({_KEPT: [*plan.digests[1:], _hash(plan.kept)]} if plan.former else {}),
     }  # fmt: skip
 
 
-def _of_several(plan: Plan) -> dict[str, Any]:
-    """The several results of a call, if there are such."""
-    found = [
-        [
-            output.name, target.dtype.str, target.shape, target.shapes, target.axis,
-            target.channel_axis, target.stacked,
-            *(_hash(array) for array in (target.shape_index, target.start, target.channel)),
-            _of_axes(output.axes),
-            *([] if output.average is None else [plain_average(output.average)]),
-        ]
-        for output in plan.several
-        for target in [output.target]
-    ]  # fmt: skip
-    return {"several results": found} if found else {}
+def _of_each(plan: Plan, said: Callable[[Output], Any]) -> list[Any]:
+    """Something of each result, with its name."""
+    return [[output.name, said(output)] for output in plan.outputs]
 
 
-def _of_axes(axes: Sequence[Axis]) -> list[Any]:
+def _shapes_of(output: Output) -> list[Any]:
+    target = output.target
+    arrays = target.shape_index, target.start, target.channel
+    return [target.dtype.str, target.shape, target.shapes, *map(_hash, arrays)]
+
+
+def _joining_of(output: Output) -> list[Any]:
+    return [output.target.stacked, output.target.axis, output.target.channel_axis]
+
+
+def _axes_of(output: Output) -> list[Any]:
     """The names of axes, their coordinates, and their further columns if they have such."""
     return [
         [axis.name, _hash(axis.values), *([n, _hash(v)] for n, v in axis.columns.items())]
-        for axis in axes
+        for axis in output.axes
     ]
 
 
@@ -99,9 +93,14 @@ def _looks_of(source: Recording) -> list[Any]:
     if isinstance(source, SeveralRecordings):
         return [source.axis, [_looks_of(part) for part in source.parts]]
     return [
-        source.kind, source.dataset, source.shape, source.dtype.str, source.size, source.mtime_ns,
+        source.kind, source.dataset, source.shape, _stored(source), source.size, source.mtime_ns,
         source.sample, [(f.size, f.mtime_ns) for f in source.behind],
     ]  # fmt: skip
+
+
+def _stored(source: Recording) -> str:
+    """The type of the numbers in the file, whatever units they are read in."""
+    return source.dtype.str if source.scaling is None else source.scaling.stored
 
 
 def _hash(array: np.ndarray | None) -> str | None:

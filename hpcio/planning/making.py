@@ -131,7 +131,6 @@ def make_plan(
         out=final,
         writer=storage.writer,
         sources=sources,
-        join="concatenate" if several else cast(Join, layout.join),
         average=average,
         casting="same_kind" if call.out_dtype is not None else "equiv",
         run_id=secrets.token_hex(8),

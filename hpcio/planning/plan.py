@@ -14,7 +14,7 @@ from hpcio.errors import PlanError
 from hpcio.files import ACCESS, Access, Modes, RunDirectory
 from hpcio.fingerprints import Fingerprint, fingerprint
 from hpcio.function import Arguments, Function, Part, Reduction
-from hpcio.layout import Average, Axis, Join, Output, Target, nbytes_of
+from hpcio.layout import Average, Axis, Output, Target, nbytes_of
 from hpcio.planning.options import Sources
 from hpcio.recording import Blocks, Recording, Trials, trials_in_words
 from hpcio.words import START_OVER, count, html_table, in_lines, shape_words, size
@@ -82,7 +82,6 @@ class Plan:
     out: str
     writer: str
     sources: Sources
-    join: Join
     average: Average | None
     casting: str
     described: Mapping[str, str]

@@ -83,7 +83,7 @@ __all__ = [
     "write_plan",
 ]
 
-FORMAT = 8
+FORMAT = 9
 _SEAL = struct.Struct("<8sQ")
 _SEALED = b"HPCIOPLN"
 # So many bytes are read at a time to see whether a file is whole.
@@ -91,7 +91,7 @@ _PIECE = 1 << 20
 _ReadColumns = Callable[[h5py.File, Sequence[str]], dict[str, np.ndarray]]
 # Fields of a plan that JSON holds as they are.
 _PLAIN = (
-    "writer", "sources", "join", "casting", "described", "same_versions", "access", "replaces",
+    "writer", "sources", "casting", "described", "same_versions", "access", "replaces",
 )  # fmt: skip
 
 

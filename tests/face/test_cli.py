@@ -380,6 +380,7 @@ def test_shape_type_and_axes_of_results_can_be_said(folder):
         (["--out-shape", "8,x"], "is no list of lengths"),
         (["--out-dtype", "float33"], "is no type of numpy"),
         (["--axes", "a,a"], "has a name twice"),
+        (["--axes", "data=a,b=0:3"], "'b=0:3' is no name of an axis"),
         (["--axes", "a,b", "--axes", "c,d"], "'c,d' comes after 'a,b'"),
         (["--axes", "p=a,b", "--axes", "p=c,d"], "once for each"),
     ):

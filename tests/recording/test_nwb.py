@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import hpcio
 from hpcio import Trials
 from hpcio.cli import cli
-from hpcio.errors import OptionError, PlanError, SourceError, TrialError
+from hpcio.errors import OptionError, OutputError, PlanError, SourceError, TrialError
 from hpcio.recording import Recording
 
 pynwb = pytest.importorskip("pynwb")
@@ -437,6 +437,22 @@ def test_electrodes_that_are_not_there(session: str, tmp_path: Path) -> None:
         hpcio.electrodes(f"{session}::pupil")
     with pytest.raises(SourceError, match="is no series in a file of NWB"):
         hpcio.electrodes(tmp_path / "rec.h5")
+
+
+def test_a_result_in_other_units_is_told_apart_by_them_alone(session: str, tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text("def f(x):\n    return x.mean(axis=0)\n")
+
+    def plan(units: str | None) -> hpcio.Plan:
+        return hpcio.Plan.create(
+            f"{tmp_path}/f.py:f", f"{session}::ES", trials=session, units=units,
+            out=tmp_path / "out.h5",
+        )  # fmt: skip
+
+    assert "ES/data, as it is stored (in V with units='V')" in repr(plan(None).describe())
+    assert "ES/data, in V" in repr(plan("V").describe())
+    plan(None).run(workers=0, progress=False)
+    with pytest.raises(OutputError, match=r"\(other units\)"):
+        plan("V").run(workers=0, progress=False)
 
 
 # ---------------------------------------------------------------------- in the shell

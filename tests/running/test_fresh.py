@@ -428,3 +428,27 @@ def test_a_plan_that_is_refused_says_in_what_it_differs(short, tmp_path, changed
     asked = plan_of(short, tmp_path, 2.0 if changed else 3.0, **changed)
     with pytest.raises((OutputError, PlanError), match=rf"\(other {other}\)\. .*fresh=True"):
         asked.run(workers=0, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "other"),
+    [
+        ({"axes": {"low": {"row": None}}}, "axes"),
+        ({"join": {"low": "stack"}}, "shape or type of the results, how they are joined, axes"),
+        ({"reduce": {"low": "mean"}}, "shape or type of the results, average, writer"),
+        ({"chunks": {"low": (2,)}, "sources": "task"}, "writer"),
+    ],
+)
+def test_of_several_results_it_says_the_same(short, tmp_path, changed, other):
+    (tmp_path / "ends.py").write_text(
+        "def ends(trial):\n    return {'low': trial.min(axis=0), 'high': trial.max(axis=0)}\n"
+    )
+
+    def plan(**options):
+        return Plan.create(
+            f"{tmp_path}/ends.py:ends", short, trials=6, out=tmp_path / "out.h5", **options
+        )
+
+    plan().run(workers=0, progress=False)
+    with pytest.raises(OutputError, match=rf"\(other {other}\)"):
+        plan(**changed).run(workers=0, progress=False)
