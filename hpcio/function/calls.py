@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcio.errors import FunctionError
+from hpcio.errors import FunctionError, OptionError
 
 __all__ = [
     "Part",
@@ -26,6 +26,7 @@ __all__ = [
     "compute",
     "compute_record",
     "dry_outcome",
+    "naming_result",
     "pack_details",
     "parts_of",
     "split_details",
@@ -198,18 +199,20 @@ def arrays_of(returned: Any) -> dict[str, np.ndarray]:
         return {"": as_array(returned)}
     found = {}
     for name, one in several.items():
-        with _naming(name):
+        with naming_result(name):
             found[name] = as_array(one)
     return found
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Errors say which of several results they are about."""
+def naming_result(name: str) -> Iterator[None]:
+    """Errors say which of several results they are about; ``""`` if there is but one."""
     try:
         yield
-    except FunctionError as error:
-        raise FunctionError(f"Of the result '{name}': {error}") from error
+    except (FunctionError, OptionError) as error:
+        if not name:
+            raise
+        raise type(error)(f"Of the result '{name}': {error}") from error
 
 
 def _without_ones(shape: tuple[int, ...]) -> list[int]:
@@ -328,7 +331,7 @@ def compute_record(
         ):
             if name not in results:
                 break
-            with _naming(name):
+            with naming_result(name):
                 one = _checked(as_array(one), shape, kind, casting)
         found.append(one)
     if len(found) < len(parts) or len(results) > len(parts):

@@ -6,8 +6,7 @@ import math
 import os
 import secrets
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +16,7 @@ import numpy as np
 from hpcio.errors import FunctionError, HpcioWarning, OptionError, OutputError, check_path
 from hpcio.files import CHUNK, Chunking, layout, lies_in_result, mark_of, split_spec
 from hpcio.fingerprints import Fingerprint, fingerprint
-from hpcio.function import MOST_TEXT, Arguments, Function, text_of
+from hpcio.function import MOST_TEXT, Arguments, Function, naming_result, text_of
 from hpcio.layout import (
     Average,
     Join,
@@ -369,7 +368,7 @@ def outputs_of(
     found = []
     for outcome in outcomes:
         own = _options_of(outcome, names, options)
-        with _naming(outcome.name):
+        with naming_result(outcome.name):
             target, average = _where_results_lie(read, outcome, own, reduction, limit)
             axes = name_axes(
                 own.axes, read.recording, read.trials, read.blocks, target, average=average
@@ -384,17 +383,6 @@ def _options_of(outcome: Outcome, names: Sequence[str], options: LayoutOptions) 
     if outcome.name and own.keeptrials and not any(outcome.shapes):
         return replace(own, join="stack")  # numbers can be stacked, and nothing else
     return own
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Errors say which of several results they are about."""
-    try:
-        yield
-    except (FunctionError, OptionError) as error:
-        if not name:
-            raise
-        raise type(error)(f"Of the result '{name}': {error}") from error
 
 
 def _where_results_lie(
@@ -454,7 +442,7 @@ def _packed(
     names, found = [output.name for output in outputs], []
     for output in outputs:
         own = options.of(output.name, names)
-        with _naming(output.name):
+        with naming_result(output.name):
             chunks, compression = _chunking(own, abilities, output.target, sources)
         found.append(replace(output, chunks=chunks, compression=compression))
     return found

@@ -14,14 +14,8 @@ import numpy.typing as npt
 from hpcio.errors import HpcioWarning, OptionError, SourceError, TrialError
 from hpcio.recording.blocks import SELECTED
 from hpcio.recording.clocks import Clock, clock_of_rows
-from hpcio.recording.placing import (
-    RECORDING,
-    column_of_all,
-    names_of_recordings,
-    placed,
-    read_trials,
-    which_of,
-)
+from hpcio.recording.naming import RECORDING, names_of_recordings, which_of
+from hpcio.recording.placing import column_of_all, placed, read_trials
 from hpcio.recording.recording import Recording
 from hpcio.recording.several import SeveralRecordings, check_agree, read_recording
 from hpcio.recording.trials import Trials

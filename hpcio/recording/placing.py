@@ -12,34 +12,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import compress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from hpcio.errors import OptionError, TrialError
-from hpcio.files import mark_of
 from hpcio.recording.blocks import SELECTED
+from hpcio.recording.naming import (
+    RECORDING,
+    check_said,
+    names_of_recordings,
+    plain_name,
+    recording_of_each,
+    refuse_others,
+    which_of,
+    with_earlier_name,
+    with_plain_name,
+)
 from hpcio.recording.recording import Recording, in_result
-from hpcio.recording.several import SeveralRecordings, matching_files, short_names
+from hpcio.recording.several import SeveralRecordings, matching_files
 from hpcio.recording.tables import MISSING, TrialTable, array_table, plain_column, read_table
 from hpcio.recording.trials import Trials
 from hpcio.recording.windows import Outside
 from hpcio.words import natural
 
 __all__ = [
-    "RECORDING",
     "Given",
     "column_of_all",
-    "names_of_recordings",
     "placed",
     "read_trials",
-    "which_of",
 ]
 
-# The column of trials that says which recording they are of.
-RECORDING = "recording"
 # What trials that are read as one have in common.
 _ALIKE = ("axis", *SELECTED)
 
@@ -132,7 +136,7 @@ def placed(trials: Trials, recording: Recording) -> Trials:
         If one leaves its own recording, or is of another than those that are read.
     """
     if not isinstance(recording, SeveralRecordings):
-        _refuse_others(trials, recording)
+        refuse_others(trials, recording)
         return trials
     which = which_of(trials[RECORDING], recording)
     first = np.asarray(recording.first_rows)
@@ -247,7 +251,7 @@ def _of_each(
     for part, spec in zip(recording.parts, each, strict=True):
         with _naming(part):
             trials = _read(spec, part, recording.axis, outside, how)
-        trials = _with_earlier_name(_with_plain_name(trials), part)
+        trials = with_earlier_name(with_plain_name(trials), part)
         found.append(replace(trials, index=trials.index + before))
         before = int(found[-1].index.max()) + 1
     joined = _joined(found, range(len(found)), recording)
@@ -261,8 +265,8 @@ def _of_trials(
     how: Mapping[str, Any],
 ) -> Given:
     """Trials with a column that says which recording they are of."""
-    trials = _with_plain_name(trials)
-    which = _which_of(trials.columns, recording, len(trials), "trials=")
+    trials = with_plain_name(trials)
+    which = recording_of_each(trials.columns, recording, len(trials), "trials=")
     found, places, numbers = [], [], []
     for k, place in _rows_of_each(which):
         part = recording.parts[k]
@@ -284,9 +288,9 @@ def _of_table(
     """One table with a column that says which recording each of its trials is of."""
     is_name = isinstance(spec, str | os.PathLike)
     table = read_table(in_result(os.fspath(spec), "trials")) if is_name else array_table(spec)
-    columns = {_plain_name(n): plain_column(np.asarray(v)) for n, v in table.columns.items()}
+    columns = {plain_name(n): plain_column(np.asarray(v)) for n, v in table.columns.items()}
     count = len(next(iter(columns.values())))
-    which = _which_of(columns, recording, count, table.where)
+    which = recording_of_each(columns, recording, count, table.where)
     found, numbers = [], []
     for k, rows in _rows_of_each(which):
         part = recording.parts[k]
@@ -342,7 +346,7 @@ def _joined(
     named = dict(zip(map(str, parts), found, strict=True))
     columns = {name: column_of_all(name, named) for name in _names(found, parts)}
     if RECORDING in columns:
-        _check_said(columns[RECORDING], which, recording)
+        check_said(columns[RECORDING], which, recording)
     columns[RECORDING] = names_of_recordings(columns.get(RECORDING), which, recording)
     return replace(
         first,
@@ -401,126 +405,3 @@ def _is_missing(column: npt.NDArray[Any]) -> bool:
     if column.dtype.kind == "U":
         return bool(np.isin(np.char.lower(column), MISSING).all())
     return column.dtype.kind == "f" and bool(np.isnan(column).all())
-
-
-def _check_said(
-    given: npt.NDArray[Any], which: npt.NDArray[np.int64], recording: SeveralRecordings
-) -> None:
-    """Raise TrialError if a column says of a trial that it is of another recording."""
-    said = which_of(given, recording)
-    if not (said == which).all():
-        k = int(np.argmax(said != which))
-        raise TrialError(
-            f"The column '{RECORDING}' says '{given[k]}' of a trial of "
-            f"'{recording.parts[which[k]]}'. Correct or rename it."
-        )
-
-
-def names_of_recordings(
-    given: npt.NDArray[Any] | None, which: npt.NDArray[np.int64], recording: SeveralRecordings
-) -> npt.NDArray[np.str_]:
-    """The column `recording` of trials: as it is, unless it names one in two ways."""
-    names = np.asarray(short_names(recording), "U")[which]
-    if given is None:
-        return names
-    text, known = given.astype("U"), _known(recording)
-    pairs = {*zip(text.tolist(), which.tolist(), strict=True)}
-    means_so = all(known.get(name, known.get(_absolute(name))) == {k} for name, k in pairs)
-    return text if means_so and len(pairs) == len({k for _, k in pairs}) else names
-
-
-# ---------------------------------------------------------------------- by their names
-
-
-def _plain_name(name: str) -> str:
-    return RECORDING if name.strip().lower() == RECORDING else name
-
-
-def _with_plain_name(trials: Trials) -> Trials:
-    columns = {_plain_name(name): values for name, values in trials.columns.items()}
-    return replace(trials, columns=columns)
-
-
-def _with_earlier_name(trials: Trials, part: Recording) -> Trials:
-    """Trials of a result that say what it was computed of: that is `earlier_recording` now."""
-    if RECORDING not in trials.columns or mark_of(part.path) is None:
-        return trials
-    name = f"earlier_{RECORDING}"
-    while name in trials.columns:
-        name = f"earlier_{name}"
-    columns = {name if n == RECORDING else n: v for n, v in trials.columns.items()}
-    return replace(trials, columns=columns)
-
-
-def _refuse_others(trials: Trials, recording: Recording) -> None:
-    """Raise TrialError if trials of one recording say that some are of others.
-
-    Those of a result say of which recordings it was computed.
-    """
-    if RECORDING not in trials.columns or mark_of(recording.path) is not None:
-        return
-    known = _known(recording)
-    values = trials.columns[RECORDING].astype("U")
-    said = {name: name in known or _absolute(name) in known for name in np.unique(values).tolist()}
-    if any(said.values()) and not all(said.values()):
-        own, other = (next(name for name in said if said[name] is ours) for ours in (True, False))
-        raise TrialError(
-            f"The column '{RECORDING}' says that trials are of '{own}', others of '{other}', and "
-            f"'{recording}' alone is read. Select its trials: trials.where(recording='{own}') (in "
-            f"the shell: --where recording={own}); or read all recordings."
-        )
-
-
-def _which_of(
-    columns: Mapping[str, npt.NDArray[Any]], recording: SeveralRecordings, count: int, where: str
-) -> npt.NDArray[np.int64]:
-    """Which of the recordings each row of a table is of, shape (N,)."""
-    if RECORDING in columns:
-        return which_of(columns[RECORDING], recording)
-    if len(recording.parts) == 1:
-        return np.zeros(count, np.int64)
-    raise TrialError(
-        f"{where} does not say which of {len(recording.parts)} recordings a trial is of. Give it a "
-        "column 'recording' with the names of their files, or give a list with the trials of each."
-    )
-
-
-def which_of(values: npt.NDArray[Any], recording: SeveralRecordings) -> npt.NDArray[np.int64]:
-    """Which of the recordings names mean, shape (N,)."""
-    names, where = np.unique(values.astype("U"), return_inverse=True)
-    known = _known(recording)
-    which = [_meant(name, known, recording) for name in names.tolist()]
-    return np.asarray(which, np.int64)[where.reshape(-1)]
-
-
-def _known(recording: Recording) -> dict[str, set[int]]:
-    """All names of recordings, and which ones each of them means."""
-    known: dict[str, set[int]] = {}
-    for k, part in enumerate(recording.parts):
-        path = Path(part.path)
-        for name in {path.stem, path.name, _absolute(part.path), _absolute(str(part))}:
-            known.setdefault(name, set()).add(k)
-    # These tell them apart, whatever else they mean.
-    return known | {name: {k} for k, name in enumerate(short_names(recording))}
-
-
-def _absolute(name: str) -> str:
-    """A name as `_known` has it: the path of a file, perhaps with a dataset."""
-    file, separator, dataset = name.rpartition("::") if "::" in name else (name, "", "")
-    path = os.path.abspath(os.path.expanduser(file))
-    return f"{path}{separator}{dataset.strip('/')}"
-
-
-def _meant(name: str, known: Mapping[str, set[int]], recording: SeveralRecordings) -> int:
-    """Which recording a name means."""
-    found = known.get(name) or (known.get(_absolute(name)) if name else None) or set()
-    if len(found) == 1:
-        return next(iter(found))
-    names = short_names(recording)
-    among = [names[k] for k in sorted(found)] if found else [*names]
-    which = f"may be each of {len(found)}" if found else f"names none of {len(names)} recordings"
-    there_are = ", ".join(among[:10]) + ", ..." * (len(among) > 10)
-    raise TrialError(
-        f"The column '{RECORDING}' of the trials says '{name}', which {which}: {there_are}. "
-        "Give the path of a file, its name, or that without its suffix."
-    )
