@@ -49,6 +49,7 @@ COMMANDS = {
     "call": "hpcio.command.calling",
     "verify": "hpcio.command.finished",
     "repack": "hpcio.command.finished",
+    "bench": "hpcio.command.benching",
     "demo": "hpcio.command.demonstrating",
 }
 

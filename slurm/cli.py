@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from hpcio import Plan
+from hpcio.bench import read_advice
 from hpcio.command import (
     KEEP_OPTION,
     MEMORY_OPTION,
@@ -24,7 +25,7 @@ from hpcio.command import (
 )
 from hpcio.errors import ClusterError, PlanError
 from hpcio.journals import on_what_is_there, published
-from hpcio.machine import read_whole
+from hpcio.machine import add_section, read_section, read_whole
 from hpcio.words import plain, say, say_json
 from slurm import submissions
 from slurm.site import SubmitOptions, join_words, read_site, settings
@@ -223,8 +224,19 @@ def logs(out: str, task: int | None, lines: int) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def config(as_json: bool) -> None:  # noqa: FBT001
-    """Show the defaults of submissions, and the file that they come from."""
+@click.option(
+    "--take",
+    type=click.Path(),
+    metavar="FILE.json",
+    help="Take over the writer that a benchmark found best (hpcio bench --json).",
+)
+def config(as_json: bool, take: str | None) -> None:  # noqa: FBT001
+    """Show the defaults of plans and submissions, and the file that they come from."""
+    if take is not None:
+        found_best = read_advice(take)
+        path = add_section("plan", {"writer": found_best.writer, "sources": found_best.sources})
+        say(f"[plan] of {path}: {found_best.sentence}")
+        return
     try:
         cluster = read_site().cluster
     except ClusterError:  # without SLURM, what holds everywhere is shown
@@ -232,10 +244,12 @@ def config(as_json: bool) -> None:  # noqa: FBT001
     found = settings(cluster)
     if as_json:
         said = {"path": str(found.path), "cluster": cluster}
-        say_json({**said, "values": found.values, "origin": found.origin})
+        of_plans = read_section("plan")
+        say_json({**said, "plan": of_plans, "values": found.values, "origin": found.origin})
         return
     there = "" if found.path.exists() else " (not there)"
     rows = [("file", f"{found.path}{there}"), ("cluster", cluster or "none here")]
+    rows += [(n, f"{v}  [plan]") for n, v in read_section("plan").items()]
     rows += [(n, f"{_shown(v)}  {found.origin[n]}") for n, v in found.values.items()]
     # Not in a table that folds: a path is to be copied.
     width = max(len(name) for name, _ in rows)

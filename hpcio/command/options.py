@@ -10,9 +10,11 @@ from typing import Any
 
 import click
 
+from hpcio.errors import OptionError
 from hpcio.files import Access
 from hpcio.function import per_trial
 from hpcio.journals import Exists
+from hpcio.machine import read_section, settings_file
 from hpcio.plan import Plan
 from hpcio.planning import check_trial_table
 from hpcio.recording import Electrodes, Recording, Trials, electrodes, read_recording, read_trials
@@ -208,6 +210,7 @@ TRIAL_OPTIONS = [
 ]  # fmt: skip
 
 
+_SOURCES = ("auto", "trial", "task")
 PLAN_OPTIONS = [
     *TRIAL_OPTIONS,
     click.option("--out", type=click.Path(), help="The result, a new HDF5 file."),
@@ -215,13 +218,13 @@ PLAN_OPTIONS = [
         "--writer",
         type=click.Choice(WRITERS.names()),
         default="virtual",
-        show_default=True,
+        show_default="virtual, or what hpcio config says",
         help="Files of the workers joined by a virtual dataset; or one file that all write, by "
         "themselves, through parallel HDF5, or one after the other under a lock (mutex).",
     ),
     click.option(
         "--sources",
-        type=click.Choice(["auto", "trial", "task"]),
+        type=click.Choice(_SOURCES),
         default="auto",
         show_default=True,
         help="Parts of the result: one file for each trial, or for each run of trials.",
@@ -434,6 +437,26 @@ def trials_as_told(
     return made.where(**{name: _wanted(made, name, text) for name, text in wanted})
 
 
+# Who says one of these has a say in how results are stored.
+_STORING = ("writer", "sources", "chunks", "compression", "reduce")
+
+
+def _storage(options: dict[str, Any]) -> dict[str, Any]:
+    """The writer and the kind of its parts: as said; else by the file of the user's defaults."""
+    storage = {name: options[name] for name in ("writer", "sources")}
+    if any(was_said(name) for name in _STORING):
+        return storage
+    known = {"writer": WRITERS.names(), "sources": _SOURCES}
+    for name, value in read_section("plan").items():
+        if name not in known or value not in known[name]:
+            raise OptionError(
+                f"'{name} = {value!r}' in [plan] of '{settings_file()}' means nothing. There are: "
+                + "; ".join(f"{n} = {' or '.join(map(repr, k))}" for n, k in known.items())
+            )
+        storage[name] = value
+    return storage
+
+
 def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
     """The plan that the command line asks for."""
     trials = given_trials(options)
@@ -467,8 +490,7 @@ def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:
             made = made.with_blocks(channel_axis=options["channel_axis"])
         trials = made.select(**chosen)
     return Plan.create(
-        function, source, trials=trials, out=options["out"], writer=options["writer"],
-        sources=options["sources"],
+        function, source, trials=trials, out=options["out"], **_storage(options),
         join=options["join"], join_axis=options["join_axis"], axis=options["axis"],
         channel_axis=options["channel_axis"], channels_per_block=options["channels_per_block"],
         units=options["units"],

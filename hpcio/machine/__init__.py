@@ -30,11 +30,15 @@ from hpcio.machine.resources import (
     parse_seconds,
     user_name,
 )
+from hpcio.machine.settings import add_section, read_section, settings_file
+from hpcio.machine.striping import Striping, layout_in_words, new_file, striping_of
 
 __all__ = [
     "Death",
     "Launch",
     "Registry",
+    "Striping",
+    "add_section",
     "available",
     "call_apart",
     "check_room",
@@ -48,14 +52,19 @@ __all__ = [
     "is_stopped",
     "kind_of",
     "launched",
+    "layout_in_words",
     "lazily",
     "look_again",
+    "new_file",
     "new_python",
     "only_files",
     "options_of",
     "parse_bytes",
     "parse_seconds",
+    "read_section",
     "read_whole",
+    "settings_file",
+    "striping_of",
     "user_name",
     "with_threads",
     "write_whole",

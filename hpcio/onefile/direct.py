@@ -2,9 +2,9 @@
 
 On a local file system that is a `pwrite` for each block. On a shared one, a client would write
 whole pages of its cache, including bytes of others. There blocks are gathered into spans. Whole
-pages of a span go into the file, and at once to the server. The parts of pages at its ends are
-*seams*: they go into a file of the attempt. The process that publishes the result, alone, puts the
-seams in.
+pages of a span go into the file, and at once to the server, several spans at a time. The parts of
+pages at its ends are *seams*: they go into a file of the attempt. The process that publishes the
+result, alone, puts the seams in.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ from hpcio.journals import Journal
 from hpcio.machine import is_local
 from hpcio.onefile.closing import check_open, enter
 from hpcio.onefile.common import OneFile, Regions
-from hpcio.onefile.preallocated import PAGE, load_offsets
+from hpcio.onefile.preallocated import load_offsets
 from hpcio.onefile.seams import SEAM, seams_file
+from hpcio.onefile.spans import Spans, SpansOnTheirWay
 from hpcio.planning import Plan
 from hpcio.writers import Writer
 
 __all__ = ["DIRECT", "Direct"]
-
-# Size of a span, in bytes: so much is gathered before it is written.
-SPAN = 4 << 20
 
 
 class Direct:
@@ -38,7 +36,7 @@ class Direct:
     def __init__(self, plan: Plan, attempt: str) -> None:
         path = plan.rundir.data
         self._plan, self._seams_path = plan, seams_file(plan, attempt)
-        self._shared = shared = not is_local(plan.run_directory)
+        shared = not is_local(plan.run_directory)
         with ExitStack() as undo:
             self._place = enter(plan)
             undo.callback(unlock, self._place)
@@ -54,10 +52,13 @@ class Direct:
             self._open = undo.pop_all()
         self._seams: int | None = None
         self._names = NewNames()
-        # Of each output, the span that is gathered, and where that begins.
         self._regions = Regions(plan, self._offsets)
-        self._held = [bytearray() for _ in plan.outputs]
-        self._start = [0] * len(plan.outputs)
+        self._going: SpansOnTheirWay | None = None
+        self._spans: list[Spans] = []  # of each output
+        if shared:
+            self._going = SpansOnTheirWay(self._fd)
+            self._open.callback(self._going.close)
+            self._spans = [Spans(self._going, self._seam) for _ in plan.outputs]
 
     def begin(self, blocks: np.ndarray, journal: Journal) -> None:
         check_open(self._plan, self._place)
@@ -77,15 +78,10 @@ class Direct:
         return 0, regions[0][0]
 
     def _write(self, k: int, data: np.ndarray | memoryview, offset: int) -> None:
-        if not self._shared:
+        if self._spans:
+            self._spans[k].gather(np.asarray(data), offset)
+        else:
             write_at(self._fd, data, offset)
-            return
-        if offset != self._start[k] + len(self._held[k]):
-            self._flush(k)
-            self._start[k] = offset
-        self._held[k] += data.tobytes()
-        if len(self._held[k]) >= SPAN:
-            self._flush(k)
 
     def mark_failed(self, block: int) -> None:
         pass
@@ -93,29 +89,16 @@ class Direct:
     @property
     def is_flushed(self) -> bool:
         """Whether all blocks so far have left this process."""
-        return not any(self._held)
+        if self._going is None:
+            return True
+        return self._going.have_arrived and all(spans.is_empty for spans in self._spans)
 
     def flush(self) -> None:
-        """Write what was gathered: whole pages into the file, the rest into the seams."""
-        for k in range(len(self._held)):
-            self._flush(k)
-
-    def _flush(self, k: int) -> None:
-        if not self._held[k]:
-            return
-        held, start = memoryview(self._held[k]), self._start[k]
-        stop = start + len(held)
-        first, last = -(-start // PAGE) * PAGE, stop // PAGE * PAGE
-        if first >= last:  # no whole page
-            self._seam(start, held)
-        else:
-            if start < first:
-                self._seam(start, held[: first - start])
-            write_at(self._fd, held[first - start : last - start], first)
-            if last < stop:
-                self._seam(last, held[last - start :])
-        self._start[k] = stop
-        self._held[k] = bytearray()
+        """Write what was gathered, and wait until all that is on its way has arrived."""
+        if self._going is not None:
+            for spans in self._spans:
+                spans.send()
+            self._going.wait()
 
     def _seam(self, offset: int, data: memoryview) -> None:
         if self._seams is None:

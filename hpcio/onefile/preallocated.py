@@ -33,7 +33,7 @@ from hpcio.files import (
 )
 from hpcio.journals import Ledger, published
 from hpcio.layout import Output, Target, sizes_of_parts
-from hpcio.machine import write_whole
+from hpcio.machine import new_file, write_whole
 from hpcio.planning import Plan
 
 __all__ = [
@@ -59,9 +59,22 @@ _SEAL = struct.Struct("<Q")
 
 @contextmanager
 def opened(path: Path, flags: int) -> Iterator[int]:
-    """A descriptor of a file, closed at the end; with `O_EXCL` of a new one for its owner."""
-    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    """A descriptor of a file, closed at the end."""
+    fd = os.open(path, flags | os.O_CLOEXEC)
     try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _new(path: Path, nbytes: int) -> Iterator[int]:
+    """A descriptor of a new file for its owner, closed at the end, and locked while it is open."""
+    fd = new_file(path, os.O_WRONLY, nbytes=nbytes)
+    try:
+        with suppress(OSError):  # no locks on this file system: nothing is removed
+            # A shared one, so that writers are not kept out once the file has its name.
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         yield fd
     finally:
         os.close(fd)
@@ -125,25 +138,22 @@ def reserve(plan: Plan) -> None:
         if lost.size:
             earlier.void(lost)
         _remove_left(plan.rundir)
-        with opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
-            with suppress(OSError):  # no locks on this file system: nothing is removed
-                # A shared one, so that writers are not kept out once the file has its name.
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            with _image(plan) as (image, offsets):
-                size = os.fstat(image).st_size
+        with _image(plan) as (image, offsets):
+            size = os.fstat(image).st_size
+            with _new(part, size) as fd:
                 allocate(fd, size, part)
                 for first, last in between(plan, offsets, size):
                     write_at(fd, os.pread(image, last - first, first), first)
                 if kept.size:
                     _copy_what_is_kept(plan, kept, fd, offsets)
                 os.fsync(fd)
-            packed = io.BytesIO()
-            np.save(packed, offsets)
-            array = packed.getvalue()
-            sealed = array + _SEAL.pack(checksum(array))
-            write_whole(plan.rundir.offsets, sealed, mode=plan.modes.record)
-            sync(folder)  # the file is worth nothing without them
-            os.rename(part, plan.rundir.data)
+                packed = io.BytesIO()
+                np.save(packed, offsets)
+                array = packed.getvalue()
+                sealed = array + _SEAL.pack(checksum(array))
+                write_whole(plan.rundir.offsets, sealed, mode=plan.modes.record)
+                sync(folder)  # the file is worth nothing without them
+                os.rename(part, plan.rundir.data)
         sync(folder)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import numpy as np
 from hpcio.errors import FunctionError, HpcioError
 from hpcio.function import FreshArguments, compute, compute_record, takes
 from hpcio.layout import Target
-from hpcio.machine import available, cores
+from hpcio.machine import available, cores, layout_in_words
 from hpcio.planning.limits import BASE, block_memory
 from hpcio.planning.plan import Plan
 from hpcio.planning.trying import MOST_TRIES, Said, failure, is_tried_apart, tell, try_each
@@ -193,7 +193,8 @@ def _files(plan: Plan) -> str:
         return ", ".join(averages)
     files = "one file a block" if plan.sources == "trial" else "one file a batch"
     if plan.writer != "virtual":
-        files = "one file"
+        nbytes = plan.stored_bytes(np.arange(len(plan)))
+        files = "one file" + layout_in_words(Path(plan.out).parent, nbytes)
     return ", ".join([files, *averages])
 
 

@@ -5,9 +5,10 @@ This room uses all rooms of a run but `hpcio.watching`; it only reads. The publi
 it. A new section of the page is an entry in `SECTIONS`.
 """
 
-from hpcio.reporting.page import write_page
+from hpcio.reporting.page import GENERATOR, save_page, write_page
 from hpcio.reporting.pictures import (
     COLOURS,
+    as_svg,
     canvas,
     draw_throughput,
     draw_timeline,
@@ -20,9 +21,11 @@ from hpcio.reporting.timeline import read_timeline
 
 __all__ = [
     "COLOURS",
+    "GENERATOR",
     "SECTIONS",
     "RunView",
     "Section",
+    "as_svg",
     "canvas",
     "draw_throughput",
     "draw_timeline",
@@ -30,6 +33,7 @@ __all__ = [
     "picture",
     "read_timeline",
     "render",
+    "save_page",
     "summary",
     "write_page",
 ]

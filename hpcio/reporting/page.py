@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hpcio.errors import FunctionError, HpcioError, OutputError, ResultError, as_output_error
@@ -18,7 +19,7 @@ from hpcio.reporting import account
 from hpcio.reporting.sections import SECTIONS, RunView, Section, render
 from hpcio.reporting.timeline import worked
 
-__all__ = ["write_page"]
+__all__ = ["GENERATOR", "save_page", "write_page"]
 
 # A page that holds this is one of ours, and may be replaced.
 GENERATOR = '<meta name="generator" content="hpcio report">'
@@ -67,10 +68,27 @@ def write_page(path: str | os.PathLike[str] | None, out: str | os.PathLike[str])
         )
     plan = load_plan(out)
     named = Path(f"{plan.out}.html" if path is None else path).expanduser()
+    return save_page(named, lambda: _render(plan))
+
+
+def save_page(named: Path, make: Callable[[], str]) -> Path:
+    """Write a page of HTML; an earlier page of hpcio is replaced, and nothing else is.
+
+    Parameters
+    ----------
+    named : pathlib.Path
+    make : callable
+        Makes the page, if it may be written. It holds `GENERATOR`.
+
+    Raises
+    ------
+    OutputError
+        If the page cannot be written, or its name is taken by another file.
+    """
     final = Path(os.path.realpath(named))
     _check_replaceable(final)
     # Names of files may hold bytes that are no text.
-    page = _render(plan).encode("utf-8", "backslashreplace")
+    page = make().encode("utf-8", "backslashreplace")
     try:
         write_whole(final, page, mode=0o666)
     except OSError as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLOURS",
+    "as_svg",
     "canvas",
     "draw_throughput",
     "draw_timeline",
@@ -283,12 +285,34 @@ def drawing(times: Timeline) -> str:
     """
     rows = min(len(rows_of(times)[1]), 20)
     upper, lower = 340, 160 + 32 * rows
+    return as_svg(
+        lambda figure: _both(figure, times, height_ratios=(upper, lower)), 1600, upper + lower,
+        about="Throughput and workers over time",
+    )  # fmt: skip
+
+
+def as_svg(draw: Callable[[Figure], None], width: int, height: int, *, about: str) -> str:
+    """Draw a figure as a piece of SVG to stand in HTML; see `drawing`.
+
+    Parameters
+    ----------
+    draw : callable
+        Is given the figure, of `width` x `height` pixels.
+    width, height : int
+    about : str
+        What it shows, for those who cannot see it.
+
+    Raises
+    ------
+    MissingPackageError
+        If matplotlib is not installed.
+    """
     text = io.StringIO()
-    with _figure(1600, upper + lower) as figure:
-        _both(figure, times, height_ratios=(upper, lower))
+    with _figure(width, height) as figure:
+        draw(figure)
         none = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(text, format="svg", dpi=_DPI, transparent=True, metadata=none)
-    return _for_html(text.getvalue())
+    return _for_html(text.getvalue(), about)
 
 
 def _both(figure: Figure, times: Timeline, *, height_ratios: tuple[float, float]) -> None:
@@ -299,7 +323,7 @@ def _both(figure: Figure, times: Timeline, *, height_ratios: tuple[float, float]
     draw_timeline(bottom, times)
 
 
-def _for_html(svg: str) -> str:
+def _for_html(svg: str, about: str) -> str:
     """An SVG file as an element of HTML, which needs no names of schemas."""
     head, body = svg[svg.index("<svg") :].split(">", 1)
     head = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", head)
@@ -308,7 +332,7 @@ def _for_html(svg: str) -> str:
     for name in ("ink", "grey", "pale"):
         colour = COLOURS[name].lower()
         body = re.sub(f"(fill|stroke): {colour}", rf"\1: var(--{name})", body)
-    return f'{head} role="img" aria-label="Throughput and workers over time">{body}'
+    return f'{head} role="img" aria-label="{html.escape(about)}">{body}'
 
 
 def summary(times: Timeline) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import json
 import os
 import secrets
 import shlex
@@ -45,7 +46,7 @@ from hpcio.files import (
 )
 from hpcio.journals import DONE, alone, remove
 from hpcio.layout import Target
-from hpcio.machine import check_room, look_again, only_files
+from hpcio.machine import check_room, look_again, new_file, only_files
 from hpcio.planning import Chunks, StorageOptions, check_new_output, open_plan_file
 from hpcio.results import opening as result
 from hpcio.results.besides import SEVERAL
@@ -159,7 +160,7 @@ def repack(
             # Else a run that starts over could publish a newer result meanwhile, or begin in the
             # directory that is removed here.
             has_parts = in_place and stack.enter_context(alone(source))
-            part = stack.enter_context(_part_of(final))
+            part = stack.enter_context(_part_of(final, _size_of(source)))
             try:
                 checked, run_id, seen = _checked_copy(
                     source, part, final, StorageOptions(chunks=chunks, compression=compression),
@@ -277,8 +278,16 @@ def _check_unchanged(source: Path, seen: os.stat_result) -> None:
         )
 
 
+def _size_of(source: Path) -> int:
+    """How many bytes the values of a result are; 0 if it is damaged, which others say."""
+    with contextlib.suppress(*_OF_DAMAGE, HpcioError), open_file(source) as f:
+        names = json.loads(f.attrs[SEVERAL]) if SEVERAL in f.attrs else ["data"]
+        return sum(int(f[name].nbytes) for name in names)
+    return 0
+
+
 @contextmanager
-def _part_of(final: Path) -> Iterator[Path]:
+def _part_of(final: Path, nbytes: int) -> Iterator[Path]:
     """A file beside the final one for what is not finished yet; files that were left are removed.
 
     It is locked while somebody works on it. A file without a lock was left by a process that died.
@@ -289,7 +298,7 @@ def _part_of(final: Path) -> Iterator[Path]:
             left.unlink()
     part = final.with_name(f".{final.name}.{secrets.token_hex(4)}.repack")
     # Nobody else may read it before it has the mode of the result, nor ever if we are killed.
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = new_file(part, os.O_WRONLY, nbytes=nbytes)
     try:
         with contextlib.suppress(OSError):  # no locks on this file system: nothing is removed
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

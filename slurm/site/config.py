@@ -14,16 +14,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpcio.errors import OptionError
-from hpcio.machine import read_whole
+from hpcio.machine import read_section, settings_file
 from slurm.site.options import SubmitOptions
 
-__all__ = ["DEFAULTS", "Settings", "location", "settings"]
+__all__ = ["DEFAULTS", "Settings", "settings"]
 
 # The type that each option must have, and its value if nobody says otherwise.
 DEFAULTS: dict[str, tuple[type, Any]] = SubmitOptions.configurable()
@@ -47,16 +46,6 @@ class Settings:
     origin: dict[str, str]
 
 
-def location() -> Path:
-    """Where the file is: ``$HPCIO_CONFIG``, or ``~/.config/hpcio/config.toml``."""
-    named = os.environ.get("HPCIO_CONFIG")
-    if named:
-        return Path(named)
-    # Of a user without a home, `~` stays as it is: there is no such file.
-    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return Path(base, "hpcio", "config.toml")
-
-
 def settings(cluster: str | None = None) -> Settings:
     """Read the defaults of submissions.
 
@@ -70,13 +59,13 @@ def settings(cluster: str | None = None) -> Settings:
     OptionError
         If the file is no TOML, or says what is not known.
     """
-    path = location()
+    path = settings_file()
     found = Settings(
         path,
         values={name: default for name, (_, default) in DEFAULTS.items()},
         origin=dict.fromkeys(DEFAULTS, "default"),
     )
-    general = _section(path)
+    general = read_section("submit")
     of_clusters = {k: v for k, v in general.items() if isinstance(v, dict)}
     of_all = {k: v for k, v in general.items() if k not in of_clusters}
     _check(path, of_all, "submit")
@@ -87,25 +76,6 @@ def settings(cluster: str | None = None) -> Settings:
     if cluster in of_clusters:
         _take(found, of_clusters[cluster], f"submit.{cluster}")
     return found
-
-
-def _section(path: Path) -> dict[str, Any]:
-    """What the file says in ``[submit]``, the sections of clusters included; {} without a file."""
-    import tomllib  # array tasks read no file of defaults
-
-    try:
-        said = tomllib.loads(read_whole(path).decode())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise OptionError(f"'{path}' cannot be read: {error}. Mend or remove it.") from error
-    for name in said.keys() - {"submit"}:
-        raise OptionError(f"'{path}' has '{name}', which nobody reads. Sections are [submit] "
-                        "and [submit.CLUSTER].")  # fmt: skip
-    general = said.get("submit", {})
-    if not isinstance(general, dict):
-        raise OptionError(f"'submit' in '{path}' is no section. Write [submit].")
-    return general
 
 
 def _check(path: Path, section: dict[str, Any], name: str) -> None:

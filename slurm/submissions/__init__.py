@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         stop,
         task_plan,
     )
+    from slurm.submissions.script import job_script, plain_path
     from slurm.submissions.status import outcome
     from slurm.submissions.submitting import scripts, submit, write_scripts
 
@@ -35,6 +36,7 @@ __all__ = [
     "attach",
     "is_alone_in",
     "is_stopped",
+    "job_script",
     "jobs",
     "log_files",
     "newest",
@@ -43,6 +45,7 @@ __all__ = [
     "outcome",
     "pass_words",
     "pending_tasks",
+    "plain_path",
     "read_queue",
     "read_submission",
     "scripts",
@@ -58,6 +61,8 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "job_script": "script",
+        "plain_path": "script",
         "Row": "queue",
         "Submission": "records",
         "Submitted": "handle",

@@ -12,7 +12,7 @@ from hpcio.planning import Plan
 from slurm.site import format_time, names_option, split_option
 from slurm.submissions.request import JobRequest
 
-__all__ = ["array_script", "finish_script", "ranks_script"]
+__all__ = ["array_script", "finish_script", "job_script", "plain_path", "ranks_script"]
 
 _THREADS = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA")
 # Options that the finalizer does not need: it is one process, and copies no data.
@@ -32,17 +32,17 @@ def array_script(plan: Plan, request: JobRequest, *, submission: int, first: int
     # Several arrays together have no more tasks than may run at a time; see `make_request`.
     index = f"0-{size - 1}" + (f"%{request.throttle}" if request.throttle else "")
     memory = [] if request.memory is None else [("mem", _megabytes(request.memory))]
-    return _script(
+    return job_script(
         f"Computes a share of the trials of {plan.out}",
         "The result is put together by the job of finish.sh, or: hpcio resume OUT",
         [
             ("array", index), *_common(plan, request, log="%A_%a"),
             ("cpus-per-task", str(request.cpus)), *memory, _signal(request),
         ],
-        request,
         f"{_threads(request)}\n\n"
         # The task takes the place of the shell, so that signals reach it.
         f"exec {_python(request)} run {shlex.quote(plan.out)} {submission} {first}",
+        prologue=request.prologue,
         options=request.sbatch,
     )  # fmt: skip
 
@@ -53,35 +53,35 @@ def ranks_script(plan: Plan, request: JobRequest, *, submission: int, ranks: int
     memory = []
     if request.memory is not None:
         memory = [("mem-per-cpu", f"{-(-request.memory // 2**20 // request.cpus)}M")]
-    return _script(
+    return job_script(
         f"Computes the trials of {plan.out} on {ranks} ranks of one MPI job",
         "To go on after its end, whatever the reason: hpcio resume OUT",
         [
             ("ntasks", str(ranks)), *_common(plan, request, log="%j_0"),
             ("cpus-per-task", str(request.cpus)), *memory, _signal(request),
         ],
-        request,
         f"{_threads(request)}\n\n"
         f"exec {launcher} -n {ranks} {_python(request)} ranks {shlex.quote(plan.out)} {submission}",
+        prologue=request.prologue,
         options=request.sbatch,
     )  # fmt: skip
 
 
 def finish_script(plan: Plan, request: JobRequest, *, submission: int) -> str:
     """The script of the job that comes after all arrays."""
-    return _script(
+    return job_script(
         f"Puts the result {plan.out} together, when all tasks have ended",
         "Exit status 1 if blocks are missing; outcome.json says which",
         [*_common(plan, request, log="finish-%j"), ("mem", f"{_FINISH_MEMORY}M")],
-        request,
         f"exec {_python(request)} finish {shlex.quote(plan.out)} {submission}",
+        prologue=request.prologue,
         options=[o for o in request.sbatch if not _DEVICES.match(names_option(o))],
     )
 
 
 def _common(plan: Plan, request: JobRequest, *, log: str) -> list[tuple[str, str]]:
     """Directives of every job."""
-    own = [("job-name", request.name), ("output", f"{_plain(plan.rundir.logs)}/{log}.log")]
+    own = [("job-name", request.name), ("output", f"{plain_path(plan.rundir.logs)}/{log}.log")]
     own += [("open-mode", "append"), ("requeue", "")]
     if request.partition is not None:
         own.append(("partition", request.partition))
@@ -99,16 +99,30 @@ def _megabytes(nbytes: int) -> str:
     return f"{-(-nbytes // 2**20)}M"
 
 
-def _script(
+def job_script(
     about: str,
     more: str,
     own: Sequence[tuple[str, str]],
-    request: JobRequest,
     command: str,
     *,
+    prologue: str,
     options: Sequence[str],
 ) -> str:
-    """A script: its directives, of which `options` replace our own, a comment, and a command."""
+    """The text of a job script.
+
+    Parameters
+    ----------
+    about, more : str
+        What it does and what people should know, for the comments on top.
+    own : sequence of (str, str)
+        Directives: names and values of options of sbatch.
+    command : str
+        As in a shell.
+    prologue : str
+        Lines of shell before it; if one fails, the job ends there.
+    options : sequence of str
+        Options of sbatch that the user gives, which replace those of `own`.
+    """
     given = {names_option(option) for option in options}
     lines = ["#!/bin/bash"]
     lines += [_directive(n, v) for n, v in own if n not in given]
@@ -116,8 +130,8 @@ def _script(
     lines += ["", f"# {_one_line(about)}.", f"# {more}."]
     lines += ["# A signal that comes before Python is ready must not end the task."]
     lines += ["trap '' USR1 TERM", ""]
-    if request.prologue.strip():
-        lines += [*_FAILS_HERE, request.prologue.rstrip("\n"), "set +eE", "trap - ERR", ""]
+    if prologue.strip():
+        lines += [*_FAILS_HERE, prologue.rstrip("\n"), "set +eE", "trap - ERR", ""]
     return "\n".join([*lines, command, ""])
 
 
@@ -130,7 +144,7 @@ def _directive(name: str, value: str) -> str:
     return f"#SBATCH --{name}" + (f"={value}" if value else "")
 
 
-def _plain(path: Path) -> str:
+def plain_path(path: Path) -> str:
     """A path in a pattern of sbatch, where per cent signs and backslashes mean something."""
     text = str(path)
     if "\\" in text:

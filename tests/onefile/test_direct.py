@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import hpcio
 from hpcio.errors import BlocksFailed, PlanError, ResultError
 from hpcio.journals.rundir import prepare
+from hpcio.onefile import direct
 from hpcio.onefile.direct import Direct
 from hpcio.onefile.preallocated import PAGE, reserve
 from hpcio.onefile.seams import read_seams
@@ -272,8 +273,9 @@ class Elsewhere(Direct):
     """The writer as it is where other nodes may write too."""
 
     def __init__(self, plan: hpcio.Plan, attempt: str) -> None:
-        super().__init__(plan, attempt)
-        self._shared = True
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(direct, "is_local", lambda _: False)
+            super().__init__(plan, attempt)
 
 
 @given(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hpcio.errors import PlanError
-from slurm.site.config import DEFAULTS, location, settings
+from hpcio.machine import settings_file
+from slurm.site.config import DEFAULTS, settings
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_defaults_of_a_cluster_come_before_those_of_all(toml):
         '[submit.other]\ntasks = 99\nsbatch = ["--qos=x"]\n'
     )
     found = settings("big")
-    assert found.path == location() == path
+    assert found.path == settings_file() == path
     assert (found.values["partition"], found.values["tasks"]) == ("b", 7)
     assert found.values["sbatch"] == []
     assert found.origin["partition"] == "[submit.big]"
@@ -45,7 +46,7 @@ def test_without_a_file_there_are_defaults(toml):
 def test_where_the_file_is(monkeypatch, tmp_path):
     monkeypatch.delenv("HPCIO_CONFIG", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert location() == tmp_path / "hpcio" / "config.toml"
+    assert settings_file() == tmp_path / "hpcio" / "config.toml"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""Measuring a file system: what it can do, and what each writer makes of it.
+
+This room uses `hpcio.plan` and all below it; the command takes `measure` from it. `jobs` are what
+a process does, `team` has several do it at the same time, `measuring` says what and how often,
+`advice` what follows. Other packages may start the processes of a team in ways of their own
+(`StartMembers`).
+"""
+
+from hpcio.bench.advice import Advice, advise, read_advice
+from hpcio.bench.figures import WRITERS, Figure, Spread
+from hpcio.bench.measuring import SCALES, LeftOut, Scale, measure
+from hpcio.bench.page import PARTS, Found, figure_rows, write_page
+from hpcio.bench.place import Place
+from hpcio.bench.team import TEAMS, Members, StartMembers, Team, serve
+
+__all__ = [
+    "PARTS",
+    "SCALES",
+    "TEAMS",
+    "WRITERS",
+    "Advice",
+    "Figure",
+    "Found",
+    "LeftOut",
+    "Members",
+    "Place",
+    "Scale",
+    "Spread",
+    "StartMembers",
+    "Team",
+    "advise",
+    "figure_rows",
+    "measure",
+    "read_advice",
+    "serve",
+    "write_page",
+]

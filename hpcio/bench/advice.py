@@ -1,0 +1,124 @@
+"""What follows from the figures: which writer is best on this file system, in one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+from hpcio.bench.figures import WRITERS, Figure
+from hpcio.errors import OptionError, as_read_error
+from hpcio.files import check_types
+from hpcio.machine import read_whole
+from hpcio.words import number
+
+__all__ = ["Advice", "advise", "read_advice"]
+
+# The default stays unless another writer is so many times as fast.
+_WORTH = 1.1
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The writer to take, and what it says of all.
+
+    Attributes
+    ----------
+    writer, sources : str
+        As `hpcio.Plan.create` takes them.
+    costs : dict of str to float
+        How many times as long each takes as the best one, by its name in `WRITERS`: the geometric
+        mean over the sizes of trials, with all processes at work.
+    sentence : str
+    """
+
+    writer: str
+    sources: str
+    costs: dict[str, float]
+    sentence: str
+
+
+def advise(figures: Sequence[Figure], *, where: str) -> Advice | None:
+    """What the figures say, or None if there are none of all writers.
+
+    Parameters
+    ----------
+    figures : sequence of Figure
+    where : str
+        The file system, as the sentence calls it: ``"ext4 at /scratch"``.
+    """
+    rates = _rates(figures)
+    known = {name for found in rates.values() for name in found}
+    sizes = [size for size, found in rates.items() if found.keys() == known]
+    if not sizes or not {"virtual", "direct"} <= known:
+        return None
+    means = {
+        name: math.exp(sum(math.log(rates[size][name]) for size in sizes) / len(sizes))
+        for name in WRITERS
+        if name in known
+    }
+    best = max(means, key=means.__getitem__)
+    if means[best] < _WORTH * means["virtual"]:  # needs no thought, and no file is shared
+        best = "virtual"
+    costs = {name: means[best] / rate for name, rate in means.items()}
+    writer, sources, words = WRITERS[best]
+    limits = [f.ratio.median for f in figures if f.what == best and f.size in sizes
+              and f.processes == _most(figures) and f.ratio and f.part == "write"]  # fmt: skip
+    limit = math.exp(sum(map(math.log, limits)) / len(limits))
+    others = [f"{WRITERS[name][2]} {_times(costs[name])}" for name in costs if name != best]
+    return Advice(
+        writer, sources, costs,
+        f"On {where}: {words}. It takes {number(limit)} times as long as plain system calls; "
+        f"{', '.join(others[:-1])} and {others[-1]} as long as that.{_refused(known)}",
+    )  # fmt: skip
+
+
+def read_advice(path: str | os.PathLike[str]) -> Advice:
+    """The advice that a benchmark has kept (``hpcio bench --json FILE``).
+
+    Raises
+    ------
+    OptionError
+        If the file is not one of a benchmark, or that has measured too little.
+    """
+    try:
+        said = json.loads(read_whole(path))["advice"]
+        if said is not None:
+            check_types(found := Advice(**said))
+            if (found.writer, found.sources) not in {kind[:2] for kind in WRITERS.values()}:
+                raise ValueError("there is no such writer")
+            return found
+    except OSError as error:
+        raise as_read_error(error, path) from error
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise OptionError(
+            f"'{path}' was not written by hpcio bench --json. Name such a file."
+        ) from None
+    raise OptionError(
+        f"The benchmark in '{path}' has measured too little to say which writer is best. Give it "
+        "more time: leave out --quick."
+    )
+
+
+def _refused(known: Set[str]) -> str:
+    refused = [words for name, (*_, words) in WRITERS.items() if name not in known]
+    return f" Refused there: {'; '.join(refused)}." if refused else ""
+
+
+def _times(cost: float) -> str:
+    return f"{number(cost)} times"
+
+
+def _most(figures: Sequence[Figure]) -> int:
+    return max(f.processes for f in figures)
+
+
+def _rates(figures: Sequence[Figure]) -> dict[int, dict[str, float]]:
+    """The rate of each writer with all processes at work, by the size of trials."""
+    found: dict[int, dict[str, float]] = {}
+    for f in figures:
+        if f.part == "write" and f.processes == _most(figures) and f.what in WRITERS:
+            found.setdefault(f.size, {})[f.what] = f.spread.median
+    return found

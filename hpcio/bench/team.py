@@ -1,0 +1,329 @@
+"""Processes that do the same thing at the same time, on this machine or on several nodes.
+
+They meet in files of one folder, which all of them see: a job, a word from each that is ready, the
+time at which all begin, and what each has measured. So the same processes serve on a laptop and as
+tasks of a job array, on any shared file system, and nothing listens anywhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from hpcio.bench.jobs import JOBS
+from hpcio.errors import HpcioError, WorkerError, as_message, from_message
+from hpcio.machine import (
+    Registry,
+    end_with_parent,
+    how_it_ended,
+    is_local,
+    look_again,
+    new_python,
+    read_whole,
+    with_threads,
+    write_whole,
+)
+from hpcio.words import count as counted
+
+__all__ = ["TEAMS", "Members", "Round", "StartMembers", "Team", "local_members", "serve"]
+
+# How long, in seconds, everybody waits before they begin: the last must have heard of it.
+_LEAD = {True: 0.03, False: 0.6}  # whether all are on this machine
+# How often, in seconds, one looks for the word of another.
+_LOOK = {True: 0.002, False: 0.02}
+# After so many seconds without a word, a process ends, and a team is given up.
+_PATIENCE = 600.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a team has measured together.
+
+    Attributes
+    ----------
+    seconds : float
+        From the first begin to the last end; of several nodes, whose clocks may differ, the time of
+        the one that took longest.
+    nbytes : int
+        Bytes, or things, that all have done together.
+    """
+
+    seconds: float
+    nbytes: int
+
+    @property
+    def rate(self) -> float:
+        """Bytes, or things, in a second."""
+        return self.nbytes / self.seconds
+
+
+class Members(Protocol):
+    """The processes of a team."""
+
+    def check(self) -> None:
+        """Raise WorkerError if one of them has ended."""
+
+    def end(self) -> None:
+        """End them, and wait for that."""
+
+
+# Starts so many processes that call `serve` with a folder and their number, from 0; the texts are
+# options of whatever starts them.
+StartMembers = Callable[[Path, int, Sequence[str]], Members]
+
+TEAMS: Registry[StartMembers] = Registry(
+    "kind of team", group="hpcio.bench_teams", own={"processes": "hpcio.bench.team:local_members"}
+)
+
+
+class Team:
+    """Some processes, and the folder in which they meet.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        A new folder of this user's alone, which all processes see.
+    count : int
+    start : callable
+        Starts them; see `TEAMS`.
+    options : sequence of str
+        Given to it.
+    """
+
+    def __init__(
+        self, folder: Path, count: int, start: StartMembers, options: Sequence[str] = ()
+    ) -> None:
+        self.count = count
+        self._folder = folder
+        self._numbers = itertools.count()
+        folder.mkdir(mode=0o700)
+        self._members = start(folder, count, options)
+        self.hosts: tuple[str, ...] = ()
+        try:
+            # Tasks may wait in a queue, as long as that takes.
+            said = self._do("greet", [{}] * count, patience=math.inf)
+        except BaseException:
+            self._members.end()
+            raise
+        self.hosts = tuple(each["host"] for each in said)
+
+    @property
+    def nodes(self) -> int:
+        """How many machines they are on."""
+        return len({*self.hosts})
+
+    def do(self, job: str, each: Sequence[Mapping[str, Any] | None]) -> Round:
+        """Have processes do a job together.
+
+        Parameters
+        ----------
+        job : str
+            A name of `hpcio.bench.jobs.JOBS`.
+        each : sequence of mapping or None, shape (count,)
+            What each process is given; None for one that does nothing.
+
+        Raises
+        ------
+        WorkerError
+            If a process has ended, or does not answer.
+        HpcioError
+            What one of them has raised.
+        """
+        said = self._do(job, each)
+        begins, ends = [s["begin"] for s in said], [s["end"] for s in said]
+        alone = max(end - begin for begin, end in zip(begins, ends, strict=True))
+        seconds = max(ends) - min(begins) if self.nodes == 1 else alone
+        return Round(max(seconds, 1e-9), sum(s["nbytes"] for s in said))
+
+    def _do(
+        self,
+        job: str,
+        each: Sequence[Mapping[str, Any] | None],
+        patience: float = _PATIENCE,
+    ) -> list[dict[str, Any]]:
+        number = next(self._numbers)
+        at_work = [rank for rank, given in enumerate(each) if given is not None]
+        together = self.nodes == 1 and is_local(self._folder)
+        self._say(f"{number}.job", {"job": job, "each": list(each)})
+        try:
+            self._hear(number, "ready", at_work, patience)
+        except HpcioError:
+            self._say(f"{number}.go", {"at": None})  # the others need not wait
+            raise
+        self._say(f"{number}.go", {"at": time.time() + _LEAD[together]})
+        return self._hear(number, "done", at_work, patience)
+
+    def _say(self, name: str, message: Any) -> None:
+        write_whole(self._folder / name, json.dumps(message).encode())
+
+    def _hear(
+        self, number: int, word: str, ranks: Sequence[int], patience: float
+    ) -> list[dict[str, Any]]:
+        until = time.monotonic() + patience
+        said: list[dict[str, Any]] = []
+        for rank in ranks:
+            path = self._folder / f"{number}.{word}.{rank}"
+            while (message := _heard(path)) is None:
+                self._members.check()
+                if time.monotonic() > until:
+                    raise WorkerError(
+                        f"Process {rank} of {self.count} has not answered for {patience:.0f} s. "
+                        "See whether its node is alive, and begin again."
+                    )
+                time.sleep(_LOOK[is_local(self._folder)])
+            if "error" in message:
+                raise from_message(message)
+            said.append(message)
+        return said
+
+    def close(self) -> None:
+        """Send them home."""
+        self._say(f"{next(self._numbers)}.job", {"job": "", "each": []})
+        self._members.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _heard(path: Path) -> dict[str, Any] | None:
+    """What somebody has said under a name; None if nothing yet."""
+    try:
+        message: dict[str, Any] = json.loads(read_whole(path))
+    except FileNotFoundError:
+        look_again(path)
+        return None
+    return message
+
+
+# ---------------------------------------------------------------------- on this machine
+
+
+class _Local:
+    """Processes of this machine."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for rank in range(count):
+                command = new_python(
+                    "hpcio.bench.team:serve", str(folder), str(rank), str(os.getpid())
+                )
+                self._processes.append(
+                    subprocess.Popen(command, stdin=subprocess.DEVNULL, env=with_threads(1))
+                )
+        except OSError as error:
+            self.end()
+            raise WorkerError(f"A process could not be started: {error}.") from error
+
+    def check(self) -> None:
+        for rank, process in enumerate(self._processes):
+            status = process.poll()
+            if status is not None:
+                raise WorkerError(
+                    f"Process {rank} of {counted(len(self._processes), 'process', 'processes')} "
+                    f"ended with {how_it_ended(status)}. See what it printed, and begin again."
+                )
+
+    def end(self) -> None:
+        for process in self._processes:
+            try:
+                process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def local_members(folder: Path, count: int, options: Sequence[str] = ()) -> Members:
+    """Processes of this machine; they end with this one, and have no options."""
+    return _Local(folder, count)
+
+
+# ---------------------------------------------------------------------- in each process
+
+
+def serve(folder: str, rank: str, parent: str = "", *, host: str = "") -> None:
+    """Do what a team is given to do, until there is no more; the main function of a process.
+
+    Parameters
+    ----------
+    folder : str
+        Where the team meets.
+    rank : str
+        The number of this process.
+    parent : str
+        The process that has started this one, with which it ends; "" if that is elsewhere.
+    host : str
+        What this machine is called; by default as it calls itself.
+    """
+    if parent:
+        end_with_parent(signal.SIGKILL, parent=int(parent))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session decides what Ctrl-C means
+    place = Path(folder)
+    for number in itertools.count():
+        task = _wait(place / f"{number}.job")
+        if task is None or not task["job"]:
+            return
+        given = task["each"][int(rank)]
+        if given is not None:
+            said = _take_part(place, number, rank, JOBS[task["job"]], given)
+            if said is not None:
+                said["host"] = host or platform.node()
+                write_whole(place / f"{number}.done.{rank}", json.dumps(said).encode())
+
+
+def _take_part(
+    place: Path, number: int, rank: str, job: Callable[..., Any], given: dict[str, Any]
+) -> dict[str, Any] | None:
+    """What a process has measured, or why it could not; None if it was called off."""
+    ready = place / f"{number}.ready.{rank}"
+    try:
+        work = job(**given)
+        next(work)  # what is made ready beforehand
+    except (HpcioError, OSError) as error:
+        write_whole(ready, json.dumps(_as_said(error)).encode())
+        return None
+    write_whole(ready, b"{}")
+    go = _wait(place / f"{number}.go")
+    if go is None or go["at"] is None:
+        return None
+    # Near the time it does not sleep: a process that was just woken shares its CPU for a moment.
+    time.sleep(max(0.0, go["at"] - time.time() - 0.02))
+    while time.time() < go["at"]:
+        pass
+    begin = time.time()
+    try:
+        nbytes = next(work)
+        said = {"begin": begin, "end": time.time(), "nbytes": nbytes}
+        next(work, None)  # what is put away afterwards
+    except (HpcioError, OSError) as error:
+        return _as_said(error)
+    return said
+
+
+def _as_said(error: HpcioError | OSError) -> dict[str, Any]:
+    if isinstance(error, OSError) and not isinstance(error, HpcioError):
+        error = WorkerError(f"{error.strerror}: '{error.filename}'. Choose another folder.")
+    return as_message(error)
+
+
+def _wait(path: Path) -> dict[str, Any] | None:
+    """What is said under a name; None if there is nobody to say it any more."""
+    until, look = time.monotonic() + _PATIENCE, _LOOK[is_local(path.parent)]
+    while (message := _heard(path)) is None:
+        if time.monotonic() > until or not path.parent.is_dir():
+            return None
+        time.sleep(look)
+    return message

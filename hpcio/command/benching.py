@@ -1,0 +1,142 @@
+"""The subcommand bench."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from hpcio.bench import (
+    PARTS,
+    SCALES,
+    TEAMS,
+    Figure,
+    Found,
+    LeftOut,
+    Place,
+    Team,
+    advise,
+    figure_rows,
+    measure,
+    write_page,
+)
+from hpcio.errors import as_output_error
+from hpcio.machine import cores, write_whole
+from hpcio.words import say
+
+__all__ = ["bench"]
+
+
+@click.command()
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- SBATCH_OPTIONS...]")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="A folder of the file system to measure.  [default: this one]",
+)
+@click.option("--quick", "scale", flag_value="quick", help="Under two minutes, under 4 GB.")
+@click.option("--full", "scale", flag_value="full", help="More sizes, repeated more often.")
+@click.option("--processes", type=click.IntRange(1), help="At work at most; by default one a core.")
+@click.option("--tasks", type=click.IntRange(1), help="Measure by so many tasks of a job array.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="All values.")
+@click.option("--html", "html_file", type=click.Path(path_type=Path), help="A page with a picture.")
+def bench(
+    words: tuple[str, ...],
+    folder: Path,
+    scale: str | None,
+    processes: int | None,
+    tasks: int | None,
+    json_file: Path | None,
+    html_file: Path | None,
+) -> None:
+    """Measure a file system: what it can do, and which writer is best on it.
+
+    Every figure is the median of several, with its ratio to what plain system calls take for the
+    same bytes, measured right beside it. All is made in a new folder inside DIR, and removed.
+
+    \b
+    hpcio bench --dir /scratch/me --quick
+    hpcio bench --dir /scratch/me --tasks 16 --html bench.html -- --partition=short
+    """  # noqa: D301  (click reads the backspace)
+    if words and tasks is None:
+        raise click.UsageError("Options of sbatch are for --tasks.")
+    if tasks is not None and processes is not None:
+        raise click.UsageError("--processes and --tasks exclude each other.")
+    found = _measured(folder, scale or "normal", processes or cores(), tasks, words)
+    for row in _rows(found):
+        say(row)
+    if json_file is not None:
+        _write(json_file, json.dumps(asdict(found), indent=1).encode())
+    if html_file is not None:
+        say(f"The page: {write_page(html_file, found)}")
+
+
+def _measured(
+    folder: Path, scale: str, processes: int, tasks: int | None, words: tuple[str, ...]
+) -> Found:
+    try:
+        inside = Path(tempfile.mkdtemp(prefix="hpcio-bench-", dir=folder)).resolve()
+    except OSError as error:
+        raise as_output_error(error, folder) from error
+    start = TEAMS["processes" if tasks is None else "array"]
+    figures: list[Figure] = []
+    left_out: list[LeftOut] = []
+    try:
+        if tasks is not None:
+            _note(f"waiting for {tasks} tasks to begin")
+        with Team(inside / "team", tasks or processes, start, words) as team:
+            place = Place.of(folder.resolve(), team.hosts)
+            for one in measure(inside, team, SCALES[scale], say=_note):
+                (figures if isinstance(one, Figure) else left_out).append(one)  # type: ignore[arg-type]
+    finally:
+        _note("")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(inside)
+    where = f"{place.filesystem} at {place.folder}"
+    return Found(place, tuple(figures), tuple(left_out), advise(figures, where=where))
+
+
+def _note(what: str) -> None:
+    """Say what is measured now, in one line that the next one replaces."""
+    if sys.stderr.isatty():
+        say(f"\r\033[K{what}", err=True, end="")
+        sys.stderr.flush()
+
+
+def _rows(found: Found) -> list[str]:
+    lines: list[str] = []
+    for part, title in PARTS.items():
+        rows = list(figure_rows(found.figures, part))
+        if rows:
+            heads = (title, "processes", "rate", "quartiles", "times the limit")
+            lines += ["", *_columns([heads, *rows])]
+    lines += [""] + [f"Left out: {one.what}, since {one.why}." for one in found.left_out]
+    if found.advice is not None:
+        lines += ["", found.advice.sentence]
+    return lines
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if k == 0 else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_whole(path, data, mode=0o666)
+    except OSError as error:
+        raise as_output_error(error, path) from error

@@ -1,0 +1,296 @@
+"""What a benchmark measures: every writer beside its limit; and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import hpcio
+from hpcio.bench import (
+    SCALES,
+    TEAMS,
+    WRITERS,
+    Advice,
+    Figure,
+    LeftOut,
+    Place,
+    Scale,
+    Team,
+    advise,
+    measure,
+    measuring,
+    read_advice,
+)
+from hpcio.bench.page import Found, figure_rows, write_page
+from hpcio.cli import cli
+from hpcio.errors import OptionError, OutputError
+from hpcio.results import verify
+
+SMALL = Scale((800, 64_000), 3, 0.01, 600.0, 64 << 20)
+LIMITS = {
+    "virtual": "own files", "virtual-trial": "a file a trial", "direct": "one file",
+    "mutex": "one file",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    folder = tmp_path_factory.mktemp("measured")
+    said: list[str] = []
+    with Team(folder / "team", 2, TEAMS["processes"]) as team:
+        place = Place.of(folder, team.hosts)
+        measured = list(measure(folder, team, SMALL, say=said.append))
+    assert os.listdir(folder) == ["team"]
+    assert said[:3] == [
+        "trials of 800 B, 2 at work", "trials of 64 kB, 2 at work", "records of 47,008 bytes"
+    ]  # fmt: skip
+    assert not [one for one in measured if isinstance(one, LeftOut)]
+    figures = tuple(one for one in measured if isinstance(one, Figure))
+    return Found(place, figures, (), advise(figures, where="a disk"))
+
+
+def of_part(found: Found, part: str) -> dict[tuple[str, int, int], Figure]:
+    return {(f.what, f.size, f.processes): f for f in found.figures if f.part == part}
+
+
+def test_every_writer_is_measured_beside_its_limit(found):
+    written = of_part(found, "write")
+    for size in SMALL.sizes:
+        for processes in (1, 2):
+            for name in (*WRITERS, "own files", "one file", "a file a trial"):
+                figure = written.pop((name, size, processes))
+                assert len(figure.values) == SMALL.repetitions
+                assert figure.nodes == 1
+                assert (figure.limit or None) == LIMITS.get(name)
+                if figure.limit:
+                    limit = of_part(found, "write")[figure.limit, size, processes]
+                    assert figure.limits == limit.values
+                    pairs = zip(limit.values, figure.values, strict=True)
+                    assert figure.ratio.median == np.median([a / b for a, b in pairs])
+    assert not written
+
+
+def test_the_hard_cases_of_io500_are_theirs(found):
+    assert set(of_part(found, "records")) == {
+        (name, 47_008, 2)
+        for name in ("one file, by turns", "one file, read by the neighbour", "direct", "virtual")
+    }
+    files = of_part(found, "files")
+    assert set(files) == {
+        (name, 3_901, 2)
+        for name in ("make", "make, fsync", "stat", "read", "remove", "virtual-trial")
+    }
+    assert {f.unit for f in files.values()} == {"1/s"}
+
+
+def test_the_result_is_read_again(found):
+    read = of_part(found, "read")
+    for how in ("all", "chance", "channel"):
+        for name in ("virtual", "direct"):
+            assert read[f"{how}: {name}", 1_000_000, 1].limit == f"{how}: h5py, one dataset"
+    assert read["repack: direct", 1_000_000, 1].limit == "repack: copy"
+    assert read["verify: virtual", 1_000_000, 1].limit == "verify: checksum"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("by_turns", [False, True], ids=["in a row", "by turns"])
+def test_what_is_measured_is_a_result_that_verifies(tmp_path, name, by_turns):
+    """A benchmark of something that does not write the right bytes says nothing."""
+    with Team(tmp_path / "team", 2, TEAMS["processes"]) as team:
+        bench = measuring._Measurements(tmp_path, team, SMALL, lambda _: None)
+        (tmp_path / "x").mkdir()
+        plan = bench._planned(tmp_path / "x", name, 47_008, 7)
+        done = bench._computed(plan, 47_008, 2, by_turns=by_turns)
+    assert done.nbytes == 7 * 47_008
+    done = plan.run(workers=0, progress=False)
+    assert (done.blocks, done.computed) == (7, 0)  # all by the two processes
+    verify(plan.out)
+    with h5py.File(plan.source.path) as f, hpcio.open(plan.out) as result:
+        expected = f["data"][:][: 7 * 47_008 // 16].reshape(result["data"].shape)
+        np.testing.assert_array_equal(result["data"][...], expected)
+
+
+def test_what_takes_too_long_is_left_out_and_said(tmp_path):
+    hurried = dataclasses.replace(SMALL, budget=1e-9)
+    with Team(tmp_path / "team", 1, TEAMS["processes"]) as team:
+        (first, *_) = measured = list(measure(tmp_path, team, hurried))
+    assert all(isinstance(one, LeftOut) for one in measured)
+    assert first.what == "trials of 800 B, 1 at work"
+    assert "were over" in first.why
+    large = dataclasses.replace(SMALL, sizes=(40 << 20,), budget=30.0)
+    with Team(tmp_path / "again", 1, TEAMS["processes"]) as team:
+        (first, *_) = measure(tmp_path, team, large)
+    assert "it would take more than 67.1 MB" in first.why
+
+
+def test_room_is_looked_for_first(tmp_path):
+    huge = dataclasses.replace(SMALL, nbytes=1 << 60)
+    with (
+        Team(tmp_path / "team", 1, TEAMS["processes"]) as team,
+        pytest.raises(OutputError, match=r"need .* MB, but only"),
+    ):
+        next(measure(tmp_path, team, huge))
+
+
+def test_scales_grow():
+    quick, normal, full = SCALES["quick"], SCALES["normal"], SCALES["full"]
+    assert quick.budget < 120
+    assert quick.nbytes < 4 << 30
+    assert (quick.counts(6), normal.counts(6)) == ([1, 6], [1, 2, 4, 6])
+    assert {*quick.sizes} <= {*normal.sizes}
+    assert {10_000, 64_000_000} <= {*full.sizes}
+
+
+# ---------------------------------------------------------------------- what follows
+
+
+def figures_of(rates: dict[str, float]) -> list[Figure]:
+    """Of two sizes, of which all writers are known; and of one, where one is better alone."""
+    figures = []
+    for size in (10, 1000):
+        for name, rate in rates.items():
+            limit = LIMITS[name]
+            figures.append(
+                Figure("write", name, size, 4, 2, "B/s", (rate,) * 3, limit, (200.0,) * 3)
+            )
+        figures.append(Figure("write", "direct", size, 1, 1, "B/s", (1e9,), "one file", (1e9,)))
+    figures.append(Figure("write", "direct", 5, 4, 2, "B/s", (1e9,), "one file", (1e9,)))
+    return figures
+
+
+def test_the_fastest_writer_is_advised_unless_the_default_is_about_as_fast():
+    rates = {"virtual": 100.0, "virtual-trial": 10.0, "direct": 105.0, "mutex": 2.0}
+    advice = advise(figures_of(rates), where="nfs4 at /scratch")
+    assert (advice.writer, advice.sources) == ("virtual", "task")
+    assert advice.sentence == (
+        "On nfs4 at /scratch: virtual, files of tasks. It takes 2 times as long as plain system "
+        "calls; virtual, a file a trial 10 times, direct, one file 0.952 times and mutex, one file "
+        "50 times as long as that."
+    )
+    rates["direct"] = 150.0
+    other = advise(figures_of(rates), where="lustre at /scratch")
+    assert (other.writer, other.sources) == ("direct", "auto")
+    assert other.costs["virtual"] == pytest.approx(1.5)
+    assert advise([], where="nowhere") is None
+
+
+def test_advice_is_kept_and_read_again(tmp_path, found):
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(dataclasses.asdict(found)))
+    assert read_advice(path) == found.advice
+    path.write_text(json.dumps({"advice": None}))
+    with pytest.raises(OptionError, match="too little"):
+        read_advice(path)
+    wrong = dataclasses.asdict(Advice("floppy", "task", {}, ""))
+    for text in ("", "[]", "{}", '{"advice": 3}', json.dumps({"advice": wrong})):
+        path.write_text(text)
+        with pytest.raises(OptionError, match="not written by hpcio bench"):
+            read_advice(path)
+
+
+def test_a_page_and_a_table_say_the_same(tmp_path, found):
+    page = write_page(tmp_path / "b.html", found).read_text()
+    assert found.advice.sentence in page
+    for part in ("write", "records", "files", "read"):
+        for row in figure_rows(found.figures, part):
+            assert f'<td class="n">{row[2]}</td>' in page
+    assert "<svg" in page
+    assert "2 processes together" in page
+    assert "http:" not in page.replace("http://www.w3.org", "")  # it loads nothing
+    assert write_page(tmp_path / "b.html", found).exists()
+    (tmp_path / "mine.html").write_text("mine")
+    with pytest.raises(OutputError, match="is not replaced"):
+        write_page(tmp_path / "mine.html", found)
+
+
+# ---------------------------------------------------------------------- in the shell
+
+
+def test_in_the_shell(tmp_path, monkeypatch):
+    monkeypatch.setitem(SCALES, "quick", dataclasses.replace(SMALL, sizes=(64_000,)))
+    arguments = ["bench", "--dir", str(tmp_path), "--quick", "--processes", "1",
+                 "--json", f"{tmp_path}/b.json", "--html", f"{tmp_path}/b.html"]  # fmt: skip
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0, done.output
+    assert sorted(os.listdir(tmp_path)) == ["b.html", "b.json"]
+    said = json.loads((tmp_path / "b.json").read_text())
+    assert said["place"]["processes"] == 1
+    assert said["place"]["folder"] == str(tmp_path)
+    assert said["advice"]["sentence"] in done.output
+    assert "64 kB: direct, one file" in done.output
+
+
+def test_misuse_in_the_shell(tmp_path):
+    for arguments, match in (
+        (["--processes", "2", "--tasks", "2"], "exclude each other"),
+        (["--", "--qos=x"], "Options of sbatch are for --tasks"),
+        (["--dir", f"{tmp_path}/nowhere"], "No such file or directory"),
+    ):
+        done = CliRunner().invoke(cli, ["bench", *arguments])
+        assert done.exit_code != 0
+        assert match in done.output + str(done.exception)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("HPCIO_CONFIG", str(tmp_path / "config" / "config.toml"))
+    return tmp_path / "config" / "config.toml"
+
+
+def test_the_shell_takes_over_what_was_found_best(tmp_path, config):
+    advice = Advice("direct", "auto", {"virtual": 2.0}, "On a disk: direct.")
+    (tmp_path / "b.json").write_text(json.dumps({"advice": dataclasses.asdict(advice)}))
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["x"] = np.arange(12.0)
+
+    def invoke(*arguments: str) -> str:
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    def writer_of(name: str, *options: str) -> str:
+        invoke("run", "numpy:negative", f"{tmp_path}/rec.h5::x", "--trials", "4", "--quiet",
+               "--workers", "0", "--out", f"{tmp_path}/{name}.h5", *options)  # fmt: skip
+        return hpcio.Plan.load(tmp_path / f"{name}.h5").writer
+
+    assert writer_of("before") == "virtual"
+    assert "On a disk: direct." in invoke("config", "--take", f"{tmp_path}/b.json")
+    assert config.read_text() == '[plan]\nwriter = "direct"\nsources = "auto"\n'
+    assert writer_of("after") == "direct"
+    assert writer_of("said", "--sources", "task") == "virtual"
+    assert "writer  direct  [plan]" in invoke("config")
+    again = CliRunner().invoke(cli, ["config", "--take", f"{tmp_path}/b.json"])
+    assert isinstance(again.exception, OptionError)
+    assert "a section [plan] already" in str(again.exception)
+    assert 'writer = "direct"' in str(again.exception)
+
+
+def test_a_section_is_added_to_what_is_there(tmp_path, config):
+    config.parent.mkdir()
+    kept = tmp_path / "dotfiles.toml"
+    kept.write_text("# mine\n[submit]\ntasks = 3\n")
+    kept.chmod(0o600)
+    config.symlink_to(kept)
+    (tmp_path / "b.json").write_text(
+        json.dumps({"advice": dataclasses.asdict(Advice("virtual", "task", {}, "."))})
+    )
+    done = CliRunner().invoke(cli, ["config", "--take", f"{tmp_path}/b.json"])
+    assert done.exit_code == 0, done.output
+    assert config.is_symlink()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert kept.read_text() == (
+        '# mine\n[submit]\ntasks = 3\n\n[plan]\nwriter = "virtual"\nsources = "task"\n'
+    )
+    kept.write_text("[plan]\nwriter = 'floppy'\n")
+    wrong = CliRunner().invoke(
+        cli, ["plan", "numpy:negative", "a.h5::x", "--trials", "4", "--out", f"{tmp_path}/o.h5"]
+    )
+    assert isinstance(wrong.exception, OptionError)
+    assert "'writer = 'floppy''" in str(wrong.exception)
