@@ -31,6 +31,8 @@ hypothesis.settings.load_profile("hpcio")
 
 
 def pytest_configure() -> None:
+    # What a developer has made the default of the shell is not tested.
+    os.environ["HPCIO_CONFIG"] = str(Path(tempfile.gettempdir()) / "hpcio-tests-have-no.toml")
     # A suite that `nohup` or a script's `&` started ignores these, and so would all its children.
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     for number, handler in usual.items():
