@@ -16,6 +16,7 @@ from hpcio.machine.filesystems import (
     options_of,
     read_whole,
     write_whole,
+    writes_exactly,
 )
 from hpcio.machine.launch import Launch, communicator, launched
 from hpcio.machine.lazy import lazily
@@ -68,4 +69,5 @@ __all__ = [
     "user_name",
     "with_threads",
     "write_whole",
+    "writes_exactly",
 ]

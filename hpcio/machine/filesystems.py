@@ -19,6 +19,7 @@ __all__ = [
     "options_of",
     "read_whole",
     "write_whole",
+    "writes_exactly",
 ]
 
 # These keep files in memory: reserving room there means filling it with zeros.
@@ -29,6 +30,11 @@ _LOCAL = _MEMORY | {
     "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "jfs", "ntfs3", "overlay",
     "reiserfs", "vfat", "xfs", "zfs",
 }  # fmt: skip
+
+
+# Clients of these send the bytes that they were given, and none of the page around them. GlusterFS
+# was tried (by `pwrite`; not by `mmap`); the others keep the caches of all nodes coherent.
+_EXACT = {"ceph", "fuse.glusterfs", "gpfs", "lustre"}
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
@@ -175,6 +181,11 @@ def write_whole(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600)
 def in_memory(path: str | os.PathLike[str]) -> bool:
     """Whether files there are held in memory alone."""
     return kind_of(path) in _MEMORY
+
+
+def writes_exactly(path: str | os.PathLike[str]) -> bool:
+    """Whether a client sends no other bytes than those it was given; False if that is not known."""
+    return kind_of(path) in _LOCAL | _EXACT
 
 
 def is_local(path: str | os.PathLike[str]) -> bool:

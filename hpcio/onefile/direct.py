@@ -18,7 +18,7 @@ import numpy as np
 from hpcio.errors import OutputError, as_output_error
 from hpcio.files import NewNames, checksum, unlock, write_at
 from hpcio.journals import Journal
-from hpcio.machine import is_local
+from hpcio.machine import is_local, writes_exactly
 from hpcio.onefile.closing import check_open, enter
 from hpcio.onefile.common import OneFile, Regions
 from hpcio.onefile.preallocated import load_offsets
@@ -41,8 +41,10 @@ class Direct:
             self._place = enter(plan)
             undo.callback(unlock, self._place)
             try:
-                # Not open for reading, which would make a client cache the pages of others.
-                self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_DSYNC if shared else 0))
+                # Not open for reading, which would make a client cache the pages of others. By what
+                # is sent at once it sends no more than that.
+                at_once = 0 if writes_exactly(plan.run_directory) else os.O_DSYNC
+                self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | at_once)
                 undo.callback(os.close, self._fd)
                 self._offsets = load_offsets(plan)
             except OSError as error:
