@@ -12,7 +12,6 @@ from hpcio.bench.figures import WRITERS, Figure
 from hpcio.errors import OptionError, as_read_error
 from hpcio.files import check_types
 from hpcio.machine import read_whole
-from hpcio.words import number
 
 __all__ = ["Advice", "advise", "read_advice"]
 
@@ -67,11 +66,12 @@ def advise(figures: Sequence[Figure], *, where: str) -> Advice | None:
     limits = [f.ratio.median for f in figures if f.what == best and f.size in sizes
               and f.processes == _most(figures) and f.ratio and f.part == "write"]  # fmt: skip
     limit = math.exp(sum(map(math.log, limits)) / len(limits))
-    others = [f"{WRITERS[name][2]} {_times(costs[name])}" for name in costs if name != best]
+    first, *others = (name for name in costs if name != best)
+    more = "".join(f", {WRITERS[name][2]} {costs[name]:.2g}" for name in others)
     return Advice(
         writer, sources, costs,
-        f"On {where}: {words}. It takes {number(limit)} times as long as plain system calls; "
-        f"{', '.join(others[:-1])} and {others[-1]} as long as that.{_refused(known)}",
+        f"On {where}: {words}, which takes {limit:.2g} times as long as plain system calls; "
+        f"{WRITERS[first][2]} costs {costs[first]:.2g} times as much{more}.{_refused(known)}",
     )  # fmt: skip
 
 
@@ -105,10 +105,6 @@ def read_advice(path: str | os.PathLike[str]) -> Advice:
 def _refused(known: Set[str]) -> str:
     refused = [words for name, (*_, words) in WRITERS.items() if name not in known]
     return f" Refused there: {'; '.join(refused)}." if refused else ""
-
-
-def _times(cost: float) -> str:
-    return f"{number(cost)} times"
 
 
 def _most(figures: Sequence[Figure]) -> int:

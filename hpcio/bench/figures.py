@@ -11,10 +11,10 @@ __all__ = ["WRITERS", "Figure", "Spread"]
 
 # What a writer is called here: its name, the option `sources`, and words for people.
 WRITERS: dict[str, tuple[str, Literal["auto", "trial", "task"], str]] = {
-    "virtual": ("virtual", "task", "virtual, files of tasks"),
-    "virtual-trial": ("virtual", "trial", "virtual, a file a trial"),
-    "direct": ("direct", "auto", "direct, one file"),
-    "mutex": ("mutex", "auto", "mutex, one file"),
+    "virtual": ("virtual", "task", "virtual (files of tasks)"),
+    "virtual-trial": ("virtual", "trial", "virtual (a file a trial)"),
+    "direct": ("direct", "auto", "direct (one file)"),
+    "mutex": ("mutex", "auto", "mutex (one file)"),
 }
 
 

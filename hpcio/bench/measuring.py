@@ -32,7 +32,7 @@ RECORD, SMALL_FILE = 47_008, 3_901
 # Channels of the recording that is read.
 _CHANNELS = 16
 # Trials whose results are read again, and files that are made, at the most.
-_READ_AGAIN, _MOST_FILES = 256, 20_000
+_READ_AGAIN, _MOST_FILES = 128, 20_000
 _SIZE_READ = 1_000_000
 # What is measured first is a round of few things, then of so many times as many.
 _FEW, _MORE = 4, 16
@@ -155,14 +155,14 @@ class _Measurements:
         *fewer, most = self._scale.counts(self._team.count)
         parts = [
             *self._written(most),
-            (f"records of {RECORD:,} bytes", self._records),
-            (f"files of {SMALL_FILE:,} bytes", self._files),
-            ("reading again", self._reading),
+            (f"records of {RECORD:,} bytes", self._records, 0.5),
+            (f"files of {SMALL_FILE:,} bytes", self._files, 0.5),
+            ("reading again", self._reading, 2.0),
             *(part for processes in fewer for part in self._written(processes)),
         ]
-        for k, (what, part) in enumerate(parts):
+        for k, (what, part, weight) in enumerate(parts):
             left = self._scale.budget - (time.monotonic() - self._started)
-            share = left / (len(parts) - k)
+            share = left * weight / sum(of for *_, of in parts[k:])
             if left <= 0:
                 yield LeftOut(what, f"{duration(self._scale.budget)} were over")
                 continue
@@ -171,9 +171,10 @@ class _Measurements:
         for path in self._recordings.values():
             path.unlink()
 
-    def _written(self, processes: int) -> list[tuple[str, _Part]]:
+    def _written(self, processes: int) -> list[tuple[str, _Part, float]]:
+        """Parts: their names, and their weights when the time is shared out."""
         return [
-            (_at_work(size, processes), partial(self._writing, size, processes))
+            (_at_work(size, processes), partial(self._writing, size, processes), 1.0)
             for size in self._scale.sizes
         ]
 

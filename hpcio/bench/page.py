@@ -120,15 +120,21 @@ def _rate(figure: Figure, value: float) -> str:
 
 
 def _counts(figures: Sequence[Figure]) -> list[int]:
-    """With how many processes trials were written: one, and the most."""
-    counts = sorted({f.processes for f in figures if f.part == "write"})
-    return sorted({counts[0], counts[-1]}) if counts else []
+    """The numbers of processes that are drawn: one, if it wrote trials of several sizes, and all."""
+    sizes: dict[int, set[int]] = {}
+    for f in figures:
+        if f.part == "write":
+            sizes.setdefault(f.processes, set()).add(f.size)
+    if not sizes:
+        return []
+    drawn = [count for count in (min(sizes), max(sizes)) if len(sizes[count]) > 1]
+    return sorted({*drawn, max(sizes)})
 
 
 def draw(canvas: Canvas, figures: Sequence[Figure]) -> None:
     """Draw the throughput against the size of a trial, with the limit: one process, and all."""
     counts = _counts(figures)
-    axes = canvas.subplots(1, len(counts), sharey=True, squeeze=False)[0]
+    axes = canvas.subplots(1, len(counts), sharex=True, sharey=True, squeeze=False)[0]
     for ax, count in zip(axes, counts, strict=True):
         _draw_count(ax, [f for f in figures if f.part == "write" and f.processes == count])
         ax.set_title("one process" if count == 1 else f"{count} processes together")

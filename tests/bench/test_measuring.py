@@ -170,9 +170,9 @@ def test_the_fastest_writer_is_advised_unless_the_default_is_about_as_fast():
     advice = advise(figures_of(rates), where="nfs4 at /scratch")
     assert (advice.writer, advice.sources) == ("virtual", "task")
     assert advice.sentence == (
-        "On nfs4 at /scratch: virtual, files of tasks. It takes 2 times as long as plain system "
-        "calls; virtual, a file a trial 10 times, direct, one file 0.952 times and mutex, one file "
-        "50 times as long as that."
+        "On nfs4 at /scratch: virtual (files of tasks), which takes 2 times as long as plain "
+        "system calls; virtual (a file a trial) costs 10 times as much, direct (one file) 0.95, "
+        "mutex (one file) 50."
     )
     rates["direct"] = 150.0
     other = advise(figures_of(rates), where="lustre at /scratch")
@@ -224,7 +224,7 @@ def test_in_the_shell(tmp_path, monkeypatch):
     assert said["place"]["processes"] == 1
     assert said["place"]["folder"] == str(tmp_path)
     assert said["advice"]["sentence"] in done.output
-    assert "64 kB: direct, one file" in done.output
+    assert "64 kB: direct (one file)" in done.output
 
 
 def test_misuse_in_the_shell(tmp_path):
