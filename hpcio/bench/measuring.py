@@ -478,5 +478,6 @@ class _Fresh:
         self._folder.mkdir()
         return self._folder
 
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After an error others may still write there: then it goes with all that was made.
+        shutil.rmtree(self._folder, ignore_errors=kind is not None)

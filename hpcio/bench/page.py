@@ -120,7 +120,7 @@ def _rate(figure: Figure, value: float) -> str:
 
 
 def _counts(figures: Sequence[Figure]) -> list[int]:
-    """The numbers of processes that are drawn: one, if it wrote trials of several sizes, and all."""
+    """How many processes are drawn: one, if it wrote trials of several sizes, and all."""
     sizes: dict[int, set[int]] = {}
     for f in figures:
         if f.part == "write":

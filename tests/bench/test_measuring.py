@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -32,6 +35,7 @@ from hpcio.bench.page import Found, figure_rows, write_page
 from hpcio.cli import cli
 from hpcio.errors import OptionError, OutputError
 from hpcio.results import verify
+from tests.rigs.waiting import PATIENCE, until
 
 SMALL = Scale((800, 64_000), 3, 0.01, 600.0, 64 << 20)
 LIMITS = {
@@ -236,6 +240,21 @@ def test_misuse_in_the_shell(tmp_path):
         done = CliRunner().invoke(cli, ["bench", *arguments])
         assert done.exit_code != 0
         assert match in done.output + str(done.exception)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "TERM"])
+def test_one_that_is_stopped_leaves_nothing(tmp_path, number):
+    command = [str(Path(sys.executable).with_name("hpcio")), "bench", "--dir", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as bench:
+        try:
+            # A writer is at work.
+            until(lambda: [*tmp_path.glob("*/round*/out.h5.run/journal/*")])
+            bench.send_signal(number)
+            _, said = bench.communicate(timeout=PATIENCE)
+        finally:
+            bench.kill()
+    assert (bench.returncode, said.strip()) == (130, "hpcio: Stopped.")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.fixture
