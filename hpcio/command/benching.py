@@ -28,7 +28,7 @@ from hpcio.bench import (
 )
 from hpcio.errors import as_output_error
 from hpcio.machine import cores, write_whole
-from hpcio.words import say
+from hpcio.words import plain, say
 
 __all__ = ["bench"]
 
@@ -107,7 +107,7 @@ def _measured(
 def _note(what: str) -> None:
     """Say what is measured now, in one line that the next one replaces."""
     if sys.stderr.isatty():
-        say(f"\r\033[K{what}", err=True, end="")
+        sys.stderr.write(f"\r\033[K{plain(what)}")
         sys.stderr.flush()
 
 
