@@ -63,9 +63,10 @@ class SpansOnTheirWay:
         self._free.append(buffer)
 
     def _await_first(self) -> None:
-        future, buffer = self._going.popleft()
+        future, buffer = self._going[0]
+        future.result()  # one that could not be written stays: it has never arrived
+        self._going.popleft()
         self._free.append(buffer)
-        future.result()
 
     def wait(self) -> None:
         """Wait until all have arrived.
@@ -133,16 +134,16 @@ class Spans:
         """Send off what was gathered: whole pages into the file, the rest into the seams."""
         if self._buffer is None:
             return
-        buffer, self._buffer = self._buffer, None
-        start, stop = self._start, self._start + self._size
+        buffer, start, stop = self._buffer, self._start, self._start + self._size
         first, last = -(-start // PAGE) * PAGE, stop // PAGE * PAGE
         held = buffer.data[: self._size]
         if first >= last:  # no whole page
             self._seam(start, held)
             self._going.give_back(buffer)
-            return
-        if start < first:
-            self._seam(start, held[: first - start])
-        if last < stop:
-            self._seam(last, held[last - start :])
-        self._going.send(buffer, first - start, last - start, first)
+        else:
+            if start < first:
+                self._seam(start, held[: first - start])
+            if last < stop:
+                self._seam(last, held[last - start :])
+            self._going.send(buffer, first - start, last - start, first)
+        self._buffer = None  # after an error it is never empty again

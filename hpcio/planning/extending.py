@@ -76,9 +76,10 @@ def extended(
         out_dtype=there.dtype if there.casting == "same_kind" else None, trial_time=trial_time
     )
     before = Outcome.of_plan(there)
+    unsure = changed or called.function.fingerprint.unseen or called.given.unseen
     found = dry_run(
         called, recording, blocks.cut(slice(count, None)), call,
-        known=None if changed else (there.blocks, before),
+        known=None if unsure else (there.blocks, before),
     )  # fmt: skip
     outcomes = [_together(known, outcome, there) for known, outcome in _pairs(before, found, there)]
     read = Read(recording, trials, blocks, np.arange(len(trials)))

@@ -115,8 +115,23 @@ def test_an_error_of_a_span_is_raised_and_none_is_lost(monkeypatch):
     going = SpansOnTheirWay(-1)
     own = Spans(going, lambda *_: None)
     own.gather(np.zeros(3 * SPAN, np.uint8), 0)
+    for _ in range(2):  # whoever asks again does not hear that all is well
+        with pytest.raises(OSError, match="No space left"):
+            going.wait()
+        assert not going.have_arrived
+    going.close()
+
+
+def test_a_seam_that_cannot_be_kept_is_not_forgotten():
+    def seam(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    going = SpansOnTheirWay(-1)
+    own = Spans(going, seam)
+    own.gather(np.zeros(3, np.uint8), 1)
     with pytest.raises(OSError, match="No space left"):
-        going.wait()
+        own.send()
+    assert not own.is_empty
     going.close()
 
 
