@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import datetime
 import os
-import platform
 import subprocess
 import time
-from importlib import metadata
 from pathlib import Path
 
-import h5py
-
-_PACKAGES = ("hpcio", "numpy", "h5py", "xxhash")
+from hpcio.bench import machine_facts
+from hpcio.words import size
 
 
 class Others:
@@ -41,24 +38,14 @@ class Others:
 
 def describe() -> dict[str, object]:
     """Machine, versions, date, and the commit if this is a checkout."""
+    facts = machine_facts()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "cores": len(os.sched_getaffinity(0)),
-        "processor": _field("/proc/cpuinfo", "model name"),
-        "memory": _field("/proc/meminfo", "MemTotal"),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "hdf5": h5py.version.hdf5_version,
-        **{name: metadata.version(name) for name in _PACKAGES},
+        **{name: value for name, value in facts.items() if name != "versions"},
+        "memory": size(facts["memory"]),
+        **facts["versions"],
     }
-
-
-def _field(path: str, name: str) -> str:
-    for line in Path(path).read_text().splitlines():
-        if line.startswith(name):
-            return line.partition(":")[2].strip()
-    return "unknown"
 
 
 def _commit() -> str | None:

@@ -6,23 +6,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from hpcio.bench import Spread
+
 Side = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median, quartiles and extremes of repeated measurements."""
-
-    median: float
-    lower: float
-    upper: float
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, lower, upper, min(values), max(values))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hpcio.bench.advice import Advice, advise, read_advice
 from hpcio.bench.figures import WRITERS, Figure, Spread
 from hpcio.bench.measuring import SCALES, LeftOut, Scale, measure
 from hpcio.bench.page import PARTS, Found, figure_rows, write_page
-from hpcio.bench.place import Place
+from hpcio.bench.place import Place, machine_facts
 from hpcio.bench.team import TEAMS, Members, StartMembers, Team, serve
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Team",
     "advise",
     "figure_rows",
+    "machine_facts",
     "measure",
     "read_advice",
     "serve",

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import h5py
 
 from hpcio.machine import cores, kind_of, options_of
 
-__all__ = ["Place"]
+__all__ = ["Place", "machine_facts"]
 
 _PACKAGES = ("hpcio", "numpy", "h5py", "xxhash")
 
@@ -64,17 +65,24 @@ class Place:
             mounted=tuple(sorted(options_of(folder))),
             hosts=tuple(dict.fromkeys(hosts)),
             processes=len(hosts),
-            cores=cores(),
-            processor=_field("/proc/cpuinfo", "model name") or platform.processor(),
-            memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            kernel=platform.release(),
-            python=platform.python_version(),
-            versions={
-                "HDF5": h5py.version.hdf5_version,
-                **{name: metadata.version(name) for name in _PACKAGES},
-            },
+            **machine_facts(),
             date=time.strftime("%Y-%m-%d %H:%M %Z"),
         )
+
+
+def machine_facts() -> dict[str, Any]:
+    """What `Place` says of this machine and of the versions here, by its names."""
+    return {
+        "cores": cores(),
+        "processor": _field("/proc/cpuinfo", "model name") or platform.processor(),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "versions": {
+            "HDF5": h5py.version.hdf5_version,
+            **{name: metadata.version(name) for name in _PACKAGES},
+        },
+    }
 
 
 def _field(path: str, name: str) -> str:
