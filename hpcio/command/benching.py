@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
+import shlex
 import shutil
 import sys
 import tempfile
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,8 +28,10 @@ from hpcio.bench import (
     measure,
     write_page,
 )
-from hpcio.errors import as_output_error
+from hpcio.errors import HpcioWarning, OutputError, as_output_error
 from hpcio.machine import cores, write_whole
+from hpcio.reporting import check_replaceable
+from hpcio.watching import console_for
 from hpcio.words import plain, say
 
 __all__ = ["bench"]
@@ -70,9 +74,13 @@ def bench(
         raise click.UsageError("Options of sbatch are for --tasks.")
     if tasks is not None and processes is not None:
         raise click.UsageError("--processes and --tasks exclude each other.")
+    for file in filter(None, (json_file, html_file)):  # not to be found out at the end
+        if not os.access(file.absolute().parent, os.W_OK):
+            raise OutputError(f"'{file}' cannot be written. Choose a folder that is there.")
+    if html_file is not None:
+        check_replaceable(html_file)
     found = _measured(folder, scale or "normal", processes or cores(), tasks, words)
-    for row in _rows(found):
-        say(row)
+    _show(found)
     if json_file is not None:
         _write(json_file, json.dumps(asdict(found), indent=1).encode())
     if html_file is not None:
@@ -98,10 +106,22 @@ def _measured(
                 (figures if isinstance(one, Figure) else left_out).append(one)  # type: ignore[arg-type]
     finally:
         _note("")
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(inside)
+        _remove(inside)
     where = f"{place.filesystem} at {place.folder}"
     return Found(place, tuple(figures), tuple(left_out), advise(figures, where=where))
+
+
+def _remove(folder: Path) -> None:
+    """Remove all that was made."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:  # a task that was cancelled may write there for a moment yet
+        warnings.warn(
+            f"'{folder}' could not be removed ({error.strerror}). Remove it: rm -r "
+            f"{shlex.quote(str(folder))}",
+            HpcioWarning,
+            stacklevel=2,
+        )
 
 
 def _note(what: str) -> None:
@@ -111,28 +131,25 @@ def _note(what: str) -> None:
         sys.stderr.flush()
 
 
-def _rows(found: Found) -> list[str]:
-    lines: list[str] = []
+def _show(found: Found) -> None:
+    """A table for each part of what was found, and one sentence."""
+    from rich.table import Table
+
+    console = console_for()
     for part, title in PARTS.items():
         rows = list(figure_rows(found.figures, part))
-        if rows:
-            heads = (title, "processes", "rate", "quartiles", "times the limit")
-            lines += ["", *_columns([heads, *rows])]
-    lines += [""] + [f"Left out: {one.what}, since {one.why}." for one in found.left_out]
+        if not rows:
+            continue
+        table = Table(title, box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for head in ("processes", "rate", "quartiles", "times the limit"):
+            table.add_column(head, justify="right")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table, "")
+    for one in found.left_out:
+        say(f"Left out: {one.what}, since {one.why}.")
     if found.advice is not None:
-        lines += ["", found.advice.sentence]
-    return lines
-
-
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if k == 0 else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+        say(found.advice.sentence)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -5,7 +5,7 @@ This room uses all rooms of a run but `hpcio.watching`; it only reads. The publi
 it. A new section of the page is an entry in `SECTIONS`.
 """
 
-from hpcio.reporting.page import GENERATOR, save_page, write_page
+from hpcio.reporting.page import GENERATOR, check_replaceable, save_page, write_page
 from hpcio.reporting.pictures import (
     COLOURS,
     as_svg,
@@ -27,6 +27,7 @@ __all__ = [
     "Section",
     "as_svg",
     "canvas",
+    "check_replaceable",
     "draw_throughput",
     "draw_timeline",
     "drawing",

@@ -19,7 +19,7 @@ from hpcio.reporting import account
 from hpcio.reporting.sections import SECTIONS, RunView, Section, render
 from hpcio.reporting.timeline import worked
 
-__all__ = ["GENERATOR", "save_page", "write_page"]
+__all__ = ["GENERATOR", "check_replaceable", "save_page", "write_page"]
 
 # A page that holds this is one of ours, and may be replaced.
 GENERATOR = '<meta name="generator" content="hpcio report">'
@@ -86,7 +86,7 @@ def save_page(named: Path, make: Callable[[], str]) -> Path:
         If the page cannot be written, or its name is taken by another file.
     """
     final = Path(os.path.realpath(named))
-    _check_replaceable(final)
+    check_replaceable(final)
     # Names of files may hold bytes that are no text.
     page = make().encode("utf-8", "backslashreplace")
     try:
@@ -96,7 +96,8 @@ def save_page(named: Path, make: Callable[[], str]) -> Path:
     return named
 
 
-def _check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
+    """Raise OutputError if a page would replace something else."""
     begin = b""
     try:
         if not path.exists():

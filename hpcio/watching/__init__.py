@@ -7,7 +7,7 @@ This room uses `hpcio.running` and those below, and only reads. The face and the
 from hpcio.watching.following import follow_status
 from hpcio.watching.progress import watch, watch_probes
 from hpcio.watching.state import Queue, Status, WorkerStatus, as_json, working
-from hpcio.watching.tables import print_pairs, print_status
+from hpcio.watching.tables import console_for, print_pairs, print_status
 from hpcio.watching.watcher import Watcher, check_queues, queues, status
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "WorkerStatus",
     "as_json",
     "check_queues",
+    "console_for",
     "follow_status",
     "print_pairs",
     "print_status",

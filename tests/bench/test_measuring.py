@@ -232,7 +232,10 @@ def test_in_the_shell(tmp_path, monkeypatch):
 
 
 def test_misuse_in_the_shell(tmp_path):
+    (tmp_path / "mine.html").write_text("mine")
     for arguments, match in (
+        (["--json", f"{tmp_path}/nowhere/b.json"], "b.json' cannot be written"),
+        (["--html", f"{tmp_path}/mine.html"], "mine.html' is no report of hpcio"),
         (["--processes", "2", "--tasks", "2"], "exclude each other"),
         (["--", "--qos=x"], "Options of sbatch are for --tasks"),
         (["--dir", f"{tmp_path}/nowhere"], "No such file or directory"),
