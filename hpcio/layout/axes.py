@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import h5py
 import numpy as np
@@ -69,7 +70,9 @@ def name_axes(
     elif axes is None and average is not None and average.functions:
         named = [Axis("")] * rank  # what `finish` makes is of any kind
     elif axes is None:
-        named = _from_recording(recording, trials, blocks, target)
+        # Where trials lie one behind the other, an axis that is not theirs is none of the result.
+        joined = None if target.stacked or average is not None else target.axis
+        named = _from_recording(recording, trials, blocks, target, joined)
     else:
         if not isinstance(axes, Mapping) or not all(isinstance(name, str) for name in axes):
             raise OptionError(
@@ -133,23 +136,39 @@ def _plain(values: np.ndarray) -> np.ndarray:
 
 
 def _from_recording(
-    recording: Recording, trials: Trials, blocks: Blocks, target: Target
+    recording: Recording, trials: Trials, blocks: Blocks, target: Target, joined: int | None
 ) -> list[Axis]:
     """What the recording says of the axes that the function has kept."""
     unknown = [Axis("") for _ in target.shape]
     shift, rank = int(target.stacked), len(recording.shape)
-    if len(target.shape) - shift != rank:
-        return unknown
-    lengths = _lengths(blocks, target)
+    own, lengths = len(target.shape) - shift, _lengths(blocks, target)
     found = list(unknown)
     with recording.open() as opened:
-        for axis in range(rank):
-            name = opened.axis_name(axis)
-            if name not in RESERVED and "/" not in name and _is_kept(lengths, axis, axis):
-                length = target.shape[axis + shift]
-                found[axis + shift] = _kept(name, opened, axis, trials, blocks, length)
+        for here, axis in _pairs(lengths, rank, own):
+            name, length = opened.axis_name(axis), target.shape[here + shift]
+            if own < rank and here == joined and axis != blocks.axis:
+                continue
+            if name not in RESERVED and "/" not in name:
+                found[here + shift] = _kept(name, opened, axis, trials, blocks, length)
     names = [axis.name for axis in found if axis.name]
     return found if len(set(names)) == len(names) else unknown
+
+
+def _pairs(
+    lengths: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], rank: int, own: int
+) -> list[tuple[int, int]]:
+    """Axes of a result that are kept, each with that of the trial.
+
+    A result of fewer axes than its trial has those that remain, in their order, if only one choice
+    of them is as long in every trial.
+    """
+    if own == rank:
+        return [(axis, axis) for axis in range(rank) if _is_kept(lengths, axis, axis)]
+    choices = [[*enumerate(chosen)] for chosen in combinations(range(rank), own)]
+    fitting = [
+        pairs for pairs in choices if all(_is_kept(lengths, axis, here) for here, axis in pairs)
+    ]
+    return fitting[0] if len(fitting) == 1 else []
 
 
 def _with_recording(

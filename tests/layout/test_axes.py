@@ -62,6 +62,27 @@ def test_axes_that_the_source_does_not_have_are_unnamed(labelled):
     assert axes_of(labelled(np.mean, join="stack")) == [("trial", [0, 1, 2, 3, 4])]
 
 
+def test_what_remains_of_a_trial_has_its_names(labelled):
+    """Of a result with fewer axes than its trial, if only one choice of them is as long."""
+    channels = ("channel", [b"a", b"b", b"c", b"d"])
+    trial, mean = ("trial", [0, 1, 2, 3, 4]), {"join": "stack"}
+    assert axes_of(labelled(lambda x: x.mean(axis=0), **mean)) == [trial, channels]
+    assert axes_of(labelled(lambda x: x.mean(axis=1), **mean)) == [trial, ("time", None)]
+    assert axes_of(labelled(lambda x: x.mean(axis=1))) == [("time", None)]
+    assert axes_of(labelled(lambda x: x.mean(axis=0))) == [("", None)]  # those of all, in a row
+    assert axes_of(labelled(lambda x: x[0, :3], **mean)) == [trial, ("", None)]
+    square = labelled(lambda x: x.mean(axis=0), trials=[[0, 4], [4, 8]], **mean)
+    assert axes_of(square) == [("trial", [0, 1]), ("", None)]  # which one it is, nobody knows
+    uneven = labelled(lambda x: x.mean(axis=0), trials=[[0, 4], [4, 9]], **mean)
+    assert axes_of(uneven) == [("trial", [0, 1]), channels]
+    averaged = labelled(lambda x: x.mean(axis=0), keeptrials=False)
+    assert axes_of(averaged) == [channels]
+    several = labelled(lambda x: {"peak": x.max(axis=0), "all": x}, join={"peak": "stack"})
+    assert [[a.name for a in o.axes] for o in several.outputs] == [
+        ["trial", "channel"], ["time", "channel"],
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["data", "trials", "hpcio", "metadata", "trial"])
 def test_a_name_of_the_source_that_is_taken_in_a_result_is_dropped(tmp_path, name):
     with h5py.File(tmp_path / "rec.h5", "w") as f:
