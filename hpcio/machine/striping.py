@@ -6,10 +6,12 @@ thousand tasks write stays at the speed of one server.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,10 +94,21 @@ def new_file(path: str | os.PathLike[str], flags: int, *, nbytes: int) -> int:
     if wanted > 1:  # nobody is asked about small files
         own = striping_of(Path(path).parent)
     if own is not None and 0 <= own.count < wanted and not os.path.lexists(path):
-        made = _lfs("setstripe", "-c", str(wanted), os.fspath(path))
-        if made is not None:
-            return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+        _lfs("setstripe", "-c", str(wanted), os.fspath(path))
+        with suppress(FileNotFoundError):  # it may have made the file, whatever it says
+            return _opened_empty(path, flags)
     return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _opened_empty(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file that was just made for this user, and is empty."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    found = os.fstat(fd)
+    if found.st_size or found.st_uid != os.geteuid() or found.st_nlink != 1:
+        os.close(fd)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(path))
+    os.fchmod(fd, 0o600)
+    return fd
 
 
 def layout_in_words(folder: str | os.PathLike[str], nbytes: int) -> str:

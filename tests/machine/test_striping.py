@@ -100,11 +100,24 @@ def test_an_empty_file_is_striped_before_it_is_written(tmp_path, lustre, count, 
     assert file.read_bytes() == b"x"
 
 
-@pytest.mark.parametrize("setstripe", ["exit 1", "kill $$"])
-def test_where_the_command_refuses_the_file_is_made_as_ever(tmp_path, lustre, setstripe):
+@pytest.mark.parametrize(
+    "setstripe",
+    ["exit 1", "kill $$", 'touch "$4"; exit 1', 'touch "$4"; exec sleep 600'],
+    ids=["refuses", "is killed", "complains", "takes too long"],
+)
+def test_where_the_command_fails_the_file_is_made_as_ever(tmp_path, lustre, setstripe, monkeypatch):
     lustre(PLAIN.format(count=1), setstripe=setstripe)
+    if "sleep" in setstripe:
+        monkeypatch.setattr(striping, "_PATIENCE", 2.0)
     os.close(new_file(tmp_path / "one.h5", os.O_WRONLY, nbytes=GIB))
     assert (tmp_path / "one.h5").stat().st_size == 0
+
+
+def test_a_file_that_others_have_put_there_meanwhile_is_not_opened(tmp_path, lustre):
+    lustre(PLAIN.format(count=1), setstripe='echo theirs > "$4"')
+    with pytest.raises(FileExistsError):
+        new_file(tmp_path / "one.h5", os.O_WRONLY, nbytes=GIB)
+    assert (tmp_path / "one.h5").read_text() == "theirs\n"
 
 
 def test_a_name_that_is_taken_is_not_opened(tmp_path, lustre):
