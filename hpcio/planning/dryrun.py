@@ -158,11 +158,12 @@ class _DryRun:
         on_probe: Callable[[int, int], None] | None,
     ) -> None:
         self._called, self._recording, self._blocks = called, recording, blocks
-        self._known = {} if known is None else _by_shape(*known)
         self._call, self._on_probe = call, on_probe
         self._name = called.function.name
         self._asks = takes(called.func, "noCompute")
         self._fresh = FreshArguments(called.arguments)
+        # With arguments of their own, trials of one shape may give results of several.
+        self._known = {} if known is None or self._fresh.varies else _by_shape(*known)
         self._case = _cases(blocks, self._fresh if self._asks else None)
         # The blocks of each case, the first of them as examples.
         order = np.argsort(self._case, kind="stable")

@@ -368,6 +368,19 @@ def test_each_trial_has_its_value_and_its_draws(folder):
         np.testing.assert_array_equal(one["data"][()], other["data"][()])
 
 
+def cut(trial, n):
+    return {"cut": trial[:n], "sum": trial.sum(axis=0)}
+
+
+def test_shapes_that_follow_from_arguments_of_trials_are_tried_again(folder):
+    """Trials of one shape had results of another: what they gave says nothing of the new ones."""
+    plan = made(folder, cut, join={"sum": "stack"}, kwargs={"n": hpcio.per_trial([5] * 4)})
+    plan.extend(trials=MORE, kwargs={"n": hpcio.per_trial([7, 7])}).run(workers=0, progress=False)
+    with hpcio.open(folder / "out.h5") as f:
+        assert f["cut"].shape[0] == 4 * 5 + 2 * 7
+        assert f["sum"].shape[0] == 6
+
+
 def test_values_of_a_column_are_those_of_the_new_trials(folder):
     trials = {**FIRST, "gain": [1.0, 2.0, 3.0, 4.0]}
     plan = made(folder, gained, trials, kwargs={"gain": hpcio.per_trial("gain")})
