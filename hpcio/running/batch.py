@@ -196,6 +196,10 @@ class _Batch:
                 if tries > attempt.retries:
                     self._fail(block, *_why(error))
                     return
+            except BaseException:
+                if _forks != self._forks:  # a copy must not close what is not its own
+                    _exit(1)
+                raise
             else:
                 if attempt.left is not None:
                     raise attempt.left

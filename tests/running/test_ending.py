@@ -92,6 +92,19 @@ def test_a_copy_that_a_function_forks_of_its_process_ends(folder, workers):
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in copies), "the ends of copies")
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("by", ["KeyboardInterrupt", "SystemExit(0)", "ValueError"])
+def test_a_copy_that_leaves_the_function_by_an_exception_touches_nothing(folder, by, workers):
+    """As one that Ctrl-C reaches: the journal that it holds open is its parent's."""
+    write(
+        folder,
+        f"pid = os.fork()\nif not pid:\n    raise {by}\nos.waitpid(pid, 0)\n"
+        "note(pid)\nreturn trial.sum(axis=0)",
+    )
+    run(SESSION, folder, workers)
+    np.testing.assert_array_equal(data(folder), SUMS)
+
+
 @pytest.mark.parametrize("left", ["fork", "process", "daemon", "shell"])
 def test_a_worker_is_dead_when_its_process_is(folder, left):
     write(
