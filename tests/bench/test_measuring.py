@@ -219,6 +219,7 @@ def test_a_page_and_a_table_say_the_same(tmp_path, found):
 
 def test_in_the_shell(tmp_path, monkeypatch):
     monkeypatch.setitem(SCALES, "quick", dataclasses.replace(SMALL, sizes=(64_000,)))
+    monkeypatch.setenv("COLUMNS", "200")
     arguments = ["bench", "--dir", str(tmp_path), "--quick", "--processes", "1",
                  "--json", f"{tmp_path}/b.json", "--html", f"{tmp_path}/b.html"]  # fmt: skip
     done = CliRunner().invoke(cli, arguments)
