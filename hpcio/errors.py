@@ -273,6 +273,7 @@ class Interrupted(HpcioError, KeyboardInterrupt):
     """The run was stopped by Ctrl-C after saving what was finished; it can be resumed."""
 
 
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -313,6 +314,8 @@ def as_output_error(
         remedy = "The disk or quota is full. Free some space, then resume."
     elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
         remedy = "Choose an output folder that you may write to."
+    elif number in _NOT_THERE:
+        remedy = "Choose a folder that is there."
     else:
         remedy = "Check the file system, then resume."
     said = f"Cannot write '{path}': {what}. {remedy}"
@@ -325,7 +328,10 @@ def as_read_error(error: Exception, path: str | os.PathLike[str]) -> SourceError
     what = str(error.args[0] if error.args else error).partition("\n")[0]
     if number is not None:
         what = _said_of(error, number)
-    said = f"Cannot read '{path}': {what}. Check the file system, then resume."
+    remedy = "Check the file system, then resume."
+    if number in _NOT_THERE:
+        remedy = "Name a file that is there, or put it back."
+    said = f"Cannot read '{path}': {what}. {remedy}"
     return SourceError(said) if number is None else SourceError(number, said)
 
 

@@ -18,6 +18,7 @@ from hpcio.command import (
     TRIAL_TIME_OPTION,
     create_plan,
     exists_of,
+    plan_defaults,
     refuse_plan_options,
     run_here,
     was_said,
@@ -25,7 +26,7 @@ from hpcio.command import (
 )
 from hpcio.errors import ClusterError, PlanError
 from hpcio.journals import on_what_is_there, published
-from hpcio.machine import add_section, read_section, read_whole
+from hpcio.machine import read_whole, set_in_section
 from hpcio.words import plain, say, say_json
 from slurm import submissions
 from slurm.site import SubmitOptions, join_words, read_site, settings
@@ -234,23 +235,25 @@ def config(as_json: bool, take: str | None) -> None:  # noqa: FBT001
     """Show the defaults of plans and submissions, and the file that they come from."""
     if take is not None:
         found_best = read_advice(take)
-        path = add_section("plan", {"writer": found_best.writer, "sources": found_best.sources})
-        say(f"[plan] of {path}: {found_best.sentence}")
+        best = {"writer": found_best.writer, "sources": found_best.sources}
+        path = set_in_section("plan", best)
+        words = ", ".join(f"{name} = {value}" for name, value in best.items())
+        say(f"[plan] of '{path}' says now: {words}.\n{found_best.sentence}")
         return
     try:
         cluster = read_site().cluster
     except ClusterError:  # without SLURM, what holds everywhere is shown
         cluster = None
-    found = settings(cluster)
+    found, of_plans = settings(cluster), plan_defaults()
+    values = {"writer": "virtual", "sources": "auto"} | of_plans | found.values
+    origin = dict.fromkeys(values, "default") | dict.fromkeys(of_plans, "[plan]") | found.origin
     if as_json:
-        said = {"path": str(found.path), "cluster": cluster}
-        of_plans = read_section("plan")
-        say_json({**said, "plan": of_plans, "values": found.values, "origin": found.origin})
+        where = {"path": str(found.path), "cluster": cluster}
+        say_json({**where, "values": values, "origin": origin})
         return
     there = "" if found.path.exists() else " (not there)"
     rows = [("file", f"{found.path}{there}"), ("cluster", cluster or "none here")]
-    rows += [(n, f"{v}  [plan]") for n, v in read_section("plan").items()]
-    rows += [(n, f"{_shown(v)}  {found.origin[n]}") for n, v in found.values.items()]
+    rows += [(name, f"{_shown(value)}  {origin[name]}") for name, value in values.items()]
     # Not in a table that folds: a path is to be copied.
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

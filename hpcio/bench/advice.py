@@ -58,9 +58,13 @@ def advise(figures: Sequence[Figure], *, where: str) -> Advice | None:
         for name in WRITERS
         if name in known
     }
-    best = max(means, key=means.__getitem__)
+    fastest = best = max(means, key=means.__getitem__)
     if means[best] < _WORTH * means["virtual"]:  # needs no thought, and no file is shared
         best = "virtual"
+    why = "" if best == fastest else (
+        f" {WRITERS[fastest][2]} is faster by less than a tenth, which is not worth leaving the "
+        "default."
+    )  # fmt: skip
     costs = {name: means[best] / rate for name, rate in means.items()}
     writer, sources, words = WRITERS[best]
     limits = [f.ratio.median for f in figures if f.what == best and f.size in sizes
@@ -71,7 +75,7 @@ def advise(figures: Sequence[Figure], *, where: str) -> Advice | None:
     return Advice(
         writer, sources, costs,
         f"On {where}: {words}, which takes {limit:.2g} times as long as plain system calls; "
-        f"{WRITERS[first][2]} costs {costs[first]:.2g} times as much{more}.{_refused(known)}",
+        f"{WRITERS[first][2]} costs {costs[first]:.2g} times as much{more}.{why}{_refused(known)}",
     )  # fmt: skip
 
 

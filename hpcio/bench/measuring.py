@@ -36,8 +36,8 @@ _READ_AGAIN, _MOST_FILES = 128, 20_000
 _SIZE_READ = 1_000_000
 # What is measured first is a round of few things, then of so many times as many.
 _FEW, _MORE = 4, 16
-# So much longer than its share a part may take before it is left out.
-_OVER = 2.0
+# So much longer than its share a part may take; then it does less, not below this, or is left out.
+_OVER, _LEAST = 2.0, 0.2
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,14 @@ class LeftOut:
 
     what: str
     why: str
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """What a side has reached, and what its limit has, for as many things; [] if it has none."""
+
+    values: list[float]
+    limits: list[float]
 
 
 # Measures once; given how many things each process does.
@@ -181,30 +189,67 @@ class _Measurements:
     # ---- sides of a comparison
 
     def _compared(
-        self, sides: Mapping[str, _Side], most: Mapping[str, int], share: float, what: str
-    ) -> dict[str, list[float]] | LeftOut:
+        self,
+        sides: Mapping[str, _Side],
+        held: Mapping[str, str],
+        most: Mapping[str, int],
+        share: float,
+        what: str,
+    ) -> dict[str, _Rates] | LeftOut:
         """The rates of all sides, measured in turn, again and again; or why not.
 
-        A first round warms up, and finds how many things a side can do in its time.
+        A first round warms up, and finds how many things a side can do in its time. A limit does as
+        many as what is held against it, right before.
+
+        Parameters
+        ----------
+        sides : mapping of str to callable
+        held : mapping of str to str
+            What a side is held against, another side, if it is.
+        most : mapping of str to int
+            How many things a side may do.
+        share : float
+            Seconds.
+        what : str
+            What this is, for people.
         """
         each = min(self._scale.seconds, 0.6 * share / (len(sides) * (self._scale.repetitions + 1)))
-        count, expected = {}, 0.0
-        for name, side in sides.items():
-            count[name], took = _fitting(side, most[name], each)
-            expected += took
-        if expected * self._scale.repetitions > _OVER * share:
-            took_all = duration(expected * self._scale.repetitions)
-            return LeftOut(what, f"it would take {took_all}, and has {duration(share)}")
-        rates: dict[str, list[float]] = {name: [] for name in count}
+        held = {name: limit for name, limit in held.items() if name in sides}
+        counts, expected = {}, 0.0
+        for name in (name for name in sides if name not in held.values()):
+            may = min(most[name], most[held.get(name, name)])
+            counts[name], took = _fitting(sides[name], may, each)
+            expected += took * (1 + (name in held))
+        expected *= self._scale.repetitions
+        fewer = _OVER * share / expected
+        if fewer < (1.0 if max(counts.values()) == 1 else _LEAST):
+            return LeftOut(what, f"it would take {duration(expected)}, and has {duration(share)}")
+        if fewer < 1.0:  # what is made ready and put away took its time
+            counts = {name: max(1, int(fewer * things)) for name, things in counts.items()}
+        for name in dict.fromkeys(held.values()):  # to warm up
+            sides[name](min(_FEW, most[name]))
+        rates: dict[tuple[str, int], list[float]] = {}
         for _ in range(self._scale.repetitions):
-            for name, things in count.items():
-                rates[name].append(sides[name](things).rate)
-        return rates
+            turn = [
+                (side, counts[name])
+                for name in sides if name in counts
+                for side in (held.get(name), name) if side is not None
+            ]  # fmt: skip
+            for side, things in dict.fromkeys(turn):
+                rates.setdefault((side, things), []).append(sides[side](things).rate)
+        found = {
+            name: _Rates(rates[name, things], rates.get((held.get(name, ""), things), []))
+            for name, things in counts.items()
+        }
+        # What a limit has reached beside the first that is held against it.
+        for name, limit in held.items():
+            found.setdefault(limit, _Rates(found[name].limits, []))
+        return {name: found[name] for name in sides}
 
     def _figures(
         self,
         part: Literal["write", "records", "files", "read"],
-        rates: dict[str, list[float]] | LeftOut,
+        rates: Mapping[str, _Rates] | LeftOut,
         held: Mapping[str, str],
         size: int,
         processes: int,
@@ -215,11 +260,10 @@ class _Measurements:
             yield rates
             return
         nodes = len({*self._team.hosts[:processes]})
-        for name, values in rates.items():
-            limit = held.get(name, "")
+        for name, found in rates.items():
             yield Figure(
-                part, name, size, processes, nodes, unit, tuple(values), limit,
-                tuple(rates[limit]) if limit else (),
+                part, name, size, processes, nodes, unit, tuple(found.values),
+                held[name] if found.limits else "", tuple(found.limits),
             )  # fmt: skip
 
     def _each(
@@ -242,12 +286,12 @@ class _Measurements:
             "a file a trial": partial(self._made, size, processes),
             **{name: partial(self._ours, name, size, processes) for name in self._writers},
         }
-        limits = {name: files if "trial" in name else most for name in sides}
+        at_most = {name: files if "trial" in name else most for name in sides}
         held = {
             "virtual": "own files", "virtual-trial": "a file a trial", "direct": "one file",
             "mutex": "one file",
         }  # fmt: skip
-        rates = self._compared(sides, limits, share, what)
+        rates = self._compared(sides, held, at_most, share, what)
         yield from self._figures("write", rates, held, size, processes)
 
     def _raw(self, size: int, processes: int, count: int, *, shared: bool) -> Round:
@@ -338,9 +382,9 @@ class _Measurements:
             "virtual": partial(self._ours, "virtual", size, processes, by_turns=True),
         }
         held = dict.fromkeys(("direct", "virtual"), "one file, by turns")
-        rates = self._compared(sides, dict.fromkeys(sides, most), share, "records")
+        rates = self._compared(sides, held, dict.fromkeys(sides, most), share, "records")
         if not isinstance(rates, LeftOut):
-            rates["one file, read by the neighbour"] = read[-self._scale.repetitions :]
+            rates["one file, read by the neighbour"] = _Rates(read[-self._scale.repetitions :], [])
         yield from self._figures("records", rates, held, size, processes)
 
     def _files(self, share: float) -> Iterator[Figure | LeftOut]:
@@ -376,10 +420,10 @@ class _Measurements:
 
         most = max(1, _MOST_FILES // processes)
         sides: dict[str, _Side] = {"make": raw, "make, fsync": synced, "virtual-trial": ours}
-        rates = self._compared(sides, dict.fromkeys(sides, most), share, "files")
-        if not isinstance(rates, LeftOut):
-            rates |= {name: v[-self._scale.repetitions :] for name, v in phases.items()}
         held = {"virtual-trial": "make, fsync"}
+        rates = self._compared(sides, held, dict.fromkeys(sides, most), share, "files")
+        if not isinstance(rates, LeftOut):
+            rates |= {n: _Rates(v[-self._scale.repetitions :], []) for n, v in phases.items()}
         yield from self._figures("files", rates, held, size, processes, "1/s")
 
     # ---- the result
@@ -435,12 +479,13 @@ class _Measurements:
     def _read_as(
         self, how: str, sides: Mapping[str, _Side], limit: str, size: int, share: float
     ) -> Iterator[Figure | LeftOut]:
-        rates = self._compared(sides, dict.fromkeys(sides, 1), share, f"{how} of a result")
+        held = {name: limit for name in sides if name != limit}
+        rates = self._compared(sides, held, dict.fromkeys(sides, 1), share, f"{how} of a result")
         if isinstance(rates, LeftOut):
             yield rates
             return
-        named = {f"{how}: {name}": values for name, values in rates.items()}
-        held = {name: f"{how}: {limit}" for name in named if name != f"{how}: {limit}"}
+        named = {f"{how}: {name}": found for name, found in rates.items()}
+        held = {f"{how}: {name}": f"{how}: {limit}" for name in held}
         yield from self._figures("read", named, held, size, 1)
 
     def _alone(self, job: str, _: int, **given: Any) -> Round:
@@ -465,7 +510,7 @@ def _fitting(side: _Side, most: int, seconds: float) -> tuple[int, float]:
     slope = max(found.seconds - before.seconds, 0.1 * found.seconds) / (count - tried)
     fixed = max(0.0, found.seconds - slope * count)
     fitting = min(most, max(1, int((seconds - fixed) / slope)))
-    return fitting, whole + slope * (fitting - count)
+    return fitting, max(slope * fitting, whole + slope * (fitting - count))
 
 
 class _Fresh:

@@ -24,6 +24,7 @@ __all__ = ["PARTS", "Found", "draw", "figure_rows", "write_page"]
 _LINES: dict[str, tuple[str, str, str]] = {
     "own files": ("ink", "", "--"),
     "one file": ("grey", "", "--"),
+    "a file a trial": ("grey", "", ":"),
     "virtual": ("blue", "o", "-"),
     "virtual-trial": ("sky", "s", "-"),
     "direct": ("green", "^", "-"),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from hpcio.bench.jobs import JOBS
-from hpcio.errors import HpcioError, WorkerError, as_message, from_message
+from hpcio.errors import HpcioError, WorkerError, as_message, as_output_error, from_message
 from hpcio.machine import (
     Registry,
     end_with_parent,
@@ -164,7 +164,11 @@ class Team:
         return self._hear(number, "done", at_work, patience)
 
     def _say(self, name: str, message: Any) -> None:
-        write_whole(self._folder / name, json.dumps(message).encode())
+        path = self._folder / name
+        try:
+            write_whole(path, json.dumps(message).encode())
+        except OSError as error:
+            raise as_output_error(error, path) from error
 
     def _hear(
         self, number: int, word: str, ranks: Sequence[int], patience: float
@@ -188,8 +192,10 @@ class Team:
 
     def close(self) -> None:
         """Send them home."""
-        self._say(f"{next(self._numbers)}.job", {"job": "", "each": []})
-        self._members.end()
+        try:
+            self._say(f"{next(self._numbers)}.job", {"job": "", "each": []})
+        finally:
+            self._members.end()
 
     def __enter__(self) -> Self:
         return self

@@ -46,8 +46,8 @@ __all__ = ["bench"]
     default=Path(),
     help="A folder of the file system to measure.  [default: this one]",
 )
-@click.option("--quick", "scale", flag_value="quick", help="Under two minutes, under 4 GB.")
-@click.option("--full", "scale", flag_value="full", help="More sizes, repeated more often.")
+@click.option("--quick", is_flag=True, help="Under two minutes, under 4 GB.")
+@click.option("--full", is_flag=True, help="More sizes, repeated more often: hours.")
 @click.option("--processes", type=click.IntRange(1), help="At work at most; by default one a core.")
 @click.option("--tasks", type=click.IntRange(1), help="Measure by so many tasks of a job array.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="All values.")
@@ -55,7 +55,8 @@ __all__ = ["bench"]
 def bench(
     words: tuple[str, ...],
     folder: Path,
-    scale: str | None,
+    quick: bool,  # noqa: FBT001
+    full: bool,  # noqa: FBT001
     processes: int | None,
     tasks: int | None,
     json_file: Path | None,
@@ -72,6 +73,8 @@ def bench(
     """  # noqa: D301  (click reads the backspace)
     if words and tasks is None:
         raise click.UsageError("Options of sbatch are for --tasks.")
+    if quick and full:
+        raise click.UsageError("--quick and --full exclude each other.")
     if tasks is not None and processes is not None:
         raise click.UsageError("--processes and --tasks exclude each other.")
     for file in filter(None, (json_file, html_file)):  # not to be found out at the end
@@ -79,10 +82,13 @@ def bench(
             raise OutputError(f"'{file}' cannot be written. Choose a folder that is there.")
     if html_file is not None:
         check_replaceable(html_file)
-    found = _measured(folder, scale or "normal", processes or cores(), tasks, words)
+    scale = "quick" if quick else "full" if full else "normal"
+    found = _measured(folder, scale, processes or cores(), tasks, words)
     _show(found)
     if json_file is not None:
         _write(json_file, json.dumps(asdict(found), indent=1).encode())
+        if found.advice is not None:
+            say(f"To make it your default: hpcio config --take {shlex.quote(str(json_file))}")
     if html_file is not None:
         say(f"The page: {write_page(html_file, found)}")
 
@@ -125,10 +131,12 @@ def _remove(folder: Path) -> None:
 
 
 def _note(what: str) -> None:
-    """Say what is measured now, in one line that the next one replaces."""
+    """Say what is measured now; on a terminal in one line that the next one replaces."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\033[K{plain(what)}")
         sys.stderr.flush()
+    elif what:
+        say(what, err=True)
 
 
 def _show(found: Found) -> None:

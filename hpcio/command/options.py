@@ -5,19 +5,21 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import click
 
-from hpcio.errors import OptionError
+from hpcio.errors import HpcioError, OptionError
 from hpcio.files import Access
 from hpcio.function import per_trial
 from hpcio.journals import Exists
 from hpcio.machine import read_section, settings_file
 from hpcio.plan import Plan
-from hpcio.planning import check_trial_table
+from hpcio.planning import check_trial_table, load_plan
 from hpcio.recording import Electrodes, Recording, Trials, electrodes, read_recording, read_trials
+from hpcio.words import say
 from hpcio.writers import WRITERS
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "create_plan",
     "exists_of",
     "given_trials",
+    "plan_defaults",
     "refuse_plan_options",
     "trials_as_told",
     "was_said",
@@ -441,20 +444,42 @@ def trials_as_told(
 _STORING = ("writer", "sources", "chunks", "compression", "reduce")
 
 
-def _storage(options: dict[str, Any]) -> dict[str, Any]:
-    """The writer and the kind of its parts: as said; else by the file of the user's defaults."""
-    storage = {name: options[name] for name in ("writer", "sources")}
-    if any(was_said(name) for name in _STORING):
-        return storage
+def plan_defaults() -> dict[str, str]:
+    """What the file of the user's defaults says of the writer and of the kind of its parts.
+
+    Raises
+    ------
+    OptionError
+        If it says what means nothing.
+    """
     known = {"writer": WRITERS.names(), "sources": _SOURCES}
-    for name, value in read_section("plan").items():
+    found = read_section("plan")
+    for name, value in found.items():
         if name not in known or value not in known[name]:
             raise OptionError(
                 f"'{name} = {value!r}' in [plan] of '{settings_file()}' means nothing. There are: "
                 + "; ".join(f"{n} = {' or '.join(map(repr, k))}" for n, k in known.items())
             )
-        storage[name] = value
-    return storage
+    return found
+
+
+def _storage(options: dict[str, Any]) -> dict[str, Any]:
+    """The writer and the kind of its parts.
+
+    As said; if nothing is said, as it is there of what goes on, else by the user's defaults.
+    """
+    storage = {name: options[name] for name in ("writer", "sources")}
+    if any(was_said(name) for name in _STORING):
+        return storage
+    if exists_of(options) != "fresh":
+        with suppress(HpcioError):
+            there = load_plan(options["out"])
+            return {"writer": there.writer, "sources": there.sources}
+    defaults = plan_defaults()
+    if defaults.items() - storage.items():
+        said = ", ".join(f"{name} = {value}" for name, value in defaults.items())
+        say(f"As [plan] of '{settings_file()}' says: {said}.", err=True)
+    return {**storage, **defaults}
 
 
 def create_plan(function: str, source: str, options: dict[str, Any]) -> Plan:

@@ -25,6 +25,7 @@ from hpcio.journals import on_what_is_there
 from hpcio.machine import launched
 from hpcio.plan import Plan
 from hpcio.recording import read_recording
+from hpcio.results import open as open_result
 from hpcio.running import Executor, begin, call_on_ranks
 from hpcio.watching import check_queues, print_pairs
 from hpcio.words import say
@@ -54,7 +55,8 @@ def _run_plan(plan: Plan, options: dict[str, Any], executor: Executor | None = N
         trial_time=options["trial_time"], exists=exists_of(options),
         keep_done=options["keep_done"], progress=False if options["quiet"] else None,
     )  # fmt: skip
-    made = [f"{o.name} {o.target.shape} {o.target.dtype}" for o in plan.outputs]
+    with open_result(done.out) as f:  # which may have grown since it was planned so
+        made = [f"{o.name} {f[o.name].shape} {f[o.name].dtype}" for o in plan.outputs]
     say(f"{done.out}: {done}, {', '.join(made)}")
 
 

@@ -31,7 +31,7 @@ from hpcio.machine.resources import (
     parse_seconds,
     user_name,
 )
-from hpcio.machine.settings import add_section, read_section, settings_file
+from hpcio.machine.settings import read_section, set_in_section, settings_file
 from hpcio.machine.striping import Striping, layout_in_words, new_file, striping_of
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "Launch",
     "Registry",
     "Striping",
-    "add_section",
     "available",
     "call_apart",
     "check_room",
@@ -64,6 +63,7 @@ __all__ = [
     "parse_seconds",
     "read_section",
     "read_whole",
+    "set_in_section",
     "settings_file",
     "striping_of",
     "user_name",

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 from hpcio.errors import OptionError, as_output_error
 from hpcio.machine.filesystems import read_whole, write_whole
 
-__all__ = ["add_section", "read_section", "settings_file"]
+__all__ = ["read_section", "set_in_section", "settings_file"]
 
 _SECTIONS = ("plan", "submit")
 
@@ -44,23 +43,27 @@ def read_section(name: str) -> dict[str, Any]:
         If the file is no TOML, or has sections that nobody reads.
     """
     path = settings_file()
-    try:
-        text = read_whole(path)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise OptionError(f"'{path}' cannot be read: {error}. Mend or remove it.") from error
-    section = _parsed(path, text).get(name, {})
+    section = _parsed(path, _text(path)).get(name, {})
     if not isinstance(section, dict):
         raise OptionError(f"'{name}' in '{path}' is no section. Write [{name}].")
     return section
 
 
-def _parsed(path: Path, text: bytes) -> dict[str, Any]:
+def _text(path: Path) -> str:
+    """What the file says; "" without one."""
+    try:
+        return read_whole(path).decode("utf-8-sig")  # some editors put a mark before all
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"'{path}' cannot be read: {error}. Mend or remove it.") from error
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
     import tomllib  # most have no file
 
     try:
-        said = tomllib.loads(text.decode())
+        said = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise OptionError(f"'{path}' cannot be read: {error}. Mend or remove it.") from error
     for name in said.keys() - {*_SECTIONS}:
@@ -71,29 +74,36 @@ def _parsed(path: Path, text: bytes) -> dict[str, Any]:
     return said
 
 
-def add_section(name: str, values: Mapping[str, str]) -> Path:
-    """Add a section of texts to the file, which is made if it is not there.
+def set_in_section(name: str, values: Mapping[str, str]) -> Path:
+    """Set some values of a section of the file; all else of it, comments too, stays as it is.
+
+    The file is made if it is not there.
 
     Raises
     ------
     OptionError
-        If there is such a section already.
+        If the file is no TOML, or has sections that nobody reads.
     OutputError
-        If the file cannot be written.
+        If it cannot be written.
     """
+    import tomlkit
+
+    read_section(name)
     path = settings_file()
-    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
-    if read_section(name):
-        raise OptionError(
-            f"'{path}' has a section [{name}] already. Put into it what you want of this:\n{lines}"
-        )
+    final = Path(os.path.realpath(path))  # a link stays one
+    document = tomlkit.parse(_text(path))
+    if name in document:
+        document[name].update(values)
+    else:
+        table = tomlkit.table()
+        table.update(values)
+        if document.body:
+            document.add(tomlkit.nl())
+        document.add(name, table)
     try:
-        final = Path(os.path.realpath(path))  # a link stays one
         final.parent.mkdir(parents=True, exist_ok=True)
-        before, mode = b"", 0o666
-        if final.exists():
-            before, mode = read_whole(final) + b"\n", final.stat().st_mode & 0o777
-        write_whole(final, before + f"[{name}]\n{lines}\n".encode(), mode=mode)
+        mode = final.stat().st_mode & 0o777 if final.exists() else 0o666
+        write_whole(final, tomlkit.dumps(document).encode(), mode=mode)
     except OSError as error:
         raise as_output_error(error, path) from error
     return path

@@ -23,7 +23,6 @@ from hpcio.errors import (
 from hpcio.files import Mark, mark_of
 from hpcio.journals import DONE, Ledger, held, prepare, published
 from hpcio.planning import (
-    Difference,
     Plan,
     RunPolicy,
     check_disk,
@@ -231,10 +230,10 @@ def _finished(plan: Plan) -> Done:
     """The record of a run that has nothing left to do."""
     mark = mark_of(plan.out)
     if mark is None or mark.plan != plan.digest:
-        grown = _grown_since(plan, mark)
-        if grown is not None:
-            return _finished(grown)
-        others = _differing(plan, mark)
+        there = _plan_of(plan.out, mark)
+        if there is not None and _has_all_of(there, plan):
+            return _finished(there)
+        others = None if there is None else difference(plan, there)
         if plan.former and plan.former[-1].trials < len(plan.trials):
             raise has_changed_since(plan)
         differing = f" (other {others})" if others else _kept_before(plan)
@@ -260,11 +259,12 @@ def _finished(plan: Plan) -> Done:
     return replace(record(ledger, known), blocks=blocks, gaps=gaps)
 
 
-def _grown_since(plan: Plan, mark: Mark | None) -> Plan | None:
-    """The plan of a result to which trials were added since it was that of another; else None."""
-    there = _plan_of(plan.out, mark)
-    if there is None or not there.has_but_grown_since(plan.digest):
-        return None
+def _has_all_of(there: Plan, plan: Plan) -> bool:
+    """Whether a result, which has grown, is the one of a plan, or has that of a plan and more."""
+    if difference(plan, there).is_of_kept:
+        return not any(former.changed for former in (*plan.former, *there.former))
+    if not there.has_but_grown_since(plan.digest):
+        return False
     more = len(there.trials) - len(plan.trials)
     warnings.warn(
         f"'{plan.out}' has all {count(len(plan.trials), 'trial')} of this plan, and {more:,} that "
@@ -272,7 +272,7 @@ def _grown_since(plan: Plan, mark: Mark | None) -> Plan | None:
         HpcioWarning,
         stacklevel=5,
     )
-    return there
+    return True
 
 
 def _kept_before(plan: Plan) -> str:
@@ -281,12 +281,6 @@ def _kept_before(plan: Plan) -> str:
         if f.earlier:
             return f" (it has {earlier_words(f.earlier)}, and its plan is gone: it stays as it is)"
     return ""
-
-
-def _differing(plan: Plan, mark: Mark | None) -> Difference | None:
-    """In what the plan of a result differs from another; None if it is not there."""
-    there = _plan_of(plan.out, mark)
-    return None if there is None else difference(plan, there)
 
 
 def _plan_of(out: str, mark: Mark | None) -> Plan | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from hpcio.bench import TEAMS, Team
 from hpcio.bench.jobs import split
-from hpcio.errors import WorkerError
+from hpcio.errors import OutputError, WorkerError
 from tests.rigs.waiting import until
 
 
@@ -54,6 +55,13 @@ def test_one_that_has_ended_is_not_waited_for(tmp_path):
         os.kill(victim, signal.SIGKILL)
         with pytest.raises(WorkerError, match=r"Process \d of 2 processes ended with signal 9"):
             two.do("write", [write(tmp_path / "a"), write(tmp_path / "b")])
+    assert children() <= before
+
+
+def test_they_are_sent_home_even_where_nothing_can_be_said(tmp_path):
+    before = children()
+    with pytest.raises(OutputError, match="Cannot write"), team(tmp_path, 2):
+        shutil.rmtree(tmp_path / "team")
     assert children() <= before
 
 

@@ -573,6 +573,10 @@ def test_in_the_shell(folder):
     said = hpcio_("extend", "out.h5", "b.h5::lfp", "--trials", "b.csv", "--only-plan", cwd=folder)
     assert said == "4 trials. Run it with: hpcio run out.h5\n"
     hpcio_("run", "out.h5", "--workers", 1, cwd=folder)
+    # The first command once more: what it says of the result is true.
+    said = hpcio_("run", "f.py:func", "a.h5::lfp", "--trials", "first.csv", "--out", "out.h5",
+                  "--workers", 1, cwd=folder)  # fmt: skip
+    assert "4 trials; nothing was computed, data (80, 4) float64" in said
     with hpcio.open(folder / "out.h5") as f:
         want = np.concatenate([X[:60], X[300:320]]) ** 2
         np.testing.assert_array_equal(f["data"][()], want)
@@ -761,6 +765,22 @@ def test_a_script_of_a_run_and_what_follows_may_be_run_again(folder):
         np.testing.assert_array_equal(f["data"][()], EACH[:6].reshape(-1, 4))
     plan = hpcio.Plan.create(squared, folder / "a.h5::lfp", trials=FIRST, out=folder / "out.h5")
     assert plan.extend(trials=table([120], "b")).run(workers=0, progress=False).blocks == 7
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_plan_of_all_is_done_by_what_was_extended(folder, way):
+    made(folder, **way).extend(trials=MORE).run(workers=0, progress=False)
+    both = table([0, 20, 40, 60, 80, 100], "abbaca")
+
+    def planned(func):
+        return hpcio.Plan.create(
+            func, folder / "a.h5::lfp", trials=both, out=folder / "out.h5", **way
+        )
+
+    done = planned(squared).run(workers=0, progress=False)
+    assert (done.computed, done.blocks) == (0, 6)
+    with pytest.raises(OutputError, match="other function"):
+        planned(np.abs).run(workers=0, progress=False)
 
 
 def test_times_of_a_single_trial_end_with_it(folder):
