@@ -258,8 +258,9 @@ class _Table:
             k = int(np.argmax(bad))
             raise TrialError(
                 f"{self._table.shown(k, column)}, which is no row of a recording. Give whole "
-                "numbers of samples; or, if these are seconds, say unit='s' and rate= (in the "
-                "shell: --unit s --rate 1000)."
+                "numbers of samples; or, if these are seconds, say so: Trials.read(..., unit='s', "
+                "rate=1000), of several recordings once for each (in the shell: --unit s --rate "
+                "1000)."
             )
         return numbers.astype(np.int64)
 
