@@ -199,7 +199,7 @@ def test_any_column_may_hold_the_times_of_events(tmp_path: Path) -> None:
         ({"onset": [1.0]}, {"post": 1}, r"'onset' of The trial table is a time.*Give rate="),
         ({"onset": [1.0]}, {"rate": 10}, "holds events. Say which window.*pre= and post="),
         ({"onset": [1.0]}, {"rate": 10, "pre": 1}, "how long trials last after the event: post="),
-        ({"start": [0.5], "stop": [2.5]}, {}, r"start is 0.5.*say so: Trials.read\(..., unit='s', rate="),
+        ({"start": [0.5], "stop": [2.5]}, {}, r"start is 0.5.*so: Trials.read.*unit='s', rate="),
         (
             {"begin": [1], "end": [2]},
             {},

@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import distributed.core
 import h5py
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from distributed.batched import BatchedSend
 
 import hpcio
 import slurm as slurm_side
@@ -182,6 +185,33 @@ def test_trouble_with_the_source_ends_the_run_with_its_words(client):
     os.rename("rec.h5", "away.h5")
     with pytest.raises(SourceError, match="cannot be found"):
         slurm_side.run(plan, client, progress=False)
+
+
+def test_few_messages_go_through_dask(client, monkeypatch):
+    """Each through its event loops costs some milliseconds; they do not grow with the trials."""
+    said: Counter[str] = Counter()
+    one_way, with_answer = BatchedSend.send, distributed.core.send_recv
+
+    def send(self, *messages):
+        said.update(str(message["op"]) for message in messages)
+        return one_way(self, *messages)
+
+    async def send_recv(*args, **options):
+        said[str(options["op"])] += 1
+        return await with_answer(*args, **options)
+
+    monkeypatch.setattr(BatchedSend, "send", send)
+    monkeypatch.setattr(distributed.core, "send_recv", send_recv)
+    sent = {}
+    for trials in (50, 5):
+        said.clear()
+        plan = make(trials=trials, sources="task")
+        plan.run(DaskExecutor(client, chunks_per_worker=4), exists="fresh", progress=False)
+        sent[len(plan)] = sum(n for op, n in said.items() if "heartbeat" not in op)
+    chunks = 2 * 4
+    assert [*sent] == [400, 4000]
+    # Of each: asked for, begun, done, fetched, let go of; of the run, who is there and who is done.
+    assert max(sent.values()) <= 8 * chunks + 20, sent
 
 
 COUNTING = """#!/bin/sh
