@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from threading import Lock
 from typing import NamedTuple, Self
@@ -26,6 +27,9 @@ __all__ = ["LARGE", "ReadAhead", "Reader"]
 WHOLE_ROWS = 16 << 10
 # Blocks of so many bytes are worth a second thread; at 1 MB it costs as much as it gains.
 LARGE = 4 << 20
+# Trials that follow each other are read together, up to so many bytes: of small ones the calls cost
+# more than the bytes. They stay in the cache of the processor until they are used.
+TOGETHER = 128 << 10
 # Bytes of whole rows that are read at a time, before what is selected of them is copied.
 ROWS_AT_A_TIME = 1 << 20
 # Of several recordings so many are open: trials follow each other recording by recording.
@@ -51,7 +55,7 @@ class Reader:
     """
 
     def __init__(self, recording: Recording, *, axis: int) -> None:
-        self._recording, self._axis = recording, axis
+        self._recording, self._axis, self.dtype = recording, axis, recording.dtype
         # The parts that are open, by their first row; the one that was used last comes last.
         self._open: dict[int, _OpenPart] = {}
         self._lock = Lock()
@@ -68,8 +72,7 @@ class Reader:
 
         HDF5 lets only one thread in, so reading by it would hold up the function.
         """
-        size = int(np.prod(kind.inshape, dtype=np.int64)) * self._recording.dtype.itemsize
-        if size < LARGE:
+        if math.prod(kind.inshape) * self.dtype.itemsize < LARGE:
             return False
         opened = self._open[0] if self._alone else self._turned_to(kind, base).opened
         return opened is not None and opened.is_plain(kind)
@@ -80,6 +83,13 @@ class Reader:
         The caller may change the array that it returns.
         """
         return self._open[0].of_kind(kind) if self._alone else partial(self._of_part, kind)
+
+    def in_rows(self, kind: InputKind) -> Callable[[int, int], np.ndarray] | None:
+        """How so many trials of a kind that follow each other are read at once, from a row on.
+
+        None where they are not in one piece.
+        """
+        return self._open[0].in_rows(kind) if self._alone else None
 
     def _of_part(self, kind: InputKind, base: int) -> np.ndarray:
         rows, now = kind.grid[self._axis], self._now
@@ -176,8 +186,14 @@ class _OpenPart:
             return partial(self._from_rows, kind)
         return partial(self._by_kind, kind)
 
-    def _in_one_piece(self, kind: InputKind, base: int) -> np.ndarray:
-        array = self._empty(kind.inshape)
+    def in_rows(self, kind: InputKind) -> Callable[[int, int], np.ndarray] | None:
+        """How trials that follow each other are read at once, as `Reader.in_rows` has it."""
+        plain = self.of_kind(kind).func == self._in_one_piece
+        return partial(self._in_one_piece, kind) if plain else None
+
+    def _in_one_piece(self, kind: InputKind, base: int, count: int = 1) -> np.ndarray:
+        rows, *others = kind.inshape
+        array = self._empty((count * rows, *others))
         self._fill(array, base + kind.grid[0].start)
         return array.view()  # the function may change its type or flags
 
@@ -261,12 +277,14 @@ def _close(fd: int, path: str) -> None:
 class ReadAhead:
     """The trials of a batch in order; while one is computed, the next large one is read.
 
+    Small ones that lie one behind the other are read together.
+
     Parameters
     ----------
     reader : Reader
     kinds : sequence of InputKind
         All kinds of input of the plan.
-    todo : sequence of (int, int)
+    kind, base : numpy.ndarray of int, shape (n,)
         Index into `kinds` and first row of each trial.
     pool : concurrent.futures.Executor
         Reads ahead, so that the function does not wait for the disk.
@@ -276,18 +294,32 @@ class ReadAhead:
         self,
         reader: Reader,
         kinds: Sequence[InputKind],
-        todo: Sequence[tuple[int, int]],
+        kind: np.ndarray,
+        base: np.ndarray,
         pool: Executor,
     ) -> None:
         # Of each kind the row of a trial, the first: all are likely to be stored alike.
-        distinct = dict(reversed(todo))
-        self._read = {kind: reader.of_kind(kinds[kind]) for kind in distinct}
-        self._large = {k for k, base in distinct.items() if reader.is_large(kinds[k], base)}
-        self._todo, self._pool = todo, pool
+        distinct = {int(kind[k]): int(base[k]) for k in np.unique(kind, return_index=True)[1]}
+        self._read = {k: reader.of_kind(kinds[k]) for k in distinct}
+        self._large = {k for k, at in distinct.items() if reader.is_large(kinds[k], at)}
+        self._todo, self._pool = list(zip(kind.tolist(), base.tolist(), strict=True)), pool
         self._next: Future[np.ndarray] | None = None
+        self._in_rows = {k: reader.in_rows(kinds[k]) for k in distinct}
+        most = {
+            k: TOGETHER // max(1, math.prod(kinds[k].inshape) * reader.dtype.itemsize)
+            for k, read in self._in_rows.items() if read is not None
+        }  # fmt: skip
+        self._together = runs_of(kind, base, {k: kinds[k].inshape[0] for k in distinct}, most)
+        # Trials that were read together: the first of them, the one behind the last, and rows.
+        self._first = self._stop = self._rows = 0
+        self._some: np.ndarray | None = None
 
     def take(self, k: int) -> np.ndarray:
         """The trial at position `k`; the caller takes each position once, in order."""
+        if k < self._stop:
+            at = (k - self._first) * self._rows
+            assert self._some is not None
+            return self._some[at : at + self._rows]
         # The future is dropped before the trial is used, since it would keep the memory.
         future, self._next = self._next, None
         trial = self._now(k) if future is None else future.result()
@@ -300,8 +332,44 @@ class ReadAhead:
         """Read the trial at position `k` once more, into memory of its own."""
         if self._next is not None:
             wait([self._next])  # two threads must not look for free memory at the same time
-        return self._now(k)
+        kind, base = self._todo[k]
+        return self._read[kind](base)
 
     def _now(self, k: int) -> np.ndarray:
         kind, base = self._todo[k]
+        self._some = None  # its memory is used again
+        read, count = self._in_rows[kind], self._together[k]
+        if read is not None and count > 1:
+            with suppress(SourceError):  # the first one may be readable, or says what is wrong
+                self._some = some = read(base, count)
+                self._first, self._stop, self._rows = k, k + count, len(some) // count
+                return some[: self._rows]
         return self._read[kind](base)
+
+
+def runs_of(
+    kind: np.ndarray, base: np.ndarray, rows: Mapping[int, int], most: Mapping[int, int]
+) -> list[int]:
+    """How many trials of one kind follow each other without a gap, from each one on.
+
+    Parameters
+    ----------
+    kind, base : numpy.ndarray of int, shape (n,)
+        The kind and the first row of each trial.
+    rows, most : mapping of int to int
+        Rows of a trial of each kind, and up to how many are counted, else one.
+
+    Examples
+    --------
+    >>> kind, base = np.array([0, 0, 0, 1]), np.array([0, 5, 10, 15])
+    >>> runs_of(kind, base, {0: 5, 1: 9}, {0: 2, 1: 2})
+    [2, 2, 1, 1]
+    """
+    of, limit = np.zeros((2, int(kind.max(initial=0)) + 1), np.int64)
+    of[[*rows]], limit[[*most]] = [*rows.values()], [*most.values()]
+    goes_on = (kind[1:] == kind[:-1]) & (base[1:] - base[:-1] == of[kind[:-1]])
+    ends = np.flatnonzero(np.append(~goes_on, [True]))
+    here = np.arange(kind.size)
+    length = ends[np.searchsorted(ends, here)] - here + 1
+    counts: list[int] = np.minimum(length, limit[kind]).clip(min=1).tolist()
+    return counts

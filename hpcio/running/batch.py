@@ -111,10 +111,9 @@ class _Batch:
         self._kwargs = {**kwargs, **attempt.extra}
         self._expected = plan.expected(self._blocks)
         self._dtype, self._casting = plan.dtype, plan.casting
-        kinds, bases = plan.blocks.input_kind[blocks].tolist(), plan.blocks.base[blocks].tolist()
         ahead = ReadAhead(
-            attempt.reader, plan.blocks.input_kinds, list(zip(kinds, bases, strict=True)),
-            attempt.pool,
+            attempt.reader, plan.blocks.input_kinds, plan.blocks.input_kind[blocks],
+            plan.blocks.base[blocks], attempt.pool,
         )  # fmt: skip
         self._take, self._again = ahead.take, ahead.again
         self._write, self._append = attempt.writer.write, attempt.journal.append
