@@ -5,7 +5,8 @@ room, and whether this process is a rank of MPI, and have it start new Pythons o
 them. They keep their kinds of things in its `Registry`.
 """
 
-from hpcio.machine.apart import Death, call_apart, end_with_parent, how_it_ended
+from hpcio.machine.apart import Death, call_apart
+from hpcio.machine.children import Process, end_with_parent, how_it_ended
 from hpcio.machine.filesystems import (
     in_memory,
     is_first,
@@ -21,7 +22,7 @@ from hpcio.machine.filesystems import (
 from hpcio.machine.launch import Launch, communicator, launched
 from hpcio.machine.lazy import lazily
 from hpcio.machine.plugins import Registry
-from hpcio.machine.pythons import new_python, with_threads
+from hpcio.machine.pythons import begin_pythons, new_python, start_python, with_threads
 from hpcio.machine.resources import (
     available,
     check_room,
@@ -37,9 +38,11 @@ from hpcio.machine.striping import Striping, layout_in_words, new_file, striping
 __all__ = [
     "Death",
     "Launch",
+    "Process",
     "Registry",
     "Striping",
     "available",
+    "begin_pythons",
     "call_apart",
     "check_room",
     "communicator",
@@ -65,6 +68,7 @@ __all__ = [
     "read_whole",
     "set_in_section",
     "settings_file",
+    "start_python",
     "striping_of",
     "user_name",
     "with_threads",

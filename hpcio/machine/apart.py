@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import importlib
 import json
@@ -11,7 +10,6 @@ import os
 import pickle
 import select
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,50 +21,17 @@ from time import perf_counter
 from typing import Any
 
 from hpcio.errors import HpcioError, WorkerError, as_message, from_message
-from hpcio.machine.pythons import new_python, with_threads
+from hpcio.machine.children import how_it_ended
+from hpcio.machine.pythons import start_python
 from hpcio.machine.resources import cores
 from hpcio.words import duration, print_traceback
 
-__all__ = ["Death", "call_apart", "end_with_parent", "how_it_ended"]
+__all__ = ["Death", "call_apart"]
 
 
 # Others begin only if the first is at work for so many seconds, since most jobs are done sooner
 # than a process begins.
 _ALONE = 1.0
-
-
-def end_with_parent(number: int, *, parent: int | None = None) -> None:
-    """Have the system send this process a signal when the one that started it has ended.
-
-    Only Linux does. A function in C holds up all that Python could do about it.
-
-    Parameters
-    ----------
-    number : int
-        The signal.
-    parent : int, optional
-        The process that has started this one, which may have ended already.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
-    if parent is not None and os.getppid() != parent:
-        os.kill(os.getpid(), number)
-
-
-def how_it_ended(status: int) -> str:
-    """An exit status as `subprocess` gives it, in words.
-
-    Examples
-    --------
-    >>> how_it_ended(-9), how_it_ended(7)
-    ('signal 9 (SIGKILL, often the system, out of memory)', 'exit status 7')
-    """
-    if status >= 0:
-        return f"exit status {status}"
-    names = {s.value: s.name for s in signal.Signals}  # of real-time signals there are few
-    hint = ", often the system, out of memory" if status == -signal.SIGKILL else ""
-    return f"signal {-status} ({names.get(-status, 'SIGRT')}{hint})"
 
 
 @dataclass(frozen=True)
@@ -219,20 +184,21 @@ class _Child:
 
     def __init__(self) -> None:
         self._answers, theirs = os.pipe()
+        given, self._jobs = os.pipe()
         self._stacks = tempfile.TemporaryFile()  # noqa: SIM115  (until `close`)
-        stacks = self._stacks.fileno()
         try:
-            self.process = subprocess.Popen(
-                new_python("hpcio.machine.apart:serve", str(theirs), str(stacks)),
-                stdin=subprocess.PIPE, stdout=sys.__stderr__ and sys.__stderr__.fileno(),
-                pass_fds=[theirs, stacks], env=with_threads(1),
+            self.process = start_python(
+                "hpcio.machine.apart:serve", fds=[theirs, self._stacks.fileno()], stdin=given,
+                stdout=sys.__stderr__.fileno() if sys.__stderr__ else None,
             )  # fmt: skip
         except OSError as error:
             os.close(self._answers)
+            os.close(self._jobs)
             self._stacks.close()
             raise WorkerError(f"A process could not be started: {error}.") from error
         finally:
             os.close(theirs)
+            os.close(given)
 
     def begin(self, task: bytes) -> None:
         """Have it make its function. If it ends meanwhile, the first job will tell."""
@@ -263,10 +229,10 @@ class _Child:
 
     def _send(self, pickled: bytes) -> None:
         """Hand it something."""
-        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # no answer will come
-            self.process.stdin.write(pickled)
-            self.process.stdin.flush()
+            left = memoryview(pickled)
+            while left:
+                left = left[os.write(self._jobs, left) :]
 
     def _line(self) -> bytes | None:
         """What the process says next; None if it has ended, whoever holds the pipe open."""
@@ -287,10 +253,8 @@ class _Child:
         self.process.kill()
         self.process.wait()
         os.close(self._answers)
+        os.close(self._jobs)
         self._stacks.close()
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
 
 
 def serve(fd: str, stacks: str) -> None:

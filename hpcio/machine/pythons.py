@@ -1,12 +1,19 @@
-"""New Pythons: their command, and their environment."""
+"""New Pythons: their command, their environment, and how they start."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import threading
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-__all__ = ["new_python", "with_threads"]
+from hpcio.machine.children import Process
+from hpcio.machine.forkserver import ForkServer, is_possible, limits
+
+__all__ = ["begin_pythons", "new_python", "start_python", "with_threads"]
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -52,3 +59,114 @@ def new_python(serve: str, *arguments: str) -> list[str]:
 def with_threads(count: int) -> dict[str, str]:
     """The environment for a process whose numerical libraries may use so many threads."""
     return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(count))}
+
+
+# The fork server for each number of threads, and what it has inherited from this process.
+_servers: dict[int, tuple[object, ForkServer]] = {}
+# Where there is none: libraries of more threads than one have threads that no copy would have.
+_without: set[int] = set()
+_lock = threading.Lock()
+
+
+def start_python(
+    serve: str,
+    *arguments: str,
+    fds: Sequence[int] = (),
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    threads: int = 1,
+) -> Process:
+    """Start a process that calls a function of hpcio, and ends with this one.
+
+    It is forked by a server that has imported what most need; where there is none, it is a new
+    Python. It imports neither the script nor the notebook at hand.
+
+    Parameters
+    ----------
+    serve : str
+        ``MODULE:FUNC``. It is called with the numbers of `fds` there, as texts, and `arguments`.
+    arguments : str
+    fds : sequence of int
+        Open files that are given to it.
+    stdin, stdout, stderr : int, optional
+        By default those of this process, and no input.
+    threads : int
+        Threads that numerical libraries may use.
+
+    Raises
+    ------
+    OSError
+        If there is no process left, or no memory.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        standard = [
+            nothing if stdin is None else stdin,
+            _given(stdout, 1, nothing),
+            _given(stderr, 2, nothing),
+        ]
+        while (server := begin_pythons(threads)) is not None:
+            try:
+                return server.fork(serve, arguments, [*standard, *fds])
+            except OSError:
+                _forget(threads, server)
+        return _popen(serve, arguments, fds, standard, threads)
+    finally:
+        os.close(nothing)
+
+
+def begin_pythons(threads: int = 1) -> ForkServer | None:
+    """Begin what `start_python` needs, and takes a moment; None where it cannot be had."""
+    if threads in _without or not is_possible():
+        return None
+    environment = {**with_threads(threads), "PYTHONUNBUFFERED": "1"}
+    state = os.getpid(), environment, limits(), os.geteuid(), os.getegid()
+    with _lock:
+        there = _servers.get(threads)
+        if there is not None:
+            if there[0] == state:
+                return there[1]
+            del _servers[threads]
+            there[1].close()
+        try:
+            command = partial(new_python, "hpcio.machine.forkserver:serve")
+            server = ForkServer(command, environment)
+        except OSError:
+            return None
+        _servers[threads] = state, server
+        return server
+
+
+def _forget(threads: int, server: ForkServer) -> None:
+    """Put away a server that has ended, as after a while of rest; a new one never could."""
+    with _lock:
+        if not server.has_forked:
+            _without.add(threads)
+        if _servers.get(threads, (None, None))[1] is server:
+            del _servers[threads]
+    server.close()
+
+
+def _given(fd: int | None, own: int, nothing: int) -> int:
+    """A descriptor that was given; else the one of this process, if it is open."""
+    if fd is not None:
+        return fd
+    try:
+        os.fstat(own)
+    except OSError:
+        return nothing
+    return own
+
+
+def _popen(
+    serve: str, arguments: Sequence[str], fds: Sequence[int], standard: Sequence[int], threads: int
+) -> Process:
+    """A new Python, where none can be forked."""
+    stdin, stdout, stderr = standard
+    given = str(os.getpid()), serve, *map(str, fds), *arguments
+    return subprocess.Popen(
+        new_python("hpcio.machine.children:be_child", *given),
+        stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=fds,
+        env={**with_threads(threads), "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip

@@ -24,7 +24,7 @@ import numpy as np
 
 from hpcio.errors import WorkerError, as_output_error, from_message
 from hpcio.journals import tried_by
-from hpcio.machine import how_it_ended, is_stopped, new_python, with_threads
+from hpcio.machine import Process, begin_pythons, how_it_ended, is_stopped, start_python
 from hpcio.planning import Plan, check_memory
 from hpcio.running.clock import end_stopped, failed_for_time
 from hpcio.running.deaths import FRUITLESS, Deaths
@@ -47,7 +47,7 @@ _PATIENCE = 30.0
 class _Process:
     """A worker process and what it is busy with."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     socket: socket.socket
     log: Path
     ready: bool = False
@@ -82,6 +82,7 @@ class Processes:
     def check(self, plan: Plan, memory: str | int | None) -> None:
         """Hold the largest block against a worker's share of this machine's memory."""
         check_memory(plan, memory, share=self.workers)
+        begin_pythons(self.threads)  # which goes on while the run is prepared
 
     def execute(self, work: Work) -> None:
         """Try every block of the work; see `hpcio.running.Executor`."""
@@ -137,7 +138,7 @@ class _Pool:
         log = self.plan.rundir.logs / f"{self.plan.run_id}-{os.getpid()}-{label}.log"
         task = {
             "out": self.plan.out, "label": label, "retries": self.retries,
-            "max_failed": self.max_failed, "trial_time": self.trial_time, "parent": os.getpid(),
+            "max_failed": self.max_failed, "trial_time": self.trial_time,
         }  # fmt: skip
         try:
             output = log.open("wb")
@@ -147,13 +148,9 @@ class _Pool:
             raise as_output_error(error, log) from error
         try:
             with output:
-                process = subprocess.Popen(
-                    new_python(
-                        "hpcio.running.worker:serve", str(theirs.fileno()), json.dumps(task)
-                    ),
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                    pass_fds=[theirs.fileno()],
-                    env={**with_threads(self.threads), "PYTHONUNBUFFERED": "1"},
+                process = start_python(
+                    "hpcio.running.worker:serve", json.dumps(task), fds=[theirs.fileno()],
+                    stdout=output.fileno(), stderr=output.fileno(), threads=self.threads,
                 )  # fmt: skip
         except OSError as error:
             ours.close()

@@ -11,7 +11,6 @@ import sys
 from typing import Any
 
 from hpcio.errors import HpcioError, as_message
-from hpcio.machine import end_with_parent
 from hpcio.planning import load_for_worker
 from hpcio.running.attempt import Attempt, Stop
 from hpcio.running.batch import run_batch
@@ -35,7 +34,6 @@ def serve(fd: str, task: str) -> None:
     """
     status = 1
     try:
-        end_with_parent(signal.SIGKILL, parent=json.loads(task)["parent"])
         _serve(int(fd), json.loads(task))
         status = 0
     except BaseException as error:  # noqa: BLE001  (the process ends below)
@@ -55,8 +53,10 @@ def _serve(fd: int, task: dict[str, Any]) -> None:
     def tell(message: dict[str, Any]) -> None:
         connection.sendall(json.dumps(message).encode() + b"\n")
 
+    parent = os.getppid()
+
     def end_as_orphan(attempt: Attempt) -> None:
-        if os.getppid() != task["parent"]:
+        if os.getppid() != parent:
             attempt.request_stop()
 
     try:

@@ -247,8 +247,8 @@ def test_workers_that_are_killed_one_after_the_other_leave_nothing_undone(tmp_pa
     bench = Bench(tmp_path)
     bench.hold(*range(TRIALS))
     with ended(bench.start(workers=2)) as session:
-        until(lambda: len(children_of(session.pid)) == 2, "two workers")
-        first, second = children_of(session.pid)
+        until(lambda: len(workers_of(session.pid)) == 2, "two workers")
+        first, second = workers_of(session.pid)
         os.kill(first, signal.SIGKILL)
         until(lambda: len(bench.calls) >= 2, "two trials")
         os.kill(second, signal.SIGKILL)
@@ -259,11 +259,13 @@ def test_workers_that_are_killed_one_after_the_other_leave_nothing_undone(tmp_pa
         assert f["data"][...].tobytes() == bench.expected.tobytes()
 
 
-def children_of(pid: int) -> list[int]:
-    """The workers that a session has started and that live, in order."""
+def workers_of(pid: int) -> list[int]:
+    """The workers of a session that live, in order, whether it has started them or its server."""
     found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-            if b"running.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+        if Path(f"/proc/{pid}/comm").read_text() == "hpcio worker\n":
+            found.append(pid)
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for child in map(int, children):
+            found += workers_of(child)
     return found
