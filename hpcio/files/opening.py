@@ -8,12 +8,13 @@ import fcntl
 import functools
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from hpcio.errors import HpcioError, SourceError, as_read_error, check_path, is_of_disk, number_of
 from hpcio.machine import only_files
@@ -22,8 +23,11 @@ __all__ = [
     "MOST_SOURCES",
     "find_dataset",
     "has_sound_scales",
+    "keep_rows",
+    "keep_table",
     "locking",
     "open_file",
+    "parts_of",
     "plain_offset",
     "read_table",
     "read_text",
@@ -35,6 +39,8 @@ __all__ = [
 
 # HDF5 keeps each source that it touched open, with half a megabyte of memory for each.
 MOST_SOURCES = 2048
+# Tables of so many bytes are packed, so many values at a time.
+_MANY, _ROWS = 64 << 10, 16 << 10
 # Files that a process may want beside the sources.
 SPARE_FILES = 128
 
@@ -199,6 +205,42 @@ def read_table(dataset: h5py.Dataset) -> Any:
     if (dataset.size or 0) * dataset.dtype.itemsize > most:
         raise ValueError(f"'{dataset.name}' is said to have {dataset.size} values, and has not")
     return dataset[()]
+
+
+def keep_table(group: h5py.Group, name: str, values: npt.ArrayLike) -> h5py.Dataset:
+    """Keep values, one for each trial, block or part, as a dataset.
+
+    Many whole numbers, which mostly count or stay as they are, take less than a bit each so; any
+    HDF5 reads them. Fewer, and all others, lie plain.
+    """
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iubV":
+        return group.create_dataset(name, data=array)
+    return keep_rows(group, name, len(array), array.dtype, lambda rows: array[rows])
+
+
+def keep_rows(
+    group: h5py.Group,
+    name: str,
+    count: int,
+    dtype: np.dtype,
+    rows_of: Callable[[slice], np.ndarray],
+) -> h5py.Dataset:
+    """Keep a table as `keep_table` does, of which so many rows are made at a time."""
+    packing: dict[str, Any] = {}
+    if count * dtype.itemsize >= _MANY:
+        packing = {"chunks": (min(count, _ROWS),), "shuffle": True, "compression": "gzip",
+                   "compression_opts": 1}  # fmt: skip
+    dataset = group.create_dataset(name, (count,), dtype, **packing)
+    for part in parts_of(count):
+        dataset[part] = rows_of(part)
+    return dataset
+
+
+def parts_of(count: int) -> Iterator[slice]:
+    """Rows of a long table, some chunks at a time."""
+    for first in range(0, count, 4 * _ROWS):
+        yield slice(first, min(count, first + 4 * _ROWS))
 
 
 def read_values(

@@ -336,7 +336,7 @@ def read_log(path: str | os.PathLike[str], *digests: str) -> JournalRecords | No
         said = read_own(Path(path))
     except OSError as error:
         raise as_read_error(error, path) from error
-    head, raw = said[:HEADER], said[HEADER:]
+    head = said[:HEADER]
     if len(head) < HEADER or _CHECK.unpack(head[-_CHECK.size :]) != (
         checksum(head[: -_CHECK.size]),
     ):
@@ -359,7 +359,9 @@ def read_log(path: str | os.PathLike[str], *digests: str) -> JournalRecords | No
             f"The journal '{path}' belongs to another plan. "
             "Start over (in the shell: hpcio run --fresh ...), or choose another output."
         )
-    records = np.frombuffer(raw, RECORD, len(raw) // RECORD.itemsize)
+    records = np.zeros(0, RECORD)
+    if len(said) >= HEADER + RECORD.itemsize:  # no copy of what may be much
+        records = np.frombuffer(said, RECORD, (len(said) - HEADER) // RECORD.itemsize, HEADER)
     bodies = map(checksum, records.view(_SUMMED)["body"], repeat(_seed(header["plan"])))
     found = np.fromiter(bodies, np.uint64, records.size)
     records = records[: np.argmax(np.append(found != records["check"], [True]))]

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +47,8 @@ __all__ = [
 ]
 
 
+# So many records of a million are copied at a time.
+_AT_A_TIME = 1 << 16
 # Kinds of records that are of a block.
 _OF_BLOCKS = (DONE, FAILED, DETAILS, HELD, VOID)
 
@@ -320,15 +322,15 @@ class Ledger:
         0, `journal.DONE` or `journal.FAILED`.
     log : numpy.ndarray of int32, shape (B,)
         Which journal counts, for blocks that are done or failed.
-    record : numpy.ndarray of journal.RECORD, shape (B,)
-        The record that counts.
+    row : numpy.ndarray of int32, shape (B,)
+        Which of its records counts; see `records_of`.
     """
 
     plan: Plan
     logs: tuple[JournalRecords, ...]
     state: np.ndarray
     log: np.ndarray
-    record: np.ndarray
+    row: np.ndarray
 
     @classmethod
     def read(cls, plan: Plan) -> Self:
@@ -357,7 +359,9 @@ class Ledger:
                 continue
             late = done[done >= log.safe]
             with reading(plan.rundir.sources), open_reader(plan, log) as stored:
-                bad = done[~stored.there(log.records[done])].tolist()
+                some = np.array_split(done, 1 + done.size // _AT_A_TIME)
+                bad = [k for part in some
+                       for k in part[~stored.there(log.records[part])].tolist()]  # fmt: skip
                 bad += [k for k in late.tolist() if not stored.intact(log.records[k])]
             bad += _lost_details(log)
             if bad:
@@ -371,28 +375,54 @@ class Ledger:
         count = len(plan)
         state = np.zeros(count, np.uint8)
         which = np.full(count, -1, np.int32)
-        record = np.zeros(count, journal.RECORD)
+        row = np.full(count, -1, np.int32)
         # The last assignment counts. Of failures, that is the latest one.
         failed = [np.flatnonzero(log.records["kind"] == FAILED) for log in logs]
         times = [log.records["end"][k] for log, k in zip(logs, failed, strict=True)]
         for i in sorted(
             (i for i in range(len(logs)) if failed[i].size), key=lambda i: times[i][-1]
         ):
-            found = logs[i].records[failed[i]]
-            block = found["block"]
-            state[block], which[block], record[block] = FAILED, i, found
+            block = logs[i].records["block"][failed[i]]
+            state[block], which[block], row[block] = FAILED, i, failed[i]
         # Then results, the first journal last.
         for i in reversed(range(len(logs))):
-            found = logs[i].records[logs[i].records["kind"] == DONE][::-1]
-            block = found["block"]
-            state[block], which[block], record[block] = DONE, i, found
-        return cls(plan, logs, state, which, record)
+            found = np.flatnonzero(logs[i].records["kind"] == DONE)[::-1]
+            block = logs[i].records["block"][found]
+            state[block], which[block], row[block] = DONE, i, found
+        return cls(plan, logs, state, which, row)
 
     @property
     def done(self) -> np.ndarray:
         """Whether each block is done, shape (B,)."""
         done: np.ndarray = self.state == DONE
         return done
+
+    def records_of(self, blocks: np.ndarray) -> np.ndarray:
+        """The records that count of some blocks that are done or failed, RECORD, shape (n,)."""
+        found = np.zeros(blocks.size, RECORD)
+        for i, of in self._by_log(blocks):
+            found[of] = self.logs[i].records[self.row[blocks[of]]]
+        return found
+
+    def values_of(self, name: str, blocks: np.ndarray) -> np.ndarray:
+        """What these records say under one name, shape (n,): of a million, all are much memory."""
+        found = np.zeros(blocks.size, RECORD[name])
+        for i, of in self._by_log(blocks):
+            found[of] = self.logs[i].records[name][self.row[blocks[of]]]
+        return found
+
+    def record_of(self, block: int) -> np.void:
+        """The record that counts of a block that is done or failed."""
+        record: np.void = self.logs[self.log[block]].records[self.row[block]]
+        return record
+
+    def _by_log(self, blocks: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Each journal that counts for some blocks, and which of them those are."""
+        log = self.log[blocks]
+        for i in range(len(self.logs)):
+            of = np.flatnonzero(log == i)
+            if of.size:
+                yield i, of
 
     def with_what_is_there(self, differ: np.ndarray, found: np.ndarray) -> tuple[Self, np.ndarray]:
         """For blocks that differ, let the attempt count whose result is there.
@@ -410,15 +440,15 @@ class Ledger:
         numpy.ndarray of int
             The blocks whose bytes match no record.
         """
-        log, record = self.log.copy(), self.record.copy()
+        log, row = self.log.copy(), self.row.copy()
         nobodys = np.ones(len(self.plan), bool)
         for i in reversed(range(len(self.logs))):
             records = self.logs[i].records
-            records = records[(records["kind"] == DONE) & np.isin(records["block"], differ)]
-            records = records[records["checksum"] == found[records["block"]]]
-            block = records["block"]
-            log[block], record[block], nobodys[block] = i, records, False
-        return replace(self, log=log, record=record), differ[nobodys[differ]]
+            there = np.flatnonzero((records["kind"] == DONE) & np.isin(records["block"], differ))
+            there = there[records["checksum"][there] == found[records["block"][there]]]
+            block = records["block"][there]
+            log[block], row[block], nobodys[block] = i, there, False
+        return replace(self, log=log, row=row), differ[nobodys[differ]]
 
     def void(self, blocks: np.ndarray) -> None:
         """Record that results are not there, whatever journals say: the blocks are not done."""
@@ -445,9 +475,9 @@ class Ledger:
             Failure(
                 block=b,
                 trial=int(self.plan.trials.index[self.plan.blocks.trial[b]]),
-                traceback=self.logs[self.log[b]].note(self.record[b]).decode(errors="replace"),
+                traceback=self.logs[self.log[b]].note(self.record_of(b)).decode(errors="replace"),
                 counted=self.plan.counted,
-                cause=self.logs[self.log[b]].cause(self.record[b]),
+                cause=self.logs[self.log[b]].cause(self.record_of(b)),
             )
             for b in np.flatnonzero(self.state == FAILED).tolist()
         )

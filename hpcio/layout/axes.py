@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import OptionError
+from hpcio.files import keep_table
 from hpcio.layout.averages import Average
 from hpcio.layout.target import Target
 from hpcio.recording import Blocks, OpenRecording, Recording, Trials, unnamed
@@ -284,7 +285,7 @@ def attach(axes: Sequence[Axis], file: h5py.File, data: h5py.Dataset, *, scales:
             scale = file.create_dataset(name, shape=(data.shape[k],), dtype=">f4")
             scale.make_scale(f"{NO_VARIABLE}{data.shape[k]:10d}")
         else:
-            scale = file.create_dataset(name, data=_as_text(axis.values))
+            scale = keep_table(file, name, _as_text(axis.values))
             scale.make_scale(name)
         scale.attrs.create("_Netcdf4Dimid", scales, dtype="i4")
         scales += 1

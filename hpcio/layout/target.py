@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import FunctionError, OptionError
-from hpcio.files import check_types, fill_of, read_table
+from hpcio.files import check_types, fill_of, keep_table, read_table
 from hpcio.recording import Blocks
 from hpcio.words import count
 
@@ -19,6 +19,7 @@ __all__ = ["Join", "Target", "lay_out"]
 
 Join = Literal["concatenate", "stack"]
 Shape = tuple[int, ...]
+_ALL = slice(None)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,13 +91,12 @@ class Target:
         sizes: np.ndarray = np.asarray(each, np.int64)[self.shape_index]
         return sizes
 
-    def rows(self) -> np.ndarray:
-        """Length of each block along `axis`, shape (B,)."""
+    def rows(self, blocks: slice = _ALL) -> np.ndarray:
+        """Length of each block, or of some, along `axis`, shape (n,)."""
+        index = self.shape_index[blocks]
         if self.stacked:
-            return np.ones(self.shape_index.size, np.int64)
-        rows: np.ndarray = np.asarray([s[self.axis] for s in self.shapes], np.int64)[
-            self.shape_index
-        ]
+            return np.ones(index.size, np.int64)
+        rows: np.ndarray = np.asarray([s[self.axis] for s in self.shapes], np.int64)[index]
         return rows
 
     def largest_shape(self) -> tuple[int, ...]:
@@ -124,7 +124,8 @@ class Target:
 
     def save(self, group: h5py.Group) -> None:
         """Keep the layout in a group of an HDF5 file."""
-        group.update(self.arrays())
+        for name, values in self.arrays().items():
+            keep_table(group, name, values)
 
     @classmethod
     def load(cls, group: h5py.Group) -> Self:

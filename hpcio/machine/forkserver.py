@@ -32,7 +32,10 @@ from hpcio.machine.children import be_child
 __all__ = ["ForkServer", "Forked", "is_possible", "limits", "serve"]
 
 # What most workers need, and takes long to import.
-_IMPORTED = ("hpcio.planning.dryrun", "hpcio.running.worker", "hpcio.writers.sources")
+_IMPORTED = (
+    "hpcio.planning.dryrun", "hpcio.running.worker", "hpcio.writers.sources",
+    "hpcio.onefile.direct", "pwd",
+)  # fmt: skip
 # After so many seconds without a request the server ends.
 _IDLE = 600.0
 # How long, in seconds, a session waits for a server that it has asked to end.

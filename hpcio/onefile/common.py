@@ -7,7 +7,7 @@ every block with its checksum.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -33,6 +33,9 @@ from hpcio.planning import Plan, WriterAbilities
 from hpcio.writers import Stored
 
 __all__ = ["OneFile", "Regions"]
+
+# About so many bytes of blocks that follow each other are read at a time.
+_TOGETHER = 1 << 20
 
 
 class OneFile:
@@ -82,7 +85,7 @@ class OneFile:
             os.fsync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             found = _checksums(fd, plan, done, offsets)
-        differ = done[found[done] != ledger.record["checksum"][done]]
+        differ = done[found[done] != ledger.values_of("checksum", done)]
         ledger, nobodys = ledger.with_what_is_there(differ, found)
         if nobodys.size:
             ledger.void(nobodys)
@@ -128,10 +131,11 @@ def _checksums(fd: int, plan: Plan, blocks: np.ndarray, offsets: np.ndarray) -> 
     """Checksums of what is in the file, shape (B,); 0 for other blocks, and past its end."""
     found = np.zeros(len(plan), np.uint64)
     regions = Regions(plan, offsets)
-    for block in blocks.tolist():
-        data = regions.read(fd, block)
-        if data is not None:
-            found[block] = checksum(data)
+    for some in regions.runs(blocks):
+        data: Sequence[np.ndarray | None] | None = regions.read_run(fd, some)
+        if data is None:  # some of it is past the end of the file
+            data = [regions.read(fd, block) for block in some.tolist()]
+        found[some] = [0 if each is None else checksum(each) for each in data]
     return found
 
 
@@ -151,6 +155,30 @@ class Regions:
         """Where the last byte of each block lies, at the most, shape (n,)."""
         ends: np.ndarray = self._regions[blocks].sum(axis=2).max(axis=1)
         return ends
+
+    def runs(self, blocks: np.ndarray) -> Iterator[np.ndarray]:
+        """Blocks, ascending, in parts whose regions follow each other, of about so many bytes."""
+        if not blocks.size:
+            return
+        start, size = np.moveaxis(self._regions[blocks], -1, 0)
+        piece = size.sum(axis=1).cumsum() // _TOGETHER
+        is_next = (start[1:] == start[:-1] + size[:-1]).all(axis=1) & (piece[1:] == piece[:-1])
+        yield from np.split(blocks, np.flatnonzero(~is_next) + 1)
+
+    def read_run(self, fd: int, blocks: np.ndarray) -> Sequence[np.ndarray] | None:
+        """The bytes of blocks that follow each other; None past the end of the file."""
+        regions = self._regions[blocks]
+        ends, first = regions[:, :, 1].cumsum(axis=0), regions[0, :, 0].tolist()
+        parts = []
+        for r, start in enumerate(first):
+            data = np.empty(int(ends[-1, r]), np.uint8)
+            if not read_at(fd, data, start):
+                return None
+            to = ends[:, r].tolist()
+            parts.append([data[a:b] for a, b in zip([0, *to], to, strict=False)])
+        if len(parts) == 1:
+            return parts[0]
+        return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
     def read(self, fd: int, block: int) -> np.ndarray | None:
         """The bytes of a block; None past the end of the file."""

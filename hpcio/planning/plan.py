@@ -280,7 +280,7 @@ class Plan:
 
     def stored_bytes(self, blocks: np.ndarray) -> int:
         """Bytes that a run writes for some blocks: their results, and the sums of averages."""
-        sums = int(np.unique(self.group_of(blocks)).size) * self.group_bytes
+        sums = self.group_bytes and int(np.unique(self.group_of(blocks)).size) * self.group_bytes
         return sums + (int(self.target.sizes()[blocks].sum()) if self.of_trials else 0)
 
     def load_function(self, *, remedy: str = "") -> Callable[..., Any]:

@@ -100,8 +100,8 @@ def read_timeline(ledger: Ledger) -> Timeline:
     1.87
     """
     block = np.flatnonzero(ledger.done)
-    block = block[np.lexsort((ledger.record["end"][block], ledger.log[block]))]
-    record = ledger.record[block]
+    block = block[np.lexsort((ledger.values_of("end", block), ledger.log[block]))]
+    record = ledger.records_of(block)
     compute, io = record["compute"].astype(np.float64), record["io"].astype(np.float64)
     return Timeline(
         block=block,

@@ -10,7 +10,14 @@ import h5py
 import numpy as np
 
 from hpcio.errors import DAMAGE
-from hpcio.files import checksum, has_sound_scales, read_table, read_text
+from hpcio.files import (
+    StreamedChecksum,
+    checksum,
+    has_sound_scales,
+    parts_of,
+    read_table,
+    read_text,
+)
 
 __all__ = [
     "KEPT",
@@ -37,6 +44,8 @@ OF_AVERAGE = "checksum"
 SEVERAL = "results"
 # What is in this group and counts; the rest says where the data lie, which a copy may change.
 _OURS = ("hpcio/target", "hpcio/state", "hpcio/checksum", RECORDINGS, RECORDING_OF, OUTPUTS)
+# Datasets of more values are read in parts.
+_LONG = 1 << 17
 # Attributes that refer to other objects, or say how the data are stored; a copy has others.
 _NOT_KEPT = ("DIMENSION_LIST", "DIMENSION_LABELS", "REFERENCE_LIST", "compression")
 
@@ -153,6 +162,11 @@ def _longest(file: h5py.File) -> int:
 
 
 def _sum_of(dataset: h5py.Dataset, longest: int) -> int:
+    if dataset.ndim == 1 and _LONG < dataset.size <= longest and not dataset.dtype.hasobject:
+        found = StreamedChecksum(seed=_seed_of(dataset[:0].dtype, dataset.shape))
+        for part in parts_of(dataset.size):
+            found.update(_bytes_of(dataset[part]))
+        return int(found.intdigest())
     return _sum(np.asarray(_values(dataset, longest)))
 
 
@@ -163,11 +177,17 @@ def _values(dataset: h5py.Dataset, longest: int) -> Any:
 
 def _sum(array: np.ndarray) -> int:
     """One checksum of values and of their type: the same bytes of another type mean another."""
-    return checksum(_bytes_of(array), checksum(f"{_meaning(array.dtype)} {array.shape}".encode()))
+    return checksum(_bytes_of(array), _seed_of(array.dtype, array.shape))
 
 
-def _bytes_of(array: np.ndarray) -> bytes:
-    return repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
+def _seed_of(dtype: np.dtype, shape: tuple[int, ...]) -> int:
+    return checksum(f"{_meaning(dtype)} {shape}".encode())
+
+
+def _bytes_of(array: np.ndarray) -> bytes | np.ndarray:
+    if array.dtype.hasobject:
+        return repr(array.tolist()).encode()
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8) if array.size else b""
 
 
 def _meaning(dtype: np.dtype) -> str:
@@ -208,4 +228,4 @@ def _older_sum_of(thing: h5py.Dataset | h5py.Group, name: str = "", total: int =
 
 def _older_sum(name: str, values: Any, total: int) -> int:
     array = np.asarray(values)
-    return checksum(f"{name} {array.shape} ".encode() + _bytes_of(array), total)
+    return checksum(f"{name} {array.shape} ".encode() + bytes(_bytes_of(array)), total)

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import HpcioError, OutputError, as_output_error
-from hpcio.files import fill_of, mark_of, open_file, read_text, sync
+from hpcio.files import fill_of, keep_rows, keep_table, mark_of, open_file, read_text, sync
 from hpcio.function import unpack_details, write_details
 from hpcio.journals import Ledger, computed_by, functions_of, plans_of, published, sweep
 from hpcio.layout import RESERVED, Target, attach, hide
@@ -108,7 +109,8 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     ledger = stored.ledger
     f.attrs.update(_provenance(ledger))
     stored.target.save(group.create_group("target"))
-    group["state"], group["checksum"] = stored.state, stored.checksum
+    keep_table(group, "state", stored.state)
+    group["checksum"] = stored.checksum
     scales = 0
     for output in plan.outputs:
         scales = attach(output.axes, f, f[output.name], scales=scales)
@@ -120,7 +122,8 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
             layout = Target.of_one_block(layout.shape, layout.dtype)
             group.attrs[OF_AVERAGE] = np.uint64(stored.averages[output.name])
         layout.save(group)
-    f["trials"] = trial_table(ledger)
+    rows_of = partial(trial_table, ledger)
+    keep_rows(f, "trials", len(plan.trials), TRIAL, rows_of)
     f["trials"].attrs.update(_times(plan))
     hide(f["trials"])
     _add_conditions(ledger, f)
@@ -131,12 +134,12 @@ def _fill(ledger: Ledger, f: h5py.File, folder: Path) -> None:
     keep_sums(f)
 
 
-def trial_table(ledger: Ledger) -> np.ndarray:
-    """First and last row of each trial in the result, whether it is done, and its source.
+def trial_table(ledger: Ledger, part: slice) -> np.ndarray:
+    """First and last row of some trials in the result, whether each is done, and its source.
 
     Returns
     -------
-    numpy.ndarray of TRIAL, shape (N,)
+    numpy.ndarray of TRIAL, shape (n,)
         `last` is the last row itself; a trial without rows has ``last = first - 1``. In an
         average, each trial has all rows. Of several results, the rows are those of the first that
         is concatenated, or of the first of all; of averages, if there is nothing else.
@@ -144,15 +147,21 @@ def trial_table(ledger: Ledger) -> np.ndarray:
     plan = ledger.plan
     targets = [output.target for output in plan.of_trials or plan.outputs]
     target = next((one for one in targets if not one.stacked), targets[0])
-    per_trial = plan.blocks.channel_blocks
-    table = np.zeros(len(plan) // per_trial, TRIAL)
-    table["first"] = target.start[::per_trial]
-    table["last"] = table["first"] + target.rows()[::per_trial] - 1
-    table["done"] = ledger.done.reshape(-1, per_trial).all(axis=1)
-    table["trial"] = plan.trials.index
-    table["start"], table["stop"] = plan.trials.start, plan.trials.stop
-    table["offset"] = plan.trials.offset
+    per_trial, trials = plan.blocks.channel_blocks, plan.trials
+    blocks = slice(part.start * per_trial, part.stop * per_trial, per_trial)
+    table = np.zeros(part.stop - part.start, TRIAL)
+    table["first"] = target.start[blocks]
+    table["last"] = table["first"] + target.rows(blocks) - 1
+    table["done"] = _done_trials(ledger)[part]
+    table["trial"], table["offset"] = trials.index[part], trials.offset[part]
+    table["start"], table["stop"] = trials.start[part], trials.stop[part]
     return table
+
+
+def _done_trials(ledger: Ledger) -> np.ndarray:
+    """Whether all blocks of each trial are done."""
+    by_trial = ledger.done.reshape(-1, ledger.plan.blocks.channel_blocks)
+    return np.asarray(by_trial.all(axis=1))
 
 
 def _times(plan: Plan) -> dict[str, Any]:
@@ -266,7 +275,7 @@ def _of_trials(
     by = np.where(by < 0, last, by).reshape(-1, ledger.plan.blocks.channel_blocks)
     used, place = np.unique(np.append(of_blocks(by, axis=1), last), return_inverse=True)
     of_trial = place[:-1].astype(np.int32)
-    trials = np.bincount(of_trial[trial_table(ledger)["done"]], minlength=used.size)
+    trials = np.bincount(of_trial[_done_trials(ledger)], minlength=used.size)
     return of_trial, used.tolist(), trials.tolist()
 
 
@@ -282,7 +291,7 @@ def _add_column(f: h5py.File, place: str, values: np.ndarray, scale: h5py.Datase
     if values.dtype.kind == "U":
         text = np.char.encode(values, "utf-8")
         stored = text.astype(h5py.string_dtype("utf-8", max(1, text.dtype.itemsize)))
-    dataset = f.create_dataset(place, data=stored)
+    dataset = keep_table(f, place, stored)
     if values.dtype == bool:
         dataset.attrs["dtype"] = "bool"  # as xarray has it
     dataset.dims[0].attach_scale(scale)
@@ -294,7 +303,7 @@ def _add_conditions(ledger: Ledger, f: h5py.File) -> None:
     plan, average = ledger.plan, ledger.plan.grouping
     if average is None or not average.by:
         return
-    done = trial_table(ledger)["done"]
+    done = _done_trials(ledger)
     count = np.bincount(average.condition[done], minlength=average.conditions)
     along = {"count": count}
     if len(average.by) > 1:
@@ -310,7 +319,7 @@ def _add_conditions(ledger: Ledger, f: h5py.File) -> None:
 
 def _trial_scale(plan: Plan, f: h5py.File) -> h5py.Dataset:
     """A dimension of trials, where none of the axes of the data is one."""
-    scale = f.create_dataset(_free(f, "trial"), data=plan.trials.index)
+    scale = keep_table(f, _free(f, "trial"), plan.trials.index)
     scale.make_scale("trial")
     scale.attrs.create("_Netcdf4Dimid", sum(len(o.target.shape) for o in plan.outputs), dtype="i4")
     return scale

@@ -147,11 +147,18 @@ def execute(
         if published(plan):  # another run has finished meanwhile
             return _finished(plan)
         failed_for_time(plan, policy.trial_time)
-        before = trusted_ledger(plan)
-        missing = before.missing()
-        blocks = missing if only is None else missing[np.isin(missing, only)]
+        blocks, known = _to_do(plan, only)
         _compute(plan, blocks, executor, policy, observe)
-        return _publish(plan, policy, known={log.path for log in before.logs})
+        del blocks  # there may be millions
+        return _publish(plan, policy, known=known)
+
+
+def _to_do(plan: Plan, only: np.ndarray | None) -> tuple[np.ndarray, set[Path]]:
+    """The blocks that are missing, of those that are asked for, and the journals so far."""
+    before = trusted_ledger(plan)
+    missing = before.missing()
+    blocks = missing if only is None else missing[np.isin(missing, only)]
+    return blocks, {log.path for log in before.logs}
 
 
 def begin(plan: Plan) -> Plan:
@@ -295,7 +302,9 @@ def _limit(ledger: Ledger, trial_time: float | None, *, since: float) -> str:
     """The limit for a trial; without one, what to do if nothing was done any more."""
     if trial_time is not None:
         return f" --trial-time {trial_time:g}s"
-    quiet = time.time() - float(ledger.record["end"][ledger.state > 0].max(initial=since))
+    quiet = time.time() - float(
+        ledger.values_of("end", np.flatnonzero(ledger.state)).max(initial=since)
+    )
     if quiet < _LONG:
         return ""
     return (
@@ -332,16 +341,17 @@ def record(ledger: Ledger, known: set[Path]) -> Done:
     if times:
         started = min(_first_start(records, start) for start, records in times)
         seconds = max(float(r["end"].max()) for _, r in times) - started
-    ours = [log.records[log.records["kind"] == DONE] for log in new]
-    blocks = (
-        np.unique(np.concatenate([r["block"] for r in ours])) if ours else np.zeros(0, np.int64)
-    )
+    ours = [log.records["block"][log.records["kind"] == DONE] for log in new]
+    computed = np.zeros(len(plan), bool)
+    for numbers in ours:
+        computed[numbers] = True
+    blocks = np.flatnonzero(computed)
     return Done(
         out=plan.out,
         seconds=seconds,
         blocks=int(ledger.done.sum()),
         computed=int(blocks.size),
-        repeated=sum(r.size for r in ours) - int(blocks.size),
+        repeated=sum(numbers.size for numbers in ours) - int(blocks.size),
         nbytes=plan.stored_bytes(blocks),
         nbytes_read=int(plan.input_sizes()[blocks].sum()),
         failed=ledger.failures(),

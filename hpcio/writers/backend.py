@@ -97,7 +97,8 @@ class Stored:
     @classmethod
     def blocks_of(cls, ledger: Ledger) -> Stored:
         """A file that holds every block of the plan as it was journalled."""
-        check = np.where(ledger.done, ledger.record["checksum"], 0).astype("<u8")
+        check, done = np.zeros(len(ledger.plan), "<u8"), np.flatnonzero(ledger.done)
+        check[done] = ledger.values_of("checksum", done)
         return cls(ledger, ledger.plan.target, ledger.state, check)
 
 

@@ -503,13 +503,14 @@ def task_pieces(ledger: Ledger) -> Iterator[Piece]:
     done = _done(ledger)
     if not done.size:
         return
-    record, log = ledger.record[done], ledger.log[done]
-    joined = (
-        (np.diff(done) == 1) & (np.diff(log) == 0) & (np.diff(record["file"].astype(np.int64)) == 0)
-    )
+    log, files = ledger.log[done], ledger.values_of("file", done)
+    offset = ledger.values_of("offset", done)
+    joined = log[1:] == log[:-1]
+    joined &= files[1:] == files[:-1]
+    joined &= np.diff(done) == 1
     plan = ledger.plan
     if not plan.several:  # which lie back to back where they have places in one file
-        joined &= np.diff(record["offset"]) == record["nbytes"][:-1]
+        joined &= np.diff(offset) == ledger.values_of("nbytes", done)[:-1]
     if not all(output.target.in_rows for output in plan.outputs):
         joined[:] = False
     sizes = _sizes_of_files(ledger)
@@ -518,11 +519,11 @@ def task_pieces(ledger: Ledger) -> Iterator[Piece]:
     first = np.concatenate([[0], np.flatnonzero(~joined) + 1])
     last = np.concatenate([first[1:], [done.size]])
     for a, b in zip(first.tolist(), last.tolist(), strict=True):
-        number, file = int(log[a]), int(record["file"][a])
+        number, file = int(log[a]), int(files[a])
         by = ledger.logs[number]
         path, block = task_path(by.attempt, file), int(done[a])
         each: tuple[int, ...] = (sizes[number, file],)
-        offsets: tuple[int, ...] = (int(record["offset"][a]),)
+        offsets: tuple[int, ...] = (int(offset[a]),)
         if plan.several:
             inside = places[number][file]
             each, offsets = tuple(inside.nbytes), inside.inside(block)
@@ -534,11 +535,11 @@ def full_files(ledger: Ledger) -> set[str]:
     """Files of many blocks that hold all of their results, so that nobody writes into them."""
     full, sizes = set(), _sizes_of_files(ledger)
     for i, log in enumerate(ledger.logs):
-        done = log.records[log.records["kind"] == DONE]
-        files, which = np.unique(done["file"], return_inverse=True)
-        stored = np.zeros(files.size, np.int64)
-        np.add.at(stored, which, done["nbytes"])
-        for file, nbytes in zip(files.tolist(), stored.tolist(), strict=True):
+        done = log.records["kind"] == DONE
+        of_file = log.records["file"][done]
+        stored = np.zeros(int(of_file.max(initial=0)) + 1, np.int64)
+        np.add.at(stored, of_file, log.records["nbytes"][done])
+        for file, nbytes in enumerate(stored.tolist()):
             if nbytes == sizes.get((i, file)):
                 full.add(task_path(log.attempt, file))
     return full

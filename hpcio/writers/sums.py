@@ -240,7 +240,7 @@ def _sums(
             log = int(ledger.log[block])
             if log not in opened:
                 opened[log] = stack.enter_context(_SumsReader(plan, ledger.logs[log], functions))
-            state = opened[log].read(ledger.record[block], k)
+            state = opened[log].read(ledger.record_of(block), k)
             if state is None or state.count != members:
                 path = _path(plan, ledger.logs[log].attempt)
                 raise ResultError(

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from hpcio.errors import ResultError
-from hpcio.files import Layout, checksum, sync, sync_file_system, write_under_name
+from hpcio.files import Layout, checksum, keep_table, sync, sync_file_system, write_under_name
 from hpcio.journals import DONE, JournalRecords, Ledger, StoredReader
 from hpcio.layout import Output
 from hpcio.machine import is_local
@@ -90,7 +90,7 @@ class _Virtual:
             used = dict.fromkeys(output.compression for output in plan.outputs)
             group.attrs["compression"] = np.bytes_(",".join(filter(None, used)))
         group["sources"] = table
-        group["source_of_block"] = made.of_block
+        keep_table(group, "source_of_block", made.of_block)
         return Stored.blocks_of(ledger)
 
 

@@ -95,7 +95,7 @@ def _failed(ledger: Ledger, known: set[str]) -> dict[Cause, np.ndarray]:
     for block in np.flatnonzero(ledger.state == FAILED).tolist():
         log = ledger.logs[ledger.log[block]]
         if log.path.name not in known:
-            found[log.cause(ledger.record[block])].append(block)
+            found[log.cause(ledger.record_of(block))].append(block)
     nothing = np.zeros(0, np.int64)
     return defaultdict(lambda: nothing, {k: np.asarray(v) for k, v in found.items()})
 

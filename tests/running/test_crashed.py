@@ -89,7 +89,7 @@ def test_many_damaged_journals_are_computed_again_from_there(bench, tmp_path, so
 def stored(bench: Bench, block: int) -> tuple[Path, int]:
     """File and offset of the result of a block."""
     ledger = Ledger.read(hpcio.Plan.load(bench.out))
-    record, log = ledger.record[block], ledger.logs[ledger.log[block]]
+    record, log = ledger.record_of(block), ledger.logs[ledger.log[block]]
     name = log.header["name"]
     folder = Path(f"{bench.out}.run", "sources")
     if bench.sources == "trial":
