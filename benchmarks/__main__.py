@@ -16,6 +16,10 @@ from rich.console import Console
 from benchmarks import machine, show
 from benchmarks.bench import Bench
 from benchmarks.measure import Figure
+from benchmarks.peers import page, picture
+from benchmarks.peers.rows import SIZES
+from benchmarks.peers.rows import rows as rows_of_peers
+from benchmarks.peers.systems import LeftOut, System, at_hand
 from benchmarks.rows import ROWS
 from hpcio.machine.filesystems import in_memory, kind_of
 
@@ -32,7 +36,8 @@ def _default_folders() -> list[Path]:
 
 @click.command()
 @click.option("--full", is_flag=True, help="Larger, with 15 repetitions instead of 5.")
-@click.option("--only", multiple=True, type=click.Choice(list(ROWS)), help="These rows.")
+@click.option("--peers", is_flag=True, help="The same work by others, instead: peers-*.")
+@click.option("--only", multiple=True, type=click.Choice([*ROWS, *SIZES]), help="These rows.")
 @click.option(
     "--dir", "folders", multiple=True,
     type=click.Path(exists=True, file_okay=False, writable=True, resolve_path=True, path_type=Path),
@@ -40,12 +45,16 @@ def _default_folders() -> list[Path]:
 )  # fmt: skip
 @click.option("--json", "json_file", type=click.File("w"), help="All values; - for the output.")
 @click.option("--markdown", type=click.File("w"), help="The table, such as RESULTS.md.")
+@click.option("--picture", "drawing", metavar="FILE.svg", help="Of --peers: bars, SVG or PNG.",
+              type=click.Path(dir_okay=False, path_type=Path))  # fmt: skip
 def main(
     full: bool,
+    peers: bool,
     only: tuple[str, ...],
     folders: tuple[Path, ...],
     json_file: IO[str] | None,
     markdown: IO[str] | None,
+    drawing: Path | None,
 ) -> None:
     """Measure hpcio against the limits of this machine, as ratios within one run.
 
@@ -56,13 +65,22 @@ def main(
         console = Console(stderr=True, width=120)
     about = machine.describe()
     figures: list[Figure] = []
-    for folder in folders or _default_folders():
+    left_out: list[LeftOut] = []
+    rows = ROWS
+    if peers:
+        with console.status("environments of other programs"):
+            systems = list(at_hand())
+        left_out = [one for one in systems if isinstance(one, LeftOut)]
+        rows = rows_of_peers([one for one in systems if isinstance(one, System)])
+        for one in left_out:
+            console.print(f"Left out: {', '.join(one.names)} ({one.why})")
+    for folder in folders or _default_folders()[: 1 if peers else None]:
         if shutil.disk_usage(folder).free < _SPACE[full]:
             raise click.ClickException(
                 f"'{folder}' has less than {_SPACE[full] >> 30} GiB free. Choose another by --dir."
             )
         place = f"{folder} ({kind_of(folder)})"
-        for name, row in ROWS.items():
+        for name, row in rows.items():
             if only and name not in only:
                 continue
             started, others = time.perf_counter(), machine.Others()
@@ -81,7 +99,10 @@ def main(
         values = {"machine": about, "full": full, "figures": [asdict(f) for f in figures]}
         json.dump(values, json_file, indent=1)
     if markdown is not None:
-        markdown.write(show.markdown(about, figures))
+        text = page.markdown(about, figures, left_out) if peers else show.markdown(about, figures)
+        markdown.write(text)
+    if drawing is not None:
+        picture.draw(drawing, page.seconds_of(figures), about)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,12 @@ from benchmarks.measure import Figure
 _COLUMNS = ("row", "measured\nagainst", "median", "ratio", "paired (quartiles)", "target", "others")
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:
@@ -22,15 +26,15 @@ def _cells(figure: Figure) -> tuple[str, ...]:
     unit, thing, limit = figure.unit, figure.thing, figure.limit
     target = ""
     if figure.target is not None:
-        target = f"≤ {figure.target:g}" + (f" {unit}" if figure.absolute else "")
-    what, median = figure.what, f"{_number(thing.median)} {unit}"
-    spread = f"({_number(thing.lower)} to {_number(thing.upper)} {unit})"
+        target = f"≤ {figure.target:.4g}" + (f" {unit}" if figure.absolute else "")
+    what, median = figure.what, f"{number(thing.median)} {unit}"
+    spread = f"({number(thing.lower)} to {number(thing.upper)} {unit})"
     if limit is not None and figure.ratio is not None:
         what += f"\n{figure.against}"
-        median += f"\n{_number(limit.median)} {unit}"
+        median += f"\n{number(limit.median)} {unit}"
         paired = figure.ratio
-        spread = f"{paired.median:.2f} ({paired.lower:.2f} to {paired.upper:.2f})"
-    ratio = "" if figure.ratio_of_medians is None else f"{figure.ratio_of_medians:.2f}"
+        spread = f"{_ratio(paired.median)} ({_ratio(paired.lower)} to {_ratio(paired.upper)})"
+    ratio = "" if figure.ratio_of_medians is None else _ratio(figure.ratio_of_medians)
     return figure.row, what, median, ratio, spread, target, f"{figure.others:.1f}"
 
 
@@ -54,13 +58,23 @@ def terminal(console: Console, figures: Sequence[Figure]) -> None:
 def markdown(machine: Mapping[str, object], figures: Sequence[Figure]) -> str:
     lines = ["# Results", "", "Made by `python -m benchmarks --markdown`; [README.md](README.md) "]
     lines[-1] += "says what the rows are."
-    lines += ["", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in machine.items())]
+    return "\n".join([*lines, "", *facts(machine), *tables(figures)]) + "\n"
+
+
+def facts(machine: Mapping[str, object]) -> list[str]:
+    """Lines of a table of what a machine is."""
+    return ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in machine.items())]
+
+
+def tables(figures: Sequence[Figure]) -> list[str]:
+    """Lines of a section for each folder."""
+    lines: list[str] = []
     for folder, those in _by_folder(figures).items():
-        lines += ["", f"## {folder}", "", _row(_COLUMNS)]
+        lines += ["", f"## {folder}", "", line(_COLUMNS)]
         lines += ["|---|---" + "|---:" * (len(_COLUMNS) - 2) + "|"]
-        lines += [_row(_cells(figure)) for figure in those]
-    return "\n".join(lines) + "\n"
+        lines += [line(_cells(figure)) for figure in those]
+    return lines
 
 
-def _row(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("\n", "<br>") for cell in cells) + " |"
