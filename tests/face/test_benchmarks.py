@@ -77,7 +77,7 @@ def test_results_of_peers_are_compared_with_the_right_values(work, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
     right = expected_of(work)
-    with Peer(loop, work, tmp_path / "peer") as peer:
+    with Peer(loop, work, tmp_path / "peer") as peer, peer.awake():
         peer.go(folder)
         peer.check(right)
         wrong = right.copy()
