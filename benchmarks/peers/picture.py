@@ -64,7 +64,7 @@ def _panel(ax: Any, row: str, spreads: Mapping[str, Spread], names: list[str]) -
     # Beside the longest bar there is room for its number.
     ax.set_xscale("log")
     ax.set_xlim(min(ends) / 2.5, max(ends) * (max(ends) / min(ends) * 2.5) ** 0.22)
-    ax.xaxis.set_major_locator(LogLocator())
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=99))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.grid(axis="x", color=COLOURS["pale"], zorder=0)
