@@ -8,10 +8,12 @@ input ends the program. Between lines it has everything open that a session woul
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -44,6 +46,8 @@ class Side:
 def serve(name: str, work: Work) -> None:
     """Answer until the input ends."""
     answers = _own_stdout()  # before anything is imported that may greet
+    # If whoever asks is killed while this program is stopped, it goes on, to its end.
+    ctypes.CDLL(None).prctl(1, signal.SIGCONT)  # PR_SET_PDEATHSIG
     module, _, of_module = name.partition(":")
     make: Callable[[Work], AbstractContextManager[Side]] = getattr(
         importlib.import_module(f"benchmarks.peers.sides.{module}"), of_module
@@ -66,6 +70,7 @@ def serve(name: str, work: Work) -> None:
             else:
                 np.save(path, side.read(result))
                 answer(saved=True)
+        os.killpg(0, signal.SIGCONT)  # its workers, too
 
 
 def _own_stdout() -> IO[str]:
