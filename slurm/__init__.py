@@ -22,17 +22,33 @@ from hpcio.machine import lazily
 
 if TYPE_CHECKING:
     from slurm.live import DaskExecutor, SLURMArrayCluster, SLURMArrayJob, run
+    from slurm.simulation import (
+        Cluster,
+        Disk,
+        Recommendation,
+        Simulated,
+        Work,
+        recommend,
+        simulate,
+    )
     from slurm.site import read_site
     from slurm.submissions import Submitted, attach, submit, write_scripts
 
 __all__ = [
+    "Cluster",
     "DaskExecutor",
+    "Disk",
+    "Recommendation",
     "SLURMArrayCluster",
     "SLURMArrayJob",
+    "Simulated",
     "Submitted",
+    "Work",
     "attach",
     "read_site",
+    "recommend",
     "run",
+    "simulate",
     "submit",
     "write_scripts",
 ]
@@ -42,13 +58,20 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "Cluster": "simulation",
         "DaskExecutor": "live",
+        "Disk": "simulation",
+        "Recommendation": "simulation",
         "SLURMArrayCluster": "live",
         "SLURMArrayJob": "live",
+        "Simulated": "simulation",
         "Submitted": "submissions",
+        "Work": "simulation",
         "attach": "submissions",
         "read_site": "site",
+        "recommend": "simulation",
         "run": "live",
+        "simulate": "simulation",
         "submit": "submissions",
         "write_scripts": "submissions",
     },

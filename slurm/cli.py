@@ -26,15 +26,38 @@ from hpcio.command import (
 )
 from hpcio.errors import ClusterError, PlanError
 from hpcio.journals import on_what_is_there, published
-from hpcio.machine import read_whole, set_in_section
+from hpcio.machine import keep_bench, read_whole, set_in_section
 from hpcio.words import plain, say, say_json
 from slurm import submissions
 from slurm.site import SubmitOptions, join_words, read_site, settings
 
 __all__ = ["cancel", "config", "logs", "resume", "submit"]
 
+
+class NumberOrAuto(click.IntRange):
+    """A number from 1 on, or the word auto."""
+
+    name = "integer|auto"
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; ``"auto"`` as it is."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 _JOB_OPTIONS = [
-    click.option("--tasks", type=click.IntRange(1), help="Array tasks at the most."),
+    click.option(
+        "--tasks",
+        type=NumberOrAuto(),
+        help="Array tasks at the most; auto: as many as a simulation recommends.  [default: 16]",
+    ),
+    click.option(
+        "--chunks-per-task",
+        type=click.IntRange(1),
+        help="Tasks take over chunks from each other.  [default: 4]",
+    ),
     click.option("--partition", help="Where to run; auto: the smallest that fits."),
     click.option("--time", "walltime", help="Of each task, such as 01:00:00."),
     click.option("--cpus", type=click.IntRange(1), help="Of each task."),
@@ -239,6 +262,7 @@ def config(as_json: bool, take: str | None) -> None:  # noqa: FBT001
         path = set_in_section("plan", best)
         words = ", ".join(f"{name} = {value}" for name, value in best.items())
         say(f"[plan] of '{path}' says now: {words}.\n{found_best.sentence}")
+        say(f"What was measured is kept for --tasks auto: {keep_bench(take)}")
         return
     try:
         cluster = read_site().cluster

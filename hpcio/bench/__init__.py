@@ -8,6 +8,7 @@ a process does, `team` has several do it at the same time, `measuring` says what
 
 from hpcio.bench.advice import Advice, advise, read_advice
 from hpcio.bench.figures import WRITERS, Figure, Spread
+from hpcio.bench.kept import read_found
 from hpcio.bench.measuring import SCALES, LeftOut, Scale, measure
 from hpcio.bench.page import PARTS, Found, figure_rows, write_page
 from hpcio.bench.place import Place, machine_facts
@@ -33,6 +34,7 @@ __all__ = [
     "machine_facts",
     "measure",
     "read_advice",
+    "read_found",
     "serve",
     "write_page",
 ]

@@ -13,6 +13,7 @@ from hpcio.machine.filesystems import (
     is_local,
     kind_of,
     look_again,
+    on_one_mount,
     only_files,
     options_of,
     read_whole,
@@ -32,7 +33,13 @@ from hpcio.machine.resources import (
     parse_seconds,
     user_name,
 )
-from hpcio.machine.settings import read_section, set_in_section, settings_file
+from hpcio.machine.settings import (
+    bench_file,
+    keep_bench,
+    read_section,
+    set_in_section,
+    settings_file,
+)
 from hpcio.machine.striping import Striping, layout_in_words, new_file, striping_of
 
 __all__ = [
@@ -43,6 +50,7 @@ __all__ = [
     "Striping",
     "available",
     "begin_pythons",
+    "bench_file",
     "call_apart",
     "check_room",
     "communicator",
@@ -53,6 +61,7 @@ __all__ = [
     "is_first",
     "is_local",
     "is_stopped",
+    "keep_bench",
     "kind_of",
     "launched",
     "layout_in_words",
@@ -60,6 +69,7 @@ __all__ = [
     "look_again",
     "new_file",
     "new_python",
+    "on_one_mount",
     "only_files",
     "options_of",
     "parse_bytes",

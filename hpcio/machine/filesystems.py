@@ -15,6 +15,7 @@ __all__ = [
     "is_local",
     "kind_of",
     "look_again",
+    "on_one_mount",
     "only_files",
     "options_of",
     "read_whole",
@@ -51,6 +52,21 @@ def kind_of(path: str | os.PathLike[str]) -> str:
 def options_of(path: str | os.PathLike[str]) -> frozenset[str]:
     """How the file system that holds `path` is mounted, such as ``vers=4.2`` and ``rw``."""
     return _mount_of(path)[1]
+
+
+def on_one_mount(path: str | os.PathLike[str], other: str | os.PathLike[str], *, kind: str) -> bool:
+    """Whether two folders, or what is left of their paths, are on one file system of a kind."""
+    there, here = _existing(path), _existing(other)
+    same = os.stat(there).st_dev == os.stat(here).st_dev
+    return same and kind_of(here) == kind
+
+
+def _existing(path: str | os.PathLike[str]) -> str:
+    """The path, or the nearest folder above it that exists."""
+    found = os.path.abspath(path)
+    while not os.path.exists(found) and found != os.path.dirname(found):
+        found = os.path.dirname(found)
+    return found
 
 
 def _mount_of(path: str | os.PathLike[str]) -> tuple[str, frozenset[str]]:

@@ -19,7 +19,7 @@ from typing import Any
 from hpcio.errors import OptionError, as_output_error
 from hpcio.machine.filesystems import read_whole, write_whole
 
-__all__ = ["read_section", "set_in_section", "settings_file"]
+__all__ = ["bench_file", "keep_bench", "read_section", "set_in_section", "settings_file"]
 
 _SECTIONS = ("plan", "submit")
 
@@ -32,6 +32,29 @@ def settings_file() -> Path:
     # Of a user without a home, `~` stays as it is: there is no such file.
     base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return Path(base, "hpcio", "config.toml")
+
+
+def bench_file() -> Path:
+    """Where ``hpcio config --take`` keeps the benchmark that it was given: beside the settings."""
+    return settings_file().with_name("bench.json")
+
+
+def keep_bench(path: str | os.PathLike[str]) -> Path:
+    """Keep a copy of a benchmark's JSON beside the settings; where it is.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    kept = bench_file()
+    try:
+        data = read_whole(path)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, data, mode=0o666)
+    except OSError as error:
+        raise as_output_error(error, kept) from error
+    return kept
 
 
 def read_section(name: str) -> dict[str, Any]:

@@ -87,8 +87,13 @@ def _check(path: Path, section: dict[str, Any], name: str) -> None:
             )
         kind = DEFAULTS[key][0]
         fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+        if value in (words := SubmitOptions.words(key)):
+            continue
         if not fits or isinstance(value, bool):
-            raise OptionError(f"'{key}' in [{name}] of '{path}' must be of type {kind.__name__}.")
+            or_words = "".join(f', or "{word}"' for word in words)
+            raise OptionError(
+                f"'{key}' in [{name}] of '{path}' must be of type {kind.__name__}{or_words}."
+            )
 
 
 def _take(found: Settings, section: dict[str, Any], name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from hpcio.errors import OptionError
 from hpcio.machine import parse_seconds
@@ -14,9 +14,9 @@ from hpcio.planning import RunPolicy
 __all__ = ["SubmitOptions", "parse_factor"]
 
 
-def _configurable(kind: type, default: Any = None) -> Any:
-    """An option that the file of the user may set, with its type and its default there."""
-    return field(default=None, metadata={"kind": kind, "default": default})
+def _configurable(kind: type, default: Any = None, *, words: tuple[str, ...] = ()) -> Any:
+    """An option that the file of the user may set: its type, default, and words instead."""
+    return field(default=None, metadata={"kind": kind, "default": default, "words": words})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class SubmitOptions:
     An option that is None was not asked for: the file of the user decides, then its default.
     """
 
-    tasks: int | None = _configurable(int, 16)
+    tasks: int | Literal["auto"] | None = _configurable(int, 16, words=("auto",))
+    chunks_per_task: int | None = _configurable(int)
     partition: str | None = _configurable(str)
     memory: str | None = _configurable(str)
     walltime: str | None = _configurable(str)
@@ -72,6 +73,11 @@ class SubmitOptions:
         """The options that the file of the user may set, each with its type and its default."""
         found = {option.name: option.metadata for option in fields(cls) if option.metadata}
         return {name: (of["kind"], of["default"]) for name, of in found.items()}
+
+    @classmethod
+    def words(cls, name: str) -> tuple[str, ...]:
+        """Words that an option may have instead of a value of its type."""
+        return next((o.metadata.get("words", ()) for o in fields(cls) if o.name == name), ())
 
     def policy(self) -> RunPolicy:
         """What the run does about blocks that fail.

@@ -31,6 +31,7 @@ def plan_tasks(plan: Plan, request: JobRequest, blocks: np.ndarray) -> TaskPlan:
         blocks,
         plan.work_sizes()[blocks],
         tasks=request.tasks,
+        batches_per_task=request.chunks_per_task,
         together=plan.group_of(blocks),
     )
 

@@ -12,6 +12,7 @@ from hpcio.errors import OptionError, check_whole
 from hpcio.machine import parse_bytes
 from hpcio.planning import Plan
 from hpcio.writers import needs_ranks
+from slurm.mapping import BATCHES_PER_TASK
 from slurm.site import Site, SubmitOptions, check_options, parse_factor, parse_time, settings
 
 __all__ = ["JobRequest", "make_request"]
@@ -52,6 +53,8 @@ class JobRequest:
         of it; None if they get no other.
     mem_max : int or None
         Bytes of memory that another pass asks for at the most; None if nothing is known.
+    chunks_per_task : int
+        Into how many batches the range of each task is cut, at the most.
     python : str
     """
 
@@ -71,6 +74,7 @@ class JobRequest:
     mem_retry: float | None = None
     time_retry: float | None = None
     mem_max: int | None = None
+    chunks_per_task: int = BATCHES_PER_TASK
     python: str = sys.executable
 
 
@@ -89,7 +93,9 @@ def make_request(plan: Plan, options: SubmitOptions, site: Site) -> JobRequest:
         If that makes no sense, or the site does not have it.
     """
     values = {**settings(site.cluster).values, **options.said()}
-    _check(plan, values)
+    # How many that will be is not decided here.
+    is_auto = values["tasks"] == "auto"
+    _check(plan, {**values, "tasks": None} if is_auto else values)
     seconds = None if values["walltime"] is None else parse_time(values["walltime"])
     memory = None if values["memory"] is None else parse_bytes(values["memory"])
     lead = int(values["signal"])
@@ -100,7 +106,7 @@ def make_request(plan: Plan, options: SubmitOptions, site: Site) -> JobRequest:
     largest = site.largest_memory(values["partition"])
     most = largest if values["mem_max"] is None else parse_bytes(values["mem_max"])
     return JobRequest(
-        tasks=min(int(values["tasks"]), _most_tasks(site, values["throttle"])),
+        tasks=min(1 if is_auto else int(values["tasks"]), _most_tasks(site, values["throttle"])),
         ranks=values.get("ranks"),
         partition=partition,
         seconds=seconds,
@@ -116,6 +122,7 @@ def make_request(plan: Plan, options: SubmitOptions, site: Site) -> JobRequest:
         mem_retry=parse_factor("mem_retry", values["mem_retry"]),
         time_retry=parse_factor("time_retry", values["time_retry"]),
         mem_max=most,
+        chunks_per_task=values["chunks_per_task"] or BATCHES_PER_TASK,
     )
 
 
@@ -131,7 +138,7 @@ def _most_tasks(site: Site, throttle: int | None) -> int:
 
 
 def _check(plan: Plan, values: Mapping[str, Any]) -> None:
-    for option in ("tasks", "cpus", "throttle", "ranks"):
+    for option in ("tasks", "chunks_per_task", "cpus", "throttle", "ranks"):
         if values.get(option) is not None:
             check_whole(option, values[option], least=1)
     check_options(values["sbatch"])

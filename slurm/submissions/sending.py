@@ -14,11 +14,13 @@ from hpcio.planning import Plan, check_disk
 from hpcio.results import publish
 from hpcio.running import begin
 from hpcio.watching import check_queues
+from hpcio.words import say
 from hpcio.writers import backend_of, trusted_ledger
 from slurm.forecast import BASE_TASK, check_memory, check_walltime, measured_speed
 from slurm.mapping import arrays_of
-from slurm.site import SubmitOptions, call, environment, job_number, read_site
+from slurm.site import Site, SubmitOptions, call, environment, job_number, read_site
 from slurm.submissions import records
+from slurm.submissions.choosing import resolved
 from slurm.submissions.making import job_scripts, plan_tasks, write_submission
 from slurm.submissions.records import Jobs, Submission
 from slurm.submissions.request import JobRequest, make_request
@@ -42,6 +44,7 @@ def preview(plan: Plan, options: SubmitOptions) -> list[str]:
     """The job scripts of the whole plan, the finalizer's last; nothing is written."""
     options.policy()
     site = read_site()
+    options = _decided(plan, options, site, np.arange(len(plan)))
     request = make_request(plan, options, site)
     _check_memory(plan, request)
     work = plan_tasks(plan, request, np.arange(len(plan)))
@@ -71,6 +74,8 @@ def _make_and_send(plan: Plan, options: SubmitOptions, send: Send) -> None:
             publish(ledger)
             return
         check_disk(plan, missing)
+        options = _decided(plan, options, site, missing)
+        request = make_request(plan, options, site)
         backend_of(plan).reserve(plan)
 
         def attempt(request: JobRequest) -> None:
@@ -80,6 +85,14 @@ def _make_and_send(plan: Plan, options: SubmitOptions, send: Send) -> None:
             send(plan, made)
 
         _with_fewer_tasks_if_refused(attempt, request)
+
+
+def _decided(plan: Plan, options: SubmitOptions, site: Site, blocks: np.ndarray) -> SubmitOptions:
+    """The options, with a number where they ask for ``tasks="auto"``; it is told why."""
+    decided, why = resolved(plan, options, site, blocks)
+    if why:
+        say(why, err=True)
+    return decided
 
 
 def _check_memory(plan: Plan, request: JobRequest) -> None:

@@ -52,8 +52,10 @@ def submit(plan: Plan, options: SubmitOptions) -> Submitted:
     Parameters
     ----------
     plan : Plan
-    tasks : int, optional
-        Array tasks at the most.
+    tasks : int or "auto", optional
+        Array tasks at the most. ``"auto"`` takes what `slurm.recommend` says, and tells why.
+    chunks_per_task : int, optional
+        The range of each is cut into so many chunks, which tasks take over from each other.
     partition : str, optional
         ``"auto"`` takes the smallest that fits.
     memory : str, optional

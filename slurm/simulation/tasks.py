@@ -1,0 +1,282 @@
+"""What array tasks do, as events: wait, start, compute, help others, end."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import simpy
+
+from slurm.simulation.costs import Costs
+from slurm.simulation.dealing import Dealing, Part, cut
+from slurm.simulation.given import Cluster
+from slurm.simulation.shares import Job, Shared
+
+__all__ = ["Run", "Spent"]
+
+# Files that a task makes when it starts, and for each part that it claims.
+_FILES_OF_TASK, _FILES_OF_PART = 4, 3
+# Looks of those who are idle are no closer than this share of the time so far: they are many.
+_LOOKS = 0.005
+
+Steps = Generator[simpy.Event, Any, None]
+
+
+@dataclass
+class Spent:
+    """Seconds of all tasks together, by what they were spent on; `held`: in which they had a slot.
+
+    Attributes
+    ----------
+    queue, startup, computing, io, idle, held : float
+    """
+
+    queue: float = 0.0
+    startup: float = 0.0
+    computing: float = 0.0
+    io: float = 0.0
+    idle: float = 0.0
+    held: float = 0.0
+
+
+@dataclass(eq=False)
+class _Active:
+    """A part at work: its task, its job on the file system, and since when."""
+
+    task: int
+    part: Part
+    job: Job
+    slow: float
+    began: float
+
+
+class Run:
+    """One run, from sbatch until the last trial is done.
+
+    Attributes
+    ----------
+    spent : Spent
+    parts : list of (int, int)
+        First and last trial, the latter excluded, of each piece that was done in one go.
+    begun : list of float
+        When each task was at its first trial.
+    """
+
+    def __init__(
+        self, costs: Costs, cluster: Cluster, *, tasks: int, chunks_per_task: int, seed: int
+    ) -> None:
+        self._costs, self._cluster, self.env = costs, cluster, simpy.Environment()
+        self._random = np.random.default_rng(seed)
+        edges, of_task = cut(costs.nbytes, costs.trials, tasks=tasks, chunks=chunks_per_task)
+        self._dealing = Dealing(edges, of_task, costs.nbytes, self._random)
+        self.tasks, self.chunks = self._dealing.tasks, edges.size - 1
+        self.spent, self._done = Spent(), 0
+        self.parts: list[tuple[int, int]] = []
+        self.begun: list[float] = []
+        self.file_system = Shared(self.env, 2)
+        self._cores = [Shared(self.env, 1) for _ in range(min(cluster.nodes, self.tasks))]
+        # A node for each slot: SLURM fills one after the other.
+        self._slots = simpy.PriorityStore(self.env)
+        self._slots.items = [k // cluster.slots for k in range(min(cluster.total, self.tasks))]
+        slow = self._random.random(cluster.nodes) < cluster.stragglers
+        self._slow = np.where(slow, cluster.slowness, 1.0).tolist()
+        self._next_start = 0.0
+        # By task: seconds and bytes of what it has done, by which others tell its speed.
+        self._history = [(0.0, 0.0)] * self.tasks
+        self._active: dict[int, _Active] = {}
+        self._idle: dict[int, simpy.Event] = {}
+        self._looked = self._look_at = float("-inf")
+        self._finished = self.env.event()
+        self._held: dict[int, float] = {}
+        self._starts = [0] * self.tasks
+
+    def run(self) -> float:
+        """Until the last trial is done; when that is."""
+        for task in range(self.tasks):
+            self.env.process(self._task(task))
+        self.env.run(until=self._finished)
+        now = self.env.now
+        for since in self._held.values():
+            self.spent.held += now - since
+        self._held.clear()
+        return now
+
+    # ---- a task
+
+    def _task(self, task: int) -> Steps:
+        """A task, and its next start if it was preempted."""
+        cluster, env = self._cluster, self.env
+        latency = cluster.latency
+        while True:
+            asked = env.now
+            spread = float(np.exp(cluster.spread * self._random.standard_normal()))
+            yield env.timeout(latency + cluster.wait * spread)
+            latency = 0.0
+            node = yield self._slots.get()
+            started = self._next_start = max(env.now, self._next_start + 1 / cluster.starts)
+            yield env.timeout(started - env.now)
+            self._held[task] = env.now
+            self.spent.queue += env.now - asked
+            self._plan_preemption(task)
+            try:
+                yield from self._start(node)
+                yield from self._take_all(task, node)
+                return
+            except simpy.Interrupt:
+                self._idle.pop(task, None)
+            finally:
+                self.spent.held += env.now - self._held.pop(task, env.now)
+                self._slots.put(node)
+
+    def _plan_preemption(self, task: int) -> None:
+        mean, process = self._cluster.preempted, self.env.active_process
+        if mean is None or process is None:
+            return
+        self._starts[task] += 1
+        number = self._starts[task]
+
+        def preempt(_: simpy.Event) -> None:
+            if process.is_alive and self._starts[task] == number:
+                process.interrupt()
+
+        timer = self.env.timeout(float(self._random.exponential(mean)))
+        assert timer.callbacks is not None
+        timer.callbacks.append(preempt)
+
+    def _start(self, node: int) -> Steps:
+        """Python starts, and loads the plan; tasks of a node that start share its cores."""
+        began, cluster = self.env.now, self._cluster
+        cores = cluster.startup_cores or cluster.slots
+        shared = self._cores[node]
+        job = shared.start(cluster.startup * self._slow[node], (1 / cores,))
+        try:
+            yield job.done
+        except simpy.Interrupt:
+            shared.stop(job)
+            raise
+        finally:
+            self.spent.startup += self.env.now - began
+        self.begun.append(self.env.now)
+
+    def _take_all(self, task: int, node: int) -> Steps:
+        files = _FILES_OF_TASK
+        while True:
+            part = self._dealing.take(task)
+            if part is None:
+                began = self.env.now
+                waiting = self._idle[task] = self.env.event()
+                self._plan_look()
+                try:
+                    part = yield waiting
+                except simpy.Interrupt:
+                    if waiting.triggered and waiting.value is not None:
+                        self._dealing.leave(task, waiting.value)
+                    raise
+                finally:
+                    self.spent.idle += self.env.now - began
+                if part is None:
+                    return
+            yield from self._compute_part(task, node, part, files)
+            files = 0
+
+    def _compute_part(self, task: int, node: int, part: Part, files: int) -> Steps:
+        slow, began = self._slow[node], self.env.now
+        files += _FILES_OF_PART + self._costs.files * (part.stop - part.start)
+        alone = max(1e-9, self._costs.alone.of(part.start, part.stop) * slow)
+        used, made = self._costs.used.of(part.start, part.stop), files / self._costs.creates
+        use = (used / alone, made / alone)
+        job = self.file_system.start(alone, use)
+        here = self._active[task] = _Active(task, part, job, slow, began)
+        try:
+            yield job.done
+        except simpy.Interrupt:
+            at = part.stop if job.over else self._at(here)
+            self.file_system.stop(job)
+            if at < part.stop:  # only the trial at hand is lost
+                self._dealing.leave(task, Part(part.chunk, at, part.stop))
+            self._note(here, at)
+            self._plan_look()
+            raise
+        self._note(here, part.stop)
+
+    def _note(self, here: _Active, stop: int) -> None:
+        """A part was done up to a trial."""
+        del self._active[here.task]
+        part, took = here.part, self.env.now - here.began
+        computing = min(took, self._costs.compute.of(part.start, stop) * here.slow)
+        self.spent.computing += computing
+        self.spent.io += took - computing
+        seconds, nbytes = self._history[here.task]
+        more = self._costs.nbytes.of(part.start, stop)
+        self._history[here.task] = seconds + took, nbytes + more
+        if stop > part.start:
+            self.parts.append((part.start, stop))
+            self._done += stop - part.start
+        if self._done == self._costs.trials and not self._finished.triggered:
+            self._finished.succeed()
+
+    def _at(self, here: _Active) -> int:
+        """The trial that is at hand."""
+        passed = (self.file_system.now - here.job.start) / here.slow
+        return self._costs.alone.reach(here.part.start, here.part.stop, passed)
+
+    # ---- helping
+
+    def _plan_look(self) -> None:
+        """Let those who are idle look for work, soon; all of them look at the same time."""
+        if self._look_at > self.env.now or not self._idle:
+            return
+        nap = max(min(1.0, self._cluster.stale / 20), _LOOKS * self.env.now)
+        self._look_at = max(self.env.now, self._looked + nap)
+        timer = self.env.timeout(self._look_at - self.env.now)
+        assert timer.callbacks is not None
+        timer.callbacks.append(self._look)
+
+    def _look(self, _: simpy.Event) -> None:
+        self._looked, self._look_at = self.env.now, float("-inf")
+        for task in list(self._idle):
+            part = self._dealing.take(task)
+            if part is None:
+                break
+            self._idle.pop(task).succeed(part)
+        slow = sorted(
+            (here for here in self._active.values() if self._is_long(here)),
+            key=lambda here: here.part.start,
+        )
+        while slow and self._idle:
+            half = self._second_half(slow[0])
+            if half is None:
+                slow.pop(0)
+            else:
+                self._idle.pop(next(iter(self._idle))).succeed(half)
+        if all(here.part.stop - self._at(here) <= 1 for here in self._active.values()):
+            for waiting in self._idle.values():  # there is nothing that could be taken over
+                waiting.succeed(None)
+            self._idle.clear()
+        self._plan_look()
+
+    def _is_long(self, here: _Active) -> bool:
+        """Whether a part is worth the trouble of helping, as others can tell by the journals."""
+        at = self._at(here)
+        if here.part.stop - at <= 1:
+            return False
+        seconds, nbytes = self._history[here.task]
+        seconds += self.env.now - here.began
+        nbytes += self._costs.nbytes.of(here.part.start, at)
+        left = self._costs.nbytes.of(at, here.part.stop)
+        return nbytes > 0 and left * seconds / nbytes >= self._cluster.stale / 6
+
+    def _second_half(self, here: _Active) -> Part | None:
+        """The second half of what is left of a part, if that is long."""
+        part, at = here.part, self._at(here)
+        if not self._is_long(here):
+            return None
+        half = self._costs.nbytes.of(at, part.stop) / 2
+        middle = min(part.stop - 1, max(at + 1, self._costs.nbytes.reach(at, part.stop, half)))
+        rest = Part(part.chunk, middle, part.stop)
+        part.stop = middle
+        end = here.job.start + self._costs.alone.of(part.start, middle) * here.slow
+        self.file_system.shorten(here.job, end)
+        return rest
