@@ -1,33 +1,48 @@
 """Predicted against measured: runs of a real SLURM on this machine, and `slurm.simulate`.
 
 ``python -m benchmarks.simulated`` starts a SLURM of two nodes, submits some configurations, and
-takes from sbatch to the verified result. What the cluster is like is read off the first two, which
-are no part of the comparison.
+measures from sbatch to the verified result. Trials sleep, so that tasks need no cores but to start.
+What the cluster is like is read off two other configurations, and is the same for all.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import click
 import h5py
 import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 import hpcio
 import slurm
 from hpcio.journals import Ledger
-from hpcio.reporting import read_timeline
+from hpcio.machine import cores
+from hpcio.reporting import COLOURS, canvas, read_timeline
 from slurm.submissions import newest
-from tests.rigs.slurm import Slurm, until
+from tests.rigs.slurm import Slurm, missing, until
+from tests.rigs.waiting import PATIENCE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROWS, CHANNELS = 50, 4
+# Bytes of a trial, and of its result.
+NBYTES = 8 * ROWS * CHANNELS
 # Two nodes; no task waits for another's end before it may begin.
 NODES, SLOTS = 2, 8
+CORES = cores()
+# Predictions are to be as close as this.
+BAND = 0.15
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,12 @@ class Configuration:
     sources: str = "auto"
     uneven: str = ""
     stale: float = 120.0
+
+    def __str__(self) -> str:
+        each = f"{self.trials} trials of {self.seconds:g} s"
+        how = f"{self.writer}{', a file a trial' if self.sources == 'trial' else ''}"
+        uneven = f", {self.uneven}" if self.uneven else ""
+        return f"{self.tasks} x {self.chunks} chunks, {each}{uneven}, {how}"
 
     def sleeps(self) -> np.ndarray:
         """Seconds of each trial."""
@@ -132,7 +153,7 @@ def measure(configuration: Configuration, folder: Path) -> Measured:
     )  # fmt: skip
     outcome = Path(f"{run.out}.run", "outcome.json")
     until(outcome.exists, "the result")
-    run.wait(timeout=60)
+    run.wait(timeout=PATIENCE)
     plan = hpcio.Plan.load(run.out)
     made, said = newest(plan), json.loads(outcome.read_text())
     assert made is not None
@@ -146,21 +167,182 @@ def measure(configuration: Configuration, folder: Path) -> Measured:
     )  # fmt: skip
 
 
-def measure_all(folder: Path, wanted: tuple[Configuration, ...]) -> list[Measured]:
-    """Measure on a SLURM that is started for it."""
-    rig = Slurm(folder / "slurm", nodes=NODES, cpus=SLOTS, memory=16_000)
+def measure_all(folder: Path, *, repetitions: int) -> list[Measured]:
+    """Measure all configurations on a SLURM that is started for it."""
     (folder / "slurm").mkdir()
-    before = dict(os.environ)
+    rig = Slurm(folder / "slurm", nodes=NODES, cpus=SLOTS, memory=16_000)
+    before, found = dict(os.environ), []
+    os.environ["HPCIO_CONFIG"] = str(folder / "no.toml")
     try:
         rig.up()
         os.environ.update(rig.environment)
-        found = []
-        for one in wanted:
-            found.append(measure(one, folder / one.name))
-            click.echo(json.dumps(asdict(found[-1])), err=True)
-            time.sleep(0.5)
+        for repetition in range(repetitions):
+            for one in (*CALIBRATION, *COMPARED):
+                found.append(measure(one, folder / f"{one.name}-{repetition}"))
+                click.echo(f"{one.name}: {found[-1].published:.1f} s", err=True)
         return found
     finally:
         rig.down()
         os.environ.clear()
         os.environ.update(before)
+
+
+# ---------------------------------------------------------------------- predicting
+
+
+def _of(measured: Sequence[Measured], one: Configuration) -> list[Measured]:
+    return [m for m in measured if m.configuration == one]
+
+
+def calibrated(measured: Sequence[Measured]) -> tuple[slurm.Cluster, slurm.Disk]:
+    """What the cluster is like: from a task that was alone, and from eight that came together.
+
+    Both nodes of the SLURM are one machine: tasks that start share its cores. So eight of them take
+    8 / CORES times as long as one until their first trial; what is left is the latency of SLURM.
+    """
+    alone, crowd = (_of(measured, one) for one in CALIBRATION)
+    first = median(m.began[0] for m in alone)
+    together = median(float(np.mean(m.began)) for m in crowd)
+    tasks = CALIBRATION[1].tasks
+    startup = (together - first) / (tasks / CORES - 1)
+    guessed = slurm.Disk()
+    io = float(guessed.rates["virtual"].seconds(NBYTES)) + NBYTES / guessed.read_one
+    per_trial = [
+        m.busy / m.configuration.trials - m.configuration.seconds - io for m in (*alone, *crowd)
+    ]
+    publish = [
+        m.published - m.last
+        - guessed.publish_source * m.configuration.tasks * m.configuration.chunks
+        for m in (*alone, *crowd)
+    ]  # fmt: skip
+    cluster = slurm.Cluster(
+        nodes=1, slots=NODES * SLOTS, latency=max(0.0, first - startup), startup=startup,
+        startup_cores=CORES,
+    )  # fmt: skip
+    return cluster, replace(guessed, per_trial=median(per_trial), publish=median(publish))
+
+
+def predicted(one: Configuration, cluster: slurm.Cluster, disk: slurm.Disk) -> float:
+    """Seconds from sbatch to the verified result."""
+    work = slurm.Work(
+        trials=one.trials, seconds=one.sleeps(), read=float(NBYTES), written=float(NBYTES)
+    )
+    writer = "virtual-trial" if one.sources == "trial" else one.writer
+    return slurm.simulate(
+        work, replace(cluster, stale=one.stale), disk, tasks=one.tasks,
+        chunks_per_task=one.chunks, writer=writer,
+    ).makespan  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A configuration, its prediction, and the median of what was measured."""
+
+    configuration: Configuration
+    predicted: float
+    measured: float
+
+    @property
+    def ratio(self) -> float:
+        """Of the prediction to what was measured."""
+        return self.predicted / self.measured
+
+
+def compare(measured: Sequence[Measured]) -> list[Compared]:
+    """Hold predictions against what was measured, one set of parameters for all."""
+    cluster, disk = calibrated(measured)
+    return [
+        Compared(one, predicted(one, cluster, disk), median(m.published for m in those))
+        for one in COMPARED
+        if (those := _of(measured, one))
+    ]
+
+
+# ---------------------------------------------------------------------- showing
+
+
+def table(compared: Sequence[Compared]) -> Table:
+    """A row for each configuration."""
+    made = Table(box=box.SIMPLE_HEAD)
+    for k, name in enumerate(("", "configuration", "predicted", "measured", "ratio")):
+        made.add_column(name, justify="left" if k < 2 else "right")
+    for one in compared:
+        told = one.configuration
+        made.add_row(
+            told.name, str(told), f"{one.predicted:.1f} s", f"{one.measured:.1f} s",
+            f"{one.ratio:.2f}",
+        )  # fmt: skip
+    return made
+
+
+def draw(ax: Axes, compared: Sequence[Compared]) -> None:
+    """Predicted against measured, with the band that is aimed at."""
+    most = 1.12 * max(max(c.measured, c.predicted) for c in compared)
+    line = np.array([0.0, most])
+    ax.fill_between(
+        line, line * (1 - BAND), line * (1 + BAND), color=COLOURS["pale"], linewidth=0,
+        label=f"within {BAND:.0%}",
+    )  # fmt: skip
+    ax.plot(line, line, color=COLOURS["grey"], linewidth=0.8)
+    for writer, colour, marker in (("virtual", "blue", "o"), ("direct", "green", "^")):
+        for uneven in (False, True):
+            those = [
+                c for c in compared
+                if c.configuration.writer == writer and bool(c.configuration.uneven) == uneven
+            ]  # fmt: skip
+            ax.plot(
+                [c.measured for c in those], [c.predicted for c in those], marker, markersize=6,
+                color=COLOURS[colour], markerfacecolor="white" if uneven else COLOURS[colour],
+                label=f"{writer}{', uneven trials' if uneven else ''}",
+            )  # fmt: skip
+    low = 0.85 * min(min(c.measured, c.predicted) for c in compared)
+    ax.set(
+        xlim=(low, most), ylim=(low, most), xlabel="measured, s", ylabel="predicted, s",
+        title="From sbatch to the verified result", aspect="equal",
+    )  # fmt: skip
+    ax.legend(loc="upper left")
+
+
+def save_picture(path: Path, compared: Sequence[Compared]) -> None:
+    """Draw it as SVG, and beside it as PNG, to look at."""
+    with canvas(path.with_suffix(".png"), 800, 800) as figure:
+        draw(figure.subplots(), compared)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+@click.command()
+@click.option("--repetitions", default=1, help="The median of so many counts.")
+@click.option("--dir", "folder", type=click.Path(exists=True, path_type=Path), default=Path("/tmp"))
+@click.option("--json", "kept", type=click.Path(path_type=Path), help="Keep what was measured.")
+@click.option("--from", "given", multiple=True, type=click.Path(exists=True, path_type=Path),
+              help="Show what was kept, instead of measuring.")  # fmt: skip
+@click.option(
+    "--picture", type=click.Path(path_type=Path), help="Draw it as SVG, and as PNG beside it."
+)
+def main(
+    repetitions: int, folder: Path, kept: Path | None, given: tuple[Path, ...], picture: Path | None
+) -> None:
+    """Hold predictions of submissions against a real SLURM on this machine."""
+    if given:
+        measured = [_read(one) for path in given for one in json.loads(path.read_text())]
+    else:
+        if missing():
+            raise click.ClickException(missing())
+        with tempfile.TemporaryDirectory(prefix="hpcio-bench-", dir=folder) as inside:
+            Path(inside).chmod(0o755)
+            measured = measure_all(Path(inside), repetitions=repetitions)
+    if kept is not None:
+        kept.write_text(json.dumps([asdict(one) for one in measured], indent=1))
+    compared = compare(measured)
+    Console(width=100).print(table(compared))
+    if picture is not None:
+        save_picture(picture, compared)
+
+
+def _read(said: dict[str, Any]) -> Measured:
+    told = Configuration(**said["configuration"])
+    return Measured(**{**said, "configuration": told, "began": tuple(said["began"])})
+
+
+if __name__ == "__main__":
+    main()

@@ -175,8 +175,6 @@ def _why(found: Simulated, more: Simulated | None) -> str:
     """The sentence, such as "64 tasks: 12 min; 128 would take 11 min, since ..."."""
     took = f"{count(found.tasks, 'task')}: {duration(found.makespan)}"
     if more is None or more.tasks <= found.tasks:
-        return f"{took}, and there is no room or work for more; most of it is {found.bottleneck}"
-    return (
-        f"{took}; {more.tasks:,} would take {duration(more.makespan)}, since most of it is "
-        f"{more.bottleneck} then"
-    )
+        return f"{took}, most of it {found.bottleneck}; there is no room or work for more tasks"
+    most = more.bottleneck if " is full" in more.bottleneck else f"most of it is {more.bottleneck}"
+    return f"{took}; {more.tasks:,} would take {duration(more.makespan)}, since {most}"

@@ -181,6 +181,6 @@ def _bottleneck(times: dict[str, float], run: Run, computed: float, *, full_at: 
     most = max(of_each, key=of_each.__getitem__)
     disk, files = (seconds / computed for seconds in run.file_system.short)
     if most in ("io", "computing") and max(disk, files) > _FULL:
-        what = "the file system is full" if disk >= files else "the file system makes no more files"
-        return f"{what} at {count(max(1, round(full_at)), 'task')}"
+        by = "" if disk >= files else " with making files"
+        return f"the file system is full{by} at {count(max(1, round(full_at)), 'task')}"
     return _WORDS[most]
