@@ -43,7 +43,7 @@ def test_in_the_shell(slurm, slow):
         capture_output=True, text=True, check=True, timeout=PATIENCE, cwd=slow.folder,
     )  # fmt: skip
     (told,) = [line for line in done.stderr.splitlines() if line.startswith("tasks auto: ")]
-    number, why = re.fullmatch(r"tasks auto: (\d+), since with (.*)", told).groups()
+    number, why = re.fullmatch(r"tasks auto: (\d+), since (.*)", told).groups()
     assert "a guessed file system" in why
     assert int(number) > 1  # 48 trials of a tenth of a second
     made = newest(hpcio.Plan.load(slow.out))
@@ -60,7 +60,7 @@ def test_what_was_decided_is_kept(slurm, place, capsys, monkeypatch):
     config.write_text('[submit]\ntasks = "auto"\n')
     monkeypatch.setenv("HPCIO_CONFIG", str(config))
     run = slurm_side.write_scripts(place.plan(), **OPTIONS)
-    assert capsys.readouterr().err.startswith("tasks auto: 1, since with 1 task: ")
+    assert capsys.readouterr().err.startswith("tasks auto: 1, since 1 task: ")
     assert newest(hpcio.Plan.load(place.out)).options.tasks == 1
     config.unlink()
     run.resume()
@@ -79,7 +79,8 @@ def test_what_was_measured_there_counts(slurm, place, capsys, monkeypatch, match
     if not matches:
         where = dataclasses.replace(where, filesystem="lustre")
     figures = tuple(
-        Figure("write", "virtual", 10_000, processes, 1, "B/s", (1e8 * processes,))
+        Figure("write", writer, 10_000, processes, 1, "B/s", (1e8 * processes,))
+        for writer in ("virtual", "virtual-trial")
         for processes in (1, 2)
     )
     kept = json.dumps(dataclasses.asdict(Found(where, figures, (), None)))
