@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +13,10 @@ from hpcio.errors import HpcioError
 from hpcio.machine import bench_file, on_one_mount, parse_bytes
 from hpcio.planning import Plan
 from slurm.forecast import measured_speed
-from slurm.simulation import Cluster, Disk, Work, recommend
 from slurm.site import Site, SubmitOptions, parse_time, settings
+
+if TYPE_CHECKING:
+    from slurm.simulation import Disk
 
 __all__ = ["resolved"]
 
@@ -45,6 +48,9 @@ def resolved(
     values = {**settings(site.cluster).values, **options.said()}
     if values["tasks"] != "auto" or values.get("ranks") is not None or not blocks.size:
         return options, ""
+    # Imported here: the finalizer submits passes, too, and has no use for simulations.
+    from slurm.simulation import Cluster, Disk, Work, recommend
+
     memory = 0 if values["memory"] is None else parse_bytes(values["memory"])
     seconds = None if values["walltime"] is None else parse_time(values["walltime"])
     partition = site.choose(
@@ -77,6 +83,8 @@ def _writer(plan: Plan) -> str:
 
 def _disk(plan: Plan) -> Disk:
     """What the user's benchmark has measured where the result goes; else a guess."""
+    from slurm.simulation import Disk
+
     path = bench_file()
     folder = Path(os.path.abspath(plan.out)).parent
     try:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-FACES = ["slurm", "slurm.site", "slurm.live", "slurm.submissions"]
+FACES = ["slurm", "slurm.site", "slurm.live", "slurm.simulation", "slurm.submissions"]
 
 
 @pytest.mark.parametrize("name", FACES)
@@ -23,7 +23,7 @@ def test_a_face_has_what_it_offers(name):
     ("module", "heavy"),
     [
         ("slurm.tasks.waiting", {"dask", "distributed", "click", "rich"}),
-        ("slurm.tasks.finishing", {"dask", "distributed", "click"}),
+        ("slurm.tasks.finishing", {"dask", "distributed", "click", "simpy", "hpcio.bench"}),
         ("slurm.tasks.on_ranks", {"dask", "distributed", "click"}),
         ("slurm.live.worker", {"dask_jobqueue"}),
     ],
