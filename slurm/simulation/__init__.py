@@ -2,9 +2,9 @@
 
 This room uses `slurm.site` and `hpcio.bench`; `slurm.submissions` takes `recommend` from it.
 `given` holds what is asked about, `disk` what a file system can do, `costs` what trials cost there,
-`shares` what many have together, `dealing` who takes which part of the work, `tasks` what a task
-does, `running` one simulation, `advice` the comparison of several. Only `shares` and `tasks` import
-simpy.
+`shares` what many have together, `dealing` who takes which part of the work, `helping` who helps
+whom, `tasks` what a task does, `running` one simulation, `advice` the comparison of several. Only
+`shares`, `helping` and `tasks` import simpy.
 """
 
 from __future__ import annotations

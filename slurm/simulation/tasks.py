@@ -12,14 +12,13 @@ import simpy
 from slurm.simulation.costs import Costs
 from slurm.simulation.dealing import Dealing, Part, cut
 from slurm.simulation.given import Cluster
-from slurm.simulation.shares import Job, Shared
+from slurm.simulation.helping import Active, Helping
+from slurm.simulation.shares import Shared
 
 __all__ = ["Run", "Spent"]
 
 # Files that a task makes when it starts, and for each part that it claims.
 _FILES_OF_TASK, _FILES_OF_PART = 4, 3
-# Looks of those who are idle are no closer than this share of the time so far: they are many.
-_LOOKS = 0.005
 
 Steps = Generator[simpy.Event, Any, None]
 
@@ -39,17 +38,6 @@ class Spent:
     io: float = 0.0
     idle: float = 0.0
     held: float = 0.0
-
-
-@dataclass(eq=False)
-class _Active:
-    """A part at work: its task, its job on the file system, and since when."""
-
-    task: int
-    part: Part
-    job: Job
-    slow: float
-    began: float
 
 
 class Run:
@@ -83,11 +71,9 @@ class Run:
         slow = self._random.random(cluster.nodes) < cluster.stragglers
         self._slow = np.where(slow, cluster.slowness, 1.0).tolist()
         self._next_start = 0.0
-        # By task: seconds and bytes of what it has done, by which others tell its speed.
-        self._history = [(0.0, 0.0)] * self.tasks
-        self._active: dict[int, _Active] = {}
-        self._idle: dict[int, simpy.Event] = {}
-        self._looked = self._look_at = float("-inf")
+        self._helping = Helping(
+            self.env, costs, self._dealing, self.file_system, tasks=self.tasks, stale=cluster.stale
+        )
         self._finished = self.env.event()
         self._held: dict[int, float] = {}
         self._starts = [0] * self.tasks
@@ -101,6 +87,7 @@ class Run:
         for since in self._held.values():
             self.spent.held += now - since
         self._held.clear()
+        self.spent.idle += self._helping.idle_seconds()
         return now
 
     # ---- a task
@@ -125,7 +112,7 @@ class Run:
                 yield from self._take_all(task, node)
                 return
             except simpy.Interrupt:
-                self._idle.pop(task, None)
+                self._helping.forget(task)
             finally:
                 self.spent.held += env.now - self._held.pop(task, env.now)
                 self._slots.put(node)
@@ -166,8 +153,7 @@ class Run:
             part = self._dealing.take(task)
             if part is None:
                 began = self.env.now
-                waiting = self._idle[task] = self.env.event()
-                self._plan_look()
+                waiting = self._helping.wait(task)
                 try:
                     part = yield waiting
                 except simpy.Interrupt:
@@ -188,95 +174,28 @@ class Run:
         used, made = self._costs.used.of(part.start, part.stop), files / self._costs.creates
         use = (used / alone, made / alone)
         job = self.file_system.start(alone, use)
-        here = self._active[task] = _Active(task, part, job, slow, began)
+        here = self._helping.active[task] = Active(task, part, job, slow, began)
         try:
             yield job.done
         except simpy.Interrupt:
-            at = part.stop if job.over else self._at(here)
+            at = part.stop if job.over else self._helping.at(here)
             self.file_system.stop(job)
             if at < part.stop:  # only the trial at hand is lost
                 self._dealing.leave(task, Part(part.chunk, at, part.stop))
             self._note(here, at)
-            self._plan_look()
+            self._helping.look_soon()
             raise
         self._note(here, part.stop)
 
-    def _note(self, here: _Active, stop: int) -> None:
+    def _note(self, here: Active, stop: int) -> None:
         """A part was done up to a trial."""
-        del self._active[here.task]
+        self._helping.note(here, stop)
         part, took = here.part, self.env.now - here.began
         computing = min(took, self._costs.compute.of(part.start, stop) * here.slow)
         self.spent.computing += computing
         self.spent.io += took - computing
-        seconds, nbytes = self._history[here.task]
-        more = self._costs.nbytes.of(part.start, stop)
-        self._history[here.task] = seconds + took, nbytes + more
         if stop > part.start:
             self.parts.append((part.start, stop))
             self._done += stop - part.start
         if self._done == self._costs.trials and not self._finished.triggered:
             self._finished.succeed()
-
-    def _at(self, here: _Active) -> int:
-        """The trial that is at hand."""
-        passed = (self.file_system.now - here.job.start) / here.slow
-        return self._costs.alone.reach(here.part.start, here.part.stop, passed)
-
-    # ---- helping
-
-    def _plan_look(self) -> None:
-        """Let those who are idle look for work, soon; all of them look at the same time."""
-        if self._look_at > self.env.now or not self._idle:
-            return
-        nap = max(min(1.0, self._cluster.stale / 20), _LOOKS * self.env.now)
-        self._look_at = max(self.env.now, self._looked + nap)
-        timer = self.env.timeout(self._look_at - self.env.now)
-        assert timer.callbacks is not None
-        timer.callbacks.append(self._look)
-
-    def _look(self, _: simpy.Event) -> None:
-        self._looked, self._look_at = self.env.now, float("-inf")
-        for task in list(self._idle):
-            part = self._dealing.take(task)
-            if part is None:
-                break
-            self._idle.pop(task).succeed(part)
-        slow = sorted(
-            (here for here in self._active.values() if self._is_long(here)),
-            key=lambda here: here.part.start,
-        )
-        while slow and self._idle:
-            half = self._second_half(slow[0])
-            if half is None:
-                slow.pop(0)
-            else:
-                self._idle.pop(next(iter(self._idle))).succeed(half)
-        if all(here.part.stop - self._at(here) <= 1 for here in self._active.values()):
-            for waiting in self._idle.values():  # there is nothing that could be taken over
-                waiting.succeed(None)
-            self._idle.clear()
-        self._plan_look()
-
-    def _is_long(self, here: _Active) -> bool:
-        """Whether a part is worth the trouble of helping, as others can tell by the journals."""
-        at = self._at(here)
-        if here.part.stop - at <= 1:
-            return False
-        seconds, nbytes = self._history[here.task]
-        seconds += self.env.now - here.began
-        nbytes += self._costs.nbytes.of(here.part.start, at)
-        left = self._costs.nbytes.of(at, here.part.stop)
-        return nbytes > 0 and left * seconds / nbytes >= self._cluster.stale / 6
-
-    def _second_half(self, here: _Active) -> Part | None:
-        """The second half of what is left of a part, if that is long."""
-        part, at = here.part, self._at(here)
-        if not self._is_long(here):
-            return None
-        half = self._costs.nbytes.of(at, part.stop) / 2
-        middle = min(part.stop - 1, max(at + 1, self._costs.nbytes.reach(at, part.stop, half)))
-        rest = Part(part.chunk, middle, part.stop)
-        part.stop = middle
-        end = here.job.start + self._costs.alone.of(part.start, middle) * here.slow
-        self.file_system.shorten(here.job, end)
-        return rest
