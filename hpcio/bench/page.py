@@ -87,6 +87,7 @@ def _facts(place: Place) -> list[tuple[str, str]]:
     return [
         ("folder", place.folder),
         ("file system", f"{place.filesystem} ({', '.join(place.mounted)})"),
+        *([("striping", place.striping)] if place.striping else []),
         ("nodes", ", ".join(place.hosts)),
         ("processes", str(place.processes)),
         ("machine", f"{place.cores} cores, {memory(place.memory)}, {place.processor}"),

@@ -13,7 +13,8 @@ from typing import Any
 
 import h5py
 
-from hpcio.machine import cores, kind_of, options_of
+from hpcio.machine import cores, kind_of, options_of, striping_of
+from hpcio.words import count, size
 
 __all__ = ["Place", "machine_facts"]
 
@@ -41,6 +42,8 @@ class Place:
         Of this machine, in bytes.
     versions : dict of str
     date : str
+    striping : str
+        Over how many servers new files are laid out there, in words; "" if nobody says.
     """
 
     folder: str
@@ -55,6 +58,7 @@ class Place:
     python: str
     versions: dict[str, str]
     date: str
+    striping: str = ""
 
     @classmethod
     def of(cls, folder: Path, hosts: Sequence[str]) -> Place:
@@ -67,7 +71,16 @@ class Place:
             processes=len(hosts),
             **machine_facts(),
             date=time.strftime("%Y-%m-%d %H:%M %Z"),
+            striping=_striping(folder),
         )
+
+
+def _striping(folder: Path) -> str:
+    found = striping_of(folder)
+    if found is None:
+        return ""
+    over = "all servers" if found.count < 0 else count(found.count, "server")
+    return f"{over}, {size(found.size)} each"
 
 
 def machine_facts() -> dict[str, Any]:

@@ -6,6 +6,7 @@ No Lustre can be run where these tests are: they show what is asked and what fol
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import hpcio
+from hpcio.bench import Place
 from hpcio.machine import Striping, layout_in_words, new_file, striping
 from hpcio.machine.striping import stripes_for, striping_of
 
@@ -167,3 +169,10 @@ def test_one_file_of_a_run_is_striped(tmp_path, lustre, monkeypatch, way):
     assert line.startswith(f"setstripe -c 4 {tmp_path}/")
     with h5py.File(plan.out) as f:
         np.testing.assert_array_equal(f["data"], -values)
+
+
+def test_a_benchmark_says_over_how_many_servers_new_files_are(tmp_path, lustre):
+    lustre(PLAIN.format(count=4))
+    assert re.fullmatch(r"4 servers, 1\.05 MB each", Place.of(tmp_path, ["n1"]).striping)
+    lustre(PLAIN.format(count=-1))
+    assert Place.of(tmp_path, ["n1"]).striping.startswith("all servers")
