@@ -33,6 +33,7 @@ from benchmarks.one_file import mean, mutex, one_file, ranks
 from benchmarks.outputs import details, outputs
 from benchmarks.packing import compression, repack
 from benchmarks.plans import averages, done_already, extend, plans, recordings
+from benchmarks.writers import writers
 from hpcio.files.bytes import checksum
 from hpcio.journals import rundir
 from hpcio.journals.journal import DONE, Journal
@@ -340,4 +341,5 @@ ROWS: dict[str, Row] = {
     "done-already": done_already,
     "dask": dask_session,
     "array-task": array_task,
+    "writers": writers,
 }

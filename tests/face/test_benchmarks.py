@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import subprocess
 import sys
@@ -39,6 +40,20 @@ def test_a_row_of_one_file_and_one_of_the_loop_run(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "direct-47kB" in done.stderr
+
+
+@pytest.mark.slow
+def test_growth_is_measured_and_drawn(tmp_path):
+    options = ["--most", "100", "--repetitions", "1", "--dir", str(tmp_path)]
+    options += ["--markdown", f"{tmp_path}/growth.md", "--picture", f"{tmp_path}/growth.svg"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.growth", *options], cwd=REPOSITORY, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "| virtual | 100 |" in (tmp_path / "growth.md").read_text()
+    assert "<svg" in (tmp_path / "growth.svg").read_text()
+    assert sorted(os.listdir(tmp_path)) == ["growth.md", "growth.png", "growth.svg"]
 
 
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(sides.__path__)])
