@@ -4,8 +4,9 @@ To start a Python and to import numpy, h5py and hpcio takes a third of a second;
 has them, some milliseconds. There is one such server for a session, started when a worker is first
 needed. It has imported nothing of the user's: each worker imports that for itself, as it is then.
 
-The server ends with its session, however that ends, and when nobody has asked for a while. Where it
-cannot be had, `hpcio.machine.pythons` starts new Pythons.
+The server ends with its session, however that ends, and when nobody has asked for a while. A worker
+ends with the server, so that one that is no longer wanted stays until its workers have ended. Where
+it cannot be had, `hpcio.machine.pythons` starts new Pythons.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any, NoReturn
 
 from hpcio.machine.children import be_child
 
-__all__ = ["ForkServer", "Forked", "is_possible", "limits", "serve"]
+__all__ = ["ForkServer", "Forked", "NoFork", "ServerEnded", "is_possible", "serve"]
 
 # What most workers need, and takes long to import.
 _IMPORTED = (
@@ -38,15 +39,26 @@ _IMPORTED = (
 )  # fmt: skip
 # After so many seconds without a request the server ends.
 _IDLE = 600.0
+# What a server says that can never fork.
+_THREADS = "a thread runs in the fork server"
 # How long, in seconds, a session waits for a server that it has asked to end.
 _ENDING = 2.0
 # The largest request, in bytes, and how many descriptors may come with one.
 _MOST, _MOST_FDS = 1 << 17, 16
 _STATUS = 4
 # What a user's terminal, or SLURM, sends to all processes of a session means the workers.
+_ALL_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _FOR_WORKERS = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
 )  # fmt: skip
+
+
+class ServerEnded(OSError):
+    """A fork server has ended."""
+
+
+class NoFork(OSError):
+    """A fork server has threads, which its copies would lack."""
 
 
 class Forked:
@@ -55,12 +67,15 @@ class Forked:
     Attributes
     ----------
     pid : int
+    ended_with_server : bool
+        Whether it has ended since its server was killed: nothing that it did is the reason.
     """
 
     def __init__(self, pid: int, pidfd: int, status: int) -> None:
         self.pid = pid
         self._pidfd, self._status = pidfd, status
         self._ended: int | None = None
+        self.ended_with_server = False
 
     def poll(self) -> int | None:
         """The exit status as `subprocess.Popen` gives it; None while it runs."""
@@ -97,6 +112,7 @@ class Forked:
             return None
         said = os.read(self._status, _STATUS)
         # A server that was killed takes its workers along.
+        self.ended_with_server = not said
         ended = int.from_bytes(said, "little", signed=True) if said else -signal.SIGKILL
         os.close(self._status)
         os.close(self._pidfd)
@@ -125,6 +141,8 @@ class ForkServer:
         self._session, self._asked = os.getpid(), 0
         self.has_forked = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Until it can say what they mean to it, it hears none of these.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_WORKERS)
         try:
             self._server = subprocess.Popen(
                 command(str(theirs.fileno()), str(self._session)),
@@ -136,11 +154,18 @@ class ForkServer:
             ours.close()
             raise
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self._socket = ours
         atexit.register(self.close)
 
-    def fork(self, serve: str, arguments: Sequence[str], fds: Sequence[int]) -> Forked:
+    def fork(
+        self,
+        serve: str,
+        arguments: Sequence[str],
+        fds: Sequence[int],
+        environment: Mapping[str, str],
+    ) -> Forked:
         """Have it fork a process that calls a function.
 
         Parameters
@@ -151,11 +176,17 @@ class ForkServer:
         fds : sequence of int
             Standard input, output and error of the process; those behind them are given to the
             function by their numbers there, before the arguments.
+        environment : mapping of str to str
+            Of the process.
 
         Raises
         ------
+        ServerEnded
+            If the server has ended.
+        NoFork
+            If it has threads, and never will fork.
         OSError
-            If the server has ended, or cannot fork.
+            If it cannot fork now, or there is no descriptor left.
         """
         here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         status, theirs = os.pipe()
@@ -163,9 +194,7 @@ class ForkServer:
             with self._lock:
                 said, pidfd = self._ask(
                     {
-                        "serve": serve, "arguments": list(arguments), "umask": _umask(),
-                        "cores": sorted(os.sched_getaffinity(0)),
-                        "nice": os.getpriority(os.PRIO_PROCESS, 0),
+                        "serve": serve, "arguments": list(arguments), **_as_here(environment),
                     },
                     [theirs, here, *fds],
                 )  # fmt: skip
@@ -184,29 +213,51 @@ class ForkServer:
         message = json.dumps({**request, "number": self._asked}).encode()
         if len(message) > _MOST:
             raise OSError("the request is too long")
-        socket.send_fds(self._socket, [message], fds)
+        try:
+            socket.send_fds(self._socket, [message], fds)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise ServerEnded from error
         while True:
-            answer, found, _, _ = socket.recv_fds(self._socket, _MOST, 1)
+            answer, found = self._hear()
             for number in found:
                 os.set_inheritable(number, False)  # noqa: FBT003
-            said = json.loads(answer or b"{}")
-            if not said or ("why" in said and said["number"] == self._asked):
-                raise OSError(said.get("why", "the fork server has ended"))
+            said = json.loads(answer)
             if said["number"] == self._asked:
+                if "why" in said:
+                    raise NoFork if said["why"] == _THREADS else OSError(said["why"])
                 return said, found[0]
             for number in found:  # to one that Ctrl-C has left
                 os.close(number)
 
-    def close(self) -> None:
-        """Have it end, when its workers have."""
-        atexit.unregister(self.close)
-        if os.getpid() != self._session:  # this is a copy, and the server another's
-            self._socket.close()
-            self._server.returncode = 0
-            return
+    def _hear(self) -> tuple[bytes, list[int]]:
+        try:
+            answer, found, _, _ = socket.recv_fds(self._socket, _MOST, 1)
+        except ConnectionResetError:
+            answer, found = b"", []
+        if not answer:
+            raise ServerEnded
+        return answer, found
+
+    def status(self) -> int | None:
+        """How the server has ended, if it has."""
+        return self._server.poll()
+
+    def retire(self) -> None:
+        """Have it end when its workers have, which others may wait for yet."""
         with self._lock, contextlib.suppress(OSError):  # copies may hold the socket open
             self._socket.send(b"{}")
         self._socket.close()
+
+    def leave_to_parent(self) -> None:
+        """Let go of it in a process that was forked from the session, whose it is."""
+        atexit.unregister(self.close)
+        self._socket.close()
+        self._server.returncode = 0
+
+    def close(self) -> None:
+        """Have it end at the end of the session, with all that it has forked."""
+        atexit.unregister(self.close)
+        self.retire()
         try:
             self._server.wait(_ENDING)
         except subprocess.TimeoutExpired:
@@ -237,10 +288,18 @@ def is_possible() -> bool:
     return True
 
 
-def limits() -> tuple[tuple[int, int], ...]:
-    """The limits of this process, which those that it starts inherit."""
-    names = sorted(name for name in dir(resource) if name.startswith("RLIMIT_"))
-    return tuple(resource.getrlimit(getattr(resource, name)) for name in names)
+def _as_here(environment: Mapping[str, str]) -> dict[str, Any]:
+    """What a new process inherits from this one, and from the thread that starts it."""
+    limits = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+    return {
+        "environment": dict(environment),
+        "umask": _umask(),
+        "cores": sorted(os.sched_getaffinity(0)),
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
+        "limits": [[limit, *resource.getrlimit(limit)] for limit in sorted(limits)],
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "ignored": [n for n in _ALL_SIGNALS if signal.getsignal(n) == signal.SIG_IGN],
+    }
 
 
 # ---------------------------------------------------------------------- in the server
@@ -265,26 +324,30 @@ class _Server:
         self._waking = waking
         for number in (*_FOR_WORKERS, signal.SIGCHLD):
             signal.signal(number, self._heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever the session has blocked
 
     def _heard(self, number: int, _: object) -> None:
-        """Signals wake; SIGTERM of the session itself is heard as its closed socket."""
+        """Signals wake the server; nothing but the end of its session ends it."""
 
     def run(self) -> None:
         for name in _IMPORTED:
             importlib.import_module(name)
         gc.freeze()  # what is never collected stays shared with all copies
-        poller = select.poll()
-        for number in (self._requests.fileno(), self._session, self._woken):
+        poller, asked = select.poll(), self._requests.fileno()
+        if self._session < 0:
+            os._exit(0)
+        for number in (asked, self._session, self._woken):
             poller.register(number, select.POLLIN)
-        while self._session >= 0:
+        while self._running or not self._ending:
             ready = dict(poller.poll(_IDLE * 1000))
             if self._woken in ready:
                 os.read(self._woken, 1 << 12)
                 self._reap()
             if self._session in ready or not (ready or self._running):
                 break
-            if self._requests.fileno() in ready and not self._answer():
-                break
+            if asked in ready and not self._answer():
+                self._ending = True
+                poller.unregister(asked)
         os._exit(0)
 
     def _reap(self) -> None:
@@ -311,7 +374,7 @@ class _Server:
         server, pid = os.getpid(), -1
         try:
             if len(os.listdir("/proc/self/task")) > 1:  # what they hold would stay held
-                raise OSError("a thread runs in the fork server")
+                raise OSError(_THREADS)
             pid = os.fork()
             if not pid:
                 self._become(server, request, fds)
@@ -334,13 +397,8 @@ class _Server:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            for number in (*_FOR_WORKERS, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             kept = self._install(fds)
-            os.umask(request["umask"])
-            os.sched_setaffinity(0, request["cores"])
-            os.setpriority(os.PRIO_PROCESS, 0, request["nice"])
+            _be_as(request)
             _seed_anew()
             be_child(str(server), request["serve"], *map(str, kept), *request["arguments"])
             status = 0
@@ -365,6 +423,24 @@ class _Server:
             os.close(own)
         self._requests.close()
         return list(fds[5:])
+
+
+def _be_as(request: Mapping[str, Any]) -> None:
+    """Be as a process that the session itself has started."""
+    for number in {*_FOR_WORKERS, signal.SIGCHLD, *request["ignored"]}:
+        ignored = number in request["ignored"]
+        signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    if signal.SIGINT not in request["ignored"]:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.umask(request["umask"])
+    os.sched_setaffinity(0, request["cores"])
+    os.setpriority(os.PRIO_PROCESS, 0, request["nice"])
+    for limit, soft, hard in request["limits"]:
+        if resource.getrlimit(limit) != (soft, hard):
+            resource.setrlimit(limit, (soft, hard))
+    signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
 
 
 def _seed_anew() -> None:

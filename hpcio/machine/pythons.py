@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from hpcio.machine.children import Process
-from hpcio.machine.forkserver import ForkServer, is_possible, limits
+from hpcio.machine.forkserver import ForkServer, NoFork, ServerEnded, is_possible
 
 __all__ = ["begin_pythons", "new_python", "start_python", "with_threads"]
 
@@ -65,6 +65,15 @@ def with_threads(count: int) -> dict[str, str]:
 _servers: dict[int, tuple[object, ForkServer]] = {}
 # Where there is none: libraries of more threads than one have threads that no copy would have.
 _without: set[int] = set()
+# How many servers in a row have ended, for each number of threads, before they had forked.
+_in_vain: dict[int, int] = {}
+# Servers whose workers are at work yet, or that have just ended.
+_retired: list[ForkServer] = []
+# Variables that libraries read when they are imported, by the beginnings of their names.
+_WHEN_IMPORTED = (
+    "PYTHON", "LD_", "OMP_", "GOTO_", "OPENBLAS_", "MKL_", "BLIS_", "VECLIB_", "NUMEXPR_", "NUMBA_",
+    "HDF5_", "H5PY_", "NPY_", "NUMPY_", "MALLOC_", "GLIBC_", "LANG", "LC_", "TZ", "COVERAGE_",
+)  # fmt: skip
 _lock = threading.Lock()
 
 
@@ -108,9 +117,14 @@ def start_python(
         ]
         while (server := begin_pythons(threads)) is not None:
             try:
-                return server.fork(serve, arguments, [*standard, *fds])
-            except OSError:
+                return server.fork(serve, arguments, [*standard, *fds], _environment(threads))
+            except ServerEnded:
                 _forget(threads, server)
+            except NoFork:
+                _without.add(threads)
+                _forget(threads, server)
+            except OSError:  # it says so itself, if there is no process left
+                break
         return _popen(serve, arguments, fds, standard, threads)
     finally:
         os.close(nothing)
@@ -120,15 +134,16 @@ def begin_pythons(threads: int = 1) -> ForkServer | None:
     """Begin what `start_python` needs, and takes a moment; None where it cannot be had."""
     if threads in _without or not is_possible():
         return None
-    environment = {**with_threads(threads), "PYTHONUNBUFFERED": "1"}
-    state = os.getpid(), environment, limits(), os.geteuid(), os.getegid()
+    environment = _environment(threads)
+    imported = {n: v for n, v in environment.items() if n.startswith(_WHEN_IMPORTED)}
+    state = imported, os.geteuid(), os.getegid()
     with _lock:
+        _retired[:] = [server for server in _retired if server.status() is None]
         there = _servers.get(threads)
         if there is not None:
             if there[0] == state:
                 return there[1]
-            del _servers[threads]
-            there[1].close()
+            _retire(threads)
         try:
             command = partial(new_python, "hpcio.machine.forkserver:serve")
             server = ForkServer(command, environment)
@@ -138,14 +153,41 @@ def begin_pythons(threads: int = 1) -> ForkServer | None:
         return server
 
 
+def _environment(threads: int) -> dict[str, str]:
+    return {**with_threads(threads), "PYTHONUNBUFFERED": "1"}
+
+
+def _retire(threads: int) -> None:
+    """Have a server end when its workers have; another one comes in its place."""
+    _, server = _servers.pop(threads)
+    server.retire()
+    _retired.append(server)
+
+
 def _forget(threads: int, server: ForkServer) -> None:
-    """Put away a server that has ended, as after a while of rest; a new one never could."""
+    """Put away a server that has ended, as after a while of rest; or two that never forked."""
     with _lock:
-        if not server.has_forked:
-            _without.add(threads)
         if _servers.get(threads, (None, None))[1] is server:
-            del _servers[threads]
-    server.close()
+            _retire(threads)
+            if not server.has_forked and server.status() != 0:
+                _in_vain[threads] = _in_vain.get(threads, 0) + 1
+                if _in_vain[threads] > 1:
+                    _without.add(threads)
+
+
+def _leave_to_parent() -> None:
+    """In a process that was forked from this one: it has no server yet, and no lock is held."""
+    global _lock  # noqa: PLW0603  (a thread that is not here may hold it)
+    for _, server in _servers.values():
+        server.leave_to_parent()
+    for server in _retired:
+        server.leave_to_parent()
+    _servers.clear()
+    _retired.clear()
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _given(fd: int | None, own: int, nothing: int) -> int:
@@ -168,5 +210,5 @@ def _popen(
     return subprocess.Popen(
         new_python("hpcio.machine.children:be_child", *given),
         stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=fds,
-        env={**with_threads(threads), "PYTHONUNBUFFERED": "1"},
+        env=_environment(threads),
     )  # fmt: skip

@@ -254,6 +254,8 @@ class _Pool:
                     f"Its output:\n"
                     f"{_tail(worker.log)}\n(all of it in '{worker.log}')"
                 )
+        elif getattr(worker.process, "ended_with_server", False):
+            self._again(worker)
         else:
             ended = how_it_ended(status)
             why = f"{_tail(worker.log)}\nWorkerError: the worker ended with {ended}"
@@ -262,6 +264,19 @@ class _Pool:
                 self.queue.appendleft(left)
         if self.queue:
             self._start()
+
+    def _again(self, worker: _Process) -> None:
+        """Have done again what a worker had left that ended with the server of all of them."""
+        assert worker.batch is not None
+        self.idle_deaths += 1
+        if self.idle_deaths > FRUITLESS:
+            raise WorkerError(
+                "The process that starts workers is killed again and again. See whether the "
+                "system is short of memory, then resume."
+            )
+        left, _ = tried_by(self.plan, worker.attempt).left_of(worker.batch)
+        if left.size:
+            self.queue.appendleft(left)
 
     def _left(self, batch: np.ndarray, attempt: str, why: str) -> np.ndarray:
         """The blocks of a dead worker to do again."""

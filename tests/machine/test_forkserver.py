@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -25,8 +26,10 @@ def _afresh(monkeypatch):
     """Servers of this test alone."""
     monkeypatch.setattr(pythons, "_servers", {})
     monkeypatch.setattr(pythons, "_without", set())
+    monkeypatch.setattr(pythons, "_in_vain", {})
+    monkeypatch.setattr(pythons, "_retired", [])
     yield
-    for _, server in pythons._servers.values():
+    for server in [*(server for _, server in pythons._servers.values()), *pythons._retired]:
         server.close()
 
 
@@ -112,6 +115,85 @@ def test_it_is_waited_for_and_ended():
         process.send_signal(number)
         assert process.wait(PATIENCE) == -number
     assert len(os.listdir("/proc/self/fd")) == before + 1  # that to the server
+    os.close(reading)
+    os.close(writing)
+
+
+def test_limits_signals_and_masks_are_those_of_the_thread_that_starts_it():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGUSR1})
+    hup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as of nohup
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+        said = told()
+    finally:
+        signal.signal(signal.SIGHUP, hup)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert said["files"] == 200
+    assert {signal.SIGCHLD, signal.SIGUSR1} <= {*said["blocked"]}
+    assert signal.SIGHUP in said["ignored"]
+    said = told()
+    assert said["files"] == limits[0]
+    assert not said["blocked"]
+    assert len(pythons._servers) == 1
+    assert not pythons._retired
+
+
+def test_workers_of_others_stay_when_a_server_is_replaced(monkeypatch):
+    reading, writing = os.pipe()
+    process = start_python("tests.rigs.forked:stay", fds=[writing])
+    os.read(reading, 100)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # which numerical libraries read
+    assert told()["forked"]
+    (old,) = pythons._retired
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == -signal.SIGTERM
+    assert not process.ended_with_server
+    until(lambda: old.status() is not None, "the end of the old server")
+    os.close(reading)
+    os.close(writing)
+
+
+def test_no_descriptor_is_left(monkeypatch):
+    """Then nothing starts, and the server stays for those that it has forked."""
+    assert told()["forked"]
+    ((_, server),) = pythons._servers.values()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)  # the lowest that is
+    os.close(free)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, limits[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            start_python("tests.rigs.forked:leave", "0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert server.status() is None
+    assert told()["forked"]
+    assert [one for _, one in pythons._servers.values()] == [server]
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "killed"])
+def test_a_server_that_is_disturbed_while_it_starts(how, capfd):
+    server = pythons.begin_pythons()
+    number = signal.SIGINT if how == "Ctrl-C" else signal.SIGKILL
+    os.kill(server._server.pid, number)
+    if how == "killed":
+        server._server.wait()
+    assert told()["forked"]
+    assert "Traceback" not in capfd.readouterr().err
+    assert not pythons._without
+
+
+def test_a_process_says_that_its_server_was_killed():
+    reading, writing = os.pipe()
+    process = start_python("tests.rigs.forked:stay", fds=[writing])
+    os.read(reading, 100)
+    ((_, server),) = pythons._servers.values()
+    os.kill(server._server.pid, signal.SIGKILL)
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+    assert process.ended_with_server
     os.close(reading)
     os.close(writing)
 

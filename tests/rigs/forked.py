@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import time
 from pathlib import Path
@@ -26,6 +27,8 @@ def tell(fd: str, *texts: str) -> None:
         "inherited": [int(n) for n in os.listdir("/proc/self/fd") if is_inherited(int(n))],
         "random": [random.random(), float(np.random.random()), os.urandom(4).hex()],  # noqa: NPY002
         "ignored": [n for n in range(1, 32) if signal.getsignal(n) is signal.SIG_IGN],
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         "name": Path("/proc/self/comm").read_text().strip(),
     }
     os.write(int(fd), json.dumps(said).encode())

@@ -259,6 +259,21 @@ def test_workers_that_are_killed_one_after_the_other_leave_nothing_undone(tmp_pa
         assert f["data"][...].tobytes() == bench.expected.tobytes()
 
 
+def test_trials_are_not_to_blame_when_the_server_of_all_workers_is_killed(tmp_path):
+    bench = Bench(tmp_path)
+    bench.hold(*range(TRIALS))
+    with ended(bench.start(workers=2)) as session:
+        for calls in (2, 4, 6):  # as often as would make each of them a suspect twice
+            until(lambda calls=calls: len(bench.calls) >= calls, "two trials")
+            one, _ = workers_of(session.pid)
+            os.kill(int(Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[1]), 9)
+            until(lambda one=one: one not in workers_of(session.pid), "its end")
+        bench.hold()
+        assert session.wait(timeout=PATIENCE) == 0
+    with hpcio.open(bench.out) as f:
+        assert f["data"][...].tobytes() == bench.expected.tobytes()
+
+
 def workers_of(pid: int) -> list[int]:
     """The workers of a session that live, in order, whether it has started them or its server."""
     found = []
