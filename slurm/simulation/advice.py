@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hpcio.bench import WRITERS
-from hpcio.errors import OptionError
+from hpcio.errors import OptionError, check_whole
 from hpcio.words import count, duration
 from slurm.simulation.costs import Costs
 from slurm.simulation.disk import Disk
@@ -89,11 +89,13 @@ def recommend(
     >>> said.tasks, said.writer
     (32, 'virtual')
     """
+    if most is not None:
+        check_whole("most", most, least=1)
     names = [name for name in disk.rates if writers is None or name in writers]
     if not names:
         raise OptionError(
-            f"Nothing is known of {', '.join(writers or ())} on {disk.words}. Measure it: "
-            "hpcio bench --dir DIR --json FILE"
+            f"Nothing is known of {', '.join(writers or ()) or 'no writer'} on {disk.words}. "
+            "Measure it: hpcio bench --dir DIR --json FILE"
         )
     costs = {name: Costs(work, disk, name) for name in names}
     limit = max(1, min(cluster.total, work.trials, most or cluster.total))

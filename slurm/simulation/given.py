@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
 
-from hpcio.errors import OptionError
+from hpcio.errors import OptionError, check_whole
 from hpcio.planning import Plan
 from slurm.site import Site
 
@@ -65,16 +67,19 @@ class Cluster:
     stale: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "slots", "starts", "startup_cores", "preempted", "stale"):
+        for name in ("nodes", "slots", "startup_cores"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), least=1)
+        for name in ("starts", "preempted", "stale"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise OptionError(f"Cluster({name}={value}) makes no sense. Use more than 0.")
         for name in ("latency", "wait", "spread", "startup"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise OptionError(
                     f"Cluster({name}={getattr(self, name)}) makes no sense. Use 0 or more."
                 )
-        if not 0 <= self.stragglers <= 1 or self.slowness < 1:
+        if not 0 <= self.stragglers <= 1 or not 1 <= self.slowness < math.inf:
             raise OptionError(
                 f"Cluster(stragglers={self.stragglers}, slowness={self.slowness}) makes no sense. "
                 "Use a share from 0 to 1 that is 1 or more times slower."
@@ -155,10 +160,13 @@ class Work:
     written: Amount = 0.0
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise OptionError(f"Work(trials={self.trials}) makes no sense. Use 1 or more.")
+        check_whole("trials", self.trials, least=1)
         for field in fields(self)[1:]:
             value = np.asarray(getattr(self, field.name))
+            if value.dtype.kind not in "iuf":
+                raise OptionError(f"'{field.name}' of Work is no number: {value!r:.100}.")
+            if isinstance(getattr(self, field.name), Sequence):
+                object.__setattr__(self, field.name, value)
             if value.shape not in ((), (self.trials,)):
                 raise OptionError(
                     f"'{field.name}' of Work has shape {value.shape}. Give one number, or one for "

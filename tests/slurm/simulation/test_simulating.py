@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcio.errors import OptionError
-from slurm import Cluster, Disk, Work, simulate
+from slurm import Cluster, Disk, Work, recommend, simulate
 from slurm.mapping import map_blocks
 from slurm.simulation.costs import Costs
 from slurm.simulation.dealing import Sums, cut
@@ -153,7 +153,15 @@ def test_ten_million_trials_on_a_thousand_nodes():
     ("make", "match"),
     [
         (lambda: Cluster(nodes=0), "nodes=0"),
+        (lambda: Cluster(slots=0.5), "slots=0.5"),
         (lambda: Cluster(wait=-1), "wait=-1"),
+        (lambda: Cluster(spread=float("nan")), "spread=nan"),
+        (lambda: Cluster(starts=float("inf")), "starts=inf"),
+        (lambda: Cluster(slowness=float("nan")), "slowness=nan"),
+        (lambda: Work(trials=2.5, seconds=1), "trials=2.5"),
+        (lambda: Work(trials=2, seconds=None), "'seconds' of Work is no number"),
+        (lambda: recommend(Work(trials=2, seconds=1), FREE, FAST, most=0), "most=0"),
+        (lambda: recommend(Work(trials=2, seconds=1), FREE, FAST, writers=[]), "no writer"),
         (lambda: Cluster(stragglers=2), "stragglers=2"),
         (lambda: Work(trials=0, seconds=1), "trials=0"),
         (lambda: Work(trials=2, seconds=np.ones(3)), r"'seconds' of Work has shape \(3,\)"),
