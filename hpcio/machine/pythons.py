@@ -136,7 +136,7 @@ def begin_pythons(threads: int = 1) -> ForkServer | None:
         return None
     environment = _environment(threads)
     imported = {n: v for n, v in environment.items() if n.startswith(_WHEN_IMPORTED)}
-    state = imported, os.geteuid(), os.getegid()
+    state = sys.executable, imported, os.geteuid(), os.getegid()
     with _lock:
         _retired[:] = [server for server in _retired if server.status() is None]
         there = _servers.get(threads)
