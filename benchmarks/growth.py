@@ -228,7 +228,7 @@ def draw(axes: Sequence[Axes], found: Sequence[Grown]) -> None:
 @click.option("--most", default=COUNTS[-1], help="Trials of the largest run.")
 @click.option("--repetitions", default=3, show_default=True)
 @click.option("--markdown", "page", type=click.Path(path_type=Path), help="The table.")
-@click.option("--picture", type=click.Path(path_type=Path), help="As SVG, and as PNG beside it.")
+@click.option("--picture", type=click.Path(path_type=Path), help="SVG or PNG.")
 @click.option("--one", nargs=2, type=(click.Choice(WRITERS), int), hidden=True)
 def main(
     folder: Path, most: int, repetitions: int, page: Path | None, picture: Path | None,
@@ -244,9 +244,8 @@ def main(
     if page is not None:
         page.write_text(markdown(found))
     if picture is not None:
-        with canvas(picture.with_suffix(".png"), 1600, 640) as figure:
+        with canvas(picture, 1600, 640) as figure:
             draw(figure.subplots(1, 2), found)
-            figure.savefig(picture, format="svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -304,10 +304,9 @@ def draw(ax: Axes, compared: Sequence[Compared]) -> None:
 
 
 def save_picture(path: Path, compared: Sequence[Compared]) -> None:
-    """Draw it as SVG, and beside it as PNG, to look at."""
-    with canvas(path.with_suffix(".png"), 800, 800) as figure:
+    """Draw it as SVG or PNG, by the suffix."""
+    with canvas(path, 800, 800) as figure:
         draw(figure.subplots(), compared)
-        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 @click.command()
@@ -316,9 +315,7 @@ def save_picture(path: Path, compared: Sequence[Compared]) -> None:
 @click.option("--json", "kept", type=click.Path(path_type=Path), help="Keep what was measured.")
 @click.option("--from", "given", multiple=True, type=click.Path(exists=True, path_type=Path),
               help="Show what was kept, instead of measuring.")  # fmt: skip
-@click.option(
-    "--picture", type=click.Path(path_type=Path), help="Draw it as SVG, and as PNG beside it."
-)
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw it, as SVG or PNG.")
 def main(
     repetitions: int, folder: Path, kept: Path | None, given: tuple[Path, ...], picture: Path | None
 ) -> None:

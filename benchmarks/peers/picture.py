@@ -11,35 +11,20 @@ from benchmarks.peers.rows import SIZES
 from benchmarks.peers.systems import LOOP, SYSTEMS
 from benchmarks.show import number
 from hpcio.bench import Spread
-from hpcio.reporting import COLOURS
-
-_STYLE: Any = {
-    "font.family": "sans-serif", "font.size": 9.5, "axes.titlesize": 10.5,
-    "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
-    "axes.spines.left": False, "axes.edgecolor": COLOURS["grey"],
-    "text.color": COLOURS["ink"], "axes.labelcolor": COLOURS["ink"],
-    "xtick.color": COLOURS["ink"], "ytick.color": COLOURS["ink"],
-    "svg.fonttype": "none", "svg.hashsalt": "hpcio",
-}  # fmt: skip
+from hpcio.reporting import COLOURS, canvas
 
 
 def draw(path: Path, found: Seconds, machine: Mapping[str, object]) -> None:
     """Save a picture: seconds of each system, a panel for each row, by the suffix of `path`."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     names = list(dict.fromkeys(name for each in found.values() for name in each))
-    with matplotlib.rc_context(_STYLE):
-        size = (3.0 + 2.75 * len(found), 1.6 + 0.3 * len(names))
-        figure = Figure(size, layout="constrained")
+    width, height = 450 + 410 * len(found), 240 + 45 * len(names)
+    with canvas(path, width, height) as figure:
         panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
         for ax, (row, spreads) in zip(panels, found.items(), strict=True):
             _panel(ax, row, spreads, names)
         panels[0].set_yticks(range(len(names)), names)
         panels[0].set_ylim(len(names) - 0.4, -0.6)
-        figure.supxlabel(_below(machine), x=0.01, ha="left", fontsize=7.5, color=COLOURS["ink"])
-        figure.savefig(path, dpi=160, facecolor="white", metadata={"Date": None}
-                       if path.suffix == ".svg" else None)  # fmt: skip
+        figure.supxlabel(_below(machine), x=0.01, ha="left", fontsize=7.5)
 
 
 def _panel(ax: Any, row: str, spreads: Mapping[str, Spread], names: list[str]) -> None:
@@ -69,6 +54,7 @@ def _panel(ax: Any, row: str, spreads: Mapping[str, Spread], names: list[str]) -
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.grid(axis="x", color=COLOURS["pale"], zorder=0)
     ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
     ax.set_title(str(SIZES[row]) if row in SIZES else row)
     ax.set_xlabel("seconds")
 

@@ -6,9 +6,9 @@ a process does, `team` has several do it at the same time, `measuring` says what
 (`StartMembers`).
 """
 
-from hpcio.bench.advice import Advice, advise, read_advice
+from hpcio.bench.advice import Advice, advise
 from hpcio.bench.figures import WRITERS, Figure, Spread
-from hpcio.bench.kept import read_found
+from hpcio.bench.kept import read_advice, read_found
 from hpcio.bench.measuring import SCALES, LeftOut, Scale, measure
 from hpcio.bench.page import PARTS, Found, figure_rows, write_page
 from hpcio.bench.place import Place, machine_facts

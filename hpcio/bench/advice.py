@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from hpcio.bench.figures import WRITERS, Figure
-from hpcio.errors import OptionError, as_read_error
-from hpcio.files import check_types
-from hpcio.machine import read_whole
 
-__all__ = ["Advice", "advise", "read_advice"]
+__all__ = ["Advice", "advise"]
 
 # The default stays unless another writer is so many times as fast.
 _WORTH = 1.1
@@ -77,33 +72,6 @@ def advise(figures: Sequence[Figure], *, where: str) -> Advice | None:
         f"On {where}: {words}, which takes {limit:.2g} times as long as plain system calls; "
         f"{WRITERS[first][2]} costs {costs[first]:.2g} times as much{more}.{why}{_refused(known)}",
     )  # fmt: skip
-
-
-def read_advice(path: str | os.PathLike[str]) -> Advice:
-    """The advice that a benchmark has kept (``hpcio bench --json FILE``).
-
-    Raises
-    ------
-    OptionError
-        If the file is not one of a benchmark, or that has measured too little.
-    """
-    try:
-        said = json.loads(read_whole(path))["advice"]
-        if said is not None:
-            check_types(found := Advice(**said))
-            if (found.writer, found.sources) not in {kind[:2] for kind in WRITERS.values()}:
-                raise ValueError("there is no such writer")
-            return found
-    except OSError as error:
-        raise as_read_error(error, path) from error
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise OptionError(
-            f"'{path}' was not written by hpcio bench --json. Name such a file."
-        ) from None
-    raise OptionError(
-        f"The benchmark in '{path}' has measured too little to say which writer is best. Give it "
-        "more time: leave out --quick."
-    )
 
 
 def _refused(known: Set[str]) -> str:

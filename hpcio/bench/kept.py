@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from hpcio.bench.advice import Advice
-from hpcio.bench.figures import Figure
+from hpcio.bench.figures import WRITERS, Figure
 from hpcio.bench.measuring import LeftOut
 from hpcio.bench.page import Found
 from hpcio.bench.place import Place
@@ -15,7 +16,9 @@ from hpcio.errors import OptionError, as_read_error
 from hpcio.files import check_types
 from hpcio.machine import read_whole
 
-__all__ = ["read_found"]
+__all__ = ["read_advice", "read_found"]
+
+T = TypeVar("T")
 
 
 def read_found(path: str | os.PathLike[str]) -> Found:
@@ -33,25 +36,60 @@ def read_found(path: str | os.PathLike[str]) -> Found:
     >>> read_found("bench.json").place.filesystem                    # doctest: +SKIP
     'lustre'
     """
-    try:
-        said = json.loads(read_whole(path))
-        found = Found(
-            place=Place(**_with_tuples(said["place"], "mounted", "hosts")),
-            figures=tuple(Figure(**_with_tuples(f, "values", "limits")) for f in said["figures"]),
-            left_out=tuple(LeftOut(**one) for one in said["left_out"]),
-            advice=None if said["advice"] is None else Advice(**said["advice"]),
+    return _parsed(path, _found)
+
+
+def read_advice(path: str | os.PathLike[str]) -> Advice:
+    """The advice that a benchmark has kept.
+
+    Raises
+    ------
+    OptionError
+        If the file is not one of a benchmark, or that has measured too little.
+    SourceError
+        If it cannot be read.
+    """
+    found = _parsed(path, lambda said: _advice(said["advice"]))
+    if found is None:
+        raise OptionError(
+            f"The benchmark in '{path}' has measured too little to say which writer is best. Give "
+            "it more time: leave out --quick."
         )
-        check_types(found)
-        for part in (found.place, *found.figures, *found.left_out):
-            check_types(part)
-        if any(not f.values or min(f.values) <= 0 or f.size < 1 for f in found.figures):
-            raise ValueError("a rate is not above 0")
+    return found
+
+
+def _parsed(path: str | os.PathLike[str], parse: Callable[[Any], T]) -> T:
+    """What is made of the JSON in a file."""
+    try:
+        return parse(json.loads(read_whole(path)))
     except OSError as error:
         raise as_read_error(error, path) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise OptionError(
             f"'{path}' was not written by hpcio bench --json. Name such a file."
         ) from None
+
+
+def _advice(said: dict[str, Any] | None) -> Advice | None:
+    if said is None:
+        return None
+    check_types(found := Advice(**said))
+    if (found.writer, found.sources) not in {kind[:2] for kind in WRITERS.values()}:
+        raise ValueError("there is no such writer")
+    return found
+
+
+def _found(said: dict[str, Any]) -> Found:
+    found = Found(
+        place=Place(**_with_tuples(said["place"], "mounted", "hosts")),
+        figures=tuple(Figure(**_with_tuples(f, "values", "limits")) for f in said["figures"]),
+        left_out=tuple(LeftOut(**one) for one in said["left_out"]),
+        advice=_advice(said["advice"]),
+    )
+    for part in (found, found.place, *found.figures, *found.left_out):
+        check_types(part)
+    if any(not f.values or min(f.values) <= 0 or f.size < 1 for f in found.figures):
+        raise ValueError("a rate is not above 0")
     return found
 
 

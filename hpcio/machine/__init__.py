@@ -31,6 +31,7 @@ from hpcio.machine.resources import (
     is_stopped,
     parse_bytes,
     parse_seconds,
+    umask,
     user_name,
 )
 from hpcio.machine.settings import (
@@ -80,6 +81,7 @@ __all__ = [
     "settings_file",
     "start_python",
     "striping_of",
+    "umask",
     "user_name",
     "with_threads",
     "write_whole",

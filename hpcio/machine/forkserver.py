@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from hpcio.machine.children import be_child
+from hpcio.machine.resources import umask
 
 __all__ = ["ForkServer", "Forked", "NoFork", "ServerEnded", "is_possible", "serve"]
 
@@ -273,12 +274,6 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def _umask() -> int:
-    """That of this process; to set it, even for a moment, would be seen by other threads."""
-    with open("/proc/self/status") as f:
-        return next(int(line.split()[1], 8) for line in f if line.startswith("Umask:"))
-
-
 def is_possible() -> bool:
     """Whether this system has what servers need: it is Linux 5.3 or newer."""
     try:
@@ -293,7 +288,7 @@ def _as_here(environment: Mapping[str, str]) -> dict[str, Any]:
     limits = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
     return {
         "environment": dict(environment),
-        "umask": _umask(),
+        "umask": umask(),
         "cores": sorted(os.sched_getaffinity(0)),
         "nice": os.getpriority(os.PRIO_PROCESS, 0),
         "limits": [[limit, *resource.getrlimit(limit)] for limit in sorted(limits)],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpcio.errors import OptionError, OutputError
 
-__all__ = ["available", "check_room", "cores", "is_stopped", "parse_bytes", "user_name"]
+__all__ = ["available", "check_room", "cores", "is_stopped", "parse_bytes", "umask", "user_name"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -104,3 +104,14 @@ def check_room(out: Path, need: int) -> None:
             f"The results need {need / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free where "
             f"'{out}' will lie. Free some space, or choose another output."
         )
+
+
+def umask() -> int:
+    """That of this process; to set it, even for a moment, would be seen by other threads."""
+    try:
+        with open("/proc/self/status") as f:
+            return next(int(line.split()[1], 8) for line in f if line.startswith("Umask:"))
+    except (OSError, StopIteration):  # on other systems than Linux there is no other way
+        found = os.umask(0o077)
+        os.umask(found)
+        return found

@@ -17,6 +17,7 @@ import numpy as np
 from hpcio.errors import OutputError, PlanError, ResultError
 from hpcio.files import checksum, give_name, read_at, sparse_file, write_at
 from hpcio.journals import JournalRecords, Ledger, StoredReader
+from hpcio.machine import umask
 from hpcio.onefile import preallocated
 from hpcio.onefile.closing import closed, open_to_read, reopen
 from hpcio.onefile.preallocated import (
@@ -111,7 +112,7 @@ class OneFile:
                 for first, last in reversed([*between(plan, offsets, size)]):
                     write_at(fd, os.pread(image, last - first, first), first)
                     os.fsync(fd)
-            path.chmod(plan.modes.result & ~_umask())
+            path.chmod(plan.modes.result & ~umask())
             give_name(path, final, replaces=plan.replaces)
 
 
@@ -189,12 +190,6 @@ class Regions:
                 return None
             at += nbytes
         return data
-
-
-def _umask() -> int:
-    found = os.umask(0o077)
-    os.umask(found)
-    return found
 
 
 class OneFileReader:

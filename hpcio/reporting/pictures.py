@@ -349,7 +349,7 @@ def summary(times: Timeline) -> str:
 
 @contextmanager
 def canvas(path: str | os.PathLike[str], width: int, height: int) -> Iterator[Figure]:
-    """A figure to draw on, saved as a PNG of `width` x `height` pixels at the end.
+    """A figure to draw on, saved as a PNG, or a file of SVG, of `width` x `height` pixels.
 
     Raises
     ------
@@ -361,7 +361,10 @@ def canvas(path: str | os.PathLike[str], width: int, height: int) -> Iterator[Fi
     with _figure(width, height) as figure:
         yield figure
         try:
-            figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": "hpcio"})
+            if os.fspath(path).endswith(".svg"):
+                figure.savefig(path, format="svg", metadata={"Date": None, "Creator": "hpcio"})
+            else:
+                figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": "hpcio"})
         except OSError as error:
             raise as_output_error(error, path) from error
 
