@@ -202,7 +202,10 @@ KILLED = """
 import os, signal
 HERE = os.path.dirname(os.path.abspath(__file__))
 for left in sorted(name for name in os.listdir(HERE) if name.startswith("kill-")):
-    os.unlink(f"{HERE}/{left}")
+    try:
+        os.unlink(f"{HERE}/{left}")
+    except FileNotFoundError:  # another worker, begun at the same time, was killed by it
+        continue
     os.kill(os.getpid(), signal.SIGKILL)
 
 def negative(trial):
