@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpcio.bench.figures import WRITERS, Figure
+from hpcio.bench.measuring import LeftOut
 
 __all__ = ["Advice", "advise"]
 
@@ -34,12 +35,16 @@ class Advice:
     sentence: str
 
 
-def advise(figures: Sequence[Figure], *, where: str) -> Advice | None:
+def advise(
+    figures: Sequence[Figure], left_out: Sequence[LeftOut] = (), *, where: str
+) -> Advice | None:
     """What the figures say, or None if there are none of all writers.
 
     Parameters
     ----------
     figures : sequence of Figure
+    left_out : sequence of LeftOut, optional
+        The sentence says why of writers.
     where : str
         The file system, as the sentence calls it: ``"ext4 at /scratch"``.
     """
@@ -53,13 +58,16 @@ def advise(figures: Sequence[Figure], *, where: str) -> Advice | None:
         for name in WRITERS
         if name in known
     }
-    fastest = best = max(means, key=means.__getitem__)
+    # What is advised becomes the default of all runs, of which few are on ranks.
+    fastest = best = max((name for name in means if name != "mpi"), key=means.__getitem__)
     if means[best] < _WORTH * means["virtual"]:  # needs no thought, and no file is shared
         best = "virtual"
     why = "" if best == fastest else (
         f" {WRITERS[fastest][2]} is faster by less than a tenth, which is not worth leaving the "
         "default."
     )  # fmt: skip
+    if means.get("mpi", 0.0) >= _WORTH * means[best]:
+        why += " On ranks, mpi is faster: mpirun -n R hpcio run ... --writer mpi."
     costs = {name: means[best] / rate for name, rate in means.items()}
     writer, sources, words = WRITERS[best]
     limits = [f.ratio.median for f in figures if f.what == best and f.size in sizes
@@ -67,16 +75,22 @@ def advise(figures: Sequence[Figure], *, where: str) -> Advice | None:
     limit = math.exp(sum(map(math.log, limits)) / len(limits))
     first, *others = (name for name in costs if name != best)
     more = "".join(f", {WRITERS[name][2]} {costs[name]:.2g}" for name in others)
+    without = _without(left_out)
     return Advice(
         writer, sources, costs,
         f"On {where}: {words}, which takes {limit:.2g} times as long as plain system calls; "
-        f"{WRITERS[first][2]} costs {costs[first]:.2g} times as much{more}.{why}{_refused(known)}",
+        f"{WRITERS[first][2]} costs {costs[first]:.2g} times as much{more}.{why}{without}",
     )  # fmt: skip
 
 
-def _refused(known: Set[str]) -> str:
-    refused = [words for name, (*_, words) in WRITERS.items() if name not in known]
-    return f" Refused there: {'; '.join(refused)}." if refused else ""
+def _without(left_out: Sequence[LeftOut]) -> str:
+    """Which writers were left out, and why; what to do about it is said elsewhere."""
+    writers = {words for *_, words in WRITERS.values()}
+    return "".join(
+        f" {one.what} left out: {one.why.partition('. ')[0].removesuffix('.')}."
+        for one in left_out
+        if one.what in writers
+    )
 
 
 def _most(figures: Sequence[Figure]) -> int:

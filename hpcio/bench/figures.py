@@ -14,6 +14,7 @@ WRITERS: dict[str, tuple[str, Literal["auto", "trial", "task"], str]] = {
     "virtual": ("virtual", "task", "virtual (files of tasks)"),
     "virtual-trial": ("virtual", "trial", "virtual (a file a trial)"),
     "direct": ("direct", "auto", "direct (one file)"),
+    "mpi": ("mpi", "auto", "mpi (one file)"),
     "mutex": ("mutex", "auto", "mutex (one file)"),
 }
 

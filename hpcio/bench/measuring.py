@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,14 +18,14 @@ import numpy as np
 from hpcio.bench.figures import WRITERS, Figure
 from hpcio.bench.functions import as_it_is
 from hpcio.bench.jobs import NBYTES, noise, split
-from hpcio.bench.team import Round, Team
-from hpcio.errors import OptionError, OutputError
+from hpcio.bench.team import TEAMS, Round, Team
+from hpcio.errors import OutputError, PlanError, WorkerError
 from hpcio.journals import prepare
 from hpcio.machine import check_room
 from hpcio.plan import Plan
 from hpcio.words import duration
 from hpcio.words import size as size_words
-from hpcio.writers import backend_of
+from hpcio.writers import backend_of, needs_ranks
 
 __all__ = ["SCALES", "LeftOut", "Scale", "measure"]
 
@@ -146,16 +148,22 @@ class _Measurements:
         self._folder, self._team, self._scale, self._say = folder, team, scale, say
         self._recordings: dict[int, Path] = {}
         self._writers: list[str] = []  # those that this file system can have
+        self._ranks: Team | None = None
+        self._end_ranks = ExitStack()
         self._number = 0
         self._started = time.monotonic()
 
     def run(self) -> Iterator[Figure | LeftOut]:
+        with self._end_ranks:
+            yield from self._run()
+
+    def _run(self) -> Iterator[Figure | LeftOut]:
         check_room(self._folder / "any", self._scale.nbytes)
         for name in WRITERS:
             try:
-                with self._fresh() as place:
-                    self._planned(place, name, self._scale.sizes[0], 1)
-            except (OptionError, OutputError) as error:  # such as locks that do not protect
+                self._try_out(name)
+            except (PlanError, OutputError, WorkerError) as error:  # such as locks of one node
+                self._end_ranks.close()
                 yield LeftOut(WRITERS[name][2], str(error))
             else:
                 self._writers.append(name)
@@ -178,6 +186,14 @@ class _Measurements:
             yield from part(share)
         for path in self._recordings.values():
             path.unlink()
+
+    def _try_out(self, name: str) -> None:
+        """Raise what keeps a writer from being measured here, if anything does."""
+        size, processes = self._scale.sizes[0], self._team.count
+        with self._fresh() as place:
+            plan = self._planned(place, name, size, processes)
+            if needs_ranks(plan):  # only a round shows whether they start, and open a file together
+                self._computed(plan, size, processes)
 
     def _written(self, processes: int) -> list[tuple[str, _Part, float]]:
         """Parts: their names, and their weights when the time is shared out."""
@@ -279,6 +295,8 @@ class _Measurements:
         if not most:
             yield LeftOut(what, f"it would take more than {size_words(self._scale.nbytes)}")
             return
+        if "mpi" in self._writers:
+            self._as_ranks(processes)  # to begin takes them longer than a round
         files = max(1, min(most, _MOST_FILES // processes))
         sides: dict[str, _Side] = {
             "own files": partial(self._raw, size, processes, shared=False),
@@ -289,7 +307,7 @@ class _Measurements:
         at_most = {name: files if "trial" in name else most for name in sides}
         held = {
             "virtual": "own files", "virtual-trial": "a file a trial", "direct": "one file",
-            "mutex": "one file",
+            "mpi": "one file", "mutex": "one file",
         }  # fmt: skip
         rates = self._compared(sides, held, at_most, share, what)
         yield from self._figures("write", rates, held, size, processes)
@@ -335,10 +353,22 @@ class _Measurements:
         if by_turns:
             shares = [(k, len(range(k, len(plan), processes))) for k in range(processes)]
             step = processes
-        return self._team.do("compute", self._each(processes, lambda k: {
+        team = self._as_ranks(processes) if needs_ranks(plan) else self._team
+        return team.do("compute", self._each(processes, lambda k: {
             "out": plan.out, "first": shares[k][0], "count": shares[k][1], "step": step,
             "size": size,
-        }))  # fmt: skip
+        })[: team.count])  # fmt: skip
+
+    def _as_ranks(self, processes: int) -> Team:
+        """A team of so many ranks: all ranks of a job open a file together, so none may rest."""
+        if self._ranks is None or self._ranks.count != processes:
+            self._end_ranks.close()
+            _check_here(self._team)
+            folder = self._end_ranks.enter_context(self._fresh())
+            ranks = Team(folder / "ranks", processes, TEAMS["ranks"])
+            self._ranks = self._end_ranks.enter_context(ranks)
+            _check_here(ranks)
+        return self._ranks
 
     def _recording(self, size: int) -> tuple[Path, int]:
         """A recording whose trials have so many bytes, and the rows of each."""
@@ -490,6 +520,16 @@ class _Measurements:
 
     def _alone(self, job: str, _: int, **given: Any) -> Round:
         return self._team.do(job, self._each(1, lambda _: given))
+
+
+def _check_here(team: Team) -> None:
+    """Raise WorkerError if some of a team are elsewhere: ranks would not be beside their limit."""
+    here = platform.node()
+    if elsewhere := sorted({*team.hosts} - {here}):
+        raise WorkerError(
+            f"Ranks and what they are held against must be on this node, {here}, and some are on "
+            f"{', '.join(elsewhere)}. Run hpcio bench without --tasks, in a job of one node."
+        )
 
 
 def _fitting(side: _Side, most: int, seconds: float) -> tuple[int, float]:

@@ -28,6 +28,7 @@ _LINES: dict[str, tuple[str, str, str]] = {
     "virtual": ("blue", "o", "-"),
     "virtual-trial": ("sky", "s", "-"),
     "direct": ("green", "^", "-"),
+    "mpi": ("pink", "D", "-"),
     "mutex": ("red", "v", "-"),
 }
 _LIMITS = {

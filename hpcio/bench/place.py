@@ -7,12 +7,12 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import h5py
 
+from hpcio.fingerprints import version_of
 from hpcio.machine import cores, kind_of, options_of, striping_of
 from hpcio.words import count, size
 
@@ -93,7 +93,7 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {
             "HDF5": h5py.version.hdf5_version,
-            **{name: metadata.version(name) for name in _PACKAGES},
+            **{name: version_of(name) for name in _PACKAGES},
         },
     }
 

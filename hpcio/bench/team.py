@@ -12,9 +12,12 @@ import json
 import math
 import os
 import platform
+import shutil
 import signal
 import subprocess
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ from hpcio.machine import (
     end_with_parent,
     how_it_ended,
     is_local,
+    launched,
     look_again,
     new_python,
     read_whole,
@@ -82,7 +86,9 @@ class Members(Protocol):
 StartMembers = Callable[[Path, int, Sequence[str]], Members]
 
 TEAMS: Registry[StartMembers] = Registry(
-    "kind of team", group="hpcio.bench_teams", own={"processes": "hpcio.bench.team:local_members"}
+    "kind of team",
+    group="hpcio.bench_teams",
+    own={"processes": "hpcio.bench.team:local_members", "ranks": "hpcio.bench.team:rank_members"},
 )
 
 
@@ -174,10 +180,13 @@ class Team:
         self, number: int, word: str, ranks: Sequence[int], patience: float
     ) -> list[dict[str, Any]]:
         until = time.monotonic() + patience
-        said: list[dict[str, Any]] = []
-        for rank in ranks:
-            path = self._folder / f"{number}.{word}.{rank}"
-            while (message := _heard(path)) is None:
+        missing, said = deque(ranks), dict[int, dict[str, Any]]()
+        while missing:
+            rank = missing[0]
+            message = _heard(self._folder / f"{number}.{word}.{rank}")
+            if message is None:
+                # Ask another: ranks wait for each other, so that one that fails holds up this one.
+                missing.rotate(-1)
                 self._members.check()
                 if time.monotonic() > until:
                     raise WorkerError(
@@ -185,10 +194,11 @@ class Team:
                         "See whether its node is alive, and begin again."
                     )
                 time.sleep(_LOOK[is_local(self._folder)])
+                continue
             if "error" in message:
                 raise from_message(message)
-            said.append(message)
-        return said
+            said[missing.popleft()] = message
+        return [said[rank] for rank in ranks]
 
     def close(self) -> None:
         """Send them home."""
@@ -257,7 +267,94 @@ def local_members(folder: Path, count: int, options: Sequence[str] = ()) -> Memb
     return _Local(folder, count)
 
 
+# ---------------------------------------------------------------------- ranks, on this machine
+
+# Ranks are like the processes beside them: as many as were asked for, on whatever core is free.
+# Else Open MPI starts no more than there are cores, and binds each to one. It reads the second pair
+# of variables from its version 5 on.
+_LIKE_PROCESSES = {
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+}
+# So long, in seconds, a launcher has to end by itself, and then when it is told to.
+_LAUNCHER_ENDS = 5.0
+
+
+class _Ranks:
+    """The ranks of one MPI job."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._log, self._launcher = folder / "launcher.log", _launcher()
+        ranks = [*self._launcher, "-n", str(count)]
+        command = new_python("hpcio.bench.team:serve_as_rank", str(folder))
+        own = new_python("hpcio.machine.children:become", str(os.getpid()), *ranks, *command)
+        try:
+            with open(self._log, "wb") as log:
+                self._process = subprocess.Popen(
+                    own, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    env={**_LIKE_PROCESSES, **with_threads(1)},
+                )  # fmt: skip
+        except OSError as error:
+            raise WorkerError(f"Ranks could not be started: {error}.") from error
+
+    def check(self) -> None:
+        status = self._process.poll()
+        if status is not None:
+            raise WorkerError(
+                f"'{self._launcher[0]}' has ended with {how_it_ended(status)}: {self._words()}. "
+                f"See whether it works: {' '.join(self._launcher)} -n 2 hostname"
+            )
+
+    def _words(self) -> str:
+        """What was said first: launchers begin with what is wrong, and go on with advice."""
+        said = self._log.read_text(errors="replace").strip("-\n ").partition("\n\n")[0]
+        once = dict.fromkeys(said.splitlines())  # of what each rank has said
+        return " ".join(" ".join(once).split()).rstrip(".:")
+
+    def end(self) -> None:
+        for end in (self._process.terminate, self._process.kill):  # it ends its ranks, if it can
+            try:
+                self._process.wait(timeout=_LAUNCHER_ENDS)
+            except subprocess.TimeoutExpired:
+                end()
+        self._process.wait()
+
+
+def _launcher() -> list[str]:
+    """What starts ranks on this machine; what lies beside this Python is of its MPI."""
+    places = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    for name in ("mpirun", "mpiexec"):
+        if found := shutil.which(name, path=places):
+            return [found]
+    # Outside of a job it would ask for one, and wait for it.
+    if "SLURM_JOB_ID" in os.environ and (found := shutil.which("srun", path=places)):
+        return [found, "--nodes=1", "--overlap", "--overcommit"]
+    raise WorkerError(
+        "There is no mpirun, no mpiexec, and no srun of a job that this is in, to start ranks. "
+        "Load the MPI that mpi4py was built for, such as: module load openmpi"
+    )
+
+
+def rank_members(folder: Path, count: int, options: Sequence[str] = ()) -> Members:
+    """Ranks of one MPI job on this machine; they end with this process, and have no options."""
+    return _Ranks(folder, count)
+
+
 # ---------------------------------------------------------------------- in each process
+
+
+def serve_as_rank(folder: str) -> None:
+    """Do what a team is given to do, as the rank that a launcher has made of this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        launch = launched()
+    except WorkerError as error:
+        sys.exit(str(error))
+    if launch is None:
+        sys.exit("it starts processes that are no ranks of MPI (srun: set SLURM_MPI_TYPE=pmix)")
+    serve(folder, str(launch.rank))
 
 
 def serve(folder: str, rank: str, parent: str = "", *, host: str = "") -> None:

@@ -67,6 +67,10 @@ def bench(
     Every figure is the median of several, with its ratio to what plain system calls take for the
     same bytes, measured right beside it. All is made in a new folder inside DIR, and removed.
 
+    The writer mpi is measured by ranks of this node (not by --tasks), started by mpirun, mpiexec
+    or, in a job, srun, if mpi4py and an h5py with parallel HDF5 are installed. What cannot be
+    measured is left out, and the reason is said.
+
     \b
     hpcio bench --dir /scratch/me --quick
     hpcio bench --dir /scratch/me --tasks 16 --html bench.html -- --partition=short
@@ -114,7 +118,8 @@ def _measured(
         _note("")
         _remove(inside)
     where = f"{place.filesystem} at {place.folder}"
-    return Found(place, tuple(figures), tuple(left_out), advise(figures, where=where))
+    advice = advise(figures, left_out, where=where)
+    return Found(place, tuple(figures), tuple(left_out), advice)
 
 
 def _remove(folder: Path) -> None:
@@ -155,7 +160,7 @@ def _show(found: Found) -> None:
             table.add_row(*row)
         console.print(table, "")
     for one in found.left_out:
-        say(f"Left out: {one.what}, since {one.why}.")
+        say(f"Left out: {one.what}, since {one.why.removesuffix('.')}.")
     if found.advice is not None:
         say(found.advice.sentence)
 

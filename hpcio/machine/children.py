@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import Protocol
 
-__all__ = ["Process", "be_child", "end_with_parent", "how_it_ended"]
+__all__ = ["Process", "be_child", "become", "end_with_parent", "how_it_ended"]
 
 # Of `prctl`.
 _SET_DEATH_SIGNAL, _SET_NAME = 1, 15
@@ -85,3 +85,17 @@ def be_child(parent: str, serve: str, *arguments: str) -> None:
         shown = f"hpcio {module.rpartition('.')[2]}"
         ctypes.CDLL(None).prctl(_SET_NAME, shown.encode())
     getattr(importlib.import_module(module), name)(*arguments)
+
+
+def become(parent: str, *command: str) -> None:
+    """Run a command in place of this process, which ends with the one that has started it.
+
+    Parameters
+    ----------
+    parent : str
+        Number of that process.
+    command : str
+        It is told by TERM, so that it can end what it has started itself.
+    """
+    end_with_parent(signal.SIGTERM, parent=int(parent))
+    os.execv(command[0], command)

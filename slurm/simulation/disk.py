@@ -134,7 +134,9 @@ class Disk:
         """
         found = read_found(path)
         writes = [f for f in found.figures if f.part == "write"]
-        rates = {name: made for name in WRITERS if (made := _rates(writes, name)) is not None}
+        # Array tasks are no ranks of MPI.
+        names = [name for name in WRITERS if name != "mpi"]
+        rates = {name: made for name in names if (made := _rates(writes, name)) is not None}
         if "virtual" not in rates:
             raise OptionError(
                 f"The benchmark in '{path}' has not measured how fast results are written. Give it "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import os
 import re
@@ -36,15 +37,18 @@ from hpcio.bench import (
 from hpcio.bench.page import Found, figure_rows, write_page
 from hpcio.bench.team import Round
 from hpcio.cli import cli
-from hpcio.errors import OptionError, OutputError
+from hpcio.errors import OptionError, OutputError, WorkerError
 from hpcio.results import verify
 from tests.rigs.waiting import PATIENCE, until
 
 SMALL = Scale((800, 64_000), 3, 0.01, 600.0, 64 << 20)
 LIMITS = {
     "virtual": "own files", "virtual-trial": "a file a trial", "direct": "one file",
-    "mutex": "one file",
+    "mpi": "one file", "mutex": "one file",
 }  # fmt: skip
+# Those that need no ranks; `test_mpi` has the other one.
+OURS = [name for name in WRITERS if name != "mpi"]
+WITHOUT_MPI = "mpi (one file) left out: writer='mpi' needs an h5py that was built with MPI."
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +62,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     assert said[:3] == [
         "trials of 800 B, 2 at work", "trials of 64 kB, 2 at work", "records of 47,008 bytes"
     ]  # fmt: skip
-    assert not [one for one in measured if isinstance(one, LeftOut)]
     figures = tuple(one for one in measured if isinstance(one, Figure))
-    return Found(place, figures, (), advise(figures, where="a disk"))
+    left_out = tuple(one for one in measured if isinstance(one, LeftOut))
+    return Found(place, figures, left_out, advise(figures, left_out, where="a disk"))
 
 
 def of_part(found: Found, part: str) -> dict[tuple[str, int, int], Figure]:
@@ -71,7 +75,7 @@ def test_every_writer_is_measured_beside_its_limit(found):
     written = of_part(found, "write")
     for size in SMALL.sizes:
         for processes in (1, 2):
-            for name in (*WRITERS, "own files", "one file", "a file a trial"):
+            for name in (*OURS, "own files", "one file", "a file a trial"):
                 figure = written.pop((name, size, processes))
                 assert len(figure.values) == SMALL.repetitions
                 assert figure.nodes == 1
@@ -82,6 +86,24 @@ def test_every_writer_is_measured_beside_its_limit(found):
                     pairs = zip(limit.values, figure.values, strict=True)
                     assert figure.ratio.median == np.median([a / b for a, b in pairs])
     assert not written
+
+
+def test_a_writer_that_this_python_cannot_have_is_left_out_and_said(tmp_path, found):
+    (one,) = found.left_out
+    assert one.what == "mpi (one file)"
+    assert "needs an h5py that was built with MPI" in one.why
+    assert "HDF5_MPI=ON pip install" in one.why
+    assert found.advice.sentence.endswith(WITHOUT_MPI)
+    page = html.unescape(write_page(tmp_path / "b.html", found).read_text())
+    assert f"<dt>mpi (one file)</dt><dd>{one.why}</dd>" in page
+
+
+def test_ranks_are_not_held_against_processes_of_other_nodes(tmp_path):
+    with Team(tmp_path / "team", 2, TEAMS["processes"]) as team:
+        team.hosts = ("n1", "n2")
+        bench = measuring._Measurements(tmp_path, team, SMALL, print)
+        with pytest.raises(WorkerError, match=r"and some are on n1, n2\. .* without --tasks"):
+            bench._as_ranks(2)
 
 
 def test_the_hard_cases_of_io500_are_theirs(found):
@@ -106,7 +128,7 @@ def test_the_result_is_read_again(found):
     assert read["verify: virtual", 1_000_000, 1].limit == "verify: checksum"
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("by_turns", [False, True], ids=["in a row", "by turns"])
 def test_what_is_measured_is_a_result_that_verifies(tmp_path, name, by_turns):
     """A benchmark of something that does not write the right bytes says nothing."""
@@ -154,13 +176,13 @@ def test_what_is_compared_is_of_the_same_number_of_things(tmp_path):
 def test_what_takes_too_long_is_left_out_and_said(tmp_path):
     hurried = dataclasses.replace(SMALL, budget=1e-9)
     with Team(tmp_path / "team", 1, TEAMS["processes"]) as team:
-        (first, *_) = measured = list(measure(tmp_path, team, hurried))
-    assert all(isinstance(one, LeftOut) for one in measured)
+        (_, first, *_) = measured = list(measure(tmp_path, team, hurried))  # mpi is left out, too
+    assert all(isinstance(one, LeftOut) for one in (first, *measured))
     assert first.what == "trials of 800 B, 1 at work"
     assert "were over" in first.why
     large = dataclasses.replace(SMALL, sizes=(40 << 20,), budget=30.0)
     with Team(tmp_path / "again", 1, TEAMS["processes"]) as team:
-        (first, *_) = measure(tmp_path, team, large)
+        (_, first, *_) = measure(tmp_path, team, large)
     assert "it would take more than 67.1 MB" in first.why
 
 
@@ -216,6 +238,29 @@ def test_the_fastest_writer_is_advised_unless_the_default_is_about_as_fast():
     assert advise([], where="nowhere") is None
 
 
+def test_what_only_ranks_can_do_is_said_and_is_no_default():
+    rates = {"virtual": 100.0, "virtual-trial": 10.0, "direct": 150.0, "mpi": 300.0, "mutex": 2.0}
+    advice = advise(figures_of(rates), where="gpfs at /scratch")
+    assert (advice.writer, advice.costs["mpi"]) == ("direct", 0.5)
+    assert "mpi (one file) 0.5, mutex (one file) 75." in advice.sentence
+    assert advice.sentence.endswith("mpi is faster: mpirun -n R hpcio run ... --writer mpi.")
+    rates["mpi"] = 151.0
+    assert "mpirun" not in advise(figures_of(rates), where="gpfs at /scratch").sentence
+
+
+def test_the_sentence_says_why_writers_are_left_out():
+    rates = {"virtual": 100.0, "virtual-trial": 10.0, "direct": 150.0}
+    left_out = [
+        LeftOut("mpi (one file)", "There is no mpirun. Load one."),
+        LeftOut("mutex (one file)", "it has no locks"),
+        LeftOut("reading again", "late"),
+    ]
+    sentence = advise(figures_of(rates), left_out, where="here").sentence
+    assert sentence.endswith(
+        "mpi (one file) left out: There is no mpirun. mutex (one file) left out: it has no locks."
+    )
+
+
 def test_advice_is_kept_and_read_again(tmp_path, found):
     path = tmp_path / "b.json"
     path.write_text(json.dumps(dataclasses.asdict(found)))
@@ -231,7 +276,7 @@ def test_advice_is_kept_and_read_again(tmp_path, found):
 
 
 def test_a_page_and_a_table_say_the_same(tmp_path, found):
-    page = write_page(tmp_path / "b.html", found).read_text()
+    page = html.unescape(write_page(tmp_path / "b.html", found).read_text())
     assert found.advice.sentence in page
     for part in ("write", "records", "files", "read"):
         for row in figure_rows(found.figures, part):
@@ -260,6 +305,8 @@ def test_in_the_shell(tmp_path, monkeypatch):
     assert said["place"]["processes"] == 1
     assert said["place"]["folder"] == str(tmp_path)
     assert said["advice"]["sentence"] in done.output
+    (one,) = said["left_out"]
+    assert f"Left out: mpi (one file), since {one['why']}.\n" in done.output
     assert "64 kB: direct (one file)" in done.output
 
 

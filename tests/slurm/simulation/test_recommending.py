@@ -92,6 +92,13 @@ def test_too_little_was_measured(measured):
         Disk.of(measured)
 
 
+def test_what_was_measured_on_ranks_is_nothing_for_array_tasks(measured):
+    said = json.loads(measured.read_text())
+    said["figures"] += [f | {"what": "mpi"} for f in said["figures"] if f["what"] == "direct"]
+    measured.write_text(json.dumps(said))
+    assert "mpi" not in Disk.of(measured).rates
+
+
 def test_folders_of_one_mount(tmp_path):
     kind = hpcio.machine.kind_of(tmp_path)
     assert on_one_mount(tmp_path, tmp_path / "not" / "yet", kind=kind)
