@@ -37,6 +37,8 @@ __all__ = ["OneFile", "Regions"]
 
 # About so many bytes of blocks that follow each other are read at a time.
 _TOGETHER = 1 << 20
+# So many blocks are looked at at a time.
+_AT_A_TIME = 1 << 16
 
 
 class OneFile:
@@ -100,11 +102,10 @@ class OneFile:
     def publish(self, ledger: Ledger, fill: Callable[[h5py.File], None], final: Path) -> None:
         """Write what HDF5 needs to know around the data, and give the file its name."""
         plan = ledger.plan
-        offsets = load_offsets(plan)
         with closed(plan) as path, sparse_file() as (name, image):
             with laid_out(plan, name) as f:
                 fill(f)
-            size = os.fstat(image).st_size
+            size, offsets = os.fstat(image).st_size, load_offsets(plan)
             with opened(path, os.O_RDWR) as fd:
                 if os.fstat(fd).st_size < size:
                     os.ftruncate(fd, size)
@@ -144,31 +145,35 @@ class Regions:
     """Where the bytes of each block lie in the file: in one region, or in several."""
 
     def __init__(self, plan: Plan, offsets: np.ndarray) -> None:
-        both = [part.reshape(-1, len(plan)).T for part in (offsets, sizes_of_regions(plan))]
-        self._regions = np.stack(both, axis=-1)
+        both = (offsets, sizes_of_regions(plan))
+        self._start, self._size = (part.reshape(-1, len(plan)).T for part in both)
+
+    def _of(self, blocks: np.ndarray | int) -> np.ndarray:
+        """First byte and number of bytes of each region of blocks, shape (..., regions, 2)."""
+        return np.stack([self._start[blocks], self._size[blocks]], axis=-1)
 
     def of(self, block: int) -> list[list[int]]:
         """First byte and number of bytes of each region."""
-        regions: list[list[int]] = self._regions[block].tolist()
+        regions: list[list[int]] = self._of(block).tolist()
         return regions
 
     def ends(self, blocks: np.ndarray) -> np.ndarray:
         """Where the last byte of each block lies, at the most, shape (n,)."""
-        ends: np.ndarray = self._regions[blocks].sum(axis=2).max(axis=1)
+        ends: np.ndarray = (self._start[blocks] + self._size[blocks]).max(axis=1)
         return ends
 
     def runs(self, blocks: np.ndarray) -> Iterator[np.ndarray]:
         """Blocks, ascending, in parts whose regions follow each other, of about so many bytes."""
-        if not blocks.size:
-            return
-        start, size = np.moveaxis(self._regions[blocks], -1, 0)
-        piece = size.sum(axis=1).cumsum() // _TOGETHER
-        is_next = (start[1:] == start[:-1] + size[:-1]).all(axis=1) & (piece[1:] == piece[:-1])
-        yield from np.split(blocks, np.flatnonzero(~is_next) + 1)
+        for first in range(0, blocks.size, _AT_A_TIME):
+            some = blocks[first : first + _AT_A_TIME]
+            start, size = self._start[some], self._size[some]
+            piece = size.sum(axis=1).cumsum() // _TOGETHER
+            is_next = (start[1:] == start[:-1] + size[:-1]).all(axis=1) & (piece[1:] == piece[:-1])
+            yield from np.split(some, np.flatnonzero(~is_next) + 1)
 
     def read_run(self, fd: int, blocks: np.ndarray) -> Sequence[np.ndarray] | None:
         """The bytes of blocks that follow each other; None past the end of the file."""
-        regions = self._regions[blocks]
+        regions = self._of(blocks)
         ends, first = regions[:, :, 1].cumsum(axis=0), regions[0, :, 0].tolist()
         parts = []
         for r, start in enumerate(first):

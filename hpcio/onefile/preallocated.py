@@ -90,14 +90,15 @@ def load_offsets(plan: Plan) -> np.ndarray:
     """
     path = plan.rundir.offsets
     raw = path.read_bytes()
-    array, seal = raw[: -_SEAL.size], raw[-_SEAL.size :]
+    # Of what may be much, no copy: numpy does not look behind the end of the array.
+    array, seal = memoryview(raw)[: -_SEAL.size], raw[-_SEAL.size :]
     if len(seal) < _SEAL.size or _SEAL.unpack(seal) != (checksum(array),):
         raise OutputError(
             f"'{path}' is damaged: its bytes are not those that were written. Restore it from a "
             "backup, or start over (in the shell: --fresh)."
         )
     try:
-        offsets: np.ndarray = np.load(io.BytesIO(array))
+        offsets: np.ndarray = np.load(io.BytesIO(raw))
     except (ValueError, EOFError, MemoryError):
         offsets = np.zeros(0)
     shape = (len(plan.several), len(plan)) if plan.several else (len(plan),)

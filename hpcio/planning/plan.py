@@ -16,6 +16,7 @@ from hpcio.fingerprints import Fingerprint, fingerprint
 from hpcio.function import Arguments, Function, Part, Reduction
 from hpcio.layout import Average, Axis, Output, Target, nbytes_of
 from hpcio.planning.options import Sources
+from hpcio.planning.sharing import hold_once
 from hpcio.recording import Blocks, Recording, Trials, trials_in_words
 from hpcio.words import START_OVER, count, html_table, in_lines, shape_words, size
 
@@ -105,6 +106,10 @@ class Plan:
     # Several results of one call; then `target` is the layout of the records that hold those of
     # trials, `axes` is empty and `average` is None. See `outputs`.
     several: tuple[Output, ...] = ()
+
+    def __post_init__(self) -> None:
+        targets = {id(output.target): output.target for output in self.outputs}
+        hold_once([self.target, *targets.values(), self.blocks], [self.trials])
 
     def __len__(self) -> int:
         """Number of blocks."""

@@ -1,0 +1,70 @@
+"""A plan of many trials holds its arrays in memory once."""
+
+import h5py
+import numpy as np
+import pytest
+
+import hpcio
+from hpcio.planning import load_plan, write_plan
+
+COUNT = 20_000
+
+
+def mean(trial):
+    return trial.mean(axis=0)
+
+
+@pytest.fixture
+def source(tmp_path):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["data"] = np.arange(4 * COUNT, dtype="f4").reshape(2 * COUNT, 2)
+    return f"{tmp_path}/rec.h5::data"
+
+
+def arrays_of(plan):
+    targets = [output.target for output in plan.outputs]
+    holders = [plan.trials, plan.blocks, plan.target, *targets]
+    return [a for holder in holders for a in vars(holder).values() if isinstance(a, np.ndarray)]
+
+
+def bytes_in_memory(plan):
+    """Bytes of memory behind all arrays; those of one value take nothing."""
+    memory = {}
+    for array in arrays_of(plan):
+        if array.strides != (0,):
+            memory[array.__array_interface__["data"][0]] = array.nbytes
+    return sum(memory.values())
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_equal_trials_take_three_numbers_each(source, tmp_path, loaded):
+    plan = hpcio.Plan.create(mean, source, trials=2, out=tmp_path / "out.h5", join="stack")
+    if loaded:
+        plan.run_directory.mkdir(mode=0o700)
+        assert write_plan(plan, plan.run_directory)
+        plan = load_plan(tmp_path / "out.h5")
+    # Where it starts, where it stops, and which one it is.
+    assert bytes_in_memory(plan) == 3 * 8 * COUNT
+    assert np.array_equal(plan.trials.start, 2 * np.arange(COUNT))
+    assert np.array_equal(plan.trials.stop, 2 * np.arange(COUNT) + 2)
+    assert np.array_equal(plan.trials.offset, np.zeros(COUNT))
+    assert np.array_equal(plan.blocks.base, plan.trials.start)
+    assert np.array_equal(plan.target.start, np.arange(COUNT))
+
+
+def test_several_results_lie_at_the_same_places(source, tmp_path):
+    def both(trial):
+        return {"mean": trial.mean(axis=0), "top": trial.max(axis=0)}
+
+    plan = hpcio.Plan.create(both, source, trials=2, out=tmp_path / "out.h5")
+    first, second = plan.outputs
+    assert first.target.start is second.target.start
+
+
+def test_arrays_of_the_caller_stay_his_own(source, tmp_path):
+    start = 2 * np.arange(COUNT)
+    trials = hpcio.Trials(start, start + 2, 0 * start, np.arange(COUNT))
+    plan = hpcio.Plan.create(mean, source, trials=trials, out=tmp_path / "out.h5")
+    start[:] = 0
+    assert np.array_equal(plan.blocks.base, 2 * np.arange(COUNT))
+    assert np.array_equal(plan.trials.start, 2 * np.arange(COUNT))
