@@ -60,7 +60,7 @@ class Reader:
         self._open: dict[int, _OpenPart] = {}
         self._lock = Lock()
         # The last one again: most trials lie in the part of the one before.
-        self._now = _Now(0, 0, None, {})
+        self._now: _Now | None = None
         self._alone = len(recording.parts) == 1
         if self._alone:
             self._open[0] = _OpenPart(recording.parts[0], axis=axis)
@@ -74,8 +74,8 @@ class Reader:
         """
         if math.prod(kind.inshape) * self.dtype.itemsize < LARGE:
             return False
-        opened = self._open[0] if self._alone else self._turned_to(kind, base).opened
-        return opened is not None and opened.is_plain(kind)
+        opened = self._open[0] if self._alone else self._part_of(kind, base).opened
+        return opened.is_plain(kind)
 
     def of_kind(self, kind: InputKind) -> Callable[[int], np.ndarray]:
         """How trials of a kind are read: a function of the row at which a trial begins.
@@ -87,19 +87,33 @@ class Reader:
     def in_rows(self, kind: InputKind) -> Callable[[int, int], np.ndarray] | None:
         """How so many trials of a kind that follow each other are read at once, from a row on.
 
-        None where they are not in one piece.
+        Of several recordings, those come that are in one with the first of them. None where they
+        are not in one piece.
         """
-        return self._open[0].in_rows(kind) if self._alone else None
+        if self._alone:
+            return self._open[0].in_rows(kind)
+        return partial(self._in_rows_of_part, kind) if self._axis == 0 else None
 
     def _of_part(self, kind: InputKind, base: int) -> np.ndarray:
-        rows, now = kind.grid[self._axis], self._now
-        if base + rows.start < now.first or base + rows.stop > now.stop:
-            now = self._turned_to(kind, base)
+        now = self._part_of(kind, base)
         read = now.reads.get(id(kind))
         if read is None:
-            assert now.opened is not None
             read = now.reads[id(kind)] = now.opened.of_kind(kind)
         return read(base - now.first)
+
+    def _in_rows_of_part(self, kind: InputKind, base: int, count: int) -> np.ndarray:
+        now = self._part_of(kind, base)
+        read = now.opened.in_rows(kind)
+        if read is None:
+            return self._of_part(kind, base)
+        here = (now.stop - base - kind.grid[0].start) // kind.inshape[0]
+        return read(base - now.first, min(count, here))
+
+    def _part_of(self, kind: InputKind, base: int) -> _Now:
+        rows, now = kind.grid[self._axis], self._now
+        if now is None or base + rows.start < now.first or base + rows.stop > now.stop:
+            now = self._turned_to(kind, base)
+        return now
 
     def _turned_to(self, kind: InputKind, base: int) -> _Now:
         """The part that a trial lies in, open; that which was used the longest ago is closed."""
@@ -138,7 +152,7 @@ class _Now(NamedTuple):
 
     first: int
     stop: int
-    opened: _OpenPart | None
+    opened: _OpenPart
     reads: dict[int, Callable[[int], np.ndarray]]  # by `id` of their kind, which the plan holds
 
 
@@ -309,7 +323,8 @@ class ReadAhead:
             k: TOGETHER // max(1, math.prod(kinds[k].inshape) * reader.dtype.itemsize)
             for k, read in self._in_rows.items() if read is not None
         }  # fmt: skip
-        self._together = runs_of(kind, base, {k: kinds[k].inshape[0] for k in distinct}, most)
+        self._rows_of = {k: kinds[k].inshape[0] for k in distinct}
+        self._together = runs_of(kind, base, self._rows_of, most)
         # Trials that were read together: the first of them, the one behind the last, and rows.
         self._first = self._stop = self._rows = 0
         self._some: np.ndarray | None = None
@@ -342,8 +357,9 @@ class ReadAhead:
         if read is not None and count > 1:
             with suppress(SourceError):  # the first one may be readable, or says what is wrong
                 self._some = some = read(base, count)
-                self._first, self._stop, self._rows = k, k + count, len(some) // count
-                return some[: self._rows]
+                self._rows = rows = self._rows_of[kind]
+                self._first, self._stop = k, k + len(some) // rows
+                return some[:rows]
         return self._read[kind](base)
 
 

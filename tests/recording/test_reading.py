@@ -15,6 +15,7 @@ import hpcio
 from hpcio.errors import SourceError
 from hpcio.planning import Plan
 from hpcio.recording import ReadAhead, Reader, reading
+from hpcio.recording.several import SeveralRecordings
 
 ROWS, COLUMNS = 400, 8
 X = np.random.default_rng(0).standard_normal((ROWS, COLUMNS))
@@ -84,22 +85,66 @@ def test_some_trials_of_many(source):
             np.testing.assert_array_equal(trial, X[4 * k : 4 * k + 4])
 
 
-def test_few_calls_read_many_small_trials(source, monkeypatch):
-    plan = planned(source, np.arange(100)[:, None] * 4 + [0, 4])
-    calls, read_at = [], reading.read_at
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is read at once, while a test is at work."""
+    made, read_at = [], reading.read_at
 
     def counted(*arguments):
-        calls.append(arguments)
+        made.append(arguments)
         return read_at(*arguments)
 
     monkeypatch.setattr(reading, "read_at", counted)
-    with ThreadPoolExecutor(1) as pool, Reader(plan.source, axis=0) as reader:
-        ahead = ReadAhead(
-            reader, plan.blocks.input_kinds, plan.blocks.input_kind, plan.blocks.base, pool
-        )
-        for k in range(100):
-            ahead.take(k)
-    assert len(calls) == 1  # all of it is 25,600 bytes
+    return made
+
+
+def test_few_calls_read_many_small_trials(source, calls):
+    plan = planned(source, np.arange(100)[:, None] * 4 + [0, 4])
+    with ThreadPoolExecutor(1) as pool:
+        reads_of(plan, list(range(100)), pool)
+    again = len(range(0, 100, 3))
+    assert len(calls) == again + 1  # all of it is 25,600 bytes
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, np.ndarray]]:
+    """Recordings of unequal lengths, one of them with chunks, which are not read as bytes."""
+    folder, found = tmp_path_factory.mktemp("several"), []
+    for k, rows in enumerate((97, 60, 41, 8, 120)):
+        values = np.random.default_rng(k).standard_normal((rows, COLUMNS))
+        path = folder / f"s{k}.h5"
+        with h5py.File(path, "w") as f:
+            f.create_dataset("x", data=values, chunks=(10, COLUMNS) if k == 2 else None)
+        found.append((f"{path}::x", values))
+    return found
+
+
+@given(
+    rows=st.sampled_from([1, 4, 5, 8]),
+    most=st.sampled_from([0, 700, 1 << 17]),
+    step=st.integers(1, 3),
+)
+def test_each_trial_of_several_recordings_is_what_lies_there(several, rows, most, step):
+    names, values = zip(*several, strict=True)
+    out = Path(names[0].partition("::")[0]).with_name("out.h5")
+    plan = hpcio.Plan.create(np.negative, list(names), trials=rows, out=out)
+    expected = [v[n : n + rows] for v in values for n in range(0, len(v) - rows + 1, rows)]
+    taken = list(range(0, len(expected), step))
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setattr(reading, "TOGETHER", most)
+        for k, trial in zip(taken, reads_of(plan, taken, pool), strict=True):
+            np.testing.assert_array_equal(trial, expected[k])
+
+
+def test_few_calls_read_the_small_trials_of_each_of_several_recordings(several, calls):
+    plain = [name for k, (name, _) in enumerate(several) if k != 2]
+    out = Path(plain[0].partition("::")[0]).with_name("out.h5")
+    plan = hpcio.Plan.create(np.negative, plain, trials=4, out=out)
+    taken = list(range(len(plan)))
+    assert isinstance(plan.source, SeveralRecordings)
+    with ThreadPoolExecutor(1) as pool:
+        reads_of(plan, taken, pool)
+    assert len(calls) == len(range(0, len(taken), 3)) + len(plain)
 
 
 def test_trials_that_somebody_keeps_stay_as_they_were(source, monkeypatch):
