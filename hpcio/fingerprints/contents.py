@@ -7,6 +7,7 @@ import enum
 import functools
 import hashlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def content_of(obj: Any) -> tuple[Any, ...] | None:
     if isinstance(obj, enum.Enum):
         own = {k: v for k, v in vars(obj).items() if k not in _OF_ENUM}
         return (kind, obj.name, obj.value, own)
-    if isinstance(obj, np.ma.MaskedArray):  # its mask and fill value may be made later
+    # The mask and the fill value of a masked array may be made later.
+    if "numpy.ma" in sys.modules and isinstance(obj, np.ma.MaskedArray):
         return (kind, obj.data, np.ma.getmaskarray(obj), obj.fill_value)
     if isinstance(obj, np.ndarray) and getattr(obj, "__dict__", None):  # pickle forgets these
         return (kind, obj.view(np.ndarray), vars(obj))

@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -174,7 +175,8 @@ def write_details(file: h5py.File, details: Mapping[str, np.ndarray], suffix: st
 
 def as_array(result: Any) -> np.ndarray:
     """The result of a compute function as an array of numbers."""
-    if isinstance(result, np.ma.MaskedArray):
+    # To import `numpy.ma` takes longer than many a trial; whoever has not done so returns none.
+    if "numpy.ma" in sys.modules and isinstance(result, np.ma.MaskedArray):
         raise FunctionError(
             "The function returned a masked array, and HDF5 has no masks. "
             "Return result.filled(value)."

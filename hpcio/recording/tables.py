@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -204,7 +205,7 @@ def _array(values: Any) -> npt.NDArray[Any]:
 
 def _unmasked(values: Any) -> npt.NDArray[Any]:
     """An array, with None for what is masked: the value under a mask is no value."""
-    if np.ma.is_masked(values):
+    if "numpy.ma" in sys.modules and np.ma.is_masked(values):
         return np.array(values.tolist(), object)
     return np.asarray(values)
 

@@ -316,15 +316,15 @@ class _SourceReader:
         return data is not None and checksum(data) == int(record["checksum"])
 
     def _are_ours(self, paths: Sequence[str], shapes: Sequence[Layout]) -> np.ndarray:
-        folder = self._plan.run_directory
+        folder = os.fspath(self._plan.run_directory)
         defects = [
-            defect_of(folder / path, shape.size, shape.offset, checksum(shape.header))
+            defect_of(f"{folder}/{path}", shape.size, shape.offset, checksum(shape.header))
             for path, shape in zip(paths, shapes, strict=True)
         ]
         for path, defect in zip(paths, defects, strict=True):
             # What a disk fails to read is there: its blocks need not be computed again.
             if defect is not None and is_of_disk(defect):
-                raise as_read_error(defect, folder / path) from defect
+                raise as_read_error(defect, f"{folder}/{path}") from defect
         return np.asarray([defect is None for defect in defects], bool)
 
     def _descriptor(self, path: str) -> int:
@@ -430,7 +430,7 @@ class TaskReaderOfSeveral(_SourceReader):
         return found
 
 
-def defect_of(path: Path, size: int, header: int, check: int) -> ResultError | None:
+def defect_of(path: str, size: int, header: int, check: int) -> ResultError | None:
     """What is wrong with a part of a result: absent, of another size, or with another header.
 
     The error has its number, if the system has refused the file, and says no remedy.

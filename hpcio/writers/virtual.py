@@ -230,7 +230,7 @@ def defects_of(folder: Path, table: np.ndarray) -> Iterator[tuple[Path, ResultEr
     HDF5 itself shows fill values for a missing source and says nothing.
     """
     for name, size, header, check in table.tolist():
-        path = folder / os.fsdecode(name)
+        path = os.path.join(folder, os.fsdecode(name))
         defect = defect_of(path, size, header, check)
         if defect is not None:
-            yield path, defect
+            yield Path(path), defect

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import OrderedDict
 from typing import Any
 
@@ -66,3 +68,12 @@ def test_details_come_back_as_they_were():
     for name, expected in details.items():
         assert (found[name].shape, found[name].dtype) == (expected.shape, expected.dtype)
         np.testing.assert_array_equal(found[name], expected)
+
+
+def test_to_look_for_masks_imports_nothing():
+    """To import `numpy.ma` takes longer than many a trial, in each worker."""
+    script = (
+        "import sys, hpcio.planning.making, hpcio.function.calls as calls; import numpy as np\n"
+        "before = {*sys.modules}; calls.as_array(np.ones(3)); print({*sys.modules} - before)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "set()\n"
