@@ -58,7 +58,19 @@ class ClaimFolder:
 
     def is_taken(self, name: str) -> bool:
         """Whether somebody has claimed a name."""
-        return os.path.exists(self.folder / name)
+        try:
+            # Opened anew: a network file system asks then whether what it remembers of the folder,
+            # names that are not there included, still holds.
+            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            os.stat(name, dir_fd=folder)
+        except OSError:
+            return False
+        finally:
+            os.close(folder)
+        return True
 
     def names(self) -> list[str]:
         """All names that are claimed, as the file system lists them now.

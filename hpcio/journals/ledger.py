@@ -272,14 +272,14 @@ class Follower:
         names = sorted(n for n in os.listdir(self._folder) if n.endswith(".jnl"))
         return [self._folder / name for name in names]
 
-    def look(self) -> list[tuple[Path, np.ndarray]]:
+    def look(self, paths: Iterable[Path] | None = None) -> list[tuple[Path, np.ndarray]]:
         """For each journal, the records that are new since the last look, shape (n,).
 
-        Journals are opened anew each time: only then do network file systems show what other
-        nodes have written.
+        Of all that are there, or of those at some paths. Journals are opened anew each time: only
+        then do network file systems show what other nodes have written.
         """
         found = []
-        for path in self.paths():
+        for path in self.paths() if paths is None else paths:
             seen = self.seen.get(path.name, 0)
             try:
                 with open(path, "rb", opener=only_files) as f:

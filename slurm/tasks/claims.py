@@ -11,6 +11,7 @@ Names in ``OUT.run/claims``, for submission S and batch K:
 ``S-K.gG@left``            the attempt has left it, in good order
 ``S-K.gG@again``           likewise, and goes on with it when its task is started again
 ``S-K.gG@dead@B``          its task has ended without a word, and was at block B
+``S.done.N@ATTEMPT``       all blocks of the first N claims of this attempt are done or have failed
 ``S.stop``                 too many blocks have failed: nobody goes on
 ``S.failed.N@ATTEMPT``     N blocks have failed in this attempt
 ``S.publish``              a task has found that no block is left, and publishes
@@ -31,7 +32,7 @@ __all__ = ["Claim", "Claims"]
 
 _NAME = re.compile(r"(\d+)-(\d+)\.g(\d+)(?:@(left|again|dead@(\d+)|(\d+)@(.+)))?")
 
-_FAILED = re.compile(r"(\d+)\.failed\.(\d+)@(.+)")
+_TOLD = re.compile(r"(\d+)\.(failed|done)\.(\d+)@(.+)")
 
 
 @dataclass(frozen=True)
@@ -81,20 +82,33 @@ class Claims:
         # How many blocks have failed in other attempts.
         self.failed = 0
         self.stopped = False
+        # The attempts that have claims of this submission.
+        self.owners: set[str] = set()
+        # How many claims each attempt has, of any submission, and how many of them are done.
+        self._claimed: Counter[str] = Counter()
+        self._done: dict[str, int] = {}
+        self._taken = 0
 
     def look(self) -> None:
         """Read the names that there are."""
         found: dict[int, dict[int, Claim]] = {}
         deaths: Counter[int] = Counter()
         failed: dict[str, int] = {}
+        done: dict[str, int] = {}
+        owners: set[str] = set()
+        claimed: Counter[str] = Counter()
         for name in self._folder.names():
-            self.stopped |= name == f"{self.submission}.stop"
-            told = _FAILED.fullmatch(name)
-            if told is not None and int(told[1]) == self.submission and told[3] != self.attempt:
-                failed[told[3]] = max(int(told[2]), failed.get(told[3], 0))
             match = _NAME.fullmatch(name)
             if match is None:
+                self.stopped |= name == f"{self.submission}.stop"
+                told = _TOLD.fullmatch(name)
+                if told is not None and told[2] == "done":
+                    done[told[4]] = max(int(told[3]), done.get(told[4], 0))
+                elif told is not None and int(told[1]) == self.submission:
+                    failed[told[4]] = max(int(told[3]), failed.get(told[4], 0))
                 continue
+            if match[7]:
+                claimed[match[7]] += 1
             if match[5] and int(match[1]) >= self._first:
                 deaths[int(match[5])] += 1
             if int(match[1]) != self.submission:
@@ -106,8 +120,25 @@ class Claims:
                 claim = replace(claim, left=claim.left or match[4] == "left", in_order=True)
             elif match[7]:
                 claim = replace(claim, start=int(match[6]), owner=match[7])
+                owners.add(match[7])
             claims[generation] = claim
+        failed.pop(self.attempt, None)
         self.of, self.deaths, self.failed = found, deaths, sum(failed.values())
+        self.owners, self._claimed, self._done = owners, claimed, done
+
+    def is_done(self, attempt: str) -> bool:
+        """Whether an attempt has said that nothing is left of its claims, by the last look."""
+        return self._done.get(attempt, -1) >= self._claimed[attempt]
+
+    def is_stopped(self) -> bool:
+        """Whether nobody is to go on, as of now: one name is looked up, none is listed."""
+        self.stopped = self.stopped or self._folder.is_taken(f"{self.submission}.stop")
+        return self.stopped
+
+    def is_taken_over(self, claim: Claim) -> bool:
+        """Whether there is a newer claim to its batch than at the last look, as of now."""
+        newest = max(self.of.get(claim.batch, {claim.generation: claim}))
+        return self._folder.is_taken(self._name(replace(claim, generation=newest + 1)))
 
     def latest(self, batch: int) -> Claim | None:
         """The newest claim to a batch; None if nobody has it."""
@@ -120,6 +151,7 @@ class Claims:
         name = f"{self.submission}-{batch}.g{generation}"
         if not self._folder.take(name):
             return None
+        self._taken += 1
         claim = Claim(batch, generation, start, self.attempt)
         self.of.setdefault(batch, {})[generation] = claim
         self._folder.take(f"{name}@{start}@{self.attempt}")
@@ -140,6 +172,10 @@ class Claims:
 
     def _name(self, claim: Claim) -> str:
         return f"{self.submission}-{claim.batch}.g{claim.generation}"
+
+    def tell_done(self) -> None:
+        """Say that nothing is left of what was claimed so far: nobody need read its journal."""
+        self._folder.take(f"{self.submission}.done.{self._taken}@{self.attempt}")
 
     def tell_failed(self, count: int) -> None:
         """Say how many blocks have failed in this attempt so far."""

@@ -6,8 +6,9 @@ import contextlib
 import random
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,8 @@ __all__ = ["Helper", "Progress", "spared", "unfinished"]
 
 # A block at which so many tasks have died is not tried again.
 _MOST_DEATHS = 2
+# A task that is idle looks at so many owners of unfinished claims, at the most.
+_NEIGHBOURS = 32
 _DEADLY = "WorkerError: {deaths} tasks have died at it as a whole; see hpcio logs {out}"
 
 
@@ -57,9 +60,13 @@ class Progress:
         self._state = np.zeros(len(plan), np.uint8)
         self._begun = np.zeros(len(plan), bool)
 
-    def look(self) -> None:
-        """Read what is new."""
-        for path, records in self._journals.look():
+    def journals(self) -> list[Path]:
+        """Those that are there."""
+        return self._journals.paths()
+
+    def look(self, journals: Iterable[Path] | None = None) -> None:
+        """Read what is new, in some journals or in all."""
+        for path, records in self._journals.look(journals):
             kept = records[np.isin(records["kind"], (DONE, FAILED))]
             if path.name in self._known:
                 # A task of an earlier submission that SLURM has lost sight of may be at work yet;
@@ -89,10 +96,17 @@ def unfinished(
     """Each claim that is not done, and the blocks that are left of it; `end` is behind the last."""
     for batch, blocks in enumerate(work.batches):
         for claim in list(claims.of.get(batch, {}).values()):
-            until = claims.until(claim, end=end)
-            part = progress.left(blocks[(blocks >= claim.start) & (blocks < until)])
+            part = left_of(claims, progress, claim, blocks, end)
             if part.size:
                 yield claim, part
+
+
+def left_of(
+    claims: Claims, progress: Progress, claim: Claim, blocks: np.ndarray, end: int
+) -> np.ndarray:
+    """What is left of a claim to some of the blocks of a batch."""
+    until = claims.until(claim, end=end)
+    return progress.left(blocks[(blocks >= claim.start) & (blocks < until)])
 
 
 def spared(
@@ -136,11 +150,12 @@ class Helper:
         self._nap, self._longest_nap = min(1.0, stale / 20), self._long / 4
         # For each owner, how many records it had when it began its block at hand, and when.
         self._began: dict[str, tuple[int, float]] = {}
+        self._nothing_left = False
 
     @property
     def over(self) -> bool:
         """Whether this task is to take nothing more."""
-        return self._attempt.stopping or self._claims.stopped or self._is_replaced()
+        return self._attempt.stopping or self._claims.is_stopped() or self._is_replaced()
 
     def _is_replaced(self) -> bool:
         """Whether the run was submitted anew: SLURM had lost sight of this task."""
@@ -149,8 +164,10 @@ class Helper:
         return False
 
     def unclaimed(self) -> int | None:
-        """A batch that nobody has begun, from the end of the range that has most of them."""
-        self._claims.look()
+        """A batch that nobody had begun by the last look, of the range that has most of them.
+
+        It is the last one of that range.
+        """
         batches, task = self._assignment.work.batches, self._assignment.work.task
         free = [c for c in range(len(batches)) if c not in self._claims.of]
         if not free or self._claims.stopped:
@@ -173,12 +190,12 @@ class Helper:
         nap = self._nap
         while not self.over:
             self._claims.look()
-            self._progress.look()
-            work, end = self._assignment.work, len(self._plan)
             found = [
-                (claim.batch, self._start_for_us(claim, part))
-                for claim, part in unfinished(self._claims, self._progress, work, end)
+                (claim.batch, self._start_for_us(claim, part)) for claim, part in self._unfinished()
             ]
+            self._nothing_left = not found and len(self._claims.of) == len(
+                self._assignment.work.batches
+            )
             for batch, start in found:
                 if isinstance(start, int):
                     return batch, start
@@ -190,7 +207,47 @@ class Helper:
 
     def nothing_left(self) -> bool:
         """Whether every block of the submission was done, or has failed, by the last look."""
-        return not any(self._progress.left(b).size for b in self._assignment.work.batches)
+        return self._nothing_left
+
+    def look_at(self, batch: int) -> None:
+        """Read what is new of a batch."""
+        self._look_at({claim.owner for claim in self._claims.of.get(batch, {}).values()})
+
+    def _look_at(self, owners: Collection[str]) -> None:
+        """Read the journals of some owners, our own, and those of nobody who has claims.
+
+        These say which blocks have killed their owners; or they are of earlier submissions.
+        """
+        claims, wanted = self._claims, {self._attempt.name, *owners}
+        self._progress.look(
+            path for path in self._progress.journals()
+            if path.stem in wanted
+            or not (path.stem in claims.owners or claims.is_done(path.stem))
+        )  # fmt: skip
+
+    def _unfinished(self) -> Iterator[tuple[Claim, np.ndarray]]:
+        """Claims that are not done, and what is left of them: those of the next few owners.
+
+        If each of many tasks read the journals of all, a run would read the square of their number.
+        So a task looks at no more owners than `_NEIGHBOURS` that have something left, from its own
+        range on. Who comes later looks further, and the last one at all that are left.
+        """
+        self._look_at(frozenset())
+        work, end = self._assignment.work, len(self._plan)
+        first, looked, busy = self._assignment.first_batch, set[str](), set[str]()
+        for batch in (*range(first, len(work.batches)), *range(first)):
+            for claim in list(self._claims.of.get(batch, {}).values()):
+                if self._claims.is_done(claim.owner):
+                    continue
+                if claim.owner and claim.owner not in looked:
+                    if len(busy) == _NEIGHBOURS:
+                        return
+                    self._progress.look([self._plan.rundir.journals / f"{claim.owner}.jnl"])
+                    looked.add(claim.owner)
+                part = left_of(self._claims, self._progress, claim, work.batches[batch], end)
+                if part.size:
+                    busy.add(claim.owner)
+                    yield claim, part
 
     def _start_for_us(self, claim: Claim, part: np.ndarray) -> int | Literal["wait"] | None:
         """The first block that we can take over from a claim; None if there is nothing to take."""

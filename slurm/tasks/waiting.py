@@ -19,7 +19,7 @@ from hpcio.running import Deaths, blame, end_stopped, failed_for_time
 from hpcio.words import print_traceback, say
 from slurm.site import call, environment
 from slurm.submissions import pending_tasks
-from slurm.tasks.assignment import Assignment, Whereabouts
+from slurm.tasks.assignment import Assignment, Part, Whereabouts
 from slurm.tasks.claims import Claims
 from slurm.tasks.ending import AGAIN, DONE, ENDED, NO_MEMORY, TROUBLE, restart
 from slurm.tasks.working import TaskWorker
@@ -69,17 +69,17 @@ class TaskWatcher:
         tried = 0
         while True:
             code = os.waitstatus_to_exitcode(self._fork_and_wait())
-            mine, others = self._tried()
+            mine = self._tried()
             tried += mine.blocks.size
             if self._failed_for_time():
                 continue
             if not self._whereabouts.in_order:
                 if signal.SIGTERM in self._told:
                     return ENDED
-                self._blame(deaths, code, mine, others)
+                self._blame(deaths, code, mine)
                 continue
             if code == AGAIN:
-                hung = not tried and environment.restarts() > 0 and self._blame_hung(mine, others)
+                hung = not tried and environment.restarts() > 0 and self._blame_hung(mine)
                 return restart(plan, progress=tried > 0 or hung)
             if code == DONE and self._whereabouts.is_last:
                 self._publish()
@@ -176,14 +176,21 @@ class TaskWatcher:
 
     # ---- when it has died
 
-    def _tried(self) -> tuple[Tried, Tried]:
-        """What the last worker has journalled, and what all others have."""
-        plan, at = self._assignment.plan, self._whereabouts.read()
+    def _tried(self) -> Tried:
+        """What the last worker has journalled."""
+        at = self._whereabouts.read()
+        return Tried.of([]) if at is None else tried_by(self._assignment.plan, at.attempt)
+
+    def _left_by_others(self, at: Part) -> np.ndarray:
+        """The blocks of a part that nobody but its attempt has tried.
+
+        All journals are read for that: only if a worker has died, or hung.
+        """
+        plan, blocks = self._assignment.plan, at.blocks(self._assignment.work)
         known = self._assignment.submission.journals_before(plan)
-        if at is None:
-            return Tried.of([]), tried_since(plan, known)
-        own = plan.rundir.journals / f"{at.attempt}.jnl"
-        return tried_by(plan, at.attempt), tried_since(plan, known | {own})
+        others = tried_since(plan, known | {plan.rundir.journals / f"{at.attempt}.jnl"})
+        left: np.ndarray = blocks[~np.isin(blocks, others.blocks)]
+        return left
 
     def _failed_for_time(self) -> list[int]:
         """The block along with which the worker has ended since it took longer than it may."""
@@ -209,12 +216,13 @@ class TaskWatcher:
         claims = Claims(
             self._assignment.plan, submission.number, self._name_of_failed, first=submission.first
         )
-        claims.look()
+        # Of two that tell at the same time, one at least sees both.
         claims.tell_failed(self._failed)
+        claims.look()
         if claims.failed + self._failed > submission.max_failed:
             claims.stop()
 
-    def _blame_hung(self, mine: Tried, others: Tried) -> bool:
+    def _blame_hung(self, mine: Tried) -> bool:
         """Record as failed the block that was at hand all the time; whether there was one.
 
         It was left at the end of the start before, too.
@@ -222,8 +230,7 @@ class TaskWatcher:
         at = self._whereabouts.read()
         if at is None:
             return False
-        blocks = at.blocks(self._assignment.work)
-        left, at_hand = mine.left_of(blocks[~np.isin(blocks, others.blocks)])
+        left, at_hand = mine.left_of(self._left_by_others(at))
         if at_hand >= left.size:
             return False
         blame(self._assignment.plan, {int(left[at_hand]): _HUNG})
@@ -231,7 +238,7 @@ class TaskWatcher:
         say(f"hpcio: block {left[at_hand]} has failed: {_HUNG}", err=True)
         return True
 
-    def _blame(self, deaths: Deaths, code: int, mine: Tried, others: Tried) -> None:
+    def _blame(self, deaths: Deaths, code: int, mine: Tried) -> None:
         """Say how a worker died, and of which block; that one may be recorded as failed."""
         ended, job = how_it_ended(code), environment.label()
         why = f"WorkerError: its process ended with {ended}; see the log of task {job}"
@@ -240,8 +247,7 @@ class TaskWatcher:
         blocks = np.zeros(0, np.int64)
         if at is not None:
             self._died.append(at.attempt)
-            blocks = at.blocks(self._assignment.work)
-            blocks = blocks[~np.isin(blocks, others.blocks)]
+            blocks = self._left_by_others(at)
         left, at_hand = mine.left_of(blocks)
         of = self._name(int(left[at_hand])) if at_hand < left.size else "no trial"
         say(f"hpcio: at {of}: {why}", err=True)

@@ -60,6 +60,8 @@ class TaskWorker:
         self._looked = float("-inf")
         self._told_failed = 0
         self._claim: Claim | None = None
+        # Whether all that was done is safe, and others know that nothing is left of it.
+        self._told_done = False
         self._progress = Progress(plan, submission)
         environment.limit_memory()
         self._attempt = Attempt(
@@ -112,7 +114,8 @@ class TaskWorker:
         """Make safe what is done, and let others know what is not."""
         if self._attempt.may_fail < 0:
             self._claims.stop()
-        self._attempt.sync()
+        if not self._told_done:
+            self._attempt.sync()
         self._leave(again=self._again)
 
     def _leave(self, *, again: bool = False) -> None:
@@ -121,6 +124,8 @@ class TaskWorker:
 
     def _has_work(self) -> bool:
         """Whether it was at work, not only waiting for others, when its time was over."""
+        if self._claim is None:
+            self._claims.look()
         return self._claim is not None or self._helper.unclaimed() is not None
 
     # ---- the end
@@ -143,21 +148,38 @@ class TaskWorker:
     # ---- batches
 
     def _take_all(self) -> None:
-        for batch in np.flatnonzero(self._assignment.work.task == self._assignment.task).tolist():
+        if self._assignment.submission.known:
+            self._claims.look()  # which tells whose journals need not be read
+        for batch in self._assignment.batches:
             self._take_own(batch)
             if self._helper.over:
                 return
+        self._claims.look()
         while (free := self._helper.unclaimed()) is not None:
-            self._take(free)
+            # Names are listed again only when they have changed: they are as many as all batches.
+            if not self._take(free):
+                self._claims.look()
             if self._helper.over:
                 return
+        self._tell_done()
         while (left := self._helper.abandoned()) is not None:
             self._take(*left)
             if self._helper.over:
                 return
+            self._tell_done()
+
+    def _tell_done(self) -> None:
+        """Make safe what is done; then nobody need look at it any more."""
+        if not self._told_done:
+            self._attempt.sync()
+            self._claims.tell_done()
+            self._told_done = True
 
     def _take_own(self, batch: int) -> None:
         """Run a batch of this task, unless another task has taken it."""
+        # To try costs less than to look at the names of all batches of the run.
+        if self._claims.latest(batch) is None and self._take(batch):
+            return
         self._claims.look()
         claim = self._claims.latest(batch)
         # SLURM starts a task again only when it has ended, so claims of its earlier attempts are
@@ -173,30 +195,37 @@ class TaskWorker:
         """Note at which block this task, before it was started again, has died as a whole."""
         blocks = self._assignment.work.batches[claim.batch]
         until = self._claims.until(claim, end=self._end)
-        self._progress.look()
+        self._helper.look_at(claim.batch)
         left = self._progress.left(blocks[(blocks >= claim.start) & (blocks < until)])
         if left.size:
             self._helper.spare(claim, left)
 
-    def _take(self, batch: int, start: int = 0) -> None:
-        """Claim what is left of a batch from a block on, and run it."""
+    def _take(self, batch: int, start: int = 0) -> bool:
+        """Claim what is left of a batch from a block on, and run it.
+
+        Returns
+        -------
+        bool
+            False if another was faster.
+        """
         blocks = self._assignment.work.batches[batch]
         # A task of an earlier submission, of which SLURM has lost sight, may have done some.
         is_claimed = self._claims.latest(batch) is not None
         if is_claimed or self._assignment.submission.known:
-            self._progress.look()
+            self._helper.look_at(batch)
             blocks = self._progress.left(blocks)
         blocks = blocks[blocks >= start]
         if not blocks.size:
-            if not is_claimed:  # or it would be looked at again and again
-                self._claims.take(batch, 0)
-            return
-        self._claim = self._claims.take(batch, int(blocks[0]))
-        if self._claim is not None and self._run(self._claim, blocks):
+            # Or it would be looked at again and again.
+            return is_claimed or self._claims.take(batch, 0) is not None
+        self._claim = claim = self._claims.take(batch, int(blocks[0]))
+        if claim is not None and self._run(claim, blocks):
             self._claim = None
+        return claim is not None
 
     def _run(self, claim: Claim, blocks: np.ndarray) -> bool:
         """Run blocks of a batch; whether we are through with the claim."""
+        self._told_done = False
         until = self._claims.until(claim, end=self._end)
         self._attempt.limit_to(until)
         blocks = blocks[blocks < until]
@@ -218,7 +247,9 @@ class TaskWorker:
         if self._claim is None or now - self._looked < _LOOK_EVERY:
             return
         with contextlib.suppress(OSError):
-            self._claims.look()
+            # Names are listed only if there is something to find.
+            if failed or self._claims.is_taken_over(self._claim):
+                self._claims.look()
         self._looked = now
         self._attempt.limit_to(self._claims.until(self._claim, end=self._end))
         if self._claims.failed + failed > self._max_failed:

@@ -1,0 +1,125 @@
+"""One array task of a run of many, without SLURM: what all others have done is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Self
+
+import h5py
+import numpy as np
+
+import hpcio
+from hpcio.journals import Ledger, rundir
+from hpcio.planning import RunPolicy
+from hpcio.running import Attempt, run_batch
+from slurm.site import Site, SubmitOptions
+from slurm.submissions import read_submission, task_plan
+from slurm.submissions.making import write_submission
+from slurm.submissions.request import make_request
+from slurm.tasks.assignment import Assignment
+from slurm.tasks.claims import Claims
+
+ROWS, CHANNELS = 8, 40
+# Seconds between two signs of life of tasks that are at work.
+_BEAT = 0.05
+
+
+class ManyTasks:
+    """A submission of which all tasks but the last one have begun; that one is to be started.
+
+    Parameters
+    ----------
+    folder : path
+        It is made.
+    tasks : int
+    trials : int
+        Of each task.
+    at_work : int
+        So many tasks, the first ones, have one trial to do, and live; the others are through.
+    chunks : int
+        Of each task.
+    writer : str
+    stale : float
+        Whoever waits looks again after a twentieth of it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tasks: int,
+        trials: int,
+        *,
+        at_work: int = 0,
+        chunks: int = 4,
+        writer: str = "virtual",
+        stale: float = 12.0,
+    ) -> None:
+        folder.mkdir()
+        count = tasks * trials
+        with h5py.File(folder / "rec.h5", "w") as f:  # of which nothing is ever written
+            f.create_dataset("x", (count * ROWS, CHANNELS), np.float32)
+        self.tasks = tasks
+        self.plan = rundir.prepare(
+            hpcio.Plan.create(
+                np.negative, f"{folder}/rec.h5::x", trials=ROWS, out=folder / "out.h5",
+                writer=writer,
+            )
+        )  # fmt: skip
+        site = Site("rig", "", tasks + 1, 100_000, ())
+        options = SubmitOptions(tasks=tasks, chunks_per_task=chunks, name="rig", stale=stale)
+        write_submission(
+            self.plan, make_request(self.plan, options, site), np.arange(count), site=site,
+            ledger=Ledger.read(self.plan), options=options, policy=RunPolicy(),
+        )  # fmt: skip
+        self._submission, self._work = read_submission(self.plan, 1), task_plan(self.plan, 1)
+        beats = [self.do(task, leave=int(task < at_work)) for task in range(tasks - 1)]
+        self._beats, self._over = beats[:at_work], threading.Event()
+        self._thread = threading.Thread(target=self._beat)
+
+    def do(self, task: int, *, leave: int = 0) -> Path:
+        """Do what a task has to do, but for some trials at the end; the file of its heartbeat."""
+        own = Assignment(self.plan, self._submission, task, self._work)
+        with Attempt(self.plan, own.label, max_failed=0) as attempt:
+            claims = Claims(self.plan, 1, attempt.name)
+            for batch in own.batches:
+                blocks = self._work.batches[batch]
+                claims.take(batch, int(blocks[0]))
+                last = batch == own.batches[-1]
+                run_batch(attempt, blocks[: blocks.size - leave] if last else blocks)
+            attempt.sync()
+            if not leave:
+                claims.tell_done()
+        beat = self.plan.rundir.heartbeats / attempt.name
+        beat.touch()
+        return beat
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        number = 0
+        while not self._over.wait(_BEAT):
+            number += 1
+            for beat in self._beats:
+                beat.write_bytes(b"%016d" % number)
+
+    def command(self, verb: str = "run") -> list[str]:
+        """What a job script starts."""
+        first = ["0"] if verb == "run" else []
+        return [sys.executable, "-P", "-m", "slurm.tasks", verb, self.plan.out, "1", *first]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of the last task."""
+        return {
+            **os.environ, "SLURM_ARRAY_TASK_ID": str(self.tasks - 1), "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }  # fmt: skip
