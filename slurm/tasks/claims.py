@@ -79,52 +79,59 @@ class Claims:
         self.of: dict[int, dict[int, Claim]] = {}
         # How many tasks have died at each block, in all passes.
         self.deaths: Counter[int] = Counter()
-        # How many blocks have failed in other attempts.
-        self.failed = 0
         self.stopped = False
         # The attempts that have claims of this submission.
         self.owners: set[str] = set()
+        self._seen: set[str] = set()
         # How many claims each attempt has, of any submission, and how many of them are done.
         self._claimed: Counter[str] = Counter()
         self._done: dict[str, int] = {}
+        # How many blocks have failed in each other attempt.
+        self._failed: dict[str, int] = {}
         self._taken = 0
 
     def look(self) -> None:
-        """Read the names that there are."""
-        found: dict[int, dict[int, Claim]] = {}
-        deaths: Counter[int] = Counter()
-        failed: dict[str, int] = {}
-        done: dict[str, int] = {}
-        owners: set[str] = set()
-        claimed: Counter[str] = Counter()
-        for name in self._folder.names():
+        """Read the names that are new: none is ever removed."""
+        names = set(self._folder.names())
+        new, self._seen = names - self._seen, self._seen | names
+        for name in new:
             match = _NAME.fullmatch(name)
-            if match is None:
-                self.stopped |= name == f"{self.submission}.stop"
-                told = _TOLD.fullmatch(name)
-                if told is not None and told[2] == "done":
-                    done[told[4]] = max(int(told[3]), done.get(told[4], 0))
-                elif told is not None and int(told[1]) == self.submission:
-                    failed[told[4]] = max(int(told[3]), failed.get(told[4], 0))
+            if match is not None:
+                self._read(match)
                 continue
-            if match[7]:
-                claimed[match[7]] += 1
-            if match[5] and int(match[1]) >= self._first:
-                deaths[int(match[5])] += 1
-            if int(match[1]) != self.submission:
+            self.stopped |= name == f"{self.submission}.stop"
+            told = _TOLD.fullmatch(name)
+            if told is None:
                 continue
-            batch, generation = int(match[2]), int(match[3])
-            claims = found.setdefault(batch, {})
-            claim = claims.get(generation, Claim(batch, generation))
-            if match[4] in ("left", "again"):
-                claim = replace(claim, left=claim.left or match[4] == "left", in_order=True)
-            elif match[7]:
-                claim = replace(claim, start=int(match[6]), owner=match[7])
-                owners.add(match[7])
-            claims[generation] = claim
-        failed.pop(self.attempt, None)
-        self.of, self.deaths, self.failed = found, deaths, sum(failed.values())
-        self.owners, self._claimed, self._done = owners, claimed, done
+            number, attempt = int(told[3]), told[4]
+            if told[2] == "done":
+                self._done[attempt] = max(number, self._done.get(attempt, 0))
+            elif int(told[1]) == self.submission and attempt != self.attempt:
+                self._failed[attempt] = max(number, self._failed.get(attempt, 0))
+
+    def _read(self, name: re.Match[str]) -> None:
+        """Take note of a name that says something of a claim."""
+        submission, batch, generation = int(name[1]), int(name[2]), int(name[3])
+        if name[5] and submission >= self._first:
+            self.deaths[int(name[5])] += 1
+        if name[7]:
+            self._claimed[name[7]] += 1
+        if submission != self.submission:
+            return
+        claims = self.of.setdefault(batch, {})
+        claim = claims.get(generation) or Claim(batch, generation)
+        if name[4] in ("left", "again"):
+            claim = replace(claim, left=claim.left or name[4] == "left", in_order=True)
+        elif name[7]:
+            start, owner = int(name[6]), name[7]
+            claim = Claim(batch, generation, start, owner, claim.left, claim.in_order)
+            self.owners.add(owner)
+        claims[generation] = claim
+
+    @property
+    def failed(self) -> int:
+        """How many blocks have failed in other attempts."""
+        return sum(self._failed.values())
 
     def is_done(self, attempt: str) -> bool:
         """Whether an attempt has said that nothing is left of its claims, by the last look."""

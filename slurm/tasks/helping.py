@@ -151,6 +151,10 @@ class Helper:
         # For each owner, how many records it had when it began its block at hand, and when.
         self._began: dict[str, tuple[int, float]] = {}
         self._nothing_left = False
+        # Of each batch. They are many: what is asked for each that is taken is asked at once.
+        edges = np.cumsum([0, *(batch.size for batch in assignment.work.batches)])
+        sizes = progress.sizes[assignment.work.blocks]
+        self._nbytes = np.diff(np.concatenate([[0], np.cumsum(sizes)])[edges])
 
     @property
     def over(self) -> bool:
@@ -168,17 +172,15 @@ class Helper:
 
         It is the last one of that range.
         """
-        batches, task = self._assignment.work.batches, self._assignment.work.task
-        free = [c for c in range(len(batches)) if c not in self._claims.of]
-        if not free or self._claims.stopped:
+        task, free = self._assignment.work.task, np.ones(self._nbytes.size, bool)
+        free[np.fromiter(self._claims.of, np.int64, len(self._claims.of))] = False
+        if not free.any() or self._claims.stopped:
             return None
-        work: dict[int, int] = defaultdict(int)
-        for batch in free:
-            work[int(task[batch])] += int(self._progress.sizes[batches[batch]].sum())
-        most = max(work.values())
+        owners, of = np.unique(task[free], return_inverse=True)
+        work = np.bincount(of, self._nbytes[free])
         # Of equals take any, since all who are idle look at the same time.
-        richest = random.choice([owner for owner, nbytes in work.items() if nbytes == most])
-        return max(c for c in free if task[c] == richest)
+        richest = random.choice(owners[work == work.max()].tolist())
+        return int(np.flatnonzero(free & (task == richest))[-1])
 
     def abandoned(self) -> tuple[int, int] | None:
         """A batch whose owner is dead or slow, and the block to begin with.

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import h5py
 import numpy as np
@@ -15,6 +15,7 @@ import hpcio
 from hpcio.journals import Ledger, rundir
 from hpcio.planning import RunPolicy
 from hpcio.running import Attempt, run_batch
+from hpcio.writers import backend_of
 from slurm.site import Site, SubmitOptions
 from slurm.submissions import read_submission, task_plan
 from slurm.submissions.making import write_submission
@@ -28,7 +29,7 @@ _BEAT = 0.05
 
 
 class ManyTasks:
-    """A submission of which all tasks but the last one have begun; that one is to be started.
+    """A submission whose last task is to be started, when all others have begun, or none has.
 
     Parameters
     ----------
@@ -39,6 +40,8 @@ class ManyTasks:
         Of each task.
     at_work : int
         So many tasks, the first ones, have one trial to do, and live; the others are through.
+    begun : bool
+        Whether they have begun.
     chunks : int
         Of each task.
     writer : str
@@ -53,6 +56,7 @@ class ManyTasks:
         trials: int,
         *,
         at_work: int = 0,
+        begun: bool = True,
         chunks: int = 4,
         writer: str = "virtual",
         stale: float = 12.0,
@@ -62,12 +66,15 @@ class ManyTasks:
         with h5py.File(folder / "rec.h5", "w") as f:  # of which nothing is ever written
             f.create_dataset("x", (count * ROWS, CHANNELS), np.float32)
         self.tasks = tasks
+        # However few the trials are: as in a run that has many.
+        sources: Literal["auto", "task"] = "task" if writer == "virtual" else "auto"
         self.plan = rundir.prepare(
             hpcio.Plan.create(
                 np.negative, f"{folder}/rec.h5::x", trials=ROWS, out=folder / "out.h5",
-                writer=writer,
+                writer=writer, sources=sources,
             )
         )  # fmt: skip
+        backend_of(self.plan).reserve(self.plan)
         site = Site("rig", "", tasks + 1, 100_000, ())
         options = SubmitOptions(tasks=tasks, chunks_per_task=chunks, name="rig", stale=stale)
         write_submission(
@@ -75,7 +82,8 @@ class ManyTasks:
             ledger=Ledger.read(self.plan), options=options, policy=RunPolicy(),
         )  # fmt: skip
         self._submission, self._work = read_submission(self.plan, 1), task_plan(self.plan, 1)
-        beats = [self.do(task, leave=int(task < at_work)) for task in range(tasks - 1)]
+        others = range(tasks - 1 if begun else 0)
+        beats = [self.do(task, leave=int(task < at_work)) for task in others]
         self._beats, self._over = beats[:at_work], threading.Event()
         self._thread = threading.Thread(target=self._beat)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hpcio.journals import Ledger
@@ -42,13 +41,19 @@ def test_a_task_looks_at_no_more_than_some_that_are_at_work(tmp_path):
     assert found[1] <= most
 
 
-def test_a_task_lists_names_as_often_in_a_run_of_many_as_of_few(tmp_path):
-    found = []
-    for tasks in (3, 40):
-        run = ManyTasks(tmp_path / str(tasks), tasks, 5, at_work=0, chunks=1)
-        (run.plan.rundir.claims / "1.stop").touch()  # it does its own, and looks for nothing more
+@pytest.mark.parametrize(
+    ("stopped", "lists"),
+    [pytest.param(True, 0, id="its own"), pytest.param(False, 4, id="all that wait in the queue")],
+)
+def test_a_task_lists_claims_as_often_however_many_tasks_there_are(tmp_path, stopped, lists):
+    """When its own work is done, and when nothing is left; not for each batch that it takes."""
+    for tasks in (3, 20):
+        folder = tmp_path / str(tasks)
+        run = ManyTasks(folder, tasks, 5, begun=False)
+        if stopped:  # after the first batch it looks for no more
+            (run.plan.rundir.claims / "1.stop").touch()
         with run:
-            calls = traced(run.command(), tmp_path / str(tasks), environment=run.environment)
-        assert np.count_nonzero(~Ledger.read(run.plan).done) == 0
-        found.append(of_kind(calls, LISTED)[Path("out.h5.run/claims")])
-    assert found == [0, 0]
+            calls = traced(run.command(), folder, environment=run.environment)
+        assert Ledger.read(run.plan).done.all() != stopped
+        # Two calls for each list: one that gives the names, and one that gives no more.
+        assert of_kind(calls, LISTED)[Path("out.h5.run/claims")] == lists
