@@ -56,7 +56,8 @@ def _commit() -> str | None:
         ).strip()
 
     try:
-        changed = " and changes" if git("status", "--porcelain", "--", "../hpcio") else ""
+        packages = git("status", "--porcelain", "--", "../hpcio", "../slurm")
+        changed = " and changes" if packages else ""
         return git("rev-parse", "--short=12", "HEAD") + changed
     except (OSError, subprocess.CalledProcessError):
         return None

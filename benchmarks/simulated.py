@@ -98,7 +98,7 @@ COMPARED = (
     Configuration("o", 3, 1, 200, 0.1, uneven="late"),
 )
 
-_FUNCTION = """
+FUNCTION = """
 import time
 
 
@@ -139,7 +139,7 @@ def measure(configuration: Configuration, folder: Path) -> Measured:
     count = configuration.trials
     with h5py.File(folder / "rec.h5", "w") as f:
         f["lfp"] = np.zeros((count * ROWS, CHANNELS))
-    (folder / "napping.py").write_text(_FUNCTION)
+    (folder / "napping.py").write_text(FUNCTION)
     seconds = configuration.sleeps()
     plan = hpcio.Plan.create(
         f"{folder}/napping.py:slept", f"{folder}/rec.h5::/lfp", trials=ROWS,

@@ -15,12 +15,14 @@ import pytest
 
 import benchmarks
 from benchmarks.bench import Bench, recording
+from benchmarks.growth import tasks
 from benchmarks.peers import page, picture, sides
 from benchmarks.peers.asking import Peer, PeerError, expected_of, measured
 from benchmarks.peers.environments import Environment
 from benchmarks.peers.rows import figures
 from benchmarks.peers.systems import ACME, HPCIO, LOOP, SYNCOPY, SYSTEMS, LeftOut, System, at_hand
 from benchmarks.peers.work import Work
+from tests.rigs import traced
 from tests.rigs.support import REPOSITORY
 
 
@@ -43,17 +45,50 @@ def test_a_row_of_one_file_and_one_of_the_loop_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_growth_is_measured_and_drawn(tmp_path):
-    options = ["--most", "100", "--repetitions", "1", "--dir", str(tmp_path)]
-    options += ["--markdown", f"{tmp_path}/growth.md", "--picture", f"{tmp_path}/growth.svg"]
+@pytest.mark.parametrize(
+    ("part", "most", "row", "picture"),
+    [
+        ("trials", 100, "| virtual | 100 |", "growth.svg"),
+        ("plans", 10_000, "| events | 10,000 |", "growth-plans.svg"),
+        pytest.param(
+            "files", 100, "| virtual | 10 | 10 | at work |", "growth-files.svg",
+            marks=pytest.mark.skipif(bool(traced.missing()), reason=traced.missing()),
+        ),
+    ],
+)  # fmt: skip
+def test_growth_is_measured_and_drawn(tmp_path, part, most, row, picture):
+    options = ["--only", part, "--most", str(most), "--repetitions", "1", "--dir", str(tmp_path)]
+    page, kept = tmp_path / "growth.md", tmp_path / "growth.json"
+    _growth(*options, "--json", str(kept), "--markdown", str(page), "--pictures", str(tmp_path))
+    said = page.read_text()
+    assert row in said
+    assert "<svg" in (tmp_path / picture).read_text()
+    assert sorted(os.listdir(tmp_path)) == sorted([picture, "growth.json", "growth.md"])
+    page.write_text(f"{said}\n## Others\n\nstay\n")
+    _growth("--from", str(kept), "--markdown", str(page))
+    assert page.read_text() == f"{said}\n## Others\n\nstay\n"
+
+
+def _growth(*options: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.growth", *options], cwd=REPOSITORY, capture_output=True,
         text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "| virtual | 100 |" in (tmp_path / "growth.md").read_text()
-    assert "<svg" in (tmp_path / "growth.svg").read_text()
-    assert sorted(os.listdir(tmp_path)) == ["growth.md", "growth.svg"]
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_growth_of_tasks_is_measured_on_a_slurm(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "TASKS", (2, 3))
+    monkeypatch.setattr(tasks, "TRIALS", 24)
+    before = dict(os.environ)
+    found = tasks.PART.measure(tmp_path, 2, 1)
+    assert dict(os.environ) == before
+    assert [one.tasks for one in found] == [2]
+    assert 1 <= found[0].began <= 2
+    tasks.PART.save_picture(tmp_path, found)
+    assert os.listdir(tmp_path) == [tasks.PART.picture]
 
 
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(sides.__path__)])

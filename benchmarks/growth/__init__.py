@@ -1,0 +1,1 @@
+"""What hpcio takes as a run grows: trials, array tasks, files, plans. What is linear is level."""
