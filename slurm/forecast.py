@@ -9,7 +9,7 @@ import numpy as np
 
 from hpcio.errors import MemoryLimitError, TimeLimitError
 from hpcio.machine import parse_bytes
-from hpcio.planning import Plan, probe
+from hpcio.planning import Plan, plan_memory, probe
 from hpcio.words import duration, html_table, in_lines, size
 from slurm.mapping import BATCHES_PER_TASK, TaskPlan, arrays_of, map_blocks
 from slurm.site import parse_time
@@ -34,9 +34,9 @@ BASE_TASK = 100 << 20
 
 
 def needed_memory(plan: Plan, *, factor: float = WORKING_FACTOR, base: int = BASE) -> np.ndarray:
-    """Bytes that a task needs for each block: `factor` times trial and result, and Python."""
+    """Bytes that a task needs for each block: Python, the plan, `factor` times trial and result."""
     need: np.ndarray = (factor * plan.work_sizes()).astype(np.int64)
-    return need + base
+    return need + base + plan_memory(plan)
 
 
 def check_memory(
@@ -60,7 +60,8 @@ def check_memory(
         trial = int(plan.trials.index[plan.blocks.trial[block]])
         raise MemoryLimitError(
             f"Trial {trial} needs about {need[block] / 1e6:.0f} MB ({factor:g} times trial and "
-            f"result, and {base / 1e6:.0f} MB for Python), but a task has {memory / 1e6:.0f} MB. "
+            f"result, and {(base + plan_memory(plan)) / 1e6:.0f} MB for Python and the plan), but "
+            f"a task has {memory / 1e6:.0f} MB. "
             f"Ask for memory='{math.ceil(need[block] / 1e9 * 1.1)}GB', or plan with "
             "channels_per_block."
         )

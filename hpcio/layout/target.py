@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import h5py
 import numpy as np
@@ -128,8 +129,14 @@ class Target:
             keep_table(group, name, values)
 
     @classmethod
-    def load(cls, group: h5py.Group) -> Self:
+    def load(cls, group: h5py.Group, *, read: Callable[[h5py.Dataset], Any] = read_table) -> Self:
         """The layout that `save` kept, or whoever wrote its `arrays`.
+
+        Parameters
+        ----------
+        group : h5py.Group
+        read : callable
+            Reads the values of a dataset.
 
         Raises
         ------
@@ -140,9 +147,9 @@ class Target:
         spec["shape"] = tuple(spec["shape"])
         spec["dtype"] = np.dtype(spec["dtype"])
         spec["shapes"] = tuple(tuple(s) for s in spec["shapes"])
-        arrays = {name: read_table(group[name]) for name in ("start", "channel")}
+        arrays = {name: read(group[name]) for name in ("start", "channel")}
         # Results of versions before 0.1 call it so.
-        index = read_table(group["shape_index" if "shape_index" in group else "form"])
+        index = read(group["shape_index" if "shape_index" in group else "form"])
         found = cls(**spec, **arrays, shape_index=index)
         check_types(found)
         found._check()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hpcio.planning.describing import Description, describe, probe
     from hpcio.planning.digest import Difference, difference, digest_of
     from hpcio.planning.extending import extended
-    from hpcio.planning.limits import block_memory, check_disk, check_memory
+    from hpcio.planning.limits import block_memory, check_disk, check_memory, plan_memory
     from hpcio.planning.making import check_new_output, check_trial_table, make_plan, renewed
     from hpcio.planning.single import call_block, find_block, read_block
 
@@ -63,6 +63,7 @@ __all__ = [
     "load_plan",
     "make_plan",
     "open_plan_file",
+    "plan_memory",
     "probe",
     "read_block",
     "renewed",
@@ -81,6 +82,7 @@ __getattr__ = lazily(
         "read_block": "single",
         "check_disk": "limits",
         "check_memory": "limits",
+        "plan_memory": "limits",
         "check_new_output": "making",
         "check_trial_table": "making",
         "describe": "describing",

@@ -16,7 +16,7 @@ from hpcio.errors import FunctionError, HpcioError
 from hpcio.function import FreshArguments, compute, compute_record, takes
 from hpcio.layout import Target
 from hpcio.machine import available, cores, layout_in_words
-from hpcio.planning.limits import BASE, block_memory
+from hpcio.planning.limits import BASE, block_memory, plan_memory
 from hpcio.planning.plan import Plan
 from hpcio.planning.trying import MOST_TRIES, Said, failure, is_tried_apart, tell, try_each
 from hpcio.recording import Reader, Recording, SeveralRecordings
@@ -159,7 +159,7 @@ def describe(
         smallest=int(read.min()),
         largest=int(read.max()),
         files=_files(plan),
-        memory=max(grown, int(block_memory(plan)[longest])) + BASE,
+        memory=max(grown, int(block_memory(plan)[longest])) + BASE + plan_memory(plan),
         memory_available=available(),
         probe_trial=int(plan.trials.index[plan.blocks.trial[longest]]),
         probe_seconds=seconds,

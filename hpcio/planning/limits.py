@@ -11,10 +11,12 @@ from hpcio.machine import available, check_room, parse_bytes
 from hpcio.planning.plan import Plan
 from hpcio.recording import LARGE
 
-__all__ = ["BASE", "block_memory", "check_disk", "check_memory"]
+__all__ = ["BASE", "block_memory", "check_disk", "check_memory", "plan_memory"]
 
-# Python, numpy, h5py and the plan itself, in bytes.
+# Python, numpy and h5py, in bytes.
 BASE = 80 << 20
+# What a worker holds of each block besides: of its batch, and of its journal.
+_OF_A_BLOCK = 64
 
 
 def block_memory(plan: Plan) -> np.ndarray:
@@ -26,6 +28,11 @@ def block_memory(plan: Plan) -> np.ndarray:
     trial = plan.input_sizes()
     need: np.ndarray = trial * np.where(trial < LARGE, 1, 2) + plan.result_sizes()
     return need + 2 * plan.group_bytes
+
+
+def plan_memory(plan: Plan) -> int:
+    """Bytes that a worker needs for the plan, and to work by it."""
+    return plan.memory + _OF_A_BLOCK * len(plan)
 
 
 def check_memory(plan: Plan, limit: str | int | None, *, share: int = 1) -> None:
@@ -42,13 +49,15 @@ def check_memory(plan: Plan, limit: str | int | None, *, share: int = 1) -> None
     limit = available() // share if limit is None else parse_bytes(limit)
     need = block_memory(plan)
     largest = int(need.argmax())
-    total = int(need[largest]) + BASE
+    base = BASE + plan_memory(plan)
+    total = int(need[largest]) + base
     if total > limit:
         trial = int(plan.trials.index[plan.blocks.trial[largest]])
         raise MemoryLimitError(
             f"Trial {trial} needs {total / 1e6:.0f} MB (trial, result, and "
-            f"{BASE / 1e6:.0f} MB for Python), but a worker may use {limit / 1e6:.0f} MB. "
-            "Use fewer workers, allow more memory, select less, or plan with channels_per_block."
+            f"{base / 1e6:.0f} MB for Python and the plan), but a worker may use "
+            f"{limit / 1e6:.0f} MB. Use fewer workers, allow more memory, select less, or plan "
+            "with channels_per_block."
         )
 
 

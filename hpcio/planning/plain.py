@@ -96,16 +96,21 @@ def arrays_of_outputs(plan: Plan) -> dict[str, np.ndarray]:
     return found
 
 
-def outputs_in(f: h5py.File, plain: list[Any], condition: np.ndarray) -> tuple[Output, ...]:
+def outputs_in(
+    f: h5py.File,
+    plain: list[Any],
+    condition: np.ndarray,
+    read: Callable[[h5py.Dataset], np.ndarray],
+) -> tuple[Output, ...]:
     """What `plain_outputs` and `arrays_of_outputs` have kept."""
     found = []
     for n, one in enumerate(plain):
         group = f[f"outputs/{n}"]
         named = axes_of(group, one["axes"], one["axis_columns"])
         chunks = None if one["chunks"] is None else tuple(one["chunks"])
+        target, average = Target.load(group["target"], read=read), one["average"]
         found.append(Output(
-            one["name"], Target.load(group["target"]), named, average_of(one["average"], condition),
-            chunks, one["compression"],
+            one["name"], target, named, average_of(average, condition), chunks, one["compression"],
         ))  # fmt: skip
     return tuple(found)
 

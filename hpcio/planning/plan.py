@@ -16,7 +16,7 @@ from hpcio.fingerprints import Fingerprint, fingerprint
 from hpcio.function import Arguments, Function, Part, Reduction
 from hpcio.layout import Average, Axis, Output, Target, nbytes_of
 from hpcio.planning.options import Sources
-from hpcio.planning.sharing import hold_once
+from hpcio.planning.sharing import hold_once, memory_of
 from hpcio.recording import Blocks, Recording, Trials, trials_in_words
 from hpcio.words import START_OVER, count, html_table, in_lines, shape_words, size
 
@@ -108,12 +108,20 @@ class Plan:
     several: tuple[Output, ...] = ()
 
     def __post_init__(self) -> None:
-        targets = {id(output.target): output.target for output in self.outputs}
-        hold_once([self.target, *targets.values(), self.blocks], [self.trials])
+        hold_once([*self._targets, self.blocks], [self.trials])
 
     def __len__(self) -> int:
         """Number of blocks."""
         return int(self.blocks.trial.size)
+
+    @property
+    def _targets(self) -> list[Target]:
+        return [self.target, *(output.target for output in self.several)]
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes."""
+        return memory_of([*self._targets, self.blocks, self.trials])
 
     def _rows(self) -> list[tuple[str, str]]:
         """Names and values, for a table."""

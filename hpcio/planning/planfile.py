@@ -66,6 +66,7 @@ from hpcio.planning.plain import (
     stored_column,
 )
 from hpcio.planning.plan import Former, Plan
+from hpcio.planning.sharing import Once
 from hpcio.recording import (
     SELECTED,
     Blocks,
@@ -286,8 +287,14 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
     """The fields of the plan whose result is `out`."""
     with open_plan_file(out) as f:
         spec = json.loads(read_table(f["spec"]).tobytes())
-        trials = {name: read_table(dataset) for name, dataset in f["trials"].items()}
-        blocks = {name: read_table(dataset) for name, dataset in f["blocks"].items()}
+        # One at a time: of ten million trials there is not room for all of them in a worker.
+        once = Once()
+
+        def read_once(dataset: h5py.Dataset) -> Any:
+            return once(read_table(dataset))
+
+        trials = {name: read_once(dataset) for name, dataset in f["trials"].items()}
+        blocks = {name: read_once(dataset) for name, dataset in f["blocks"].items()}
         axes = axes_of(f, spec["axes"], spec.get("axis_columns", ()))
         names = spec.get("columns", ())
         columns = read_columns(f, names)
@@ -300,8 +307,8 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
             read_table(f[f"reduction/{k}"]).tobytes()
             for k in range(len(spec.get("reduction", ())))  # older plans have none
         ]
-        target = Target.load(f["target"])
-        several = outputs_in(f, spec.get("outputs", []), condition)
+        target = Target.load(f["target"], read=read_once)
+        several = outputs_in(f, spec.get("outputs", []), condition, read_once)
         run_id, digest = str(f.attrs["run_id"]), str(f.attrs["digest"])
     average = average_of(spec["average"], condition)
     for each in (average, *(output.average for output in several)):

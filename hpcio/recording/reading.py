@@ -316,7 +316,7 @@ class ReadAhead:
         distinct = {int(kind[k]): int(base[k]) for k in np.unique(kind, return_index=True)[1]}
         self._read = {k: reader.of_kind(kinds[k]) for k in distinct}
         self._large = {k for k, at in distinct.items() if reader.is_large(kinds[k], at)}
-        self._todo, self._pool = list(zip(kind.tolist(), base.tolist(), strict=True)), pool
+        self._kind, self._base, self._pool = kind, base, pool
         self._next: Future[np.ndarray] | None = None
         self._in_rows = {k: reader.in_rows(kinds[k]) for k in distinct}
         most = {
@@ -339,7 +339,7 @@ class ReadAhead:
         future, self._next = self._next, None
         trial = self._now(k) if future is None else future.result()
         del future
-        if self._large and k + 1 < len(self._todo) and self._todo[k + 1][0] in self._large:
+        if self._large and k + 1 < len(self._kind) and int(self._kind[k + 1]) in self._large:
             self._next = self._pool.submit(self._now, k + 1)
         return trial
 
@@ -347,13 +347,12 @@ class ReadAhead:
         """Read the trial at position `k` once more, into memory of its own."""
         if self._next is not None:
             wait([self._next])  # two threads must not look for free memory at the same time
-        kind, base = self._todo[k]
-        return self._read[kind](base)
+        return self._read[int(self._kind[k])](int(self._base[k]))
 
     def _now(self, k: int) -> np.ndarray:
-        kind, base = self._todo[k]
+        kind, base = int(self._kind[k]), int(self._base[k])
         self._some = None  # its memory is used again
-        read, count = self._in_rows[kind], self._together[k]
+        read, count = self._in_rows[kind], int(self._together[k])
         if read is not None and count > 1:
             with suppress(SourceError):  # the first one may be readable, or says what is wrong
                 self._some = some = read(base, count)
@@ -365,8 +364,8 @@ class ReadAhead:
 
 def runs_of(
     kind: np.ndarray, base: np.ndarray, rows: Mapping[int, int], most: Mapping[int, int]
-) -> list[int]:
-    """How many trials of one kind follow each other without a gap, from each one on.
+) -> np.ndarray:
+    """How many trials of one kind follow each other without a gap, from each one on: shape (n,).
 
     Parameters
     ----------
@@ -378,7 +377,7 @@ def runs_of(
     Examples
     --------
     >>> kind, base = np.array([0, 0, 0, 1]), np.array([0, 5, 10, 15])
-    >>> runs_of(kind, base, {0: 5, 1: 9}, {0: 2, 1: 2})
+    >>> runs_of(kind, base, {0: 5, 1: 9}, {0: 2, 1: 2}).tolist()
     [2, 2, 1, 1]
     """
     of, limit = np.zeros((2, int(kind.max(initial=0)) + 1), np.int64)
@@ -387,5 +386,5 @@ def runs_of(
     ends = np.flatnonzero(np.append(~goes_on, [True]))
     here = np.arange(kind.size)
     length = ends[np.searchsorted(ends, here)] - here + 1
-    counts: list[int] = np.minimum(length, limit[kind]).clip(min=1).tolist()
+    counts: np.ndarray = np.minimum(length, limit[kind]).clip(min=1)
     return counts

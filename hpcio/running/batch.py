@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import _exit, register_at_fork
 from time import perf_counter
@@ -26,6 +26,8 @@ __all__ = ["BatchDone", "run_batch"]
 FLUSH_EVERY = 0.5
 # How often, in seconds, a worker looks whether it should go on.
 TICK_EVERY = 0.05
+# So many blocks are turned into numbers of Python at a time.
+_ROWS = 1 << 12
 # How many forks lie between the first process and this one: a copy that the function has forked
 # must not go on as if it were this process.
 _forks = 0
@@ -133,9 +135,7 @@ class _Batch:
         ticked = self._now
         self._writer.begin(blocks, self._journal)
         try:
-            for k, (block, index, number) in enumerate(
-                zip(blocks.tolist(), shape_index.tolist(), trial.tolist(), strict=True)
-            ):
+            for k, (block, index, number) in enumerate(_numbers(blocks, shape_index, trial)):
                 if block >= attempt.limit:
                     break
                 try:
@@ -309,6 +309,12 @@ class _Batch:
             self._attempt.on_tick(self._attempt)
         if self._attempt.sync_is_due():
             self._attempt.begin_sync()
+
+
+def _numbers(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:
+    """The rows of some columns, as numbers of Python: of a million rows, all are much memory."""
+    for first in range(0, len(columns[0]), _ROWS):
+        yield from zip(*(c[first : first + _ROWS].tolist() for c in columns), strict=True)
 
 
 def _why(error: BaseException) -> tuple[str, Cause]:

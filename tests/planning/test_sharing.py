@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 import hpcio
-from hpcio.planning import load_plan, write_plan
+from hpcio.errors import MemoryLimitError
+from hpcio.planning import check_memory, load_plan, plan_memory, write_plan
+from hpcio.planning.limits import BASE
 
 COUNT = 20_000
 
@@ -21,21 +23,6 @@ def source(tmp_path):
     return f"{tmp_path}/rec.h5::data"
 
 
-def arrays_of(plan):
-    targets = [output.target for output in plan.outputs]
-    holders = [plan.trials, plan.blocks, plan.target, *targets]
-    return [a for holder in holders for a in vars(holder).values() if isinstance(a, np.ndarray)]
-
-
-def bytes_in_memory(plan):
-    """Bytes of memory behind all arrays; those of one value take nothing."""
-    memory = {}
-    for array in arrays_of(plan):
-        if array.strides != (0,):
-            memory[array.__array_interface__["data"][0]] = array.nbytes
-    return sum(memory.values())
-
-
 @pytest.mark.parametrize("loaded", [False, True])
 def test_equal_trials_take_three_numbers_each(source, tmp_path, loaded):
     plan = hpcio.Plan.create(mean, source, trials=2, out=tmp_path / "out.h5", join="stack")
@@ -44,7 +31,7 @@ def test_equal_trials_take_three_numbers_each(source, tmp_path, loaded):
         assert write_plan(plan, plan.run_directory)
         plan = load_plan(tmp_path / "out.h5")
     # Where it starts, where it stops, and which one it is.
-    assert bytes_in_memory(plan) == 3 * 8 * COUNT
+    assert plan.memory == 3 * 8 * COUNT
     assert np.array_equal(plan.trials.start, 2 * np.arange(COUNT))
     assert np.array_equal(plan.trials.stop, 2 * np.arange(COUNT) + 2)
     assert np.array_equal(plan.trials.offset, np.zeros(COUNT))
@@ -68,3 +55,12 @@ def test_arrays_of_the_caller_stay_his_own(source, tmp_path):
     start[:] = 0
     assert np.array_equal(plan.blocks.base, 2 * np.arange(COUNT))
     assert np.array_equal(plan.trials.start, 2 * np.arange(COUNT))
+
+
+def test_many_trials_need_memory_in_each_worker(source, tmp_path):
+    plan = hpcio.Plan.create(mean, source, trials=2, out=tmp_path / "out.h5", join="stack")
+    needed = BASE + plan_memory(plan) + 2 * 2 * 4 + 2 * 4
+    assert plan_memory(plan) > plan.memory
+    check_memory(plan, needed)
+    with pytest.raises(MemoryLimitError, match="MB for Python and the plan"):
+        check_memory(plan, needed - 1)
