@@ -354,7 +354,11 @@ def serve_as_rank(folder: str) -> None:
         sys.exit(str(error))
     if launch is None:
         sys.exit("it starts processes that are no ranks of MPI (srun: set SLURM_MPI_TYPE=pmix)")
-    serve(folder, str(launch.rank))
+    launcher = os.getppid()
+    if launcher == 1:
+        sys.exit("what has started it has ended")
+    # A launcher that is told to end may do so without its ranks.
+    serve(folder, str(launch.rank), str(launcher))
 
 
 def serve(folder: str, rank: str, parent: str = "", *, host: str = "") -> None:
