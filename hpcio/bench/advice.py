@@ -84,10 +84,10 @@ def advise(
 
 
 def _without(left_out: Sequence[LeftOut]) -> str:
-    """Which writers were left out, and why; what to do about it is said elsewhere."""
+    """Which writers were left out, and why; of what, and what to do about it, is said elsewhere."""
     writers = {words for *_, words in WRITERS.values()}
     return "".join(
-        f" {one.what} left out: {one.why.partition('. ')[0].removesuffix('.')}."
+        f" {one.what} left out: {one.why.partition('. ')[0].rpartition(': ')[2].removesuffix('.')}."
         for one in left_out
         if one.what in writers
     )

@@ -253,7 +253,7 @@ def test_the_sentence_says_why_writers_are_left_out():
     rates = {"virtual": 100.0, "virtual-trial": 10.0, "direct": 150.0}
     left_out = [
         LeftOut("mpi (one file)", "There is no mpirun. Load one."),
-        LeftOut("mutex (one file)", "it has no locks"),
+        LeftOut("mutex (one file)", "Cannot write '/x/round5' in turn: it has no locks. Use none."),
         LeftOut("reading again", "late"),
     ]
     sentence = advise(figures_of(rates), left_out, where="here").sentence
