@@ -120,8 +120,8 @@ PART = Part(
         "directories are read (`getdents`, 32 kB of names each), and files synced. `of others` are "
         "files of other tasks that it asks for, `made` those it leaves (four of `virtual` are "
         "parts of the result), `elsewhere` what is opened outside, by Python for the most. What "
-        "grows is `listed`: the names of all claims, ten for each task, and of all journals, twice "
-        "and more."
+        "grows is `listed`: the names of all claims, nine for each task, and of all journals, "
+        "twice and more."
     ),
     picture="growth-files.svg",
     alt="Calls of an array task, against its trials, and against the tasks of its run",

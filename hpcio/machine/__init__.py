@@ -1,8 +1,8 @@
 """What this computer is: file systems, cores, memory, launchers, installed packages.
 
-This room uses `hpcio.errors` alone. Others ask it what is safe on a file system, whether there is
-room, and whether this process is a rank of MPI, and have it start new Pythons or call functions in
-them. They keep their kinds of things in its `Registry`.
+This room uses `hpcio.errors` and `hpcio.words` alone. Others ask it what is safe on a file system,
+whether there is room, and whether this process is a rank of MPI, and have it start new Pythons or
+call functions in them. They keep their kinds of things in its `Registry`.
 """
 
 from hpcio.machine.apart import Death, call_apart
