@@ -71,15 +71,15 @@ def arrays_of_axes(axes: Sequence[Axis]) -> dict[str, np.ndarray]:
     return found
 
 
-def axes_of(group: h5py.Group, names: Sequence[str], columns: Any) -> tuple[Axis, ...]:
-    """What `arrays_of_axes` has made of, in a group; plans of earlier versions have no columns."""
+def axes_of(group: h5py.Group, names: Sequence[str], columns: Sequence[Any]) -> tuple[Axis, ...]:
+    """What `arrays_of_axes` has made of, in a group."""
     there: Any = group.get("axes", {})
     found = []
     for k, name in enumerate(names):
         values = read_table(there[str(k)]) if str(k) in there else None
         further = {
             column: loaded_column(read_table(group[f"axis_columns/{k}/{n}"]))
-            for n, column in enumerate(columns[k] if columns else ())
+            for n, column in enumerate(columns[k])
         }
         found.append(Axis(name, values, further))
     return tuple(found)
@@ -158,7 +158,7 @@ def source_of(plain: dict[str, Any], now: Callable[[str], str]) -> Recording:
         "behind": tuple(FileState(**{**f, "path": now(f["path"])}) for f in plain["behind"]),
         "filters": tuple(plain["filters"]),
         "place": tuple((name, now(value)) for name, value in plain["place"]),
-        "scaling": Scaling.load(plain.get("scaling")),
+        "scaling": Scaling.load(plain["scaling"]),
     }
     return Recording(**{**plain, **known})
 

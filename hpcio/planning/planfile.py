@@ -295,8 +295,8 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
 
         trials = {name: read_once(dataset) for name, dataset in f["trials"].items()}
         blocks = {name: read_once(dataset) for name, dataset in f["blocks"].items()}
-        axes = axes_of(f, spec["axes"], spec.get("axis_columns", ()))
-        names = spec.get("columns", ())
+        axes = axes_of(f, spec["axes"], spec["axis_columns"])
+        names = spec["columns"]
         columns = read_columns(f, names)
         condition = np.zeros(0, np.int32)
         if "condition" in f:
@@ -304,8 +304,7 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
         kept = read_table(f["kept"]) if "kept" in f else np.zeros(0, np.uint16)
         pickled, payload = (read_table(f[name]).tobytes() for name in ("function", "arguments"))
         reduction = [
-            read_table(f[f"reduction/{k}"]).tobytes()
-            for k in range(len(spec.get("reduction", ())))  # older plans have none
+            read_table(f[f"reduction/{k}"]).tobytes() for k in range(len(spec["reduction"]))
         ]
         target = Target.load(f["target"], read=read_once)
         several = outputs_in(f, spec.get("outputs", []), condition, read_once)
@@ -321,7 +320,7 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
             axis=spec["axis"],
             **{name: selection_of(plain) for name, plain in spec["selected"].items()},
             columns=columns,
-            clock=None if spec.get("clock") is None else Clock(**spec["clock"]),
+            clock=None if spec["clock"] is None else Clock(**spec["clock"]),
         ),
         "blocks": Blocks(
             **blocks,
@@ -338,9 +337,9 @@ def _fields(out: str, read_columns: _ReadColumns) -> dict[str, Any]:
         "out": out,
         "run_id": run_id,
         "digest": digest,
-        "chunks": None if spec.get("chunks") is None else tuple(spec["chunks"]),
-        "compression": spec.get("compression"),
-        "former": tuple(Former(**one) for one in spec.get("former", ())),
+        "chunks": None if spec["chunks"] is None else tuple(spec["chunks"]),
+        "compression": spec["compression"],
+        "former": tuple(Former(**one) for one in spec["former"]),
         "kept": kept,
         "several": several,
         **{name: spec[name] for name in _PLAIN},
@@ -398,7 +397,7 @@ def _found_again(
 
     return {
         "function": found(spec["function"], pickled),
-        "reduction": tuple(map(found, spec.get("reduction", ()), reduction)),
+        "reduction": tuple(map(found, spec["reduction"], reduction)),
         "source": source_of(spec["source"], lambda path: _now(path, before, folder)),
     }
 
