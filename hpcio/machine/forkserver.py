@@ -17,7 +17,6 @@ import gc
 import importlib
 import json
 import os
-import random
 import resource
 import select
 import signal
@@ -31,7 +30,7 @@ from typing import Any, NoReturn
 from hpcio.machine.children import be_child
 from hpcio.machine.resources import umask
 
-__all__ = ["ForkServer", "Forked", "NoFork", "ServerEnded", "is_possible", "serve"]
+__all__ = ["ForkServer", "Forked", "NoFork", "ServerEnded", "is_open", "is_possible", "serve"]
 
 # What most workers need, and takes long to import.
 _IMPORTED = (
@@ -46,9 +45,10 @@ _THREADS = "a thread runs in the fork server"
 _ENDING = 2.0
 # The largest request, in bytes, and how many descriptors may come with one.
 _MOST, _MOST_FDS = 1 << 17, 16
+# Bytes in which the server says how a process has ended.
 _STATUS = 4
-# What a user's terminal, or SLURM, sends to all processes of a session means the workers.
 _ALL_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+# What a user's terminal, or SLURM, sends to all processes of a session means the workers.
 _FOR_WORKERS = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
 )  # fmt: skip
@@ -148,7 +148,7 @@ class ForkServer:
             self._server = subprocess.Popen(
                 command(str(theirs.fileno()), str(self._session)),
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=None if _is_open(2) else subprocess.DEVNULL,
+                stderr=None if is_open(2) else subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()], env=environment,
             )  # fmt: skip
         except OSError:
@@ -266,7 +266,8 @@ class ForkServer:
             self._server.wait()
 
 
-def _is_open(fd: int) -> bool:
+def is_open(fd: int) -> bool:
+    """Whether a descriptor of this process is."""
     try:
         os.fstat(fd)
     except OSError:
@@ -439,7 +440,6 @@ def _be_as(request: Mapping[str, Any]) -> None:
 
 
 def _seed_anew() -> None:
-    """Give this copy random numbers of its own, where the module has not seen to it."""
-    random.seed()
+    """Give this copy random numbers of its own; `random` sees to that by itself."""
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
         numpy_random.seed()

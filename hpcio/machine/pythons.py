@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from hpcio.machine.children import Process
-from hpcio.machine.forkserver import ForkServer, NoFork, ServerEnded, is_possible
+from hpcio.machine.forkserver import ForkServer, NoFork, ServerEnded, is_open, is_possible
 
 __all__ = ["begin_pythons", "new_python", "start_python", "with_threads"]
 
@@ -65,7 +65,7 @@ def with_threads(count: int) -> dict[str, str]:
 _servers: dict[int, tuple[object, ForkServer]] = {}
 # Where there is none: libraries of more threads than one have threads that no copy would have.
 _without: set[int] = set()
-# How many servers in a row have ended, for each number of threads, before they had forked.
+# How many servers have ended, for each number of threads, before they had forked.
 _in_vain: dict[int, int] = {}
 # Servers whose workers are at work yet, or that have just ended.
 _retired: list[ForkServer] = []
@@ -165,7 +165,7 @@ def _retire(threads: int) -> None:
 
 
 def _forget(threads: int, server: ForkServer) -> None:
-    """Put away a server that has ended, as after a while of rest; or two that never forked."""
+    """Put away a server that has ended, as after a while of rest; after two in vain, for good."""
     with _lock:
         if _servers.get(threads, (None, None))[1] is server:
             _retire(threads)
@@ -194,11 +194,7 @@ def _given(fd: int | None, own: int, nothing: int) -> int:
     """A descriptor that was given; else the one of this process, if it is open."""
     if fd is not None:
         return fd
-    try:
-        os.fstat(own)
-    except OSError:
-        return nothing
-    return own
+    return own if is_open(own) else nothing
 
 
 def _popen(
