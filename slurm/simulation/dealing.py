@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Dealing", "Part", "Sums", "cut"]
+__all__ = ["Amount", "Dealing", "Part", "Sums", "cut"]
 
+# Of each trial: one number that all have, or an array.
 Amount = float | np.ndarray
 
 

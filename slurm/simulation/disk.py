@@ -12,6 +12,7 @@ import numpy as np
 from hpcio.bench import WRITERS, Figure, read_found
 from hpcio.errors import OptionError
 from hpcio.words import count
+from slurm.simulation.dealing import Amount
 
 __all__ = ["Disk", "Rates"]
 
@@ -40,15 +41,15 @@ class Rates:
     one: tuple[float, ...]
     all: tuple[float, ...]
 
-    def seconds(self, nbytes: float | np.ndarray) -> float | np.ndarray:
+    def seconds(self, nbytes: Amount) -> Amount:
         """What a result takes in a process that is alone."""
         return self._taken(nbytes, self.one)
 
-    def share(self, nbytes: float | np.ndarray) -> float | np.ndarray:
+    def share(self, nbytes: Amount) -> Amount:
         """Seconds of the whole file system that a result takes up."""
         return self._taken(nbytes, self.all)
 
-    def _taken(self, nbytes: float | np.ndarray, rates: tuple[float, ...]) -> float | np.ndarray:
+    def _taken(self, nbytes: Amount, rates: tuple[float, ...]) -> Amount:
         # What a result costs besides its bytes is all that counts of those that are smaller than
         # any that was measured; those that are larger go on at the same rate.
         known = np.asarray(self.sizes) / np.asarray(rates)

@@ -11,11 +11,10 @@ import numpy as np
 
 from hpcio.errors import OptionError, check_whole
 from hpcio.planning import Plan
+from slurm.simulation.dealing import Amount, Sums
 from slurm.site import Site
 
 __all__ = ["Cluster", "Work"]
-
-Amount = float | np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +177,7 @@ class Work:
     @property
     def total(self) -> float:
         """Seconds of the function, of all trials together."""
-        return _sum(self.seconds, self.trials)
+        return Sums(self.seconds, self.trials).all
 
     @property
     def nbytes(self) -> Amount:
@@ -224,10 +223,6 @@ class Work:
             trials=chosen.size, seconds=seconds, read=_one(plan.input_sizes()[chosen]),
             written=_one(written),
         )  # fmt: skip
-
-
-def _sum(amount: Amount, count: int) -> float:
-    return float(amount.sum()) if isinstance(amount, np.ndarray) else amount * count
 
 
 def _one(amount: np.ndarray) -> Amount:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 
 import simpy
@@ -24,13 +24,15 @@ class Job:
     use : tuple of float
         Which share of each thing it takes up while it is alone.
     done : simpy.Event
+    over : bool
+        Whether it is through, or was stopped.
     """
 
     start: float
     end: float
     use: tuple[float, ...]
     done: simpy.Event
-    over: bool = field(default=False)
+    over: bool = False
 
 
 class Shared:

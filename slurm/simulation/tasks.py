@@ -48,8 +48,6 @@ class Run:
     spent : Spent
     parts : list of (int, int)
         First and last trial, the latter excluded, of each piece that was done in one go.
-    begun : list of float
-        When each task was at its first trial.
     """
 
     def __init__(
@@ -62,7 +60,6 @@ class Run:
         self.tasks, self.chunks = self._dealing.tasks, edges.size - 1
         self.spent, self._done = Spent(), 0
         self.parts: list[tuple[int, int]] = []
-        self.begun: list[float] = []
         self.file_system = Shared(self.env, 2)
         self._cores = [Shared(self.env, 1) for _ in range(min(cluster.nodes, self.tasks))]
         # A node for each slot: SLURM fills one after the other.
@@ -145,7 +142,6 @@ class Run:
             raise
         finally:
             self.spent.startup += self.env.now - began
-        self.begun.append(self.env.now)
 
     def _take_all(self, task: int, node: int) -> Steps:
         files = _FILES_OF_TASK
