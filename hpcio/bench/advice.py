@@ -70,8 +70,8 @@ def advise(
         why += " On ranks, mpi is faster: mpirun -n R hpcio run ... --writer mpi."
     costs = {name: means[best] / rate for name, rate in means.items()}
     writer, sources, words = WRITERS[best]
-    limits = [f.ratio.median for f in figures if f.what == best and f.size in sizes
-              and f.processes == _most(figures) and f.ratio and f.part == "write"]  # fmt: skip
+    limits = [f.ratio.median for f in _of_all(figures)
+              if f.what == best and f.size in sizes and f.ratio]  # fmt: skip
     limit = math.exp(sum(map(math.log, limits)) / len(limits))
     first, *others = (name for name in costs if name != best)
     more = "".join(f", {WRITERS[name][2]} {costs[name]:.2g}" for name in others)
@@ -93,14 +93,16 @@ def _without(left_out: Sequence[LeftOut]) -> str:
     )
 
 
-def _most(figures: Sequence[Figure]) -> int:
-    return max(f.processes for f in figures)
+def _of_all(figures: Sequence[Figure]) -> list[Figure]:
+    """What was written with all processes at work."""
+    most = max((f.processes for f in figures), default=0)
+    return [f for f in figures if f.part == "write" and f.processes == most]
 
 
 def _rates(figures: Sequence[Figure]) -> dict[int, dict[str, float]]:
     """The rate of each writer with all processes at work, by the size of trials."""
     found: dict[int, dict[str, float]] = {}
-    for f in figures:
-        if f.part == "write" and f.processes == _most(figures) and f.what in WRITERS:
+    for f in _of_all(figures):
+        if f.what in WRITERS:
             found.setdefault(f.size, {})[f.what] = f.spread.median
     return found

@@ -28,6 +28,8 @@ __all__ = ["JOBS", "NBYTES", "noise", "split"]
 NBYTES = 64 << 20
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 _PIECE = 4 << 20
+# So many trials are read by chance.
+_SOME = 64
 
 
 def noise() -> np.ndarray:
@@ -133,28 +135,42 @@ def remove_files(folder: str, *, name: str, count: int) -> Iterator[int]:
     yield count
 
 
-def copy(path: str, into: str, *, sums: bool) -> Iterator[int]:
-    """Copy a file, in pieces of 4 MiB, until it is on the disk; with `sums`, read it alone."""
-    buffer = memoryview(bytearray(_PIECE))
+def copy(path: str, into: str) -> Iterator[int]:
+    """Copy a file, in pieces of 4 MiB, until it is on the disk."""
+    buffer = bytearray(_PIECE)
     forget(path)
     yield 0
-    source = only_files(path)
-    target = None if sums else os.open(into, _NEW, 0o600)
+    target, at = os.open(into, _NEW, 0o600), 0
     try:
-        at = 0
-        while nbytes := os.preadv(source, [buffer], at):
-            if target is None:
-                checksum(buffer[:nbytes])
-            else:
-                write_at(target, buffer[:nbytes], at)
-            at += nbytes
-        if target is not None:
-            os.fsync(target)
+        for piece in _read_into(buffer, path):
+            write_at(target, piece, at)
+            at += len(piece)
+        os.fsync(target)
         yield at
     finally:
+        os.close(target)
+
+
+def check(path: str) -> Iterator[int]:
+    """Read a file, in pieces of 4 MiB, and make the checksum of each."""
+    buffer, done = bytearray(_PIECE), 0
+    forget(path)
+    yield 0
+    for piece in _read_into(buffer, path):
+        checksum(piece)
+        done += len(piece)
+    yield done
+
+
+def _read_into(buffer: bytearray, path: str) -> Iterator[memoryview]:
+    """The bytes of a file, as many at a time as there is room for."""
+    source, at = only_files(path), 0
+    try:
+        while nbytes := os.preadv(source, [buffer], at):
+            yield memoryview(buffer)[:nbytes]
+            at += nbytes
+    finally:
         os.close(source)
-        if target is not None:
-            os.close(target)
 
 
 def forget(path: str | os.PathLike[str]) -> None:
@@ -205,10 +221,6 @@ def read_result(out: str, *, how: str, plain: bool, files: list[str]) -> Iterato
         yield sum(v.nbytes for v in values)
 
 
-# So many trials are read by chance.
-_SOME = 64
-
-
 def repack_result(out: str, into: str, *, files: list[str]) -> Iterator[int]:
     """Make one file of a result."""
     for path in (out, *files):
@@ -230,7 +242,7 @@ def verify_result(out: str, *, files: list[str]) -> Iterator[int]:
 JOBS: dict[str, Callable[..., Iterator[int]]] = {
     job.__name__: job
     for job in (
-        greet, write, read, make_files, stat_files, read_files, remove_files, copy, compute,
+        greet, write, read, make_files, stat_files, read_files, remove_files, copy, check, compute,
         read_result, repack_result, verify_result,
     )
 }  # fmt: skip

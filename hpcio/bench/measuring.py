@@ -493,11 +493,9 @@ class _Measurements:
                 into.unlink(missing_ok=True)
                 return self._team.do(job, self._each(1, lambda _: {"into": str(into), **given}))
 
-            raw: dict[str, Any] = {"path": str(whole)}
-            copies: dict[str, _Side] = {"copy": partial(afresh, "copy", {**raw, "sums": False})}
-            checks: dict[str, _Side] = {
-                "checksum": partial(self._alone, "copy", into="", sums=True, **raw)
-            }
+            path = str(whole)
+            copies: dict[str, _Side] = {"copy": partial(afresh, "copy", {"path": path})}
+            checks: dict[str, _Side] = {"checksum": partial(self._alone, "check", path=path)}
             for name in ("virtual", "direct"):
                 out, parts = results[name]
                 given: dict[str, Any] = {"out": out, "files": parts}
