@@ -235,8 +235,9 @@ class _Local:
         try:
             for rank in range(count):
                 command = new_python(
-                    "hpcio.bench.team:serve", str(folder), str(rank), str(os.getpid())
-                )
+                    "hpcio.machine.children:be_child", str(os.getpid()),
+                    "hpcio.bench.team:serve_here", str(folder), str(rank),
+                )  # fmt: skip
                 self._processes.append(
                     subprocess.Popen(command, stdin=subprocess.DEVNULL, env=with_threads(1))
                 )
@@ -345,6 +346,12 @@ def rank_members(folder: Path, count: int, options: Sequence[str] = ()) -> Membe
 # ---------------------------------------------------------------------- in each process
 
 
+def serve_here(folder: str, rank: str) -> None:
+    """Do what a team is given to do, as a process of the session."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session decides what Ctrl-C means
+    serve(folder, rank)
+
+
 def serve_as_rank(folder: str) -> None:
     """Do what a team is given to do, as the rank that a launcher has made of this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -358,10 +365,11 @@ def serve_as_rank(folder: str) -> None:
     if launcher == 1:
         sys.exit("what has started it has ended")
     # A launcher that is told to end may do so without its ranks.
-    serve(folder, str(launch.rank), str(launcher))
+    end_with_parent(signal.SIGKILL, parent=launcher)
+    serve(folder, str(launch.rank))
 
 
-def serve(folder: str, rank: str, parent: str = "", *, host: str = "") -> None:
+def serve(folder: str, rank: str, *, host: str = "") -> None:
     """Do what a team is given to do, until there is no more; the main function of a process.
 
     Parameters
@@ -370,14 +378,9 @@ def serve(folder: str, rank: str, parent: str = "", *, host: str = "") -> None:
         Where the team meets.
     rank : str
         The number of this process.
-    parent : str
-        The process that has started this one, with which it ends; "" if that is elsewhere.
     host : str
         What this machine is called; by default as it calls itself.
     """
-    if parent:
-        end_with_parent(signal.SIGKILL, parent=int(parent))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session decides what Ctrl-C means
     place = Path(folder)
     for number in itertools.count():
         task = _wait(place / f"{number}.job")
