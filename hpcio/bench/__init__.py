@@ -8,13 +8,14 @@ a process does, `team` has several do it at the same time, `measuring` says what
 
 from hpcio.bench.advice import Advice, advise
 from hpcio.bench.figures import WRITERS, Figure, Spread
-from hpcio.bench.kept import read_advice, read_found
+from hpcio.bench.kept import Found, read_advice, read_found, write_found
 from hpcio.bench.measuring import SCALES, LeftOut, Scale, measure
-from hpcio.bench.page import PARTS, Found, figure_rows, write_page
+from hpcio.bench.page import HEADS, PARTS, figure_rows, write_page
 from hpcio.bench.place import Place, machine_facts
 from hpcio.bench.team import TEAMS, Members, StartMembers, Team, serve
 
 __all__ = [
+    "HEADS",
     "PARTS",
     "SCALES",
     "TEAMS",
@@ -36,5 +37,6 @@ __all__ = [
     "read_advice",
     "read_found",
     "serve",
+    "write_found",
     "write_page",
 ]

@@ -1,24 +1,48 @@
-"""Reading what a benchmark has kept (``hpcio bench --json FILE``)."""
+"""What a benchmark keeps (``hpcio bench --json FILE``), and how it is read again."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from hpcio.bench.advice import Advice
 from hpcio.bench.figures import WRITERS, Figure
 from hpcio.bench.measuring import LeftOut
-from hpcio.bench.page import Found
 from hpcio.bench.place import Place
-from hpcio.errors import OptionError, as_read_error
+from hpcio.errors import OptionError, as_output_error, as_read_error
 from hpcio.files import check_types
-from hpcio.machine import read_whole
+from hpcio.machine import read_whole, write_whole
 
-__all__ = ["read_advice", "read_found"]
+__all__ = ["Found", "read_advice", "read_found", "write_found"]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that a benchmark has found."""
+
+    place: Place
+    figures: tuple[Figure, ...]
+    left_out: tuple[LeftOut, ...]
+    advice: Advice | None
+
+
+def write_found(path: str | os.PathLike[str], found: Found) -> None:
+    """Keep all that a benchmark has found.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    try:
+        write_whole(path, json.dumps(asdict(found), indent=1).encode(), mode=0o666)
+    except OSError as error:
+        raise as_output_error(error, path) from error
 
 
 def read_found(path: str | os.PathLike[str]) -> Found:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcio.bench.advice import Advice
 from hpcio.bench.figures import WRITERS, Figure, Spread
-from hpcio.bench.measuring import LeftOut
+from hpcio.bench.kept import Found
 from hpcio.bench.place import Place
 from hpcio.reporting import COLOURS, GENERATOR, as_svg, render, save_page
 from hpcio.words import memory, number, size
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["PARTS", "Found", "draw", "figure_rows", "write_page"]
+__all__ = ["HEADS", "PARTS", "draw", "figure_rows", "write_page"]
 
 # How each line is drawn: colour, marker, dashes. The limits are grey, and thin.
 _LINES: dict[str, tuple[str, str, str]] = {
@@ -38,14 +36,8 @@ _LIMITS = {
 }
 
 
-@dataclass(frozen=True)
-class Found:
-    """All that a benchmark has found."""
-
-    place: Place
-    figures: tuple[Figure, ...]
-    left_out: tuple[LeftOut, ...]
-    advice: Advice | None
+# Above what `figure_rows` gives, but for the first cell.
+HEADS = ("processes", "rate", "quartiles", "times the limit")
 
 
 def write_page(path: Path, found: Found) -> Path:
@@ -70,8 +62,7 @@ def _render(found: Found) -> str:
     return render(
         "bench", generator=GENERATOR, place=found.place, facts=_facts(found.place),
         advice=found.advice, drawing=drawing, left_out=found.left_out,
-        heads=[("", False), ("processes", True), ("rate", True), ("quartiles", True),
-               ("times the limit", True)],
+        heads=[("", False), *((head, True) for head in HEADS)],
         parts=[(title, list(figure_rows(found.figures, part))) for part, title in PARTS.items()],
     )  # fmt: skip
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
 import sys
 import tempfile
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from hpcio.bench import (
+    HEADS,
     PARTS,
     SCALES,
     TEAMS,
@@ -26,10 +25,11 @@ from hpcio.bench import (
     advise,
     figure_rows,
     measure,
+    write_found,
     write_page,
 )
 from hpcio.errors import HpcioWarning, OutputError, as_output_error
-from hpcio.machine import cores, write_whole
+from hpcio.machine import cores
 from hpcio.reporting import check_replaceable
 from hpcio.watching import console_for
 from hpcio.words import plain, say
@@ -90,7 +90,7 @@ def bench(
     found = _measured(folder, scale, processes or cores(), tasks, words)
     _show(found)
     if json_file is not None:
-        _write(json_file, json.dumps(asdict(found), indent=1).encode())
+        write_found(json_file, found)
         if found.advice is not None:
             say(f"To make it your default: hpcio config --take {shlex.quote(str(json_file))}")
     if html_file is not None:
@@ -154,7 +154,7 @@ def _show(found: Found) -> None:
         if not rows:
             continue
         table = Table(title, box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for head in ("processes", "rate", "quartiles", "times the limit"):
+        for head in HEADS:
             table.add_column(head, justify="right")
         for row in rows:
             table.add_row(*row)
@@ -163,10 +163,3 @@ def _show(found: Found) -> None:
         say(f"Left out: {one.what}, since {one.why.removesuffix('.')}.")
     if found.advice is not None:
         say(found.advice.sentence)
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_whole(path, data, mode=0o666)
-    except OSError as error:
-        raise as_output_error(error, path) from error

@@ -26,6 +26,7 @@ from hpcio.bench import (
     WRITERS,
     Advice,
     Figure,
+    Found,
     LeftOut,
     Place,
     Scale,
@@ -35,7 +36,7 @@ from hpcio.bench import (
     measuring,
     read_advice,
 )
-from hpcio.bench.page import Found, figure_rows, write_page
+from hpcio.bench.page import figure_rows, write_page
 from hpcio.bench.team import Round
 from hpcio.cli import cli
 from hpcio.errors import OptionError, OutputError, WorkerError
