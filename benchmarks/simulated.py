@@ -8,8 +8,6 @@ What the cluster is like is read off two other configurations, and is the same f
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +15,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
-import h5py
 import numpy as np
 from rich import box
 from rich.console import Console
@@ -25,21 +22,15 @@ from rich.table import Table
 
 import hpcio
 import slurm
+from benchmarks.on_slurm import NBYTES, NODES, SLOTS, planned, started, verified
 from hpcio.journals import Ledger
 from hpcio.machine import cores
 from hpcio.reporting import COLOURS, canvas, read_timeline
 from slurm.submissions import newest
-from tests.rigs.slurm import Slurm, missing, until
-from tests.rigs.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ROWS, CHANNELS = 50, 4
-# Bytes of a trial, and of its result.
-NBYTES = 8 * ROWS * CHANNELS
-# Two nodes; no task waits for another's end before it may begin.
-NODES, SLOTS = 2, 8
 CORES = cores()
 # Predictions are to be as close as this.
 BAND = 0.15
@@ -98,17 +89,6 @@ COMPARED = (
     Configuration("o", 3, 1, 200, 0.1, uneven="late"),
 )
 
-FUNCTION = """
-import time
-
-
-def slept(trial, seconds, chunkShape=None, noCompute=None):
-    if noCompute:
-        return trial.shape, "f8"
-    time.sleep(float(seconds))
-    return trial
-"""
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -135,56 +115,36 @@ class Measured:
 
 def measure(configuration: Configuration, folder: Path) -> Measured:
     """Submit a configuration to the SLURM at hand, and wait for its result."""
-    folder.mkdir(parents=True)
-    count = configuration.trials
-    with h5py.File(folder / "rec.h5", "w") as f:
-        f["lfp"] = np.zeros((count * ROWS, CHANNELS))
-    (folder / "napping.py").write_text(FUNCTION)
-    seconds = configuration.sleeps()
-    plan = hpcio.Plan.create(
-        f"{folder}/napping.py:slept", f"{folder}/rec.h5::/lfp", trials=ROWS,
-        args=(hpcio.per_trial(seconds),), out=folder / "out.h5", writer=configuration.writer,
-        sources=configuration.sources,
+    plan = planned(
+        folder, configuration.trials, hpcio.per_trial(configuration.sleeps()),
+        writer=configuration.writer, sources=configuration.sources,
     )  # fmt: skip
     options: dict[str, Any] = {"memory": "400MB", "walltime": "00:30:00"}
-    run = slurm.submit(
+    slurm.submit(
         plan, tasks=configuration.tasks, chunks_per_task=configuration.chunks,
         stale=configuration.stale, **options,
     )  # fmt: skip
-    outcome = Path(f"{run.out}.run", "outcome.json")
-    until(outcome.exists, "the result")
-    run.wait(timeout=PATIENCE)
-    plan = hpcio.Plan.load(run.out)
-    made, said = newest(plan), json.loads(outcome.read_text())
+    published, plan = verified(plan.out), hpcio.Plan.load(plan.out)
+    made = newest(plan)
     assert made is not None
-    assert said["status"] == "complete", said["message"]
     times = read_timeline(Ledger.read(plan))
     began = [float(times.start[times.attempt == a].min()) for a in np.unique(times.attempt)]
     return Measured(
         configuration, tuple(sorted(t - made.time for t in began)),
-        float(times.end.max() - made.time), said["time"] - made.time,
+        float(times.end.max() - made.time), published - made.time,
         float((times.compute + times.io).sum()),
     )  # fmt: skip
 
 
-def measure_all(folder: Path, *, repetitions: int) -> list[Measured]:
+def measure_all(inside: Path, *, repetitions: int) -> list[Measured]:
     """Measure all configurations on a SLURM that is started for it."""
-    (folder / "slurm").mkdir()
-    rig = Slurm(folder / "slurm", nodes=NODES, cpus=SLOTS, memory=16_000)
-    before, found = dict(os.environ), []
-    os.environ["HPCIO_CONFIG"] = str(folder / "no.toml")
-    try:
-        rig.up()
-        os.environ.update(rig.environment)
+    found = []
+    with started(inside) as (_, folder):
         for repetition in range(repetitions):
             for one in (*CALIBRATION, *COMPARED):
                 found.append(measure(one, folder / f"{one.name}-{repetition}"))
                 click.echo(f"{one.name}: {found[-1].published:.1f} s", err=True)
-        return found
-    finally:
-        rig.down()
-        os.environ.clear()
-        os.environ.update(before)
+    return found
 
 
 # ---------------------------------------------------------------------- predicting
@@ -323,11 +283,7 @@ def main(
     if given:
         measured = [_read(one) for path in given for one in json.loads(path.read_text())]
     else:
-        if missing():
-            raise click.ClickException(missing())
-        with tempfile.TemporaryDirectory(prefix="hpcio-bench-", dir=folder) as inside:
-            Path(inside).chmod(0o755)
-            measured = measure_all(Path(inside), repetitions=repetitions)
+        measured = measure_all(folder, repetitions=repetitions)
     if kept is not None:
         kept.write_text(json.dumps([asdict(one) for one in measured], indent=1))
     compared = compare(measured)

@@ -8,8 +8,6 @@ computed their own is measured beside: its result is published, and looked at.
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import time
@@ -17,22 +15,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
-import h5py
 import numpy as np
 
 import hpcio
 import slurm
 from benchmarks.growth.part import Part, line, style, value, word
-from benchmarks.simulated import CHANNELS, FUNCTION, ROWS
+from benchmarks.on_slurm import LONG, NODES, SLOTS, planned, started, verified
 from hpcio.journals import Ledger
 from hpcio.reporting import read_timeline
-from tests.rigs.slurm import Slurm, missing, until
+from tests.rigs.slurm import Slurm, until
 from tests.rigs.tasks import ManyTasks
-from tests.rigs.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +35,6 @@ if TYPE_CHECKING:
 TASKS = (1, 10, 100, 1_000, 2_000)
 # The work: 40 s for one task, 20 ms for each of 2,000.
 TRIALS, SECONDS = 8_000, 0.005
-NODES, SLOTS = 2, 8
 # An array of the largest size is one job array; all jobs of all repetitions are remembered.
 _LIMITS = f"MaxArraySize={TASKS[-1] + 1}\nMaxJobCount=100000"
 _MEMORY = "400M"
@@ -121,32 +115,21 @@ def _empty(rig: Slurm, tasks: int) -> tuple[float, float]:
     sent = time.perf_counter() - started
     states = "PENDING,RUNNING,COMPLETING"
     until(lambda: not rig.call("squeue", "-h", "-j", job, "-t", states), "the empty array",
-          seconds=12 * PATIENCE)  # fmt: skip
+          seconds=LONG)  # fmt: skip
     return sent, time.perf_counter() - started
 
 
 def _submitted(folder: Path, tasks: int) -> dict[str, Any]:
     """Submit the work, and wait for its result."""
-    folder.mkdir()
-    with h5py.File(folder / "rec.h5", "w") as f:
-        f.create_dataset("lfp", (TRIALS * ROWS, CHANNELS), np.float64)
-    (folder / "napping.py").write_text(FUNCTION)
-    plan = hpcio.Plan.create(
-        f"{folder}/napping.py:slept", f"{folder}/rec.h5::/lfp", trials=ROWS, args=(SECONDS,),
-        out=folder / "out.h5",
-    )  # fmt: skip
+    plan = planned(folder, TRIALS, SECONDS)
     began = time.time()
     options: dict[str, Any] = {"memory": _MEMORY, "walltime": "02:00:00"}
     submit = _timed(lambda: slurm.submit(plan, tasks=tasks, **options))
     queued = _timed(lambda: _command(sys.executable, "-m", "hpcio", "status", plan.out))
-    outcome = Path(f"{plan.out}.run", "outcome.json")
-    until(outcome.exists, "the result", seconds=12 * PATIENCE)
-    slurm.attach(plan.out).wait(timeout=PATIENCE)
-    said = json.loads(outcome.read_text())
-    assert said["status"] == "complete", said["message"]
+    whole = verified(plan.out) - began
     times = read_timeline(Ledger.read(hpcio.Plan.load(plan.out)))
     return {
-        "submit": submit, "queued": queued, "whole": said["time"] - began,
+        "submit": submit, "queued": queued, "whole": whole,
         "began": np.unique(times.attempt).size,
     }  # fmt: skip
 
@@ -164,38 +147,21 @@ def _all_done(folder: Path, tasks: int) -> dict[str, Any]:
 
 def measure_all(inside: Path, most: int, repetitions: int) -> list[Submitted]:
     """Submissions of all sizes up to one, to a SLURM that is started for it."""
-    if missing():
-        raise click.ClickException(missing())
-    before, found = dict(os.environ), []
-    with (
-        # Not in the folder of the results, whose path may be long: there are sockets in it.
-        TemporaryDirectory(prefix="hpcio-slurm-") as daemons,
-        TemporaryDirectory(prefix="hpcio-bench-", dir=inside) as made,
-    ):
-        folder = Path(made)
-        folder.chmod(0o755)
-        rig = Slurm(Path(daemons), nodes=NODES, cpus=SLOTS, memory=16_000, extra=_LIMITS)
-        os.environ["HPCIO_CONFIG"] = str(folder / "no.toml")
-        try:
-            rig.up()
-            os.environ.update(rig.environment)
-            for repetition in range(repetitions):
-                for tasks in (count for count in TASKS if count <= most):
-                    name = f"{tasks}-{repetition}"
-                    sbatch, empty = _empty(rig, tasks)
-                    slots = min(tasks, NODES * SLOTS)
-                    found.append(
-                        Submitted(
-                            tasks=tasks, slots=slots, sbatch=sbatch, empty=empty,
-                            work=TRIALS * SECONDS / slots, **_submitted(folder / name, tasks),
-                            **_all_done(folder / f"all-{name}", tasks),
-                        )
-                    )  # fmt: skip
-                    click.echo(f"{tasks} tasks: {found[-1].whole:.1f} s", err=True)
-        finally:
-            rig.down()
-            os.environ.clear()
-            os.environ.update(before)
+    found = []
+    with started(inside, extra=_LIMITS) as (rig, folder):
+        for repetition in range(repetitions):
+            for tasks in (count for count in TASKS if count <= most):
+                name = f"{tasks}-{repetition}"
+                sbatch, empty = _empty(rig, tasks)
+                slots = min(tasks, NODES * SLOTS)
+                found.append(
+                    Submitted(
+                        tasks=tasks, slots=slots, sbatch=sbatch, empty=empty,
+                        work=TRIALS * SECONDS / slots, **_submitted(folder / name, tasks),
+                        **_all_done(folder / f"all-{name}", tasks),
+                    )
+                )  # fmt: skip
+                click.echo(f"{tasks} tasks: {found[-1].whole:.1f} s", err=True)
     return found
 
 
