@@ -152,6 +152,11 @@ def word(of: Callable[[Any], str]) -> Callable[[Sequence[Any]], str]:
     return lambda group: of(group[0])
 
 
+def per(by: str, name: str, scale: float = 1.0) -> Callable[[Any], float]:
+    """For a line: a number of a measurement, divided by another one."""
+    return lambda one: float(scale * getattr(one, name) / getattr(one, by))
+
+
 def line(
     ax: Axes, groups: Sequence[Sequence[Any]], x: Callable[[Any], float],
     y: Callable[[Any], float], dashes: str, colour: str, marker: str, label: str,

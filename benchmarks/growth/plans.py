@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -21,8 +22,7 @@ import numpy as np
 import hpcio
 from benchmarks.bench import new_process
 from benchmarks.functions import first_sample
-from benchmarks.growth.part import Part, line, nbytes, style, value, word
-from benchmarks.growth.trials import per_trial, trials_of
+from benchmarks.growth.part import Part, line, nbytes, per, style, value, word
 from benchmarks.planning import peak
 from hpcio.journals import prepare
 from hpcio.planning import load_for_worker
@@ -114,17 +114,18 @@ def beyond(name: str) -> Callable[[Planned], float]:
 def draw(figure: Figure, groups: Sequence[Sequence[Planned]]) -> None:
     """Seconds and bytes a trial, against the number of trials."""
     times, sizes = figure.subplots(1, 2)
+    across = attrgetter("trials")
     for kind, colour, marker in (("equal", "blue", "o"), ("events", "red", "s")):
         those = [group for group in groups if group[0].kind == kind]
         for name, dashes, words in (
             ("plan", "-", "planning"), ("write", "--", "writing"), ("load", ":", "loading")
         ):  # fmt: skip
-            line(times, those, trials_of, per_trial(name, 1e6), dashes, colour, marker,
+            line(times, those, across, per("trials", name, 1e6), dashes, colour, marker,
                  f"{kind}: {words}")  # fmt: skip
         for name, dashes, words in (("peak", "-", "planning"), ("worker", ":", "loading")):
-            line(sizes, those, trials_of, beyond(name), dashes, colour, marker,
+            line(sizes, those, across, beyond(name), dashes, colour, marker,
                  f"{kind}: memory, {words}")  # fmt: skip
-        line(sizes, those, trials_of, per_trial("nbytes"), "--", colour, marker,
+        line(sizes, those, across, per("trials", "nbytes"), "--", colour, marker,
              f"{kind}: on the disk")  # fmt: skip
     style(times, "Time of a trial", "trials in the plan", "µs")
     style(sizes, "Bytes of a trial, beyond a process that plans nothing", "trials in the plan", "B")

@@ -22,7 +22,7 @@ import numpy as np
 
 import hpcio
 import slurm
-from benchmarks.growth.part import Part, line, style, value, word
+from benchmarks.growth.part import Part, line, per, style, value, word
 from benchmarks.on_slurm import LONG, NODES, SLOTS, planned, started, verified
 from hpcio.journals import Ledger
 from hpcio.reporting import read_timeline
@@ -165,11 +165,6 @@ def measure_all(inside: Path, most: int, repetitions: int) -> list[Submitted]:
     return found
 
 
-def per_task(name: str) -> Callable[[Submitted], float]:
-    """Milliseconds a task."""
-    return lambda one: float(1e3 * getattr(one, name) / one.tasks)
-
-
 def draw(figure: Figure, groups: Sequence[Sequence[Submitted]]) -> None:
     """Milliseconds a task, against the number of tasks."""
     on_slurm, done = figure.subplots(1, 2)
@@ -182,12 +177,12 @@ def draw(figure: Figure, groups: Sequence[Sequence[Submitted]]) -> None:
         ("queued", "-", "green", "^", "hpcio status"),
     )
     for name, dashes, colour, marker, label in kinds:
-        line(on_slurm, groups, across, per_task(name), dashes, colour, marker, label)
+        line(on_slurm, groups, across, per("tasks", name, 1e3), dashes, colour, marker, label)
     for name, colour, marker, label in (
         ("publish", "red", "o", "finalizer: publishing, verifying"),
         ("status", "green", "^", "hpcio status"),
     ):
-        line(done, groups, across, per_task(name), "-", colour, marker, label)
+        line(done, groups, across, per("tasks", name, 1e3), "-", colour, marker, label)
     style(on_slurm, "On SLURM", "array tasks", "ms a task")
     style(done, "When each task has computed its own", "array tasks", "ms a task")
 

@@ -13,9 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -23,7 +24,7 @@ import numpy as np
 import hpcio
 from benchmarks.bench import new_process
 from benchmarks.functions import subtract_mean
-from benchmarks.growth.part import Part, line, nbytes, style, value, word
+from benchmarks.growth.part import Part, line, nbytes, per, style, value, word
 from hpcio.watching import status
 
 if TYPE_CHECKING:
@@ -135,16 +136,6 @@ def measure_all(inside: Path, most: int, repetitions: int) -> list[Grown]:
     return found
 
 
-def trials_of(one: Any) -> float:
-    """Along the axis of the pictures."""
-    return float(one.trials)
-
-
-def per_trial(name: str, scale: float = 1.0) -> Callable[[Any], float]:
-    """A number of a measurement, divided by its trials."""
-    return lambda one: float(scale * getattr(one, name) / one.trials)
-
-
 def megabytes(name: str) -> Callable[[Grown], float]:
     """A number of bytes."""
     return lambda one: float(getattr(one, name) / 1e6)
@@ -153,6 +144,7 @@ def megabytes(name: str) -> Callable[[Grown], float]:
 def draw(figure: Figure, groups: Sequence[Sequence[Grown]]) -> None:
     """Seconds a trial, and memory, against the number of trials."""
     times, memories = figure.subplots(1, 2)
+    across = attrgetter("trials")
     kinds = (
         ("work", "-", "work"),
         ("plan", ":", "planning"),
@@ -161,10 +153,10 @@ def draw(figure: Figure, groups: Sequence[Sequence[Grown]]) -> None:
     for writer, colour, marker in (("virtual", "blue", "o"), ("direct", "green", "^")):
         those = [group for group in groups if group[0].writer == writer]
         for name, dashes, words in kinds:
-            line(times, those, trials_of, per_trial(name, 1e6), dashes, colour, marker,
+            line(times, those, across, per("trials", name, 1e6), dashes, colour, marker,
                  f"{writer}: {words}")  # fmt: skip
         for name, dashes in (("session", "-"), ("worker", "--")):
-            line(memories, those, trials_of, megabytes(name), dashes, colour, marker,
+            line(memories, those, across, megabytes(name), dashes, colour, marker,
                  f"{writer}: {name}")  # fmt: skip
     style(times, "Time of a trial", "trials", "µs")
     style(memories, "Memory at its peak", "trials", "MB")

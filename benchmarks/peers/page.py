@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks import show
@@ -54,8 +53,3 @@ def _cell(spread: Spread, loop: float) -> str:
     number = show.number
     quartiles = f"{number(spread.lower)} to {number(spread.upper)}"
     return f"{number(spread.median)} ({quartiles}), {number(spread.median / loop)}"
-
-
-def others(figures: Sequence[Figure]) -> float:
-    """The cores that other programs used, in the middle."""
-    return statistics.median(figure.others for figure in figures)
