@@ -134,10 +134,13 @@ def _checksums(fd: int, plan: Plan, blocks: np.ndarray, offsets: np.ndarray) -> 
     found = np.zeros(len(plan), np.uint64)
     regions = Regions(plan, offsets)
     for some in regions.runs(blocks):
-        data: Sequence[np.ndarray | None] | None = regions.read_run(fd, some)
-        if data is None:  # some of it is past the end of the file
-            data = [regions.read(fd, block) for block in some.tolist()]
-        found[some] = [0 if each is None else checksum(each) for each in data]
+        data = regions.read_run(fd, some)
+        if data is not None:
+            found[some] = [checksum(each) for each in data]
+            continue
+        for k, block in enumerate(some):  # some of it is past the end of the file
+            data = regions.read_run(fd, some[k : k + 1])
+            found[block] = 0 if data is None else checksum(data[0])
     return found
 
 
@@ -185,16 +188,6 @@ class Regions:
         if len(parts) == 1:
             return parts[0]
         return [np.concatenate(each) for each in zip(*parts, strict=True)]
-
-    def read(self, fd: int, block: int) -> np.ndarray | None:
-        """The bytes of a block; None past the end of the file."""
-        regions, at = self.of(block), 0
-        data = np.empty(sum(nbytes for _, nbytes in regions), np.uint8)
-        for start, nbytes in regions:
-            if not read_at(fd, data[at : at + nbytes], start):
-                return None
-            at += nbytes
-        return data
 
 
 class OneFileReader:
