@@ -2,8 +2,8 @@
 
 This room uses `hpcio.plan` and all below it; the command takes `measure` from it. `jobs` are what
 a process does, `team` has several do it at the same time, `measuring` says what and how often,
-`advice` what follows. Other packages may start the processes of a team in ways of their own
-(`StartMembers`).
+`advice` what follows; `kept` writes what was found, and reads it again. Other packages may start
+the processes of a team in ways of their own (`StartMembers`).
 """
 
 from hpcio.bench.advice import Advice, advise

@@ -156,7 +156,7 @@ class TaskWorker:
                 return
         self._claims.look()
         while (free := self._helper.unclaimed()) is not None:
-            # Names are listed again only when they have changed: they are as many as all batches.
+            # Names are listed again only if another was faster: they are as many as all batches.
             if not self._take(free):
                 self._claims.look()
             if self._helper.over:
