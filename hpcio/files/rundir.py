@@ -57,7 +57,7 @@ _INSIDE = {
     "beats": re.compile(_ATTEMPT),
     "claims": re.compile(
         rf"\d+-\d+\.g\d+(@(left|again|dead@\d+|\d+@{_ATTEMPT}))?|\d+\.(stop|publish)"
-        rf"|{_TOKEN}(-\d+|\.stop)"
+        rf"|\d+\.(done|failed)\.\d+@{_ATTEMPT}|{_TOKEN}(-\d+|\.stop|\.failed\.\d+\.\d+)"
     ),
     "submissions": re.compile(r"\d+\.(json|npz|jobs\.json)"),
 }

@@ -22,8 +22,10 @@ OURS = [
     "logs/w0-01234567.stack.log", "usage/1-2-01234567.json", "usage/.1-2-01234567.json.9.part",
     "beats/1-2-01234567", "claims/1-2.g3", "claims/1-2.g3@left", "claims/1-2.g3@again",
     "claims/1-2.g3@dead@40", "claims/1-2.g3@40@1-2-01234567", "claims/1.stop", "claims/1.publish",
-    "claims/0123456789abcdef-12", "claims/0123456789abcdef.stop", "submissions/1.npz",
-    "submissions/1.jobs.json", "submissions/.1.json.8.part",
+    "claims/1.done.12@1-2-01234567", "claims/1.failed.3@1-2-01234567",
+    "claims/0123456789abcdef-12", "claims/0123456789abcdef.stop",
+    "claims/0123456789abcdef.failed.3.12", "submissions/1.npz", "submissions/1.jobs.json",
+    "submissions/.1.json.8.part",
     "0123456789abcdef.old/journal/here-01234567.jnl",
 ]  # fmt: skip
 MINE = [
