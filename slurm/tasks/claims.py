@@ -143,9 +143,14 @@ class Claims:
         return self.stopped
 
     def is_taken_over(self, claim: Claim) -> bool:
-        """Whether there is a newer claim to its batch than at the last look, as of now."""
-        newest = max(self.of.get(claim.batch, {claim.generation: claim}))
-        return self._folder.is_taken(self._name(replace(claim, generation=newest + 1)))
+        """Whether there is more to know of its batch than at the last look, as of now.
+
+        That is a newer claim, or where one begins that was being made then.
+        """
+        seen = self.of.get(claim.batch, {claim.generation: claim})
+        if any(each.start < 0 for each in seen.values()):
+            return True
+        return self._folder.is_taken(self._name(replace(claim, generation=max(seen) + 1)))
 
     def latest(self, batch: int) -> Claim | None:
         """The newest claim to a batch; None if nobody has it."""

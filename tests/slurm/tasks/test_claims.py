@@ -43,6 +43,39 @@ def test_a_claim_whose_owner_is_not_known_is_a_claim(claims, plan):
     assert seen.latest(5) == Claim(5, 1)
 
 
+def test_a_takeover_is_found_whenever_its_owner_gives_its_name(claims, plan):
+    """Which is a moment after it took it, when others may have looked."""
+    a = claims("a")
+    claim = a.take(0, 0)
+    assert not a.is_taken_over(claim)
+    for generation, start in ((2, 8), (3, 4)):
+        name = plan.run_directory / "claims" / f"1-0.g{generation}"
+        name.touch()
+        assert a.is_taken_over(claim)
+        a.look()
+        assert a.is_taken_over(claim)
+        name.with_name(f"{name.name}@{start}@b").touch()
+        a.look()
+        assert not a.is_taken_over(claim)
+        assert a.until(claim, end=10) == start
+
+
+def test_all_names_are_known_to_who_removes_a_run(claims, plan):
+    attempt = "1-0-01234567"
+    a = claims(attempt)
+    for batch in range(3):
+        claim = a.take(batch, 4 * batch)
+    a.leave(claim)
+    a.leave(claim, again=True)
+    a.note_death(claim, 9)
+    a.tell_done()
+    a.tell_failed(2)
+    a.stop()
+    made = sorted(path.name for path in plan.rundir.claims.iterdir())
+    assert len(made) == 12
+    assert [name for name in made if not plan.rundir.is_ours(f"claims/{name}")] == []
+
+
 def test_who_has_left_and_who_has_stopped_all(claims):
     a = claims("a")
     claim = a.take(0, 0)

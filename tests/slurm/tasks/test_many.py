@@ -1,0 +1,67 @@
+"""One task of many, without SLURM: what it takes over where many are at work, and what it leaves."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from hpcio.journals import Ledger
+from hpcio.journals.rundir import discard
+from hpcio.running import Attempt
+from slurm.submissions import read_submission
+from slurm.tasks.assignment import Assignment
+from slurm.tasks.claims import Claims
+from slurm.tasks.helping import _NEIGHBOURS, Helper, Progress
+from tests.rigs.tasks import ManyTasks
+
+
+def run_last_task(run: ManyTasks) -> None:
+    with run:
+        subprocess.run(run.command(), env=run.environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def missing(run: ManyTasks) -> list[int]:
+    found: list[int] = np.flatnonzero(~Ledger.read(run.plan).done).tolist()
+    return found
+
+
+def test_what_was_left_is_done_however_many_are_at_their_last_trial(tmp_path: Path) -> None:
+    at_work = _NEIGHBOURS + 8
+    run = ManyTasks(tmp_path / "run", at_work + 2, 5, at_work=at_work + 1)
+    lasts = [5 * task + 4 for task in range(at_work + 1)]
+    assert missing(run) == [*lasts, *range(lasts[-1] + 1, len(run.plan))]
+    claims = Claims(run.plan, 1, "seen")
+    claims.look()
+    last = claims.latest(Assignment.read(run.plan, 1, at_work).batches[-1])
+    assert last is not None
+    claims.leave(last)
+    run_last_task(run)
+    assert missing(run) == lasts[:-1]
+
+
+def test_nobody_at_work_is_seen_by_none_of_many_that_are_idle(tmp_path: Path) -> None:
+    """Though each looks at a few: the first ones of all are at work, and the others are idle."""
+    at_work, tasks = 3 * _NEIGHBOURS, 5 * _NEIGHBOURS
+    run = ManyTasks(tmp_path / "run", tasks + 1, 1, at_work=at_work, chunks=1)
+    submission = read_submission(run.plan, 1)
+    seen, most = set[int](), 0
+    with Attempt(run.plan, "1-0") as attempt:
+        for task in range(at_work, tasks):
+            assignment = Assignment.read(run.plan, 1, task)
+            claims = Claims(run.plan, 1, attempt.name)
+            claims.look()
+            helper = Helper(assignment, attempt, claims, Progress(run.plan, submission), ())
+            found = {claim.batch for claim, _ in helper._unfinished()}
+            seen, most = seen | found, max(most, len(found))
+    assert most == _NEIGHBOURS
+    assert seen == set(range(at_work))
+
+
+def test_nothing_stays_of_a_run_that_is_removed(tmp_path: Path) -> None:
+    run = ManyTasks(tmp_path / "run", 2, 5)
+    run_last_task(run)
+    assert not missing(run)
+    discard(run.plan.out)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["rec.h5"]
