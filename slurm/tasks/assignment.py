@@ -51,11 +51,6 @@ class Assignment:
         found: list[int] = np.flatnonzero(self.work.task == self.task).tolist()
         return found
 
-    @property
-    def first_batch(self) -> int:
-        """Where the batches of this task begin."""
-        return int(np.searchsorted(self.work.task, self.task))
-
     def is_own(self, attempt: str) -> bool:
         """Whether an attempt is of this task."""
         return attempt.rpartition("-")[0] == self.label

@@ -151,6 +151,9 @@ class Helper:
         # For each owner, how many records it had when it began its block at hand, and when.
         self._began: dict[str, tuple[int, float]] = {}
         self._nothing_left = False
+        # In which it looks at batches: many may be idle, and are not all to look at the same few.
+        self._order = list(range(len(assignment.work.batches)))
+        random.Random(assignment.task).shuffle(self._order)
         # Of each batch. They are many: what is asked for each that is taken is asked at once.
         edges = np.cumsum([0, *(batch.size for batch in assignment.work.batches)])
         sizes = progress.sizes[assignment.work.blocks]
@@ -231,25 +234,36 @@ class Helper:
         """Claims that are not done, and what is left of them: those of the next few owners.
 
         If each of many tasks read the journals of all, a run would read the square of their number.
-        So a task looks at no more owners than `_NEIGHBOURS` that have something left, from its own
-        range on. Who comes later looks further, and the last one at all that are left.
+        So a task looks at no more owners than `_NEIGHBOURS` that have something left: first at
+        those that have gone, as their claims say. Who comes later looks further, and the last one
+        at all that are left.
         """
         self._look_at(frozenset())
-        work, end = self._assignment.work, len(self._plan)
-        first, looked, busy = self._assignment.first_batch, set[str](), set[str]()
-        for batch in (*range(first, len(work.batches)), *range(first)):
-            for claim in list(self._claims.of.get(batch, {}).values()):
-                if self._claims.is_done(claim.owner):
-                    continue
-                if claim.owner and claim.owner not in looked:
-                    if len(busy) == _NEIGHBOURS:
-                        return
-                    self._progress.look([self._plan.rundir.journals / f"{claim.owner}.jnl"])
-                    looked.add(claim.owner)
-                part = left_of(self._claims, self._progress, claim, work.batches[batch], end)
-                if part.size:
-                    busy.add(claim.owner)
-                    yield claim, part
+        by_owner: dict[str, list[Claim]] = defaultdict(list)
+        for batch in self._order:
+            for claim in self._claims.of.get(batch, {}).values():
+                if not self._claims.is_done(claim.owner):
+                    by_owner[claim.owner].append(claim)
+        busy = 0
+        for owner in sorted(by_owner, key=lambda o: not any(map(self._has_gone, by_owner[o]))):
+            claims = by_owner[owner]
+            if next(self._parts(claims), None) is None:  # by what was read before
+                continue
+            if owner:
+                if busy == _NEIGHBOURS:
+                    return
+                self._progress.look([self._plan.rundir.journals / f"{owner}.jnl"])
+            parts = list(self._parts(claims))
+            busy += bool(parts)
+            yield from parts
+
+    def _parts(self, claims: Iterable[Claim]) -> Iterator[tuple[Claim, np.ndarray]]:
+        """Those of some claims of which something is left, by what was read, and what that is."""
+        for claim in claims:
+            blocks = self._assignment.work.batches[claim.batch]
+            part = left_of(self._claims, self._progress, claim, blocks, len(self._plan))
+            if part.size:
+                yield claim, part
 
     def _start_for_us(self, claim: Claim, part: np.ndarray) -> int | Literal["wait"] | None:
         """The first block that we can take over from a claim; None if there is nothing to take."""
@@ -287,9 +301,13 @@ class Helper:
 
     def _is_gone(self, claim: Claim, owner: str) -> bool:
         """Whether the owner of a claim will not go on with it."""
+        return self._has_gone(claim) or self._monitor.dead(owner)
+
+    def _has_gone(self, claim: Claim) -> bool:
+        """Whether the owner of a claim is known to have gone by its name, or has said so."""
         # SLURM starts a task again only when it has ended, so other attempts of this task are gone.
-        replaced = self._assignment.is_own(claim.owner) and owner != self._attempt.name
-        return claim.left or replaced or self._monitor.dead(owner)
+        replaced = self._assignment.is_own(claim.owner) and claim.owner != self._attempt.name
+        return claim.left or replaced
 
     def _second_half(self, owner: str, part: np.ndarray, begins: np.ndarray) -> int | None:
         """Where the second half of a slow owner's part begins, if it has far to go."""

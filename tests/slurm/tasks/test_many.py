@@ -1,4 +1,4 @@
-"""One task of many, without SLURM: what it takes over where many are at work, and what it leaves."""
+"""One task of many, without SLURM: what it takes over where many are at work."""
 
 from __future__ import annotations
 
