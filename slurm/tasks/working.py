@@ -114,6 +114,7 @@ class TaskWorker:
         """Make safe what is done, and let others know what is not."""
         if self._attempt.may_fail < 0:
             self._claims.stop()
+        self._tell_failed(1)
         if not self._told_done:
             self._attempt.sync()
         self._leave(again=self._again)
@@ -231,6 +232,7 @@ class TaskWorker:
         blocks = blocks[blocks < until]
         self._whereabouts.tell(Part(self._attempt.name, claim.batch, claim.start, until))
         done = run_batch(self._attempt, blocks)
+        self._tell_failed(1)
         # If the task stops before, it does not leave the claim: another goes on with the rest, or
         # this one, started again.
         return not self._attempt.stopping or done.reached >= blocks.size
@@ -238,22 +240,37 @@ class TaskWorker:
     def _tick(self, _: Attempt) -> None:
         """While a batch is at work, see whether somebody has taken over a part of it."""
         now = time.monotonic()
-        failed = self._max_failed - self._attempt.may_fail
         # Each is told in a file of its own.
-        some = max(1, self._max_failed // _TOLD_AT_ONCE)
-        if failed >= self._told_failed + some:
-            self._told_failed, self._looked = failed, float("-inf")
-            self._claims.tell_failed(failed)
+        self._tell_failed(max(1, self._max_failed // _TOLD_AT_ONCE))
         if self._claim is None or now - self._looked < _LOOK_EVERY:
             return
         with contextlib.suppress(OSError):
             # Names are listed only if there is something to find.
-            if failed or self._claims.is_taken_over(self._claim):
+            if self._failed or self._claims.is_taken_over(self._claim):
                 self._claims.look()
         self._looked = now
         self._attempt.limit_to(self._claims.until(self._claim, end=self._end))
-        if self._claims.failed + failed > self._max_failed:
-            self._claims.stop()
-            self._claims.stopped = True
+        self._stop_if_too_many()
         if self._helper.over:
             self._attempt.request_stop()
+
+    @property
+    def _failed(self) -> int:
+        """How many blocks have failed here."""
+        return self._max_failed - self._attempt.may_fail
+
+    def _tell_failed(self, least: int) -> None:
+        """Let others count failures, if there are so many that they do not know of."""
+        if self._failed < self._told_failed + least:
+            return
+        self._told_failed = self._failed
+        # Of two that tell at the same time, one at least sees both.
+        self._claims.tell_failed(self._failed)
+        with contextlib.suppress(OSError):
+            self._claims.look()
+        self._stop_if_too_many()
+
+    def _stop_if_too_many(self) -> None:
+        if self._claims.failed + self._failed > self._max_failed:
+            self._claims.stop()
+            self._claims.stopped = True

@@ -28,6 +28,38 @@ ROWS, CHANNELS = 8, 40
 _BEAT = 0.05
 
 
+def write_for_tasks(
+    plan: hpcio.Plan,
+    tasks: int,
+    *,
+    chunks: int = 4,
+    stale: float = 12.0,
+    policy: RunPolicy | None = None,
+) -> None:
+    """Write the submission of a plan, which has its run directory."""
+    backend_of(plan).reserve(plan)
+    site = Site("rig", "", tasks + 1, 100_000, ())
+    options = SubmitOptions(tasks=tasks, chunks_per_task=chunks, name="rig", stale=stale)
+    write_submission(
+        plan, make_request(plan, options, site), np.arange(len(plan)), site=site,
+        ledger=Ledger.read(plan), options=options, policy=policy or RunPolicy(),
+    )  # fmt: skip
+
+
+def command(plan: hpcio.Plan, verb: str = "run") -> list[str]:
+    """What a job script of a submission starts."""
+    first = ["0"] if verb == "run" else []
+    return [sys.executable, "-P", "-m", "slurm.tasks", verb, plan.out, "1", *first]
+
+
+def environment(task: int) -> dict[str, str]:
+    """That of a task."""
+    return {
+        **os.environ, "SLURM_ARRAY_TASK_ID": str(task), "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }  # fmt: skip
+
+
 class ManyTasks:
     """A submission whose last task is to be started, when all others have begun, or none has.
 
@@ -74,13 +106,7 @@ class ManyTasks:
                 writer=writer, sources=sources,
             )
         )  # fmt: skip
-        backend_of(self.plan).reserve(self.plan)
-        site = Site("rig", "", tasks + 1, 100_000, ())
-        options = SubmitOptions(tasks=tasks, chunks_per_task=chunks, name="rig", stale=stale)
-        write_submission(
-            self.plan, make_request(self.plan, options, site), np.arange(count), site=site,
-            ledger=Ledger.read(self.plan), options=options, policy=RunPolicy(),
-        )  # fmt: skip
+        write_for_tasks(self.plan, tasks, chunks=chunks, stale=stale)
         self._submission, self._work = read_submission(self.plan, 1), task_plan(self.plan, 1)
         others = range(tasks - 1 if begun else 0)
         beats = [self.do(task, leave=int(task < at_work)) for task in others]
@@ -121,13 +147,9 @@ class ManyTasks:
 
     def command(self, verb: str = "run") -> list[str]:
         """What a job script starts."""
-        first = ["0"] if verb == "run" else []
-        return [sys.executable, "-P", "-m", "slurm.tasks", verb, self.plan.out, "1", *first]
+        return command(self.plan, verb)
 
     @property
     def environment(self) -> dict[str, str]:
         """That of the last task."""
-        return {
-            **os.environ, "SLURM_ARRAY_TASK_ID": str(self.tasks - 1), "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }  # fmt: skip
+        return environment(self.tasks - 1)

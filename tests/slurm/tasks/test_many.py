@@ -6,15 +6,17 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from hpcio.journals import Ledger
-from hpcio.journals.rundir import discard
+from hpcio.journals import Ledger, rundir
+from hpcio.planning import RunPolicy
 from hpcio.running import Attempt
 from slurm.submissions import read_submission
 from slurm.tasks.assignment import Assignment
 from slurm.tasks.claims import Claims
 from slurm.tasks.helping import _NEIGHBOURS, Helper, Progress
-from tests.rigs.tasks import ManyTasks
+from tests.rigs.bench import Bench
+from tests.rigs.tasks import ManyTasks, command, environment, write_for_tasks
 
 
 def run_last_task(run: ManyTasks) -> None:
@@ -59,9 +61,23 @@ def test_nobody_at_work_is_seen_by_none_of_many_that_are_idle(tmp_path: Path) ->
     assert seen == set(range(at_work))
 
 
+@pytest.mark.parametrize("others", [0, 210])
+def test_failures_count_though_they_are_few_in_each_task(tmp_path: Path, others: int) -> None:
+    bench = Bench(tmp_path, trials=240)
+    bench.mark("raise", 100)
+    plan = rundir.prepare(bench.plan())
+    write_for_tasks(plan, 3, policy=RunPolicy(max_failed=210))
+    Claims(plan, 1, "1-0-01234567").tell_failed(others)
+    subprocess.run(command(plan), env=environment(1), check=False, stdout=subprocess.DEVNULL)
+    claims = Claims(plan, 1, "seen")
+    claims.look()
+    assert claims.failed == others + 1
+    assert claims.stopped == (others == 210)
+
+
 def test_nothing_stays_of_a_run_that_is_removed(tmp_path: Path) -> None:
     run = ManyTasks(tmp_path / "run", 2, 5)
     run_last_task(run)
     assert not missing(run)
-    discard(run.plan.out)
+    rundir.discard(run.plan.out)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["rec.h5"]
