@@ -162,6 +162,8 @@ class Claims:
         generation = max(self.of.get(batch, {0: None})) + 1
         name = f"{self.submission}-{batch}.g{generation}"
         if not self._folder.take(name):
+            # A list may show it only later.
+            self.of.setdefault(batch, {})[generation] = Claim(batch, generation)
             return None
         self._taken += 1
         claim = Claim(batch, generation, start, self.attempt)

@@ -43,6 +43,19 @@ def test_a_claim_whose_owner_is_not_known_is_a_claim(claims, plan):
     assert seen.latest(5) == Claim(5, 1)
 
 
+def test_a_batch_that_was_lost_is_taken_whatever_a_list_says(claims, monkeypatch):
+    """A network file system may list a name later than it refuses to make it anew."""
+    a, b = claims("a"), claims("b")
+    claim = a.take(3, 17)
+    monkeypatch.setattr("hpcio.journals.ClaimFolder.names", lambda _: [])
+    assert b.take(3, 17) is None
+    b.look()
+    assert b.latest(3) == Claim(3, 1)
+    monkeypatch.undo()
+    b.look()
+    assert b.latest(3) == claim
+
+
 def test_a_takeover_is_found_whenever_its_owner_gives_its_name(claims, plan):
     """Which is a moment after it took it, when others may have looked."""
     a = claims("a")
