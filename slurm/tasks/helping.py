@@ -128,6 +128,11 @@ def spared(
     return rest
 
 
+def _owner(claim: Claim) -> str:
+    """Whose heartbeat to look at; a claim without a name counts from when we saw it first."""
+    return claim.owner or f"{claim.batch}.{claim.generation}"
+
+
 class Helper:
     """Finds batches that nobody has begun, and parts that others will not finish soon."""
 
@@ -267,8 +272,9 @@ class Helper:
 
     def _start_for_us(self, claim: Claim, part: np.ndarray) -> int | Literal["wait"] | None:
         """The first block that we can take over from a claim; None if there is nothing to take."""
-        # A claim without a name counts from when we saw it first.
-        owner = claim.owner or f"{claim.batch}.{claim.generation}"
+        if self._is_being_taken(claim.batch):
+            return "wait"
+        owner = _owner(claim)
         stuck = self._seconds_at_hand(owner)
         if self._is_gone(claim, owner):
             if claim.owner not in self._before:  # who waits for this task knows of what they died
@@ -284,6 +290,14 @@ class Helper:
             return int(part[begins[0]])
         # However little there is behind the block at hand, that one may take for ever.
         return self._second_half(owner, part, begins) or "wait"
+
+    def _is_being_taken(self, batch: int) -> bool:
+        """Whether somebody who lives has just claimed a part of a batch: all who are idle look."""
+        newest = self._claims.latest(batch)
+        if newest is None or newest.owner:
+            return False
+        self._seconds_at_hand(_owner(newest))
+        return not self._monitor.dead(_owner(newest))
 
     def spare(self, claim: Claim, part: np.ndarray) -> np.ndarray:
         """What is left of a claim but for what it has died of; see `spared`."""

@@ -43,6 +43,44 @@ def test_what_was_left_is_done_however_many_are_at_their_last_trial(tmp_path: Pa
     assert missing(run) == lasts[:-1]
 
 
+def test_what_another_is_just_taking_over_is_taken_from_it_only_if_it_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has made its claim, and not yet said where that begins: all who are idle see it so."""
+    run = ManyTasks(tmp_path / "run", 2, 5, at_work=1)
+    assignment, claims = Assignment.read(run.plan, 1, 1), Claims(run.plan, 1, "1-1-01234567")
+    claims.look()
+    left = claims.latest(3)
+    assert left is not None
+    claims.leave(left)
+    name = run.plan.rundir.claims / "1-3.g2"
+    name.touch()
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    with Attempt(run.plan, "1-1") as attempt:
+        progress = Progress(run.plan, assignment.submission)
+        helper = Helper(assignment, attempt, claims, progress, ())
+
+        def found() -> list[int | str | None]:
+            claims.look()
+            return [helper._start_for_us(claim, part) for claim, part in helper._unfinished()]
+
+        assert found() == ["wait"]
+        now[0] += 12.0
+        assert found() == [4]
+        name.with_name("1-3.g2@4@1-9-01234567").touch()
+        now[0] += 1.0
+        assert found() == ["wait"]
+
+
+def test_a_batch_whose_owner_has_died_before_it_said_its_name_is_done(tmp_path: Path) -> None:
+    run = ManyTasks(tmp_path / "run", 2, 5, begun=False, stale=1.0)
+    (run.plan.rundir.claims / "1-0.g1").touch()
+    run_last_task(run)
+    assert not missing(run)
+
+
 def test_nobody_at_work_is_seen_by_none_of_many_that_are_idle(tmp_path: Path) -> None:
     """Though each looks at a few: the first ones of all are at work, and the others are idle."""
     at_work, tasks = 3 * _NEIGHBOURS, 5 * _NEIGHBOURS
