@@ -187,9 +187,13 @@ class Claims:
     def _name(self, claim: Claim) -> str:
         return f"{self.submission}-{claim.batch}.g{claim.generation}"
 
-    def tell_done(self) -> None:
-        """Say that nothing is left of what was claimed so far: nobody need read its journal."""
-        self._folder.take(f"{self.submission}.done.{self._taken}@{self.attempt}")
+    def tell_done(self, attempt: str = "") -> None:
+        """Say that nothing is left of what was claimed so far: nobody need read its journal.
+
+        By this attempt, or by another one that has left in good order, as of the last look.
+        """
+        taken = self._claimed[attempt] if attempt else self._taken
+        self._folder.take(f"{self.submission}.done.{taken}@{attempt or self.attempt}")
 
     def tell_failed(self, count: int) -> None:
         """Say how many blocks have failed in this attempt so far."""

@@ -259,6 +259,8 @@ class Helper:
                     return
                 self._progress.look([self._plan.rundir.journals / f"{owner}.jnl"])
             parts = list(self._parts(claims))
+            if owner and not parts and any(claim.in_order for claim in claims):
+                self._claims.tell_done(owner)  # which could not: others have done the rest
             busy += bool(parts)
             yield from parts
 

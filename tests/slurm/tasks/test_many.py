@@ -10,7 +10,7 @@ import pytest
 
 from hpcio.journals import Ledger, rundir
 from hpcio.planning import RunPolicy
-from hpcio.running import Attempt
+from hpcio.running import Attempt, run_batch
 from slurm.submissions import read_submission
 from slurm.tasks.assignment import Assignment
 from slurm.tasks.claims import Claims
@@ -111,6 +111,30 @@ def test_failures_count_though_they_are_few_in_each_task(tmp_path: Path, others:
     claims.look()
     assert claims.failed == others + 1
     assert claims.stopped == (others == 210)
+
+
+def test_who_was_started_again_is_looked_at_once_and_not_by_each_that_is_idle(
+    tmp_path: Path,
+) -> None:
+    run = ManyTasks(tmp_path / "run", 9, 5, at_work=8)
+    claims = Claims(run.plan, 1, "1-8-01234567")
+    claims.look()
+    for task in range(8):
+        last = claims.latest(Assignment.read(run.plan, 1, task).batches[-1])
+        assert last is not None
+        claims.leave(last, again=True)
+    with Attempt(run.plan, "1-8") as attempt:
+        for block in missing(run)[:8]:
+            run_batch(attempt, np.array([block]))
+        assignment = Assignment.read(run.plan, 1, 8)
+        helper = Helper(assignment, attempt, claims, Progress(run.plan, assignment.submission), ())
+        claims.look()
+        first = claims.owners.copy()
+        assert not any(map(claims.is_done, first))
+        assert not list(helper._unfinished())
+    claims.look()
+    assert len(first) == 8
+    assert all(map(claims.is_done, first))
 
 
 def test_nothing_stays_of_a_run_that_is_removed(tmp_path: Path) -> None:
