@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from hpcio import Plan
-from hpcio.bench import read_advice
 from hpcio.command import (
     KEEP_OPTION,
     MEMORY_OPTION,
@@ -257,6 +256,8 @@ def logs(out: str, task: int | None, lines: int) -> None:
 def config(as_json: bool, take: str | None) -> None:  # noqa: FBT001
     """Show the defaults of plans and submissions, and the file that they come from."""
     if take is not None:
+        from hpcio.bench import read_advice
+
         found_best = read_advice(take)
         best = {"writer": found_best.writer, "sources": found_best.sources}
         path = set_in_section("plan", best)
