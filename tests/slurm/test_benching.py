@@ -62,7 +62,7 @@ def test_options_that_make_no_sense_are_refused(slurm, tmp_path):
 
 @pytest.mark.slow
 def test_from_the_shell_to_one_sentence(slurm, tmp_path, monkeypatch):
-    monkeypatch.setitem(SCALES, "quick", Scale((64_000,), 3, 0.01, 600.0, 64 << 20))
+    monkeypatch.setitem(SCALES, "quick", Scale((64_000,), 1, 0.01, 600.0, 64 << 20))
     done = CliRunner().invoke(cli, [
         "bench", "--dir", str(tmp_path), "--quick", "--tasks", "2",
         "--json", str(tmp_path / "b.json"), "--", "--exclusive",
