@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from hpcio.bench import WRITERS
 from hpcio.errors import OptionError, check_whole
-from hpcio.words import count, duration
+from hpcio.words import count, duration, html_table, in_lines
 from slurm.simulation.costs import Costs
-from slurm.simulation.disk import Disk
+from slurm.simulation.disk import Disk, as_disk
 from slurm.simulation.given import Cluster, Work
 from slurm.simulation.running import Simulated, run_once
 
@@ -24,9 +25,9 @@ _MOST_CHUNKS = 100_000
 _FIRST, _OTHERS = 4, (1, 2, 8, 16)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recommendation:
-    """What to ask for, and why.
+    """What to ask for, and why; it shows as a table.
 
     Attributes
     ----------
@@ -50,13 +51,31 @@ class Recommendation:
     why: str
     simulated: Simulated
 
+    def rows(self) -> list[tuple[str, str]]:
+        """Names and values, for a table."""
+        return [
+            ("tasks", f"{self.tasks:,}"),
+            ("chunks_per_task", f"{self.chunks_per_task:,}: {self.simulated.chunk_words}"),
+            ("writer", self.writer),
+            ("sources", self.sources),
+            ("until the result", duration(self.seconds)),
+            ("why", self.why),
+            ("rests on", self.simulated.rests_on),
+        ]
+
+    def __repr__(self) -> str:
+        return in_lines(self.rows())
+
+    def _repr_html_(self) -> str:
+        return html_table("What to ask for", self.rows())
+
 
 def recommend(
     work: Work,
     cluster: Cluster,
-    disk: Disk,
+    disk: Disk | str | os.PathLike[str],
     *,
-    writers: Collection[str] | None = None,
+    writers: str | Collection[str] | None = None,
     most: int | None = None,
     seed: int = 0,
 ) -> Recommendation:
@@ -66,9 +85,10 @@ def recommend(
     ----------
     work : Work
     cluster : Cluster
-    disk : Disk
-    writers : collection of str, optional
-        Those that come into question; by default all of `disk.rates`.
+    disk : Disk, str or path
+        A path is that of a benchmark: see `Disk.of`.
+    writers : str or collection of str, optional
+        The one, or those, that come into question; by default all of `disk.rates`.
     most : int, optional
         Tasks at the most.
     seed : int
@@ -81,7 +101,9 @@ def recommend(
     Raises
     ------
     OptionError
-        If nothing is known of any of the writers.
+        If nothing is known of one of the writers.
+    SourceError
+        If the benchmark cannot be read.
 
     Examples
     --------
@@ -91,11 +113,11 @@ def recommend(
     """
     if most is not None:
         check_whole("most", most, least=1)
-    names = [name for name in disk.rates if writers is None or name in writers]
+    disk = as_disk(disk)
+    names = [writers] if isinstance(writers, str) else disk.rates if writers is None else writers
     if not names:
         raise OptionError(
-            f"Nothing is known of {', '.join(writers or ()) or 'no writer'} on {disk.words}. "
-            "Measure it: hpcio bench --dir DIR --json FILE"
+            f"writers={writers!r} names no writer. Choose some of: {', '.join(disk.rates)}."
         )
     costs = {name: Costs(work, disk, name) for name in names}
     limit = max(1, min(cluster.total, work.trials, most or cluster.total))

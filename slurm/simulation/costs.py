@@ -21,6 +21,8 @@ class Costs:
     writer : str
     compute : Sums
         Seconds of the function.
+    per_trial : float
+        Seconds of hpcio itself, for each trial.
     alone : Sums
         Seconds with reading and writing, in a task that has the file system for itself.
     used : Sums
@@ -33,6 +35,7 @@ class Costs:
         Files that a trial makes.
     full_at : float
         So many tasks at work take up all of the file system.
+    disk : Disk
 
     Raises
     ------
@@ -44,13 +47,13 @@ class Costs:
         if writer not in disk.rates:
             raise OptionError(
                 f"Nothing is known of writer '{writer}' on {disk.words}. Choose one of: "
-                f"{', '.join(disk.rates)}."
+                f"{', '.join(disk.rates)}; or measure it: hpcio bench --dir DIR --json FILE"
             )
-        self.trials, self.writer, self._disk = work.trials, writer, disk
-        rates, computing = disk.rates[writer], work.seconds + disk.per_trial
+        self.trials, self.writer, self.disk = work.trials, writer, disk
+        rates, self.per_trial = disk.rates[writer], disk.per_trial
         io = work.read / disk.read_one + rates.seconds(work.written)
-        self.compute = Sums(computing, work.trials)
-        self.alone = Sums(computing + io, work.trials)
+        self.compute = Sums(work.seconds, work.trials)
+        self.alone = Sums(work.seconds + self.per_trial + io, work.trials)
         used = work.read / disk.read_all + rates.share(work.written)
         self.used = Sums(used, work.trials)
         self.nbytes = Sums(np.maximum(work.nbytes, 1.0), work.trials)
@@ -65,7 +68,7 @@ class Costs:
 
     def publishing(self, parts: int) -> float:
         """Seconds of publishing and verifying what was done in so many parts."""
-        disk = self._disk
+        disk = self.disk
         sources = {"virtual": parts, "virtual-trial": self.trials}.get(self.writer, 1)
         return (
             disk.publish + disk.publish_block * self.trials + disk.publish_source * sources

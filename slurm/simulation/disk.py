@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,11 +11,11 @@ from typing import Self
 import numpy as np
 
 from hpcio.bench import WRITERS, Figure, read_found
-from hpcio.errors import OptionError
-from hpcio.words import count
+from hpcio.errors import OptionError, check_path
+from hpcio.words import count, size
 from slurm.simulation.dealing import Amount
 
-__all__ = ["Disk", "Rates"]
+__all__ = ["Disk", "Rates", "as_disk"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ class Disk:
     verify : mapping of str to float
         Bytes of the result that are read again in a second, by writer.
     words : str
-        Where all this is from.
+        Where all this is from, and what of it is a guess.
+    processes : int or None
+        So many have written together when it was measured; None if it was not.
 
     Examples
     --------
@@ -110,6 +113,7 @@ class Disk:
     publish_source: float = 1e-3
     verify: Mapping[str, float] = field(default_factory=lambda: _same(5e8))
     words: str = "a guessed file system (hpcio bench --dir DIR --json FILE measures yours)"
+    processes: int | None = None
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> Self:
@@ -117,7 +121,7 @@ class Disk:
 
         What all can write is what as many processes as it had have written: more of them may
         reach more. How fast all together read a recording it does not measure: as many times as
-        fast as one as they write.
+        fast as one as they write. What it has left out is guessed, and `words` says so.
 
         Parameters
         ----------
@@ -127,6 +131,8 @@ class Disk:
         ------
         OptionError
             If that is no such file, or it has measured too little.
+        SourceError
+            If it cannot be read.
 
         Examples
         --------
@@ -137,7 +143,8 @@ class Disk:
         writes = [f for f in found.figures if f.part == "write"]
         # Array tasks are no ranks of MPI.
         names = [name for name in WRITERS if name != "mpi"]
-        rates = {name: made for name in names if (made := _rates(writes, name)) is not None}
+        known = {name: made for name in names if (made := _rates(writes, name)) is not None}
+        rates = {name: made for name, (made, _) in known.items()}
         if "virtual" not in rates:
             raise OptionError(
                 f"The benchmark in '{path}' has not measured how fast results are written. Give it "
@@ -145,36 +152,82 @@ class Disk:
             )
         reads = {f.what: f.spread.median for f in found.figures if f.part == "read"}
         plain = cls()
-        one = reads.get("all: h5py, one dataset", plain.read_one)
+        read = reads.get("all: h5py, one dataset")
+        one = read or plain.read_one
         together = rates["virtual"].all[-1] / rates["virtual"].one[-1]
         checked = {n: reads.get(f"verify: {n.partition('-')[0]}") for n in WRITERS}
-        known = min((rate for rate in checked.values() if rate), default=one)
+        slowest = min((rate for rate in checked.values() if rate), default=None)
+        creates = _creates(found.figures)
+        missing = {"reading": read, "verifying": slowest, "making files": creates}
+        guesses = [what for what, rate in missing.items() if rate is None]
+        if alone := sorted({nbytes for _, sizes in known.values() for nbytes in sizes}):
+            guesses.append(f"writing {' or '.join(map(size, alone))} by one process")
         most = max(f.processes for f in writes)
         return cls(
             rates=rates, read_one=one, read_all=one * max(1.0, together),
-            creates=_creates(found.figures) or plain.creates,
-            verify={name: rate or known for name, rate in checked.items()},
+            creates=creates or plain.creates,
+            verify={name: rate or slowest or one for name, rate in checked.items()},
             words=f"{found.place.filesystem} at {found.place.folder}, as "
-            f"{count(most, 'process', 'processes')} measured it",
+            f"{count(most, 'process', 'processes')} measured it{_guess_words(guesses)}",
+            processes=most,
         )  # fmt: skip
+
+    def rests_on(self, tasks: int) -> str:
+        """What is said of so many tasks rests on this, in words.
+
+        Examples
+        --------
+        >>> Disk(words="nfs at /data, as 2 processes measured it", processes=2).rests_on(64)
+        'nfs at /data, as 2 processes measured it; 64 tasks are taken to write no faster than that'
+        """
+        if self.processes is None or tasks <= self.processes:
+            return self.words
+        return f"{self.words}; {count(tasks, 'task')} are taken to write no faster than that"
 
     def reading(self, writer: str) -> float:
         """Bytes of a result that are read again in a second."""
         return self.verify.get(writer, min(self.verify.values()))
 
 
-def _rates(figures: Iterable[Figure], name: str) -> Rates | None:
-    """What one process, and all of them, have reached; None if one of both is not known."""
+def as_disk(disk: Disk | str | os.PathLike[str]) -> Disk:
+    """A file system, also if only the path of its benchmark is given."""
+    if isinstance(disk, Disk):
+        return disk
+    check_path("disk", disk)
+    return Disk.of(disk)
+
+
+def _guess_words(guesses: list[str]) -> str:
+    if not guesses:
+        return ""
+    *others, last = guesses
+    if not others:
+        return f"; {last} is a guess"
+    return f"; {', '.join(others)} and {last} are guesses"
+
+
+def _rates(figures: Iterable[Figure], name: str) -> tuple[Rates, list[int]] | None:
+    """What one process, and all of them, have reached, and of which sizes the former is guessed.
+
+    None if no size has both.
+    """
     ours = [f for f in figures if f.what == name]
     most = max((f.processes for f in ours), default=0)
     one = {f.size: f.spread.median for f in ours if f.processes == 1}
     all_ = {f.size: f.spread.median for f in ours if f.processes == most}
-    sizes = sorted(one.keys() & all_.keys())
-    if not sizes:
+    both = one.keys() & all_.keys()
+    if not both:
         return None
-    return Rates(
+    # One process comes last in a benchmark, and its time may be over by then. Without the size,
+    # its trials would be taken for as slow as much smaller ones.
+    sizes, guessed = sorted(all_), sorted(all_.keys() - both)
+    for nbytes in guessed:
+        near = min(both, key=lambda known: abs(math.log(known / nbytes)))
+        one[nbytes] = all_[nbytes] * one[near] / all_[near]
+    made = Rates(
         tuple(map(float, sizes)), tuple(one[s] for s in sizes), tuple(all_[s] for s in sizes)
     )
+    return made, guessed
 
 
 def _creates(figures: Iterable[Figure]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from hpcio.errors import MissingPackageError, check_whole
 from hpcio.words import count, duration, html_table, in_lines
 from slurm.simulation.costs import Costs
-from slurm.simulation.disk import Disk
+from slurm.simulation.disk import Disk, as_disk
 from slurm.simulation.given import Cluster, Work
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ class Simulated:
     writer : str
     makespan : float
         Seconds from sbatch until the result is published and verified.
-    queue, startup, computing, io, idle : float
+    queue, startup, computing, overhead, io, idle : float
         Seconds of all tasks together: until they are started, until their first trial, in the
-        function, reading and writing, and without anything to do.
+        function, in hpcio itself, reading and writing, and without anything to do.
     publishing : float
         Seconds of the task that publishes and verifies.
     node_hours : float
@@ -47,6 +48,8 @@ class Simulated:
         Trials that were computed.
     bottleneck : str
         What most of the time goes into, in words.
+    rests_on : str
+        What is known of the file system, and what is a guess.
     """
 
     tasks: int
@@ -56,6 +59,7 @@ class Simulated:
     queue: float
     startup: float
     computing: float
+    overhead: float
     io: float
     idle: float
     publishing: float
@@ -63,22 +67,31 @@ class Simulated:
     full_at: float
     done: int
     bottleneck: str
+    rests_on: str
+
+    @property
+    def chunk_words(self) -> str:
+        """How many chunks there are, and how large they are in the mean."""
+        each = count(round(self.done / self.chunks), "trial")
+        return f"{count(self.chunks, 'chunk')} of about {each}"
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values, for a table."""
         each = self.tasks
         return [
-            ("array tasks", f"{count(self.tasks, 'task')}, {count(self.chunks, 'chunk')}"),
+            ("array tasks", f"{count(self.tasks, 'task')}, {self.chunk_words}"),
             ("writer", self.writer),
             ("until the result", duration(self.makespan)),
             ("of it, a task: queue", duration(self.queue / each)),
             ("start-up", duration(self.startup / each)),
             ("function", duration(self.computing / each)),
+            ("hpcio itself", duration(self.overhead / each)),
             ("reading, writing", duration(self.io / each)),
             ("idle", duration(self.idle / each)),
             ("publishing", duration(self.publishing)),
             ("node hours", f"{self.node_hours:.3g}"),
             ("bottleneck", self.bottleneck),
+            ("rests on", self.rests_on),
         ]
 
     def __repr__(self) -> str:
@@ -91,7 +104,7 @@ class Simulated:
 def simulate(
     work: Work,
     cluster: Cluster,
-    disk: Disk,
+    disk: Disk | str | os.PathLike[str],
     *,
     tasks: int,
     chunks_per_task: int = 4,
@@ -107,7 +120,8 @@ def simulate(
     ----------
     work : Work
     cluster : Cluster
-    disk : Disk
+    disk : Disk, str or path
+        A path is that of a benchmark: see `Disk.of`.
     tasks : int
         Array tasks at the most.
     chunks_per_task : int
@@ -125,6 +139,8 @@ def simulate(
     ------
     OptionError
         If that makes no sense.
+    SourceError
+        If the benchmark cannot be read.
     MissingPackageError
         If simpy is not installed.
 
@@ -137,8 +153,9 @@ def simulate(
     check_whole("tasks", tasks, least=1)
     check_whole("chunks_per_task", chunks_per_task, least=1)
     return run_once(
-        Costs(work, disk, writer), cluster, tasks=tasks, chunks_per_task=chunks_per_task, seed=seed
-    )
+        Costs(work, as_disk(disk), writer), cluster, tasks=tasks, chunks_per_task=chunks_per_task,
+        seed=seed,
+    )  # fmt: skip
 
 
 def run_once(
@@ -158,7 +175,7 @@ def run_once(
     spent = run.spent
     times = {
         "queue": spent.queue, "startup": spent.startup, "computing": spent.computing,
-        "io": spent.io, "idle": spent.idle, "publishing": publishing,
+        "overhead": spent.overhead, "io": spent.io, "idle": spent.idle, "publishing": publishing,
     }  # fmt: skip
     return Simulated(
         tasks=run.tasks, chunks=run.chunks, writer=costs.writer, makespan=computed + publishing,
@@ -166,6 +183,7 @@ def run_once(
         node_hours=(spent.held + publishing) / cluster.slots / 3600, full_at=costs.full_at,
         done=sum(stop - start for start, stop in run.parts),
         bottleneck=_bottleneck(times, run, computed, full_at=costs.full_at),
+        rests_on=costs.disk.rests_on(run.tasks),
     )  # fmt: skip
 
 
@@ -183,8 +201,9 @@ def _uncollected() -> Iterator[None]:
 
 _WORDS = {
     "queue": "the queue, and how fast SLURM starts tasks", "startup": "the start of tasks",
-    "computing": "the function", "io": "reading and writing",
-    "idle": "waiting for the tasks that have most", "publishing": "publishing and verifying",
+    "computing": "the function", "overhead": "what hpcio itself does for each trial",
+    "io": "reading and writing", "idle": "waiting for the tasks that have most",
+    "publishing": "publishing and verifying",
 }  # fmt: skip
 
 
@@ -196,7 +215,7 @@ def _bottleneck(times: dict[str, float], run: Run, computed: float, *, full_at: 
     }
     most = max(of_each, key=of_each.__getitem__)
     disk, files = (seconds / computed for seconds in run.file_system.short)
-    if most in ("io", "computing") and max(disk, files) > _FULL:
+    if most in ("io", "computing", "overhead") and max(disk, files) > _FULL:
         by = "" if disk >= files else " with making files"
         return f"the file system is full{by} at {count(max(1, round(full_at)), 'task')}"
     return _WORDS[most]

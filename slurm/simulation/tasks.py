@@ -29,12 +29,13 @@ class Spent:
 
     Attributes
     ----------
-    queue, startup, computing, io, idle, held : float
+    queue, startup, computing, overhead, io, idle, held : float
     """
 
     queue: float = 0.0
     startup: float = 0.0
     computing: float = 0.0
+    overhead: float = 0.0
     io: float = 0.0
     idle: float = 0.0
     held: float = 0.0
@@ -189,7 +190,10 @@ class Run:
         part, took = here.part, self.env.now - here.began
         computing = min(took, self._costs.compute.of(part.start, stop) * here.slow)
         self.spent.computing += computing
-        self.spent.io += took - computing
+        overhead = self._costs.per_trial * (stop - part.start) * here.slow
+        overhead = min(took - computing, overhead)
+        self.spent.overhead += overhead
+        self.spent.io += took - computing - overhead
         if stop > part.start:
             self.parts.append((part.start, stop))
             self._done += stop - part.start

@@ -70,7 +70,7 @@ def resolved(
     chunks = values["chunks_per_task"] or found.chunks_per_task
     return (
         replace(options, tasks=found.tasks, chunks_per_task=chunks),
-        f"tasks auto: {found.tasks}, since {found.why}; predicted for {disk.words}",
+        f"tasks auto: {found.tasks}, since {found.why}; predicted for {found.simulated.rests_on}",
     )
 
 

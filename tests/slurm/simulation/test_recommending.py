@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import hpcio
-from hpcio.bench import SCALES, WRITERS, Scale, read_found
+from hpcio.bench import SCALES, WRITERS, Figure, Found, Place, Scale, read_found, write_found
 from hpcio.cli import cli
 from hpcio.errors import OptionError
 from hpcio.machine import bench_file, on_one_mount
@@ -99,6 +99,62 @@ def test_what_was_measured_on_ranks_is_nothing_for_array_tasks(measured):
     assert "mpi" not in Disk.of(measured).rates
 
 
+@pytest.fixture
+def found_of(tmp_path):
+    """Keeps what a benchmark would: a function of figures (part, what, size, processes, rate)."""
+
+    def keep(*figures: tuple[str, str, int, int, float]) -> Path:
+        made = tuple(Figure(*what, 1, "B/s", (rate,)) for *what, rate in figures)
+        write_found(tmp_path / "b.json", Found(Place.of(tmp_path, ["a"]), made, (), None))
+        return tmp_path / "b.json"
+
+    return keep
+
+
+ONE, ALL = ("write", "virtual", 10_000, 1, 1e8), ("write", "virtual", 10_000, 4, 2e8)
+READ = ("read", "all: h5py, one dataset", 10**6, 1, 1e9)
+VERIFIED = ("read", "verify: virtual", 10**6, 1, 1e9)
+MADE = ("write", "a file a trial", 10_000, 4, 1e8)
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ([READ, VERIFIED, MADE], ""),
+        ([READ, MADE], "; verifying is a guess"),
+        ([MADE], "; reading and verifying are guesses"),
+        ([], "; reading, verifying and making files are guesses"),
+    ],
+)
+def test_what_was_not_measured_is_called_a_guess(found_of, figures, said):
+    disk = Disk.of(found_of(ONE, ALL, *figures))
+    assert disk.words.endswith(f"as 4 processes measured it{said}")
+
+
+def test_one_process_was_not_measured_with_all_sizes(found_of):
+    larger = ("write", "virtual", 10**6, 4, 2e9)
+    disk = Disk.of(found_of(ONE, ALL, larger, READ, VERIFIED, MADE))
+    assert disk.rates["virtual"] == Rates((1e4, 1e6), one=(1e8, 1e9), all=(2e8, 2e9))
+    assert disk.words.endswith("measured it; writing 1 MB by one process is a guess")
+    with pytest.raises(OptionError, match="has not measured how fast results are written"):
+        Disk.of(found_of(ALL, larger))
+
+
+def test_what_an_answer_rests_on_is_shown(found_of):
+    path, work = found_of(ONE, ALL), Work(trials=1000, seconds=1.0)
+    few, many = (simulate(work, WIDE, Disk.of(path), tasks=n) for n in (4, 5))
+    assert f"rests on  {Disk.of(path).words}" in repr(few).splitlines()[-1]
+    assert few.rests_on == Disk.of(path).words
+    assert many.rests_on == f"{few.rests_on}; 5 tasks are taken to write no faster than that"
+    said = recommend(work, WIDE, path, most=10)
+    assert said == recommend(work, WIDE, Disk.of(path), most=10)
+    assert many == simulate(work, WIDE, str(path), tasks=5)
+    shown = repr(said)
+    assert said.simulated.rests_on in shown
+    assert "chunks_per_task  4: 40 chunks of about 25 trials" in shown
+    assert said._repr_html_().count("<tr>") == len(shown.splitlines())
+
+
 def test_folders_of_one_mount(tmp_path):
     kind = hpcio.machine.kind_of(tmp_path)
     assert on_one_mount(tmp_path, tmp_path / "not" / "yet", kind=kind)
@@ -140,8 +196,10 @@ def test_the_writer_that_is_faster_is_taken():
     assert (said.writer, said.sources) == ("direct", "auto")
     said = recommend(work, WIDE, disk, writers=["virtual-trial"])
     assert (said.writer, said.sources) == ("virtual", "trial")
-    with pytest.raises(OptionError, match="Nothing is known of mutex"):
-        recommend(work, WIDE, disk, writers=["mutex"])
+    assert recommend(work, WIDE, disk, writers="virtual-trial") == said
+    for writers in ("mutex", ["direct", "mutex"], "virtual,direct"):
+        with pytest.raises(OptionError, match="Choose one of: virtual, virtual-trial, direct"):
+            recommend(work, WIDE, disk, writers=writers)
 
 
 def test_uneven_trials_get_smaller_chunks():

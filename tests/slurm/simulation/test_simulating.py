@@ -162,6 +162,7 @@ def test_ten_million_trials_on_a_thousand_nodes():
         (lambda: Work(trials=2, seconds=None), "'seconds' of Work is no number"),
         (lambda: recommend(Work(trials=2, seconds=1), FREE, FAST, most=0), "most=0"),
         (lambda: recommend(Work(trials=2, seconds=1), FREE, FAST, writers=[]), "no writer"),
+        (lambda: recommend(Work(trials=2, seconds=1), FREE, None), "disk=None is no path"),
         (lambda: Cluster(stragglers=2), "stragglers=2"),
         (lambda: Work(trials=0, seconds=1), "trials=0"),
         (lambda: Work(trials=2, seconds=np.ones(3)), r"'seconds' of Work has shape \(3,\)"),
@@ -176,6 +177,13 @@ def test_ten_million_trials_on_a_thousand_nodes():
 def test_what_makes_no_sense_is_refused(make, match):
     with pytest.raises(OptionError, match=match):
         make()
+
+
+def test_the_time_of_hpcio_itself_is_none_of_the_function():
+    said = simulate(Work(trials=100, seconds=0.5), FREE, replace(FAST, per_trial=2.0), tasks=4)
+    assert (said.computing, said.overhead) == pytest.approx((50.0, 200.0))
+    assert said.bottleneck == "what hpcio itself does for each trial"
+    assert "hpcio itself  50 s" in repr(said)
 
 
 def test_a_simulation_shows_as_a_table():
