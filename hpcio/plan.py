@@ -472,8 +472,7 @@ class Plan(Value):
         OutputError
             If there is no finished result of this plan.
         TrialError, SourceError, OptionError, FunctionError, PlanError
-            If what is new does not go with what is there, or nothing is new; if the function has
-            changed.
+            If what is new does not go with what is there; if the function has changed.
 
         Examples
         --------

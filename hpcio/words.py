@@ -124,17 +124,18 @@ def duration(seconds: float) -> str:
 
     Examples
     --------
-    >>> duration(0.0123), duration(203), duration(3600), duration(1e5)
-    ('12.3 ms', '3 min 23 s', '1 h', '1 d 4 h')
+    >>> duration(0.0123), duration(0.9999), duration(203), duration(3600), duration(1e5)
+    ('12.3 ms', '1 s', '3 min 23 s', '1 h', '1 d 4 h')
     """
     for large, small, names in ((86400, 3600, "d h"), (3600, 60, "h min"), (60, 1, "min s")):
         if seconds >= large:
             whole, rest = divmod(round(seconds / small), large // small)
             one, other = names.split()
             return f"{whole} {one}" + (f" {rest} {other}" if rest else "")
-    if seconds < 1e-3:
+    # By what is shown: 0.9999 s are "1 s".
+    if seconds < 0.9995e-3:
         return f"{seconds * 1e6:.0f} us"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"
 
 
 def when(seconds: float, pattern: str = "%Y-%m-%d %H:%M:%S %Z") -> str:

@@ -23,7 +23,7 @@ from hpcio.command import (
     was_said,
     with_options,
 )
-from hpcio.errors import ClusterError, PlanError
+from hpcio.errors import ClusterError, OptionError, PlanError
 from hpcio.journals import on_what_is_there, published
 from hpcio.machine import keep_bench, read_whole, set_in_section
 from hpcio.words import plain, say, say_json
@@ -263,7 +263,7 @@ def config(as_json: bool, take: str | None) -> None:  # noqa: FBT001
         path = set_in_section("plan", best)
         words = ", ".join(f"{name} = {value}" for name, value in best.items())
         say(f"[plan] of '{path}' says now: {words}.\n{found_best.sentence}")
-        say(f"What was measured is kept for --tasks auto: {keep_bench(take)}")
+        _keep_for_auto(take)
         return
     try:
         cluster = read_site().cluster
@@ -289,3 +289,15 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return shlex.join(value) or "-"
     return "-" if value in (None, "") else str(value)
+
+
+def _keep_for_auto(path: str) -> None:
+    """Keep what a benchmark has measured for ``--tasks auto``, if it can be used there."""
+    from slurm.simulation import Disk
+
+    try:
+        Disk.of(path)
+    except OptionError as error:
+        say(f"--tasks auto goes by what it knew before: {error}", err=True)
+    else:
+        say(f"What was measured is kept for --tasks auto: {keep_bench(path)}")

@@ -13,6 +13,8 @@ __all__ = ["Advice", "advise"]
 
 # The default stays unless another writer is so many times as fast.
 _WORTH = 1.1
+# Below so many times the limit nobody would see a difference.
+_AS_FAST = 1.05
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,16 @@ def advise(
     without = _without(left_out)
     return Advice(
         writer, sources, costs,
-        f"On {where}: {words}, which takes {limit:.2g} times as long as plain system calls; "
-        f"{WRITERS[first][2]} costs {costs[first]:.2g} times as much{more}.{why}{without}",
+        f"On {where}: {words}, which {_against(limit)}; {WRITERS[first][2]} takes "
+        f"{costs[first]:.2g} times as long as that{more}.{why}{without}",
     )  # fmt: skip
+
+
+def _against(limit: float) -> str:
+    """How long a writer takes, in words; one that is quicker than its limit is so by chance."""
+    if limit < _AS_FAST:
+        return "is as fast as plain system calls"
+    return f"takes {limit:.2g} times as long as plain system calls"
 
 
 def _without(left_out: Sequence[LeftOut]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hpcio.errors import MemoryLimitError
 from hpcio.machine import available, check_room, parse_bytes
 from hpcio.planning.plan import Plan
 from hpcio.recording import LARGE
+from hpcio.words import size
 
 __all__ = ["BASE", "block_memory", "check_disk", "check_memory", "plan_memory"]
 
@@ -53,11 +55,15 @@ def check_memory(plan: Plan, limit: str | int | None, *, share: int = 1) -> None
     total = int(need[largest]) + base
     if total > limit:
         trial = int(plan.trials.index[plan.blocks.trial[largest]])
+        remedy = (
+            "Use fewer workers, allow more memory, select less, or plan with channels_per_block."
+        )
+        if base > limit:  # whatever its trials are
+            remedy = f"Allow at least {math.ceil(total / 1e6)}MB (in the shell: --memory)."
         raise MemoryLimitError(
             f"Trial {trial} needs {total / 1e6:.0f} MB (trial, result, and "
             f"{base / 1e6:.0f} MB for Python and the plan), but a worker may use "
-            f"{limit / 1e6:.0f} MB. Use fewer workers, allow more memory, select less, or plan "
-            "with channels_per_block."
+            f"{size(limit)}. {remedy}"
         )
 
 

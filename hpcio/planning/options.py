@@ -85,6 +85,11 @@ class LayoutOptions:
             if join not in ("concatenate", "stack"):
                 raise OptionError(f"join='{join}' is unknown. Choose concatenate or stack.")
         self._check_reduce()
+        if self.axes is not None and not isinstance(self.axes, Mapping):
+            raise OptionError(
+                f"axes={self.axes!r:.100} is no dict. Give the names of all axes of the result in "
+                "order, with their coordinates or None: axes={'trial': None, 'frequency': values}."
+            )
         for name in ("join_axis", "out_channel_axis"):
             given = getattr(self, name)
             if isinstance(given, Mapping):

@@ -20,7 +20,6 @@ from hpcio.recording.recording import Recording
 from hpcio.recording.several import SeveralRecordings, check_agree, read_recording
 from hpcio.recording.trials import Trials
 from hpcio.recording.windows import Outside
-from hpcio.words import count
 
 __all__ = ["Grown", "grown"]
 
@@ -78,7 +77,7 @@ def grown(
     Raises
     ------
     SourceError, TrialError, OptionError
-        If what is new does not agree with what is there, or nothing is new.
+        If what is new does not agree with what is there.
     """
     axis = _axis_of(trials, recording)
     there = [_as_it_is(part, axis) for part in recording.parts]
@@ -96,6 +95,8 @@ def grown(
     of_more = place[_which(more, given)]
     of_trials = _which(trials, recording)
     new = _new_among(more, of_more, trials, of_trials, parts)
+    if not new.size:
+        return Grown(trials, recording, found.order[new], found.order.size)
     more, of_more = more.select(trials=new), of_more[new]
     if recording.parts != tuple(parts):
         check_agree(parts, axis)
@@ -182,11 +183,6 @@ def _new_among(
     ours, theirs = (_numbered(each, key.size) for each in np.split(key.reshape(-1), [len(trials)]))
     again, missing = np.isin(theirs, ours), ~np.isin(ours, theirs)
     new = np.flatnonzero(~again)
-    if not new.size:
-        raise TrialError(
-            f"All {count(len(more), 'trial')} that are given are in the result already. Give those "
-            "that are to be added."
-        )
     for k in np.unique(of_more[again]).tolist():
         some, others = again & (of_more == k), missing & (of_trials == k)
         if others.any():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from hpcio.errors import OutputError, PlanError
+from hpcio.errors import HpcioWarning, OutputError, PlanError
 from hpcio.files import mark_of
 from hpcio.journals import held
 from hpcio.planning import Plan, extended, load_plan, renewed, replace_plan
 from hpcio.recording import Outside, grown
 from hpcio.running.keeping import that_keeps
+from hpcio.words import count
 from hpcio.writers import backend_of, trusted_ledger
 
 __all__ = ["extended_by", "has_changed_since", "take_over"]
@@ -44,6 +46,14 @@ def extended_by(
     else:
         raise has_changed_since(there)
     more = grown(there.trials, there.source, trials, source=source, out=there.out, outside=outside)
+    if len(more.trials) == len(there.trials):
+        warnings.warn(
+            f"All {count(more.given, 'trial')} that are given are in '{there.out}' already: there "
+            "is nothing to add.",
+            HpcioWarning,
+            stacklevel=3,
+        )
+        return there
     old = renewed(there) if keep_done else there
     if any(a.digest != b.digest for a, b in zip(old.reduction, there.reduction, strict=True)):
         raise PlanError(

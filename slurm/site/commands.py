@@ -14,10 +14,13 @@ __all__ = ["call", "job_number", "refusal", "require"]
 # The clients of a slurmctld that does not answer wait for 9 s and more before they give up.
 PATIENCE = 60.0
 
-NO_SLURM = (
-    "There is no SLURM on this machine (no command '{command}' on PATH). Go to a login node of "
-    "the cluster, or run the plan here: plan.run(workers=...), in the shell: hpcio run"
+_REMEDY = (
+    "Go to a login node of the cluster, or run the plan here: plan.run(workers=...), in the shell: "
+    "hpcio run"
 )
+NO_SLURM = "There is no SLURM on this machine (no command '{command}' on PATH). " + _REMEDY
+# SLURM is installed, and does not know of a cluster.
+_ELSEWHERE = ". This machine is of no cluster. " + _REMEDY
 
 
 def require(command: str) -> None:
@@ -71,7 +74,8 @@ def call(
 def refusal(command: str, words: str) -> ClusterError:
     """The error of a command that said no, with its own words."""
     said = " ".join(words.split()) or "nothing"
-    return ClusterError(f"'{command}' refuses. It says: {said}")
+    remedy = _ELSEWHERE if "configuration source" in words else ""
+    return ClusterError(f"'{command}' refuses. It says: {said}{remedy}")
 
 
 def job_number(answer: str) -> int:

@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 
-from hpcio.errors import Failure, HpcioError
+from hpcio.errors import ClusterError, Failure, HpcioError
 from hpcio.journals import ClaimFolder, Ledger, Tried, attempt_name, tried_by, tried_since
 from hpcio.machine import end_with_parent, how_it_ended
 from hpcio.planning import Plan
@@ -100,9 +100,8 @@ class TaskWatcher:
                 return
             if not Ledger.read(plan).done.all():
                 return  # some have failed: the finalizer says so
+            _cancel_pending(plan, number)  # or thousands would start meanwhile, to find nothing
             publish_early(plan, number)
-            if idle := pending_tasks(plan, number):
-                call(["scancel", "--quiet", "--state=PENDING", *idle])
         except HpcioError as error:  # the finalizer says what becomes of it
             say(f"hpcio: {error}", err=True)
 
@@ -266,3 +265,12 @@ class TaskWatcher:
         plan = self._assignment.plan
         trial = int(plan.trials.index[plan.blocks.trial[block]])
         return Failure(block, trial, "", plan.counted).name
+
+
+def _cancel_pending(plan: Plan, submission: int) -> None:
+    """Cancel the tasks that have not begun; if SLURM does not answer, they find nothing to do."""
+    try:
+        if idle := pending_tasks(plan, submission):
+            call(["scancel", "--quiet", "--state=PENDING", *idle])
+    except ClusterError as error:
+        say(f"hpcio: {error}", err=True)

@@ -230,9 +230,9 @@ def test_the_fastest_writer_is_advised_unless_the_default_is_about_as_fast():
     assert (advice.writer, advice.sources) == ("virtual", "task")
     assert advice.sentence == (
         "On nfs4 at /scratch: virtual (files of tasks), which takes 2 times as long as plain "
-        "system calls; virtual (a file a trial) costs 10 times as much, direct (one file) 0.95, "
-        "mutex (one file) 50. direct (one file) is faster by less than a tenth, which is not worth "
-        "leaving the default."
+        "system calls; virtual (a file a trial) takes 10 times as long as that, direct (one file) "
+        "0.95, mutex (one file) 50. direct (one file) is faster by less than a tenth, which is "
+        "not worth leaving the default."
     )
     rates["direct"] = 150.0
     other = advise(figures_of(rates), where="lustre at /scratch")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hpcio import Plan, per_trial
-from hpcio.errors import FunctionError, OutputError, PlanError, SourceError, TrialError
+from hpcio.errors import FunctionError, OptionError, OutputError, PlanError, SourceError, TrialError
 from hpcio.planning import Plan as Value
 
 # If it fails, there is no other of its shape to be tried.
@@ -26,6 +26,7 @@ ONE = {"trials": [[0, 6]]}
         (lambda trial, noCompute=None: (trial.mean(), "f8"), {}, FunctionError, "dry run"),
         (lambda trial: trial.astype(f"i{len(trial) // 6 * 4 + 4}"), {"trials": [[0, 6], [0, 4]]},
          FunctionError, r"for trial \d, but int\d\d for others"),
+        (np.negative, {"axes": ("trial", "channel")}, OptionError, "is no dict. .* axes={'trial'"),
         (np.negative, {"out_dtype": "i4"}, FunctionError, "int32 is asked for"),
         (np.negative, {"out_shape": (1, 4)}, FunctionError, r"out_shape says \(1, 4\)"),
         (np.sum, {}, PlanError, "Use join='stack'"),

@@ -1,5 +1,7 @@
 """A plan of many trials holds its arrays in memory once."""
 
+import re
+
 import h5py
 import numpy as np
 import pytest
@@ -64,3 +66,10 @@ def test_many_trials_need_memory_in_each_worker(source, tmp_path):
     check_memory(plan, needed)
     with pytest.raises(MemoryLimitError, match="MB for Python and the plan"):
         check_memory(plan, needed - 1)
+
+
+def test_too_little_memory_for_any_trial_is_told_how_much_is_needed(source, tmp_path):
+    plan = hpcio.Plan.create(mean, source, trials=2, out=tmp_path / "out.h5", join="stack")
+    with pytest.raises(MemoryLimitError, match=r"may use 1 kB\. Allow at least \d+MB") as told:
+        check_memory(plan, "1kB")
+    check_memory(plan, re.search(r"at least (\S+)", str(told.value))[1])

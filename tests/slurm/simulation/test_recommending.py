@@ -65,6 +65,18 @@ def test_config_take_keeps_what_was_measured(measured):
     assert bench_file().parent == measured.parent / "config"
 
 
+def test_config_take_keeps_nothing_that_tasks_auto_could_not_use(measured):
+    assert CliRunner().invoke(cli, ["config", "--take", str(measured)]).exit_code == 0
+    said = json.loads(measured.read_text())
+    said["figures"] = [f for f in said["figures"] if f["processes"] > 1]
+    little = measured.with_name("little.json")
+    little.write_text(json.dumps(said))
+    done = CliRunner().invoke(cli, ["config", "--take", str(little)])
+    assert done.exit_code == 0, done.output
+    assert "--tasks auto goes by what it knew before" in done.output
+    assert read_found(bench_file()) == read_found(measured)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -9,6 +9,7 @@ import pytest
 import hpcio
 from hpcio.errors import ClusterError
 from slurm import SLURMArrayCluster, read_site, submit
+from slurm.site.commands import refusal
 from slurm.site.partitions import MB, format_time, parse_site, parse_time
 
 PARTITIONS = (
@@ -96,3 +97,9 @@ def test_a_real_site(slurm):
     assert (main.name, main.default, main.seconds) == ("main", True, None)
     assert (short.name, short.default, short.seconds) == ("short", False, 1800)
     assert [(n.count, n.cpus, n.memory) for n in main.nodes] == [(4, 4, 8000 * MB)]
+
+
+def test_a_machine_of_no_cluster_says_what_to_do():
+    words = "squeue: fatal: Could not establish a configuration source"
+    assert "This machine is of no cluster. Go to a login node" in str(refusal("squeue", words))
+    assert str(refusal("sbatch", "Invalid qos")) == "'sbatch' refuses. It says: Invalid qos"
