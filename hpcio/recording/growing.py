@@ -183,7 +183,9 @@ def _new_among(
     ours, theirs = (_numbered(each, key.size) for each in np.split(key.reshape(-1), [len(trials)]))
     again, missing = np.isin(theirs, ours), ~np.isin(ours, theirs)
     new = np.flatnonzero(~again)
-    for k in np.unique(of_more[again]).tolist():
+    _check_told_alike(more, np.flatnonzero(again), theirs, trials, ours)
+    # Whoever adds some gives new ones alone, or all; to give some that are there adds nothing.
+    for k in np.unique(of_more[again]).tolist() if new.size else ():
         some, others = again & (of_more == k), missing & (of_trials == k)
         if others.any():
             raise TrialError(
@@ -192,7 +194,6 @@ def _new_among(
                 "are there are not among those given. Give new trials alone, or the whole table, "
                 "of which those that are there are left out."
             )
-    _check_told_alike(more, np.flatnonzero(again), theirs, trials, ours)
     return new
 
 
