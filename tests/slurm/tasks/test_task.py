@@ -109,6 +109,9 @@ def test_who_does_the_last_block_publishes(slurm, place):
     (finish,) = [row.job for row in rows if row.task is None]
     slurm.call("scancel", str(finish))
     place.clear("hold")
+    until(place.out.exists, "the result")
+    # Those that wait are cancelled first: else thousands would start meanwhile.
+    assert "PENDING" not in {row.state for row in run.queue().rows if row.task is not None}
     place.finished(run)
     assert place.outcome()["status"] == "complete"
     assert "verified" in place.outcome()["message"]
