@@ -64,14 +64,18 @@ def advise(
     fastest = best = max((name for name in means if name != "mpi"), key=means.__getitem__)
     if means[best] < _WORTH * means["virtual"]:  # needs no thought, and no file is shared
         best = "virtual"
+    writer, sources, words = WRITERS[best]
     why = "" if best == fastest else (
         f" {WRITERS[fastest][2]} is faster by less than a tenth, which is not worth leaving the "
         "default."
     )  # fmt: skip
+    if writer != "virtual":
+        why += (
+            " Gaps of failed trials in one file are not filled later; to extend it is to copy it."
+        )
     if means.get("mpi", 0.0) >= _WORTH * means[best]:
         why += " On ranks, mpi is faster: mpirun -n R hpcio run ... --writer mpi."
     costs = {name: means[best] / rate for name, rate in means.items()}
-    writer, sources, words = WRITERS[best]
     limits = [f.ratio.median for f in _of_all(figures)
               if f.what == best and f.size in sizes and f.ratio]  # fmt: skip
     limit = math.exp(sum(map(math.log, limits)) / len(limits))

@@ -238,6 +238,8 @@ def test_the_fastest_writer_is_advised_unless_the_default_is_about_as_fast():
     other = advise(figures_of(rates), where="lustre at /scratch")
     assert (other.writer, other.sources) == ("direct", "auto")
     assert other.costs["virtual"] == pytest.approx(1.5)
+    assert "Gaps of failed trials in one file are not filled later" in other.sentence
+    assert "Gaps" not in advice.sentence
     assert advise([], where="nowhere") is None
 
 
