@@ -68,8 +68,8 @@ def test_a_function_that_does_not_keep_its_word(folder, what, says):
         case(PlanError, "'-1' is no size", "4GB", memory=-1),
         case(PlanError, "'much' is no size", "4GB", memory="much"),
         case(PlanError, "retries=-1", "Use 0 or more", retries=-1),
-        case(MemoryLimitError, "Trial 0 needs", "Use fewer workers", memory=1000),
-        case(MemoryLimitError, "Trial 0 needs", "Use fewer workers", memory="50 MB"),
+        case(MemoryLimitError, "Trial 0 needs", "Allow at least", memory=1000),
+        case(MemoryLimitError, "Trial 0 needs", "Allow at least", memory="50 MB"),
     ],
 )
 def test_a_run_that_cannot_begin(folder, error, says, given):
