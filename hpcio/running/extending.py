@@ -48,8 +48,8 @@ def extended_by(
     more = grown(there.trials, there.source, trials, source=source, out=there.out, outside=outside)
     if len(more.trials) == len(there.trials):
         warnings.warn(
-            f"All {count(more.given, 'trial')} that are given are in '{there.out}' already: there "
-            "is nothing to add.",
+            f"All {count(more.given, 'trial')} that are given are in the result already: there is "
+            "nothing to add.",
             HpcioWarning,
             stacklevel=3,
         )
