@@ -160,15 +160,14 @@ class Claims:
     def take(self, batch: int, start: int) -> Claim | None:
         """Claim a batch from a block on, as the next generation; None if another was faster."""
         generation = max(self.of.get(batch, {0: None})) + 1
-        name = f"{self.submission}-{batch}.g{generation}"
-        if not self._folder.take(name):
-            # A list may show it only later.
-            self.of.setdefault(batch, {})[generation] = Claim(batch, generation)
+        nameless = Claim(batch, generation)
+        is_ours = self._folder.take(self._name(nameless))
+        claim = Claim(batch, generation, start, self.attempt) if is_ours else nameless
+        self.of.setdefault(batch, {})[generation] = claim  # another's a list may show only later
+        if not is_ours:
             return None
         self._taken += 1
-        claim = Claim(batch, generation, start, self.attempt)
-        self.of.setdefault(batch, {})[generation] = claim
-        self._folder.take(f"{name}@{start}@{self.attempt}")
+        self._folder.take(f"{self._name(claim)}@{start}@{self.attempt}")
         return claim
 
     def leave(self, claim: Claim, *, again: bool = False) -> None:

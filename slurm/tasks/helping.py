@@ -23,7 +23,7 @@ from slurm.tasks.assignment import Assignment
 from slurm.tasks.claims import Claim, Claims
 from slurm.tasks.heartbeats import HeartbeatMonitor
 
-__all__ = ["Helper", "Progress", "spared", "unfinished"]
+__all__ = ["Helper", "Progress", "left_of", "spared", "unfinished"]
 
 # A block at which so many tasks have died is not tried again.
 _MOST_DEATHS = 2

@@ -18,7 +18,7 @@ from slurm.tasks.assignment import Assignment, Part, Whereabouts
 from slurm.tasks.claims import Claim, Claims
 from slurm.tasks.ending import AGAIN, DONE, ENDED
 from slurm.tasks.heartbeats import Heartbeat
-from slurm.tasks.helping import Helper, Progress
+from slurm.tasks.helping import Helper, Progress, left_of
 
 __all__ = ["TaskWorker"]
 
@@ -194,10 +194,9 @@ class TaskWorker:
 
     def _spare(self, claim: Claim) -> None:
         """Note at which block this task, before it was started again, has died as a whole."""
-        blocks = self._assignment.work.batches[claim.batch]
-        until = self._claims.until(claim, end=self._end)
         self._helper.look_at(claim.batch)
-        left = self._progress.left(blocks[(blocks >= claim.start) & (blocks < until)])
+        blocks = self._assignment.work.batches[claim.batch]
+        left = left_of(self._claims, self._progress, claim, blocks, self._end)
         if left.size:
             self._helper.spare(claim, left)
 
