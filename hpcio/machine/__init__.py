@@ -20,6 +20,7 @@ from hpcio.machine.filesystems import (
     write_whole,
     writes_exactly,
 )
+from hpcio.machine.freed import giving_back_freed, keep_freed
 from hpcio.machine.launch import Launch, communicator, launched
 from hpcio.machine.lazy import lazily
 from hpcio.machine.plugins import Registry
@@ -57,12 +58,14 @@ __all__ = [
     "communicator",
     "cores",
     "end_with_parent",
+    "giving_back_freed",
     "how_it_ended",
     "in_memory",
     "is_first",
     "is_local",
     "is_stopped",
     "keep_bench",
+    "keep_freed",
     "kind_of",
     "launched",
     "layout_in_words",

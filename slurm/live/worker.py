@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hpcio.journals import ClaimFolder
+from hpcio.machine import giving_back_freed, keep_freed
 from hpcio.planning import load_for_worker
 from hpcio.running import Attempt, from_runs, run_batch, runs
 from slurm.site import environment
@@ -96,8 +97,9 @@ def finish(session_id: str) -> None:
         _over.add(session_id)
         idle = [key for key in _attempts if key[0] == session_id and key not in _busy]
         attempts = [_attempts.pop(key) for key in idle]
-    for attempt in attempts:
-        _end(attempt)
+    with giving_back_freed():
+        while attempts:  # their memory is free when nothing refers to them
+            _end(attempts.pop())
 
 
 def _end(attempt: Attempt) -> None:
@@ -127,6 +129,7 @@ def _attempt(
 ) -> Iterator[Attempt]:
     """The attempt of this thread, at work: a thread has a journal and files of its own."""
     key = (session_id, threading.get_ident())
+    keep_freed()  # each time, since the end of another session undoes it
     with _lock:
         if key not in _attempts:
             environment.limit_memory()
