@@ -51,8 +51,8 @@ coverage: test
 
 torture: $(VENV)/.has-dev+test+slurm+plot
 	@.ci/system-packages torture
-	@mpi=$$($(MPI_ENV)); mpich=$$($(MPI_ENV) mpich); \
-	set -x; HPCIO_MPI_PYTHON="$$mpi" HPCIO_MPICH_PYTHON="$$mpich" \
+	@mpi=$$($(MPI_ENV)); mpich=$$($(MPI_ENV) mpich); kernel=$$(.ci/guest-kernel); \
+	set -x; HPCIO_MPI_PYTHON="$$mpi" HPCIO_MPICH_PYTHON="$$mpich" HPCIO_GUEST_KERNEL="$$kernel" \
 	$(BIN)/python -m pytest -m torture $(ARGS)
 
 bench: $(VENV)/.has-slurm+plot
