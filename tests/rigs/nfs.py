@@ -38,6 +38,8 @@ for memory in /run /var/lib/nfs /mnt; do mount -t tmpfs tmpfs $memory; done
 mount -t devtmpfs dev /dev 2>/dev/null
 mkdir -p /dev/shm /dev/pts /mnt/disk /mnt/shared /mnt/memory
 mount -t tmpfs tmpfs /dev/shm
+# Of the tree it keeps what it has read; this folder changes from both sides.
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=1048576,cache=none own FOLDER
 # slurmd asks for these two.
 mount -t tmpfs tmpfs /sys/fs/cgroup
 mkdir /sys/fs/cgroup/{freezer,systemd}
@@ -127,6 +129,17 @@ def _accelerator() -> str:
     return "kvm" if helps and os.access("/dev/kvm", os.W_OK) else "tcg,thread=multi"
 
 
+def _shared(name: str, folder: Path) -> tuple[str, ...]:
+    """Options of QEMU by which the guest can mount a folder, of whatever file systems."""
+    shared = f"local,id={name},path={_quoted(folder)},security_model=none,multidevs=remap"
+    return "-fsdev", shared, "-device", f"virtio-9p-pci,fsdev={name},mount_tag={name}"
+
+
+def _quoted(path: Path) -> str:
+    """A path as part of an option of QEMU."""
+    return str(path).replace(",", ",,")
+
+
 class Job:
     """A command at work in the guest."""
 
@@ -190,15 +203,13 @@ class Nfs:
         init.chmod(0o755)
         with (self.folder / "disk").open("wb") as disk:
             disk.truncate(4 << 30)
-        at = str(self.folder / "disk").replace(",", ",,")
         command = [
             shutil.which(QEMU, path=SBIN) or "", "-accel", _accelerator(), "-cpu", "max",
             "-smp", "2", "-m", "3G", "-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio",
             "-kernel", str(kernel / "vmlinuz"), "-initrd", str(kernel / "initrd"),
             "-append", f"console=ttyS0 quiet panic=-1 hand={init}",
-            "-drive", f"file={at},if=virtio,format=raw,cache=unsafe",
-            "-fsdev", "local,id=tree,path=/,security_model=none,multidevs=remap",
-            "-device", "virtio-9p-pci,fsdev=tree,mount_tag=host", "-device", "virtio-rng-pci",
+            "-drive", f"file={_quoted(self.folder / 'disk')},if=virtio,format=raw,cache=unsafe",
+            *_shared("tree", Path("/")), *_shared("own", self.folder), "-device", "virtio-rng-pci",
         ]  # fmt: skip
         with (self.folder / "console.log").open("wb") as console:
             self._guest = subprocess.Popen(
