@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpcio.bench.figures import WRITERS, Figure
-from hpcio.bench.measuring import LeftOut
+from hpcio.bench.figures import WRITERS, Figure, LeftOut
 
 __all__ = ["Advice", "advise"]
 

@@ -1,4 +1,4 @@
-"""What was measured: rates, each beside the limit that was measured next to it."""
+"""What was measured: rates, each beside the limit that was measured next to it; what was not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["WRITERS", "Figure", "Spread"]
+__all__ = ["WRITERS", "Figure", "LeftOut", "Spread"]
 
 # What a writer is called here: its name, the option `sources`, and words for people.
 WRITERS: dict[str, tuple[str, Literal["auto", "trial", "task"], str]] = {
@@ -78,3 +78,11 @@ class Figure:
         if not self.limits:
             return None
         return Spread.of([b / a for a, b in zip(self.values, self.limits, strict=True)])
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What was not measured, and why."""
+
+    what: str
+    why: str

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from hpcio.bench.advice import Advice
-from hpcio.bench.figures import WRITERS, Figure
-from hpcio.bench.measuring import LeftOut
+from hpcio.bench.figures import WRITERS, Figure, LeftOut
 from hpcio.bench.place import Place
 from hpcio.errors import OptionError, as_output_error, as_read_error
 from hpcio.files import check_types

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from hpcio.bench.figures import WRITERS, Figure
+from hpcio.bench.comparing import Rates, Side, compare
+from hpcio.bench.figures import WRITERS, Figure, LeftOut
 from hpcio.bench.functions import as_it_is
 from hpcio.bench.jobs import NBYTES, noise, split
 from hpcio.bench.team import TEAMS, Round, Team
@@ -27,7 +28,7 @@ from hpcio.words import duration
 from hpcio.words import size as size_words
 from hpcio.writers import backend_of, needs_ranks
 
-__all__ = ["SCALES", "LeftOut", "Scale", "measure"]
+__all__ = ["SCALES", "Scale", "measure"]
 
 # The hard cases of IO500 (https://io500.org): records of `ior`, files of `mdtest`.
 RECORD, SMALL_FILE = 47_008, 3_901
@@ -36,10 +37,6 @@ _CHANNELS = 16
 # Trials whose results are read again, and files that are made, at the most.
 _READ_AGAIN, _MOST_FILES = 128, 20_000
 _SIZE_READ = 1_000_000
-# What is measured first is a round of few things, then of so many times as many.
-_FEW, _MORE = 4, 16
-# So much longer than its share a part may take; then it does less, not below this, or is left out.
-_OVER, _LEAST = 2.0, 0.2
 
 
 @dataclass(frozen=True)
@@ -87,24 +84,6 @@ SCALES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """What was not measured, and why."""
-
-    what: str
-    why: str
-
-
-@dataclass(frozen=True)
-class _Rates:
-    """What a side has reached, and what its limit has, for as many things; [] if it has none."""
-
-    values: list[float]
-    limits: list[float]
-
-
-# Measures once; given how many things each process does.
-_Side = Callable[[int], Round]
 # Measures a part of it, given the seconds that it has.
 _Part = Callable[[float], Iterator[Figure | LeftOut]]
 
@@ -147,6 +126,7 @@ class _Measurements:
     def __init__(self, folder: Path, team: Team, scale: Scale, say: Callable[[str], None]) -> None:
         self._folder, self._team, self._scale, self._say = folder, team, scale, say
         self._recordings: dict[int, Path] = {}
+        self._compare = partial(compare, seconds=scale.seconds, repetitions=scale.repetitions)
         self._writers: list[str] = []  # those that this file system can have
         self._ranks: Team | None = None
         self._end_ranks = ExitStack()
@@ -202,70 +182,10 @@ class _Measurements:
             for size in self._scale.sizes
         ]
 
-    # ---- sides of a comparison
-
-    def _compared(
-        self,
-        sides: Mapping[str, _Side],
-        held: Mapping[str, str],
-        most: Mapping[str, int],
-        share: float,
-        what: str,
-    ) -> dict[str, _Rates] | LeftOut:
-        """The rates of all sides, measured in turn, again and again; or why not.
-
-        A first round warms up, and finds how many things a side can do in its time. A limit does as
-        many as what is held against it, right before.
-
-        Parameters
-        ----------
-        sides : mapping of str to callable
-        held : mapping of str to str
-            What a side is held against, another side, if it is.
-        most : mapping of str to int
-            How many things a side may do.
-        share : float
-            Seconds.
-        what : str
-            What this is, for people.
-        """
-        each = min(self._scale.seconds, 0.6 * share / (len(sides) * (self._scale.repetitions + 1)))
-        held = {name: limit for name, limit in held.items() if name in sides}
-        counts, expected = {}, 0.0
-        for name in (name for name in sides if name not in held.values()):
-            may = min(most[name], most[held.get(name, name)])
-            counts[name], took = _fitting(sides[name], may, each)
-            expected += took * (1 + (name in held))
-        expected *= self._scale.repetitions
-        fewer = _OVER * share / expected
-        if fewer < (1.0 if max(counts.values()) == 1 else _LEAST):
-            return LeftOut(what, f"it would take {duration(expected)}, and has {duration(share)}")
-        if fewer < 1.0:  # what is made ready and put away took its time
-            counts = {name: max(1, int(fewer * things)) for name, things in counts.items()}
-        for name in dict.fromkeys(held.values()):  # to warm up
-            sides[name](min(_FEW, most[name]))
-        rates: dict[tuple[str, int], list[float]] = {}
-        for _ in range(self._scale.repetitions):
-            turn = [
-                (side, counts[name])
-                for name in sides if name in counts
-                for side in (held.get(name), name) if side is not None
-            ]  # fmt: skip
-            for side, things in dict.fromkeys(turn):
-                rates.setdefault((side, things), []).append(sides[side](things).rate)
-        found = {
-            name: _Rates(rates[name, things], rates.get((held.get(name, ""), things), []))
-            for name, things in counts.items()
-        }
-        # What a limit has reached beside the first that is held against it.
-        for name, limit in held.items():
-            found.setdefault(limit, _Rates(found[name].limits, []))
-        return {name: found[name] for name in sides}
-
     def _figures(
         self,
         part: Literal["write", "records", "files", "read"],
-        rates: Mapping[str, _Rates] | LeftOut,
+        rates: Mapping[str, Rates] | LeftOut,
         held: Mapping[str, str],
         size: int,
         processes: int,
@@ -298,7 +218,7 @@ class _Measurements:
         if "mpi" in self._writers:
             self._as_ranks(processes)  # to begin takes them longer than a round
         files = max(1, min(most, _MOST_FILES // processes))
-        sides: dict[str, _Side] = {
+        sides: dict[str, Side] = {
             "own files": partial(self._raw, size, processes, shared=False),
             "one file": partial(self._raw, size, processes, shared=True),
             "a file a trial": partial(self._made, size, processes),
@@ -309,7 +229,7 @@ class _Measurements:
             "virtual": "own files", "virtual-trial": "a file a trial", "direct": "one file",
             "mpi": "one file", "mutex": "one file",
         }  # fmt: skip
-        rates = self._compared(sides, held, at_most, share, what)
+        rates = self._compare(sides, held=held, most=at_most, share=share, what=what)
         yield from self._figures("write", rates, held, size, processes)
 
     def _raw(self, size: int, processes: int, count: int, *, shared: bool) -> Round:
@@ -406,15 +326,17 @@ class _Measurements:
             return found
 
         most = self._scale.nbytes // (2 * size * processes)
-        sides: dict[str, _Side] = {
+        sides: dict[str, Side] = {
             "one file, by turns": raw,
             "direct": partial(self._ours, "direct", size, processes, by_turns=True),
             "virtual": partial(self._ours, "virtual", size, processes, by_turns=True),
         }
         held = dict.fromkeys(("direct", "virtual"), "one file, by turns")
-        rates = self._compared(sides, held, dict.fromkeys(sides, most), share, "records")
+        rates = self._compare(
+            sides, held=held, most=dict.fromkeys(sides, most), share=share, what="records"
+        )
         if not isinstance(rates, LeftOut):
-            rates["one file, read by the neighbour"] = _Rates(read[-self._scale.repetitions :], [])
+            rates["one file, read by the neighbour"] = Rates(read[-self._scale.repetitions :], [])
         yield from self._figures("records", rates, held, size, processes)
 
     def _files(self, share: float) -> Iterator[Figure | LeftOut]:
@@ -449,11 +371,13 @@ class _Measurements:
             return Round(done.seconds, done.nbytes // size)
 
         most = max(1, _MOST_FILES // processes)
-        sides: dict[str, _Side] = {"make": raw, "make, fsync": synced, "virtual-trial": ours}
+        sides: dict[str, Side] = {"make": raw, "make, fsync": synced, "virtual-trial": ours}
         held = {"virtual-trial": "make, fsync"}
-        rates = self._compared(sides, held, dict.fromkeys(sides, most), share, "files")
+        rates = self._compare(
+            sides, held=held, most=dict.fromkeys(sides, most), share=share, what="files"
+        )
         if not isinstance(rates, LeftOut):
-            rates |= {n: _Rates(v[-self._scale.repetitions :], []) for n, v in phases.items()}
+            rates |= {n: Rates(v[-self._scale.repetitions :], []) for n, v in phases.items()}
         yield from self._figures("files", rates, held, size, processes, "1/s")
 
     # ---- the result
@@ -479,7 +403,7 @@ class _Measurements:
                 f["data"] = data
             results["h5py, one dataset"] = str(whole), []
             for how in ("all", "chance", "channel"):
-                sides: dict[str, _Side] = {
+                sides: dict[str, Side] = {
                     name: partial(
                         self._alone, "read_result", out=out, files=files, how=how,
                         plain=name not in WRITERS,
@@ -494,8 +418,8 @@ class _Measurements:
                 return self._team.do(job, self._each(1, lambda _: {"into": str(into), **given}))
 
             path = str(whole)
-            copies: dict[str, _Side] = {"copy": partial(afresh, "copy", {"path": path})}
-            checks: dict[str, _Side] = {"checksum": partial(self._alone, "check", path=path)}
+            copies: dict[str, Side] = {"copy": partial(afresh, "copy", {"path": path})}
+            checks: dict[str, Side] = {"checksum": partial(self._alone, "check", path=path)}
             for name in ("virtual", "direct"):
                 out, parts = results[name]
                 given: dict[str, Any] = {"out": out, "files": parts}
@@ -505,10 +429,12 @@ class _Measurements:
             yield from self._read_as("verify", checks, "checksum", size, share / 5)
 
     def _read_as(
-        self, how: str, sides: Mapping[str, _Side], limit: str, size: int, share: float
+        self, how: str, sides: Mapping[str, Side], limit: str, size: int, share: float
     ) -> Iterator[Figure | LeftOut]:
         held = {name: limit for name in sides if name != limit}
-        rates = self._compared(sides, held, dict.fromkeys(sides, 1), share, f"{how} of a result")
+        rates = self._compare(
+            sides, held=held, most=dict.fromkeys(sides, 1), share=share, what=f"{how} of a result"
+        )
         if isinstance(rates, LeftOut):
             yield rates
             return
@@ -528,27 +454,6 @@ def _check_here(team: Team) -> None:
             f"Ranks and what they are held against must be on this node, {here}, and some are on "
             f"{', '.join(elsewhere)}. Run hpcio bench without --tasks, in a job of one node."
         )
-
-
-def _fitting(side: _Side, most: int, seconds: float) -> tuple[int, float]:
-    """How many things a side does in about so many seconds, and what a round of them takes.
-
-    What is the same for few and many is known from two rounds: a first fsync alone may take as
-    long as the writing of a thousand small trials.
-    """
-    count, before = min(_FEW, most), Round(0.0, 0)
-    tried = 0
-    while True:
-        started = time.monotonic()
-        found = side(count)
-        whole = time.monotonic() - started
-        if found.seconds >= seconds / 3 or count == most:
-            break
-        before, tried, count = found, count, min(most, count * _MORE)
-    slope = max(found.seconds - before.seconds, 0.1 * found.seconds) / (count - tried)
-    fixed = max(0.0, found.seconds - slope * count)
-    fitting = min(most, max(1, int((seconds - fixed) / slope)))
-    return fitting, max(slope * fitting, whole + slope * (fitting - count))
 
 
 class _Fresh:

@@ -38,7 +38,6 @@ from hpcio.bench import (
     read_advice,
 )
 from hpcio.bench.page import figure_rows, write_page
-from hpcio.bench.team import Round
 from hpcio.cli import cli
 from hpcio.errors import OptionError, OutputError, WorkerError
 from hpcio.results import verify
@@ -147,33 +146,6 @@ def test_what_is_measured_is_a_result_that_verifies(tmp_path, name, by_turns):
     with h5py.File(plan.source.path) as f, hpcio.open(plan.out) as result:
         expected = f["data"][:][: 7 * 47_008 // 16].reshape(result["data"].shape)
         np.testing.assert_array_equal(result["data"][...], expected)
-
-
-def test_what_is_compared_is_of_the_same_number_of_things(tmp_path):
-    """Of few things the fsync is the larger part: a limit of many would be another."""
-    done: list[tuple[str, int]] = []
-
-    def side(name: str, slowness: float):
-        def measured(count: int) -> Round:
-            done.append((name, count))
-            return Round(0.004 + slowness * count, count)
-
-        return measured
-
-    with Team(tmp_path / "team", 1, TEAMS["processes"]) as team:
-        one = measuring._Measurements(tmp_path, team, SMALL, print)
-        sides = {"limit": side("limit", 1e-4), "fast": side("fast", 2e-4),
-                 "slow": side("slow", 1e-2), "alone": side("alone", 1e-3)}  # fmt: skip
-        held = {"fast": "limit", "slow": "limit", "refused": "limit"}
-        rates = one._compared(sides, held, dict.fromkeys(sides, 1000), 600.0, "these")
-    assert [*rates] == [*sides]
-    turn = done[-5:]
-    assert [name for name, _ in turn] == ["limit", "fast", "limit", "slow", "alone"]
-    assert turn[0][1] == turn[1][1] > turn[3][1] == turn[2][1]
-    for name in ("fast", "slow"):
-        assert len(rates[name].values) == len(rates[name].limits) == SMALL.repetitions
-    assert rates["limit"].values == rates["fast"].limits
-    assert not rates["alone"].limits
 
 
 def test_what_takes_too_long_is_left_out_and_said(tmp_path):

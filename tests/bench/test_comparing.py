@@ -1,0 +1,34 @@
+"""What is compared is measured in turn, each side beside its limit."""
+
+from __future__ import annotations
+
+from hpcio.bench.comparing import compare
+from hpcio.bench.team import Round
+
+
+def test_what_is_compared_is_of_the_same_number_of_things():
+    """Of few things the fsync is the larger part: a limit of many would be another."""
+    done: list[tuple[str, int]] = []
+
+    def side(name: str, slowness: float):
+        def measured(count: int) -> Round:
+            done.append((name, count))
+            return Round(0.004 + slowness * count, count)
+
+        return measured
+
+    sides = {"limit": side("limit", 1e-4), "fast": side("fast", 2e-4),
+             "slow": side("slow", 1e-2), "alone": side("alone", 1e-3)}  # fmt: skip
+    held = {"fast": "limit", "slow": "limit", "refused": "limit"}
+    rates = compare(
+        sides, held=held, most=dict.fromkeys(sides, 1000), seconds=0.01, repetitions=2,
+        share=600.0, what="these",
+    )  # fmt: skip
+    assert [*rates] == [*sides]
+    turn = done[-5:]
+    assert [name for name, _ in turn] == ["limit", "fast", "limit", "slow", "alone"]
+    assert turn[0][1] == turn[1][1] > turn[3][1] == turn[2][1]
+    for name in ("fast", "slow"):
+        assert len(rates[name].values) == len(rates[name].limits) == 2
+    assert rates["limit"].values == rates["fast"].limits
+    assert not rates["alone"].limits
