@@ -21,10 +21,11 @@ from benchmarks.peers.rows import SIZES
 from benchmarks.peers.rows import rows as rows_of_peers
 from benchmarks.peers.systems import LeftOut, System, at_hand
 from benchmarks.rows import ROWS
+from hpcio.bench import SCALES
 from hpcio.machine.filesystems import in_memory, kind_of
 
-# What the largest row has on the disk at a time, in bytes.
-_SPACE = {False: 2 << 30, True: 8 << 30}
+# What the largest row, `writers`, has on the disk at a time, in bytes.
+_SPACE = {False: SCALES["quick"].nbytes, True: SCALES["normal"].nbytes}
 
 
 def _default_folders() -> list[Path]:
@@ -74,35 +75,40 @@ def main(
         rows = rows_of_peers([one for one in systems if isinstance(one, System)])
         for one in left_out:
             console.print(f"Left out: {', '.join(one.names)} ({one.why})")
-    for folder in folders or _default_folders()[: 1 if peers else None]:
-        if shutil.disk_usage(folder).free < _SPACE[full]:
-            raise click.ClickException(
-                f"'{folder}' has less than {_SPACE[full] >> 30} GiB free. Choose another by --dir."
+    try:
+        for folder in folders or _default_folders()[: 1 if peers else None]:
+            if shutil.disk_usage(folder).free < _SPACE[full]:
+                raise click.ClickException(
+                    f"'{folder}' has less than {_SPACE[full] >> 30} GiB free. "
+                    "Choose another by --dir."
+                )
+            place = f"{folder} ({kind_of(folder)})"
+            for name, row in rows.items():
+                if only and name not in only:
+                    continue
+                started, others = time.perf_counter(), machine.Others()
+                with (
+                    console.status(f"{place}: {name}"),
+                    tempfile.TemporaryDirectory(prefix="hpcio-bench-", dir=folder) as inside,
+                ):
+                    found = list(row(Bench(Path(inside), full=full)))
+                seconds, busy = time.perf_counter() - started, others.cores()
+                figures += [replace(f, row=name, folder=place, others=busy) for f in found]
+                console.print(
+                    f"{place}: {name}, {seconds:.1f} s, others used {busy:.1f} cores", style="dim"
+                )
+    finally:  # what is measured is not lost with what fails
+        show.terminal(console, figures)
+        if json_file is not None:
+            values = {"machine": about, "full": full, "figures": [asdict(f) for f in figures]}
+            json.dump(values, json_file, indent=1)
+        if markdown is not None:
+            text = (
+                page.markdown(about, figures, left_out) if peers else show.markdown(about, figures)
             )
-        place = f"{folder} ({kind_of(folder)})"
-        for name, row in rows.items():
-            if only and name not in only:
-                continue
-            started, others = time.perf_counter(), machine.Others()
-            with (
-                console.status(f"{place}: {name}"),
-                tempfile.TemporaryDirectory(prefix="hpcio-bench-", dir=folder) as inside,
-            ):
-                found = list(row(Bench(Path(inside), full=full)))
-            seconds, busy = time.perf_counter() - started, others.cores()
-            figures += [replace(f, row=name, folder=place, others=busy) for f in found]
-            console.print(
-                f"{place}: {name}, {seconds:.1f} s, others used {busy:.1f} cores", style="dim"
-            )
-    show.terminal(console, figures)
-    if json_file is not None:
-        values = {"machine": about, "full": full, "figures": [asdict(f) for f in figures]}
-        json.dump(values, json_file, indent=1)
-    if markdown is not None:
-        text = page.markdown(about, figures, left_out) if peers else show.markdown(about, figures)
-        markdown.write(text)
-    if drawing is not None:
-        picture.draw(drawing, page.seconds_of(figures), about)
+            markdown.write(text)
+        if drawing is not None:
+            picture.draw(drawing, page.seconds_of(figures), about)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,32 @@ import datetime
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from hpcio.bench import machine_facts
 from hpcio.words import size
+
+
+def below(pid: int) -> Iterator[int]:
+    """A process, and all that it, and they, have started and that live."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = task.read_text().split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for child in map(int, children):
+            yield from below(child)
+
+
+def _ticks(pid: int) -> int:
+    """What a process has used of cores, and those that it has waited for."""
+    try:
+        said = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0
+    return sum(map(int, said.rpartition(")")[2].split()[11:15]))
 
 
 class Others:
@@ -26,9 +48,8 @@ class Others:
         hertz = os.sysconf("SC_CLK_TCK")
         ticks = [int(x) for x in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
         idle = ticks[3] + ticks[4]  # idle, and waiting for a disk
-        mine = os.times()
-        ours = mine.user + mine.system + mine.children_user + mine.children_system
-        return time.monotonic(), (sum(ticks) - idle) / hertz - ours
+        ours = sum(map(_ticks, below(os.getpid())))
+        return time.monotonic(), (sum(ticks) - idle - ours) / hertz
 
     def cores(self) -> float:
         since, before = self._started

@@ -13,7 +13,7 @@ from hpcio.planning import load_plan
 from hpcio.running.attempt import Attempt
 
 
-def main(out: str, sync: bool) -> None:
+def main(out: str) -> None:
     world = MPI.COMM_WORLD
     plan = load_plan(out)
     data = np.random.default_rng(world.rank).random(plan.target.shapes[0])
@@ -22,7 +22,7 @@ def main(out: str, sync: bool) -> None:
     with Attempt(plan, f"r{world.rank}") as attempt:
         world.barrier()
         started = clock()
-        write(attempt, data, blocks, sync=sync)
+        write(attempt, data, blocks)
         ended = clock()
     first, last = world.reduce(started, MPI.MIN), world.reduce(ended, MPI.MAX)
     if world.rank == 0:
@@ -30,4 +30,4 @@ def main(out: str, sync: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], "fsync" in sys.argv)
+    main(sys.argv[1])

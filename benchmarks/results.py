@@ -1,4 +1,4 @@
-"""Results that cost nothing, on their way to the disk: writer, checksum and journal alone."""
+"""Results that cost nothing, handed to the system: writer, checksum and journal alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpcio.recording.reading import LARGE
 from hpcio.running.attempt import Attempt
 
 
-def write(attempt: Attempt, data: np.ndarray, blocks: np.ndarray, *, sync: bool) -> None:
+def write(attempt: Attempt, data: np.ndarray, blocks: np.ndarray) -> None:
     """Store `data` as the result of each block, and journal it, as the loop over a batch does."""
     writer, append = attempt.writer, attempt.journal.append
     store = writer.write
@@ -31,15 +31,13 @@ def write(attempt: Attempt, data: np.ndarray, blocks: np.ndarray, *, sync: bool)
             DONE, block, file=file, offset=offset, check=check, nbytes=data.nbytes,
             compute=1e-6, io=1e-6,
         )  # fmt: skip
-    if sync:
-        attempt.sync()
 
 
 def serve(barrier: Barrier, pipe: Connection, part: int, parts: int) -> None:
     """One of `parts` processes, for `limits.Writers`: each writes its share of a plan."""
     while True:
         try:
-            path, sync, _ = pipe.recv()
+            path, *_ = pipe.recv()
         except EOFError:
             return
         plan = load_plan(Path(path))
@@ -48,5 +46,5 @@ def serve(barrier: Barrier, pipe: Connection, part: int, parts: int) -> None:
         blocks = np.array_split(np.arange(len(plan)), parts)[part]
         with Attempt(plan, f"p{part}") as attempt:
             started = begin(barrier)
-            write(attempt, data, blocks, sync=sync)
+            write(attempt, data, blocks)
             pipe.send((started, clock()))

@@ -164,7 +164,7 @@ def calibrated(measured: Sequence[Measured]) -> tuple[slurm.Cluster, slurm.Disk]
     first = median(m.began[0] for m in alone)
     together = median(float(np.mean(m.began)) for m in crowd)
     tasks = CALIBRATION[1].tasks
-    startup = (together - first) / (tasks / CORES - 1)
+    startup = max(0.0, together - first) / (tasks / CORES - 1)
     guessed = slurm.Disk()
     io = float(guessed.rates["virtual"].seconds(NBYTES)) + NBYTES / guessed.read_one
     per_trial = [
@@ -283,6 +283,11 @@ def main(
     if given:
         measured = [_read(one) for path in given for one in json.loads(path.read_text())]
     else:
+        if CORES >= CALIBRATION[1].tasks:
+            raise click.ClickException(
+                f"What a start takes is known from {CALIBRATION[1].tasks} tasks that share fewer "
+                f"cores, and here are {CORES}. Use fewer of them: taskset --cpu-list 0,1 ..."
+            )
         measured = measure_all(folder, repetitions=repetitions)
     if kept is not None:
         kept.write_text(json.dumps([asdict(one) for one in measured], indent=1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import click
+
 from benchmarks.bench import Bench
 from benchmarks.measure import Figure, compare
 from hpcio.bench import SCALES, TEAMS, Team, measure
@@ -18,7 +20,9 @@ def writers(bench: Bench) -> Iterator[Figure]:
     scale = SCALES["normal" if bench.full else "quick"]
     with Team(bench.folder / "team", cores(), TEAMS["processes"]) as team:
         for one in measure(bench.folder, team, scale):
-            if isinstance(one, Measured) and one.limits and one.part == "write":
+            if not isinstance(one, Measured):
+                click.echo(f"Left out: {one.what}, since {one.why}", err=True)
+            elif one.limits and one.part == "write":
                 yield _held(one)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shlex
 import sys
@@ -29,12 +30,15 @@ __all__ = ["array_members"]
 
 # How often, in seconds, SLURM is asked for the tasks.
 _ASK = 10.0
-# So long, in seconds, they have to end by themselves.
-_GRACE = 10.0
+# So long, in seconds, they have to end by themselves, and then when they are cancelled: SLURM kills
+# after half a minute what does not end.
+_GRACE, _CANCELLED = 10.0, 60.0
 
 
 class _Array:
     """Tasks of a job array, which begin when SLURM lets them."""
+
+    patience = math.inf
 
     def __init__(self, folder: Path, count: int, words: Sequence[str]) -> None:
         site = read_site()
@@ -44,6 +48,7 @@ class _Array:
         own = [
             ("array", f"0-{count - 1}"), ("job-name", "hpcio bench"),
             ("output", f"{plain_path(folder)}/%a.log"), ("cpus-per-task", str(values["cpus"])),
+            ("no-requeue", ""),  # it would begin with the first round again
             *((name, str(values[key])) for name, key in _OF_SETTINGS.items() if values[key]),
         ]  # fmt: skip
         script = folder / "team.sh"
@@ -62,22 +67,33 @@ class _Array:
             return
         self._asked = time.monotonic()
         with contextlib.suppress(ClusterError):  # asked again in a moment
-            for row in queued_jobs():
-                if row.job == self._job and row.state in ENDED:
+            states = self._states()
+            for index in range(self._count):
+                state = states.get(index, "and SLURM has forgotten it")
+                if index not in states or state in ENDED:
                     raise WorkerError(
-                        f"Task {row.index} of the job {self._job} has ended ({row.state}). It "
-                        f"says: {_last_words(self._folder / f'{row.index}.log')}"
+                        f"Task {index} of the job {self._job} has ended ({state}). It says: "
+                        f"{_last_words(self._folder / f'{index}.log')}"
                     )
 
+    def _states(self) -> dict[int, str]:
+        """What SLURM still knows of the tasks."""
+        return {row.index: row.state for row in queued_jobs() if row.job == self._job}
+
     def end(self) -> None:
-        until = time.monotonic() + _GRACE
-        with contextlib.suppress(ClusterError):
-            while time.monotonic() < until:
-                rows = [row for row in queued_jobs() if row.job == self._job]
-                if all(row.state in ENDED for row in rows):
-                    return
-                time.sleep(0.5)
-        call(["scancel", "--quiet", str(self._job)])
+        if not self._have_ended(_GRACE):
+            call(["scancel", "--quiet", str(self._job)])
+            self._have_ended(_CANCELLED)
+
+    def _have_ended(self, seconds: float) -> bool:
+        """Whether all tasks end within so many seconds; waits for that."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with contextlib.suppress(ClusterError):
+                if ENDED.issuperset(self._states().values()):
+                    return True
+            time.sleep(0.5)
+        return False
 
 
 _OF_SETTINGS = {"partition": "partition", "time": "walltime", "mem": "memory"}

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -25,6 +25,7 @@ import hpcio
 from benchmarks.bench import new_process
 from benchmarks.functions import subtract_mean
 from benchmarks.growth.part import Part, line, nbytes, per, style, value, word
+from benchmarks.machine import below
 from hpcio.watching import status
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Watch:
 
     def _look(self) -> None:
         while not self._over.wait(_LOOK):
-            for pid in _below(os.getpid()):
+            for pid in below(os.getpid()):
                 try:
                     said = Path(f"/proc/{pid}/status").read_text()
                     files = len(os.listdir(f"/proc/{pid}/fd"))
@@ -87,17 +88,6 @@ class Watch:
                 peak = next((x for x in said.splitlines() if x.startswith("VmHWM:")), "VmHWM: 0 kB")
                 self.memory[pid] = max(self.memory.get(pid, 0), 1024 * int(peak.split()[1]))
                 self.files = max(self.files, files)
-
-
-def _below(pid: int) -> Iterator[int]:
-    yield pid
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = task.read_text().split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for child in map(int, children):
-            yield from _below(child)
 
 
 def measure(folder: Path, writer: str, trials: int) -> Grown:

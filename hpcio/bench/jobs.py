@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import h5py
 import numpy as np
 
+from hpcio.errors import WorkerError
 from hpcio.files import checksum, sync_file_system, write_at
 from hpcio.machine import is_local, only_files
 from hpcio.planning import load_for_worker
@@ -45,7 +46,7 @@ def split(count: int, parts: int) -> list[tuple[int, int]]:
 
 def _pieces(size: int) -> list[memoryview]:
     """Some pieces of `size` bytes of noise."""
-    data = np.resize(noise(), max(size, NBYTES)).data
+    data = (noise() if size <= NBYTES else np.resize(noise(), size)).data
     return [data[k : k + size] for k in range(0, len(data) - size + 1, size)]
 
 
@@ -96,7 +97,7 @@ def make_files(folder: str, *, name: str, size: int, count: int, sync: bool) -> 
     yield 0
     for k, path in enumerate(names):
         fd = os.open(path, _NEW | os.O_EXCL, 0o600)
-        os.pwrite(fd, pieces[k % len(pieces)], 0)
+        write_at(fd, pieces[k % len(pieces)], 0)
         if each:
             os.fsync(fd)
         os.close(fd)
@@ -116,8 +117,7 @@ def stat_files(folder: str, *, name: str, count: int) -> Iterator[int]:
 def read_files(folder: str, *, name: str, size: int, count: int) -> Iterator[int]:
     """Read files from their first byte to their last."""
     names, buffer = [f"{folder}/{name}.{k}" for k in range(count)], bytearray(size)
-    for path in names:
-        forget(path)
+    forget(*names)
     yield 0
     for path in names:
         fd = only_files(path)
@@ -173,15 +173,16 @@ def _read_into(buffer: bytearray, path: str) -> Iterator[memoryview]:
         os.close(source)
 
 
-def forget(path: str | os.PathLike[str]) -> None:
-    """Have this machine forget what it holds of a file in memory, where the system does so."""
-    fd = only_files(path)
-    try:
-        os.fsync(fd)  # what is not on the disk yet would stay
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)
+def forget(*paths: str | os.PathLike[str]) -> None:
+    """Have this machine forget what it holds of files in memory, where the system does so."""
+    for path in paths:
+        fd = only_files(path)
+        try:
+            os.fsync(fd)  # what is not on the disk yet would stay
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
 
 
 # ---------------------------------------------------------------------- hpcio
@@ -196,8 +197,13 @@ def compute(out: str, *, size: int, first: int, count: int, step: int) -> Iterat
                 pass
         blocks = first + step * np.arange(count)
         yield 0
-        run_batch(attempt, blocks)
+        done = run_batch(attempt, blocks)
         attempt.sync()
+        if done.done < count:
+            raise WorkerError(
+                f"{count - done.done} of {count} trials could not be read, or computed; "
+                f"'{plan.run_directory}' says why. Give this machine more memory, or measure less."
+            )
         yield size * count
 
 
@@ -206,8 +212,7 @@ def read_result(out: str, *, how: str, plain: bool, files: list[str]) -> Iterato
 
     With `plain` by h5py alone, as a file of one dataset is read.
     """
-    for path in (out, *files):
-        forget(path)
+    forget(out, *files)
     yield 0
     with h5py.File(out) if plain else open_result(out) as f:
         data = f["data"]
@@ -223,8 +228,7 @@ def read_result(out: str, *, how: str, plain: bool, files: list[str]) -> Iterato
 
 def repack_result(out: str, into: str, *, files: list[str]) -> Iterator[int]:
     """Make one file of a result."""
-    for path in (out, *files):
-        forget(path)
+    forget(out, *files)
     yield 0
     repack(out, into)
     yield os.path.getsize(into)
@@ -232,8 +236,7 @@ def repack_result(out: str, into: str, *, files: list[str]) -> Iterator[int]:
 
 def verify_result(out: str, *, files: list[str]) -> Iterator[int]:
     """Verify a result."""
-    for path in (out, *files):
-        forget(path)
+    forget(out, *files)
     yield 0
     verify(out)
     yield sum(os.path.getsize(path) for path in (out, *files))

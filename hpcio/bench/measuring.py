@@ -215,14 +215,19 @@ class _Measurements:
         if not most:
             yield LeftOut(what, f"it would take more than {size_words(self._scale.nbytes)}")
             return
-        if "mpi" in self._writers:
-            self._as_ranks(processes)  # to begin takes them longer than a round
+        writers = [*self._writers]
+        if "mpi" in writers:
+            try:
+                self._as_ranks(processes)  # to begin takes them longer than a round
+            except WorkerError as error:
+                writers.remove("mpi")
+                yield LeftOut(f"{WRITERS['mpi'][2]}, {what}", str(error))
         files = max(1, min(most, _MOST_FILES // processes))
         sides: dict[str, Side] = {
             "own files": partial(self._raw, size, processes, shared=False),
             "one file": partial(self._raw, size, processes, shared=True),
             "a file a trial": partial(self._made, size, processes),
-            **{name: partial(self._ours, name, size, processes) for name in self._writers},
+            **{name: partial(self._ours, name, size, processes) for name in writers},
         }
         at_most = {name: files if "trial" in name else most for name in sides}
         held = {
@@ -282,6 +287,7 @@ class _Measurements:
     def _as_ranks(self, processes: int) -> Team:
         """A team of so many ranks: all ranks of a job open a file together, so none may rest."""
         if self._ranks is None or self._ranks.count != processes:
+            self._ranks = None
             self._end_ranks.close()
             _check_here(self._team)
             folder = self._end_ranks.enter_context(self._fresh())

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,14 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from hpcio.bench.jobs import JOBS
-from hpcio.errors import HpcioError, WorkerError, as_message, as_output_error, from_message
+from hpcio.errors import (
+    HpcioError,
+    HpcioWarning,
+    WorkerError,
+    as_message,
+    as_output_error,
+    from_message,
+)
 from hpcio.machine import (
     Registry,
     end_with_parent,
@@ -45,6 +53,10 @@ __all__ = ["TEAMS", "Members", "Round", "StartMembers", "Team", "local_members",
 _LEAD = {True: 0.03, False: 0.6}  # whether all are on this machine
 # How often, in seconds, one looks for the word of another.
 _LOOK = {True: 0.002, False: 0.02}
+# If nodes begin so many seconds apart, and a quarter of a round, that is said.
+_APART = 0.2
+# Who has nothing to do in a round must not disturb those that have.
+_LOOK_IDLE = 0.5
 # After so many seconds without a word, a process ends, and a team is given up.
 _PATIENCE = 600.0
 
@@ -72,7 +84,15 @@ class Round:
 
 
 class Members(Protocol):
-    """The processes of a team."""
+    """The processes of a team.
+
+    Attributes
+    ----------
+    patience : float
+        So many seconds it may take until all of them are there.
+    """
+
+    patience: float
 
     def check(self) -> None:
         """Raise WorkerError if one of them has ended."""
@@ -115,9 +135,9 @@ class Team:
         folder.mkdir(mode=0o700)
         self._members = start(folder, count, options)
         self.hosts: tuple[str, ...] = ()
+        self._together = True
         try:
-            # Tasks may wait in a queue, as long as that takes.
-            said = self._do("greet", [{}] * count, patience=math.inf)
+            said = self._do("greet", [{}] * count, patience=self._members.patience)
         except BaseException:
             self._members.end()
             raise
@@ -147,9 +167,24 @@ class Team:
         """
         said = self._do(job, each)
         begins, ends = [s["begin"] for s in said], [s["end"] for s in said]
-        alone = max(end - begin for begin, end in zip(begins, ends, strict=True))
-        seconds = max(ends) - min(begins) if self.nodes == 1 else alone
+        seconds = max(ends) - min(begins)
+        if self.nodes > 1:
+            seconds = max(end - begin for begin, end in zip(begins, ends, strict=True))
+            self._hold_together([s["heard"] for s in said], seconds)
         return Round(max(seconds, 1e-9), sum(s["nbytes"] for s in said))
+
+    def _hold_together(self, heard: Sequence[float], seconds: float) -> None:
+        """Warn if nodes begin apart: what they reach is added up as if they were at it together."""
+        apart = max(heard) - min(heard)
+        if self._together and apart > max(_APART, seconds / 4):
+            self._together = False  # said once
+            warnings.warn(
+                f"Tasks heard that they should begin up to {apart:.2g} s apart, by the clocks of "
+                f"their nodes, in a round of {seconds:.2g} s: totals may be too high. Set the "
+                "clocks (chronyc tracking), or measure for longer (--full).",
+                HpcioWarning,
+                stacklevel=2,
+            )
 
     def _do(
         self,
@@ -230,6 +265,8 @@ def _heard(path: Path) -> dict[str, Any] | None:
 class _Local:
     """Processes of this machine."""
 
+    patience = _PATIENCE
+
     def __init__(self, folder: Path, count: int) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
         try:
@@ -285,6 +322,8 @@ _LAUNCHER_ENDS = 5.0
 
 class _Ranks:
     """The ranks of one MPI job."""
+
+    patience = _PATIENCE
 
     def __init__(self, folder: Path, count: int) -> None:
         self._log, self._launcher = folder / "launcher.log", _launcher()
@@ -382,11 +421,13 @@ def serve(folder: str, rank: str, *, host: str = "") -> None:
         What this machine is called; by default as it calls itself.
     """
     place = Path(folder)
+    look = at_once = _LOOK[is_local(place)]
     for number in itertools.count():
-        task = _wait(place / f"{number}.job")
+        task = _wait(place / f"{number}.job", look=look)
         if task is None or not task["job"]:
             return
         given = task["each"][int(rank)]
+        look = at_once if given is not None else _LOOK_IDLE
         if given is not None:
             said = _take_part(place, number, rank, JOBS[task["job"]], given)
             if said is not None:
@@ -406,7 +447,10 @@ def _take_part(
         write_whole(ready, json.dumps(_as_said(error)).encode())
         return None
     write_whole(ready, b"{}")
-    go = _wait(place / f"{number}.go")
+    # In the first round it waits for those that a queue lets begin later, as long as that takes.
+    patience = _PATIENCE if number else math.inf
+    go = _wait(place / f"{number}.go", look=_LOOK[is_local(place)], patience=patience)
+    heard = time.time()
     if go is None or go["at"] is None:
         return None
     # Near the time it does not sleep: a process that was just woken shares its CPU for a moment.
@@ -416,7 +460,7 @@ def _take_part(
     begin = time.time()
     try:
         nbytes = next(work)
-        said = {"begin": begin, "end": time.time(), "nbytes": nbytes}
+        said = {"heard": heard, "begin": begin, "end": time.time(), "nbytes": nbytes}
         next(work, None)  # what is put away afterwards
     except (HpcioError, OSError) as error:
         return _as_said(error)
@@ -429,9 +473,9 @@ def _as_said(error: HpcioError | OSError) -> dict[str, Any]:
     return as_message(error)
 
 
-def _wait(path: Path) -> dict[str, Any] | None:
+def _wait(path: Path, *, look: float, patience: float = _PATIENCE) -> dict[str, Any] | None:
     """What is said under a name; None if there is nobody to say it any more."""
-    until, look = time.monotonic() + _PATIENCE, _LOOK[is_local(path.parent)]
+    until = time.monotonic() + patience
     while (message := _heard(path)) is None:
         if time.monotonic() > until or not path.parent.is_dir():
             return None

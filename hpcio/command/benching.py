@@ -28,7 +28,7 @@ from hpcio.bench import (
     write_found,
     write_page,
 )
-from hpcio.errors import HpcioWarning, OutputError, as_output_error
+from hpcio.errors import HpcioError, HpcioWarning, OutputError, as_output_error
 from hpcio.machine import cores
 from hpcio.reporting import check_replaceable
 from hpcio.watching import console_for
@@ -112,8 +112,14 @@ def _measured(
             _note(f"waiting for {tasks} tasks to begin")
         with Team(inside / "team", tasks or processes, start, words) as team:
             place = Place.of(folder.resolve(), team.hosts)
-            for one in measure(inside, team, SCALES[scale], say=_note):
-                (figures if isinstance(one, Figure) else left_out).append(one)  # type: ignore[arg-type]
+            try:
+                for one in measure(inside, team, SCALES[scale], say=_note):
+                    (figures if isinstance(one, Figure) else left_out).append(one)  # type: ignore[arg-type]
+            except (HpcioError, OSError, KeyboardInterrupt) as error:
+                if not figures:
+                    raise
+                why = str(error) or "it was interrupted"
+                left_out.append(LeftOut("the rest", why))
     finally:
         _note("")
         _remove(inside)

@@ -86,6 +86,7 @@ def _at_work(attempt: Attempt, claim: str) -> Iterator[None]:
     finally:
         with _lock:
             del _at[claim]
+            _given.pop(claim, None)
 
 
 def finish(session_id: str) -> None:
@@ -151,7 +152,8 @@ def _attempt(
             _busy.discard(key)
             over = session_id in _over and _attempts.pop(key, None) is not None
         if over:
-            _end(attempt)
+            with giving_back_freed():
+                _end(attempt)
 
 
 def _soon_over() -> bool:

@@ -1,6 +1,6 @@
 """Simulating a submission before it is made: how many tasks, which chunks, which writer.
 
-This room uses `slurm.site` and `hpcio.bench`; `slurm.submissions` takes `recommend` from it.
+This room uses `slurm.site` and `hpcio.bench`; `slurm.submissions` asks it what to recommend.
 `given` holds what is asked about, `disk` what a file system can do, `costs` what trials cost there,
 `shares` what many have together, `dealing` who takes which part of the work, `helping` who helps
 whom, `tasks` what a task does, `running` one simulation, `advice` the comparison of several. Only

@@ -66,7 +66,8 @@ def _guessed() -> dict[str, Rates]:
     sizes = (1e4, 1e6, 6.4e7)
     plain = Rates(sizes, one=(2e8, 5e8, 5e8), all=(4e9, 1e10, 1e10))
     of_files = Rates(sizes, one=(5e6, 2e8, 5e8), all=(5e7, 2e9, 1e10))
-    return {"virtual": plain, "virtual-trial": of_files, "direct": plain}
+    in_turn = Rates(sizes, one=(5e6, 2e8, 4e8), all=(5e6, 2e8, 4e8))
+    return {"virtual": plain, "virtual-trial": of_files, "direct": plain, "mutex": in_turn}
 
 
 def _same(rate: float) -> dict[str, float]:
@@ -86,7 +87,8 @@ class Disk:
     creates : float
         Files that all together make in a second.
     per_trial : float
-        Seconds of hpcio itself, for each trial.
+        Seconds of hpcio itself for each trial, besides what is in the rates: those of a benchmark
+        have reading, checksum and journal in them.
     publish, publish_block, publish_source : float
         Seconds until the result is there when the last trial is done: the same for all results,
         for each block, and for each file of results.
@@ -107,7 +109,7 @@ class Disk:
     read_one: float = 5e8
     read_all: float = 1e10
     creates: float = 5_000.0
-    per_trial: float = 4e-4
+    per_trial: float = 0.0
     publish: float = 0.6
     publish_block: float = 2e-6
     publish_source: float = 1e-3

@@ -11,10 +11,14 @@ import numpy as np
 
 from hpcio.errors import OptionError, check_whole
 from hpcio.planning import Plan
+from hpcio.words import duration
 from slurm.simulation.dealing import Amount, Sums
 from slurm.site import Site
 
 __all__ = ["Cluster", "Work"]
+
+# Of trials that take so many times as long as a task lasts in the mean, one in 150 is done.
+_HARDLY = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,16 @@ class Cluster:
             raise OptionError(
                 f"Cluster(stragglers={self.stragglers}, slowness={self.slowness}) makes no sense. "
                 "Use a share from 0 to 1 that is 1 or more times slower."
+            )
+
+    def check_can_do(self, work: Work) -> None:
+        """Raise OptionError if trials are hardly ever done between two preemptions."""
+        longest = float(np.max(work.seconds)) + self.startup
+        if self.preempted is not None and longest > _HARDLY * self.preempted:
+            raise OptionError(
+                f"A trial takes {duration(longest)}, start-up included, and tasks are preempted "
+                f"every {duration(self.preempted)}: it would hardly ever be done. Make shorter "
+                "trials, or ask for a partition without preemption."
             )
 
     @property

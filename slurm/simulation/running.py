@@ -37,7 +37,8 @@ class Simulated:
         Seconds from sbatch until the result is published and verified.
     queue, startup, computing, overhead, io, idle : float
         Seconds of all tasks together: until they are started, until their first trial, in the
-        function, in hpcio itself, reading and writing, and without anything to do.
+        function, in hpcio itself, reading and writing, and without anything to do. Tasks that
+        still wait, or start, when the last trial is done have no part in it.
     publishing : float
         Seconds of the task that publishes and verifies.
     node_hours : float
@@ -152,6 +153,7 @@ def simulate(
     """
     check_whole("tasks", tasks, least=1)
     check_whole("chunks_per_task", chunks_per_task, least=1)
+    cluster.check_can_do(work)
     return run_once(
         Costs(work, as_disk(disk), writer), cluster, tasks=tasks, chunks_per_task=chunks_per_task,
         seed=seed,

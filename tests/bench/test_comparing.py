@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from hpcio.bench.comparing import compare
+import time
+
+from hpcio.bench.comparing import Rates, compare
+from hpcio.bench.figures import LeftOut
 from hpcio.bench.team import Round
 
 
@@ -32,3 +35,45 @@ def test_what_is_compared_is_of_the_same_number_of_things():
         assert len(rates[name].values) == len(rates[name].limits) == 2
     assert rates["limit"].values == rates["fast"].limits
     assert not rates["alone"].limits
+
+
+def dear(done: list[int], seconds: float):
+    """A side of which making ready takes its time, which is in no rate."""
+
+    def measured(count: int) -> Round:
+        done.append(count)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            pass
+        return Round(1e-6 * count, count)
+
+    return measured
+
+
+def compared(seconds: float, share: float, most: int):
+    done: list[int] = []
+    found = compare(
+        {"dear": dear(done, seconds)}, held={}, most={"dear": most}, seconds=0.01, repetitions=2,
+        share=share, what="these",
+    )  # fmt: skip
+    return found, done
+
+
+def test_what_takes_too_long_though_it_does_less_is_left_out():
+    found, _ = compared(0.05, 0.001, 1000)
+    assert isinstance(found, LeftOut)
+    assert found.what == "these"
+    assert "it would take" in found.why
+
+
+def test_what_would_take_longer_than_its_share_does_less():
+    found, done = compared(0.05, 0.04, 1000)
+    assert isinstance(found, dict)
+    assert isinstance(found["dear"], Rates)
+    assert len({*done[-2:]}) == 1
+    assert 1 <= done[-1] < 1000
+
+
+def test_a_single_thing_cannot_be_less():
+    found, _ = compared(0.05, 0.04, 1)
+    assert isinstance(found, LeftOut)

@@ -33,13 +33,16 @@ from hpcio.bench import (
     Scale,
     Team,
     advise,
+    jobs,
     measure,
     measuring,
     read_advice,
 )
 from hpcio.bench.page import figure_rows, write_page
 from hpcio.cli import cli
+from hpcio.command import benching
 from hpcio.errors import OptionError, OutputError, WorkerError
+from hpcio.journals import prepare
 from hpcio.results import verify
 from tests.rigs.waiting import PATIENCE, until
 
@@ -285,6 +288,41 @@ def test_in_the_shell(tmp_path, monkeypatch):
     (one,) = said["left_out"]
     assert f"Left out: mpi (one file), since {one['why']}.\n" in done.output
     assert "64 kB: direct (one file)" in done.output
+
+
+def test_what_was_measured_before_an_error_is_not_lost(tmp_path, monkeypatch, found):
+    def measured(*_: object, **__: object):
+        yield found.figures[0]
+        raise WorkerError("A task has ended (TIMEOUT). Ask for more time.")
+
+    monkeypatch.setattr(benching, "measure", measured)
+    arguments = ["bench", "--dir", str(tmp_path), "--processes", "1",
+                 "--json", f"{tmp_path}/b.json"]  # fmt: skip
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0, done.output
+    assert (
+        "Left out: the rest, since A task has ended (TIMEOUT). Ask for more time.\n" in done.output
+    )
+    assert len(json.loads((tmp_path / "b.json").read_text())["figures"]) == 1
+
+
+def half(trial):
+    if trial[0, 0] > 0.5:
+        raise ValueError("too much")
+    return trial
+
+
+def test_blocks_that_fail_are_not_counted_as_written(tmp_path):
+    with h5py.File(tmp_path / "rec.h5", "w") as f:
+        f["data"] = np.repeat([0.0, 1.0], 10)[:, None]
+    plan = prepare(hpcio.Plan.create(
+        half, f"{tmp_path}/rec.h5::data", trials=5, out=tmp_path / "out.h5", out_shape=(5, 1),
+        out_dtype="f8",
+    ))  # fmt: skip
+    job = jobs.compute(plan.out, size=40, first=0, count=4, step=1)
+    assert next(job) == 0
+    with pytest.raises(WorkerError, match="2 of 4 trials could not be read, or computed"):
+        next(job)
 
 
 def test_misuse_in_the_shell(tmp_path):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from hpcio.bench import TEAMS, Team
+from hpcio.bench import TEAMS, Team, serve
+from hpcio.bench import team as team_module
 from hpcio.bench.jobs import split
-from hpcio.errors import OutputError, WorkerError
+from hpcio.errors import HpcioWarning, OutputError, WorkerError
 from tests.rigs.waiting import until
 
 
@@ -77,6 +82,56 @@ def test_they_end_with_whoever_has_started_them(tmp_path):
     with os.fdopen(reading) as said:
         member = int(said.read())
     until(lambda: not Path(f"/proc/{member}").exists())
+
+
+class Threads:
+    """Members of this process; each begins when those before it are ready, and a while later."""
+
+    patience = math.inf
+
+    def __init__(self, folder: Path, count: int, later: float) -> None:
+        self._folder, self._later = folder, later
+        self._threads = [
+            threading.Thread(target=serve, args=(str(folder), str(k)), kwargs={"host": f"n{k}"},
+                             name=f"n{k}") for k in range(count)
+        ]  # fmt: skip
+        self._begun, self._at = 0, 0.0
+
+    def check(self) -> None:
+        now = time.monotonic()
+        if self._begun == len(self._threads) or now < self._at:
+            return
+        if self._begun and not (self._folder / f"0.ready.{self._begun - 1}").exists():
+            return
+        if self._begun and not self._at:
+            self._at = now + self._later
+            return
+        self._threads[self._begun].start()
+        self._begun, self._at = self._begun + 1, 0.0
+
+    def end(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+
+def test_those_that_begin_first_wait_for_those_that_a_queue_lets_begin_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(team_module, "_PATIENCE", 0.05)
+    with Team(tmp_path / "team", 2, lambda folder, count, _: Threads(folder, count, 0.4)) as two:
+        assert two.hosts == ("n0", "n1")
+
+
+def test_nodes_whose_clocks_differ_are_said_to_begin_apart(tmp_path, monkeypatch):
+    late = {"n1": 5.0}
+    clock = SimpleNamespace(
+        time=lambda: time.time() + late.get(threading.current_thread().name, 0.0),
+        monotonic=time.monotonic, sleep=time.sleep,
+    )  # fmt: skip
+    monkeypatch.setattr(team_module, "time", clock)
+    with Team(tmp_path / "team", 2, lambda folder, count, _: Threads(folder, count, 0.0)) as two:
+        each = [write(tmp_path / name) for name in "ab"]
+        with pytest.warns(HpcioWarning, match=r"up to \d(\.\d)? s apart, by the clocks"):
+            assert two.do("write", each).nbytes == 6000
+        two.do("write", each)  # said once
 
 
 def test_things_are_shared_out_without_a_gap():

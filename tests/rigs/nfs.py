@@ -162,9 +162,9 @@ class Job:
         """Its exit status, 128 and more for a signal, and what it prints."""
         status = Path(f"{self._file}.status")
         until(lambda: status.exists() or not self._nfs.lives(), "a command", seconds=seconds)
-        out = Path(f"{self._file}.out").read_text(errors="replace")
         if not status.exists():
-            raise RuntimeError(f"the guest has ended: see the logs in {self._nfs.folder}\n{out}")
+            raise RuntimeError(f"the guest has ended: see the logs in {self._nfs.folder}")
+        out = Path(f"{self._file}.out").read_text(errors="replace")
         return int(status.read_text()), out
 
 

@@ -31,6 +31,6 @@ def side(work: Work, **options: Any) -> Iterator[Side]:
 
 @contextmanager
 def told(work: Work) -> Iterator[Side]:
-    """Likewise, but it is told shape and type of a result, as all others are: no dry run."""
+    """Likewise, but it is told shape and type of a result, as most others are: no dry run."""
     with side(work, out_shape=(work.rows, work.columns), out_dtype="float32") as found:
         yield found

@@ -214,6 +214,14 @@ def test_the_writer_that_is_faster_is_taken():
             recommend(work, WIDE, disk, writers=writers)
 
 
+def test_writers_of_which_nothing_is_measured_are_guessed():
+    work = Work(trials=10_000, seconds=0.01, written=1e6)
+    said = recommend(work, WIDE, Disk(), writers="mutex")
+    assert said.writer == "mutex"
+    assert said.simulated.bottleneck.startswith("the file system is full")
+    assert recommend(work, WIDE, Disk()).writer == "virtual"
+
+
 def test_uneven_trials_get_smaller_chunks():
     seconds = np.where(np.arange(4000) < 3600, 0.5, 20.0)
     work = Work(trials=4000, seconds=seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -130,6 +131,13 @@ def test_half_of_what_a_slow_task_has_is_taken_over():
     _, helped = run_of(work, FREE, 2, 1)
     assert alone == pytest.approx(1000, rel=0.01)
     assert helped < 0.6 * alone
+
+
+@pytest.mark.parametrize("ask", [partial(simulate, tasks=2), recommend])
+def test_trials_that_are_hardly_ever_done_are_refused(ask):
+    work = Work(trials=10, seconds=3600.0)
+    with pytest.raises(OptionError, match=r"A trial takes 1 h, .* preempted every 2 min: "):
+        ask(work, replace(FREE, preempted=120.0), FAST)
 
 
 def test_a_preempted_task_loses_the_trial_at_hand_alone():
