@@ -306,7 +306,7 @@ try:
     rig.empty()
     task.test_a_slow_task_gets_help(rig, place("slow"))
     rig.empty()
-    submit.test_cancel_then_resume(rig, place("cancel"))
+    submit.test_cancel_then_resume(rig, place("cancel"), "when all has ended")
 finally:
     rig.down()
 """
