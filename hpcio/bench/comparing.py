@@ -14,6 +14,8 @@ __all__ = ["Rates", "Side", "compare"]
 
 # What is measured first is a round of few things, then of so many times as many.
 _FEW, _MORE = 4, 16
+# Of a round that is so much shorter than it should be, the fsync at its end is most.
+_SHORT = 0.1
 # So much longer than its share a part may take; then it does less, not below this, or is left out.
 _OVER, _LEAST = 2.0, 0.2
 
@@ -61,6 +63,8 @@ def compare(
         What this is, for people.
     """
     each = min(seconds, 0.6 * share / (len(sides) * (repetitions + 1)))
+    if each < _SHORT * seconds:
+        return LeftOut(what, f"in {duration(share)} each round would be little but an fsync")
     held = {name: limit for name, limit in held.items() if name in sides}
     counts, expected = {}, 0.0
     for name in (name for name in sides if name not in held.values()):

@@ -276,7 +276,10 @@ class _Local:
                     "hpcio.bench.team:serve_here", str(folder), str(rank),
                 )  # fmt: skip
                 self._processes.append(
-                    subprocess.Popen(command, stdin=subprocess.DEVNULL, env=with_threads(1))
+                    # The session decides what Ctrl-C means.
+                    subprocess.Popen(
+                        command, stdin=subprocess.DEVNULL, env=with_threads(1), process_group=0
+                    )
                 )
         except OSError as error:
             self.end()
@@ -334,7 +337,7 @@ class _Ranks:
             with open(self._log, "wb") as log:
                 self._process = subprocess.Popen(
                     own, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    env={**_LIKE_PROCESSES, **with_threads(1)},
+                    env={**_LIKE_PROCESSES, **with_threads(1)}, process_group=0,
                 )  # fmt: skip
         except OSError as error:
             raise WorkerError(f"Ranks could not be started: {error}.") from error
@@ -432,7 +435,7 @@ def serve(folder: str, rank: str, *, host: str = "") -> None:
             said = _take_part(place, number, rank, JOBS[task["job"]], given)
             if said is not None:
                 said["host"] = host or platform.node()
-                write_whole(place / f"{number}.done.{rank}", json.dumps(said).encode())
+                _tell(place / f"{number}.done.{rank}", said)
 
 
 def _take_part(
@@ -444,9 +447,9 @@ def _take_part(
         work = job(**given)
         next(work)  # what is made ready beforehand
     except (HpcioError, OSError) as error:
-        write_whole(ready, json.dumps(_as_said(error)).encode())
+        _tell(ready, _as_said(error))
         return None
-    write_whole(ready, b"{}")
+    _tell(ready, {})
     # In the first round it waits for those that a queue lets begin later, as long as that takes.
     patience = _PATIENCE if number else math.inf
     go = _wait(place / f"{number}.go", look=_LOOK[is_local(place)], patience=patience)
@@ -467,9 +470,18 @@ def _take_part(
     return said
 
 
+def _tell(path: Path, message: dict[str, Any]) -> None:
+    """Say something to the session; if that cannot be written, to whoever sees what is printed."""
+    try:
+        write_whole(path, json.dumps(message).encode())
+    except OSError as error:
+        sys.exit(str(as_output_error(error, path)))
+
+
 def _as_said(error: HpcioError | OSError) -> dict[str, Any]:
     if isinstance(error, OSError) and not isinstance(error, HpcioError):
-        error = WorkerError(f"{error.strerror}: '{error.filename}'. Choose another folder.")
+        where = f": '{error.filename}'" if error.filename else ""
+        error = WorkerError(f"{error.strerror}{where}. Choose another folder.")
     return as_message(error)
 
 

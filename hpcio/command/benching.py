@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -25,6 +28,7 @@ from hpcio.bench import (
     advise,
     figure_rows,
     measure,
+    read_found,
     write_found,
     write_page,
 )
@@ -82,8 +86,12 @@ def bench(
     if tasks is not None and processes is not None:
         raise click.UsageError("--processes and --tasks exclude each other.")
     for file in filter(None, (json_file, html_file)):  # not to be found out at the end
-        if not os.access(file.absolute().parent, os.W_OK):
-            raise OutputError(f"'{file}' cannot be written. Choose a folder that is there.")
+        if file.is_dir() or not os.access(file.absolute().parent, os.W_OK):
+            raise OutputError(
+                f"'{file}' cannot be written. Name a file in a folder that is there, and yours."
+            )
+    if json_file is not None and os.path.lexists(json_file):
+        _check_is_ours(json_file)
     if html_file is not None:
         check_replaceable(html_file)
     scale = "quick" if quick else "full" if full else "normal"
@@ -115,17 +123,43 @@ def _measured(
             try:
                 for one in measure(inside, team, SCALES[scale], say=_note):
                     (figures if isinstance(one, Figure) else left_out).append(one)  # type: ignore[arg-type]
-            except (HpcioError, OSError, KeyboardInterrupt) as error:
+            except (HpcioError, OSError, RuntimeError, KeyboardInterrupt) as error:
+                if not isinstance(error, HpcioError | KeyboardInterrupt):  # RuntimeError: of HDF5
+                    error = as_output_error(error, inside)
                 if not figures:
-                    raise
+                    raise error from None
                 why = str(error) or "it was interrupted"
                 left_out.append(LeftOut("the rest", why))
     finally:
-        _note("")
-        _remove(inside)
+        with _uninterrupted():
+            _note("")
+            _remove(inside)
     where = f"{place.filesystem} at {place.folder}"
     advice = advise(figures, left_out, where=where)
     return Found(place, tuple(figures), tuple(left_out), advice)
+
+
+def _check_is_ours(file: Path) -> None:
+    """Raise OutputError if a file is another than an earlier benchmark, which may be replaced."""
+    try:
+        if file.is_file():  # a pipe would wait for somebody to write
+            read_found(file)
+            return
+    except HpcioError:
+        pass
+    raise OutputError(
+        f"'{file}' is no benchmark of hpcio and is not replaced. Choose another name."
+    )
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Nothing that was made is to stay, however often Ctrl-C is pressed."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _remove(folder: Path) -> None:

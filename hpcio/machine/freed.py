@@ -57,4 +57,5 @@ def _told() -> int | None:
     except ValueError:
         return None
     others = "MALLOC_MMAP_THRESHOLD_" in os.environ or "GLIBC_TUNABLES" in os.environ
-    return None if others or not hasattr(_libc, "malloc_trim") else told
+    can = hasattr(_libc, "malloc_trim") and abs(told) < 1 << 31  # mallopt takes an int
+    return told if can and not others else None

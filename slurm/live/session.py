@@ -8,11 +8,12 @@ from typing import Any
 from distributed import Client
 
 import hpcio
-from hpcio.errors import Done
+from hpcio.errors import ClusterError, Done, OptionError
 from hpcio.machine import parse_bytes
 from hpcio.planning import Plan
 from hpcio.running import Work
 from slurm.forecast import check_memory
+from slurm.live import worker
 from slurm.live.dispatch import Dispatcher
 from slurm.mapping import BATCHES_PER_TASK
 
@@ -73,14 +74,35 @@ class DaskExecutor:
         return dashboard(self.client)
 
     def check(self, plan: Plan, memory: str | int | None) -> None:
-        """Hold the largest block against the memory of one worker."""
+        """See that the client is at work; hold the largest block against the memory of a worker."""
+        if not isinstance(self.client, Client):
+            raise OptionError(
+                f"{self.client!r:.100} is no client of dask. Give it distributed.Client(cluster)."
+            )
+        if self.client.status != "running":
+            raise ClusterError("The client of dask is closed. Make another: Client(cluster).")
         limit = self.memory if memory is None else parse_bytes(memory)
         if limit:
             check_memory(plan, limit)
 
     def execute(self, work: Work) -> None:
-        """Try every block of the work; see `hpcio.running.Executor`."""
+        """Try every block of the work; see `hpcio.running.Executor`.
+
+        Raises
+        ------
+        OptionError
+            If trials have a limit of time, and workers are threads of this process.
+        """
+        if work.trial_time is not None and worker.process() in self._processes():
+            raise OptionError(
+                "A trial that takes longer than trial_time is ended with its worker, and here that "
+                "is this process. Have workers in processes of their own: "
+                "LocalCluster(processes=True)."
+            )
         Dispatcher(self.client, work, self.chunks_per_worker).run()
+
+    def _processes(self) -> set[tuple[str, int]]:
+        return {tuple(found) for found in self.client.run(worker.process).values()}
 
 
 def dashboard(there: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from hpcio.planning import load_for_worker
 from hpcio.running import Attempt, from_runs, run_batch, runs
 from slurm.site import environment
 
-__all__ = ["finish", "give_away", "run_batches", "stop"]
+__all__ = ["finish", "give_away", "process", "run_batches", "stop"]
 
 # By session and thread: the attempts that are open, and those in the middle of a batch.
 _attempts: dict[tuple[str, int], Attempt] = {}
@@ -87,6 +88,11 @@ def _at_work(attempt: Attempt, claim: str) -> Iterator[None]:
         with _lock:
             del _at[claim]
             _given.pop(claim, None)
+
+
+def process() -> tuple[str, int]:
+    """The process that this runs in: its machine, and its number there."""
+    return platform.node(), os.getpid()
 
 
 def finish(session_id: str) -> None:

@@ -113,7 +113,6 @@ def recommend(
     """
     if most is not None:
         check_whole("most", most, least=1)
-    cluster.check_can_do(work)
     disk = as_disk(disk)
     names = [writers] if isinstance(writers, str) else disk.rates if writers is None else writers
     if not names:

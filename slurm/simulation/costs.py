@@ -27,6 +27,8 @@ class Costs:
         Seconds with reading and writing, in a task that has the file system for itself.
     used : Sums
         Seconds of the whole file system.
+    longest : float
+        Seconds that the longest trial takes in a task that has the file system for itself.
     nbytes : Sums
         By which work is divided.
     creates : float
@@ -53,7 +55,8 @@ class Costs:
         rates, self.per_trial = disk.rates[writer], disk.per_trial
         io = work.read / disk.read_one + rates.seconds(work.written)
         self.compute = Sums(work.seconds, work.trials)
-        self.alone = Sums(work.seconds + self.per_trial + io, work.trials)
+        alone = work.seconds + self.per_trial + io
+        self.alone, self.longest = Sums(alone, work.trials), float(np.max(alone))
         used = work.read / disk.read_all + rates.share(work.written)
         self.used = Sums(used, work.trials)
         self.nbytes = Sums(np.maximum(work.nbytes, 1.0), work.trials)

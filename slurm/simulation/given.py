@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -88,9 +87,11 @@ class Cluster:
                 "Use a share from 0 to 1 that is 1 or more times slower."
             )
 
-    def check_can_do(self, work: Work) -> None:
-        """Raise OptionError if trials are hardly ever done between two preemptions."""
-        longest = float(np.max(work.seconds)) + self.startup
+    def check_can_do(self, seconds: float) -> None:
+        """Raise OptionError if so long a trial is hardly ever done between two preemptions."""
+        longest = seconds + self.startup
+        if self.stragglers == 1:
+            longest *= self.slowness
         if self.preempted is not None and longest > _HARDLY * self.preempted:
             raise OptionError(
                 f"A trial takes {duration(longest)}, start-up included, and tasks are preempted "
@@ -178,8 +179,8 @@ class Work:
             value = np.asarray(getattr(self, field.name))
             if value.dtype.kind not in "iuf":
                 raise OptionError(f"'{field.name}' of Work is no number: {value!r:.100}.")
-            if isinstance(getattr(self, field.name), Sequence):
-                object.__setattr__(self, field.name, value)
+            if value.ndim:  # sums of small integers would overflow
+                object.__setattr__(self, field.name, value.astype(np.float64))
             if value.shape not in ((), (self.trials,)):
                 raise OptionError(
                     f"'{field.name}' of Work has shape {value.shape}. Give one number, or one for "

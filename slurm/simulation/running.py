@@ -153,7 +153,6 @@ def simulate(
     """
     check_whole("tasks", tasks, least=1)
     check_whole("chunks_per_task", chunks_per_task, least=1)
-    cluster.check_can_do(work)
     return run_once(
         Costs(work, as_disk(disk), writer), cluster, tasks=tasks, chunks_per_task=chunks_per_task,
         seed=seed,
@@ -170,6 +169,7 @@ def run_once(
         raise MissingPackageError(
             "Simulations need simpy. Install it: pip install 'hpcio[slurm]'"
         ) from error
+    cluster.check_can_do(costs.longest)
     run = Run(costs, cluster, tasks=tasks, chunks_per_task=chunks_per_task, seed=seed)
     with _uncollected():
         computed = run.run()

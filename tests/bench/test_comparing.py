@@ -60,7 +60,7 @@ def compared(seconds: float, share: float, most: int):
 
 
 def test_what_takes_too_long_though_it_does_less_is_left_out():
-    found, _ = compared(0.05, 0.001, 1000)
+    found, _ = compared(0.05, 0.006, 1000)
     assert isinstance(found, LeftOut)
     assert found.what == "these"
     assert "it would take" in found.why
@@ -72,6 +72,13 @@ def test_what_would_take_longer_than_its_share_does_less():
     assert isinstance(found["dear"], Rates)
     assert len({*done[-2:]}) == 1
     assert 1 <= done[-1] < 1000
+
+
+def test_rounds_of_which_most_is_an_fsync_are_left_out():
+    found, done = compared(0.0, 1e-3, 1000)
+    assert isinstance(found, LeftOut)
+    assert "each round would be little but an fsync" in found.why
+    assert not done
 
 
 def test_a_single_thing_cannot_be_less():

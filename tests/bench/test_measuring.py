@@ -329,6 +329,8 @@ def test_misuse_in_the_shell(tmp_path):
     (tmp_path / "mine.html").write_text("mine")
     for arguments, match in (
         (["--json", f"{tmp_path}/nowhere/b.json"], "b.json' cannot be written"),
+        (["--json", f"{tmp_path}"], "cannot be written. Name a file"),
+        (["--json", f"{tmp_path}/mine.html"], "mine.html' is no benchmark of hpcio"),
         (["--html", f"{tmp_path}/mine.html"], "mine.html' is no report of hpcio"),
         (["--processes", "2", "--tasks", "2"], "exclude each other"),
         (["--quick", "--full"], "exclude each other"),

@@ -21,7 +21,7 @@ from distributed.batched import BatchedSend
 
 import hpcio
 import slurm as slurm_side
-from hpcio.errors import BlocksFailed, SourceError
+from hpcio.errors import BlocksFailed, ClusterError, OptionError, SourceError
 from hpcio.journals import ClaimFolder
 from hpcio.journals.rundir import prepare
 from hpcio.running.attempt import Attempt
@@ -213,6 +213,23 @@ def test_few_messages_go_through_dask(client, monkeypatch):
     assert [*sent] == [400, 4000]
     # Of each: asked for, begun, done, fetched, let go of; of the run, who is there and who is done.
     assert max(sent.values()) <= 8 * chunks + 20, sent
+
+
+def test_a_client_that_is_closed_or_none_is_said(client, folder):
+    with pytest.raises(OptionError, match=r"'tcp://x:1' is no client of dask"):
+        slurm_side.run(make(), "tcp://x:1")
+    client.close()
+    with pytest.raises(ClusterError, match="The client of dask is closed"):
+        slurm_side.run(make(), client)
+
+
+def test_a_limit_of_time_does_not_end_the_session(folder):
+    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(processes=False, **options) as here, Client(here) as client:
+        with pytest.raises(OptionError, match="here that is this process"):
+            slurm_side.run(make(), client, trial_time=60, progress=False)
+        slurm_side.run(make(), client, progress=False)
+    check()
 
 
 def page_faults(allocations: int = 0) -> int:

@@ -152,6 +152,13 @@ def test_one_process_was_not_measured_with_all_sizes(found_of):
         Disk.of(found_of(ALL, larger))
 
 
+def test_several_processes_are_no_more_times_as_fast_than_they_are(found_of):
+    alone = ("write", "virtual", 10_000, 1, 5e6)  # of so few trials that it is the fsync alone
+    disk = Disk.of(found_of(alone, ALL, ("write", "virtual", 10**6, 4, 2e9), READ))
+    assert disk.rates["virtual"] == Rates((1e4, 1e6), one=(5e7, 5e8), all=(2e8, 2e9))
+    assert disk.read_all == 4e9
+
+
 def test_what_an_answer_rests_on_is_shown(found_of):
     path, work = found_of(ONE, ALL), Work(trials=1000, seconds=1.0)
     few, many = (simulate(work, WIDE, Disk.of(path), tasks=n) for n in (4, 5))

@@ -135,9 +135,23 @@ def test_half_of_what_a_slow_task_has_is_taken_over():
 
 @pytest.mark.parametrize("ask", [partial(simulate, tasks=2), recommend])
 def test_trials_that_are_hardly_ever_done_are_refused(ask):
-    work = Work(trials=10, seconds=3600.0)
-    with pytest.raises(OptionError, match=r"A trial takes 1 h, .* preempted every 2 min: "):
-        ask(work, replace(FREE, preempted=120.0), FAST)
+    often = replace(FREE, preempted=120.0)
+    slow = replace(often, stragglers=1.0, slowness=100.0)
+    for work, cluster, disk in (
+        (Work(trials=10, seconds=3600.0), often, FAST),
+        (Work(trials=10, seconds=36.0), slow, FAST),
+        (Work(trials=10, seconds=0.0, read=3600e9), often, replace(FAST, read_one=1e9)),
+    ):
+        with pytest.raises(OptionError, match=r"A trial takes 1 h, .* preempted every 2 min: "):
+            ask(work, cluster, disk)
+
+
+def test_sizes_in_small_integers_do_not_overflow():
+    large = np.where(np.arange(1000) < 500, 1000, 1_500_000_000)
+    same = (Work(trials=1000, seconds=1.0, read=a, written=a)
+            for a in (large.astype(np.int32), large.astype(np.float64)))  # fmt: skip
+    one, other = (simulate(work, FREE, Disk(), tasks=8) for work in same)
+    assert one == other
 
 
 def test_a_preempted_task_loses_the_trial_at_hand_alone():
