@@ -211,28 +211,26 @@ def _guess_words(guesses: list[str]) -> str:
 def _rates(figures: Iterable[Figure], name: str) -> tuple[Rates, list[int]] | None:
     """What one process, and all of them, have reached, and of which sizes the former is guessed.
 
-    None if no size has both.
+    None if nothing was measured.
     """
     ours = [f for f in figures if f.what == name]
-    most = max((f.processes for f in ours), default=0)
+    if not ours:
+        return None
+    most = max(f.processes for f in ours)
     one = {f.size: f.spread.median for f in ours if f.processes == 1}
     all_ = {f.size: f.spread.median for f in ours if f.processes == most}
-    both = one.keys() & all_.keys()
-    if not both:
-        return None
-    # One process comes last in a benchmark, and its time may be over by then. Without the size,
-    # its trials would be taken for as slow as much smaller ones.
-    sizes, guessed = sorted(all_), sorted(all_.keys() - both)
-    for nbytes in guessed:
-        near = min(both, key=lambda known: abs(math.log(known / nbytes)))
-        one[nbytes] = all_[nbytes] * one[near] / all_[near]
-    # Processes together are at most as many times as fast. If one alone seems slower, its round was
-    # so short that the fsync at its end was most of it.
-    one = {nbytes: max(rate, all_[nbytes] / most) for nbytes, rate in one.items() if nbytes in all_}
-    made = Rates(
-        tuple(map(float, sizes)), tuple(one[s] for s in sizes), tuple(all_[s] for s in sizes)
-    )
-    return made, guessed
+    # What one process reaches of what all do: at least its part of it. If it seems to be less, its
+    # round was so short that the fsync at its end was most of it.
+    share = {s: max(one[s] / all_[s], 1 / most) for s in one.keys() & all_.keys()}
+
+    def alone(nbytes: int) -> float:
+        # One process comes last in a benchmark, and its time may be over by then.
+        near = min(share, key=lambda known: abs(math.log(known / nbytes)), default=None)
+        return all_[nbytes] * (1 / most if near is None else share[near])
+
+    sizes = sorted(all_)
+    made = Rates(tuple(map(float, sizes)), tuple(map(alone, sizes)), tuple(all_[s] for s in sizes))
+    return made, [s for s in sizes if s not in share]
 
 
 def _creates(figures: Iterable[Figure]) -> float | None:

@@ -148,8 +148,9 @@ def test_one_process_was_not_measured_with_all_sizes(found_of):
     disk = Disk.of(found_of(ONE, ALL, larger, READ, VERIFIED, MADE))
     assert disk.rates["virtual"] == Rates((1e4, 1e6), one=(1e8, 1e9), all=(2e8, 2e9))
     assert disk.words.endswith("measured it; writing 1 MB by one process is a guess")
-    with pytest.raises(OptionError, match="has not measured how fast results are written"):
-        Disk.of(found_of(ALL, larger))
+    none = Disk.of(found_of(ALL, larger, READ, VERIFIED, MADE))
+    assert none.rates["virtual"] == Rates((1e4, 1e6), one=(5e7, 5e8), all=(2e8, 2e9))
+    assert none.words.endswith("measured it; writing 10 kB or 1 MB by one process is a guess")
 
 
 def test_several_processes_are_no_more_times_as_fast_than_they_are(found_of):
