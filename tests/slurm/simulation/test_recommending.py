@@ -48,9 +48,11 @@ def test_what_a_benchmark_has_measured(measured):
     assert disk.rates.keys() <= WRITERS.keys()
     assert {"virtual", "direct"} <= disk.rates.keys()
     assert disk.rates["virtual"].sizes == (8_000, 64_000)
-    asked = ("write", "virtual", 64_000, 1)
-    (one,) = (f for f in found.figures if (f.part, f.what, f.size, f.processes) == asked)
-    assert disk.rates["virtual"].seconds(64_000) == pytest.approx(64_000 / one.spread.median)
+    asked = ("write", "virtual", 64_000)
+    rate = {f.processes: f.spread.median for f in found.figures
+            if (f.part, f.what, f.size) == asked}  # fmt: skip
+    one = max(rate[1], rate[2] / 2)  # in such short rounds it may seem less than its part
+    assert disk.rates["virtual"].seconds(64_000) == pytest.approx(64_000 / one)
     assert disk.words.endswith("as 2 processes measured it")
     assert min(disk.read_one, disk.read_all, disk.creates, *disk.verify.values()) > 0
     said = simulate(Work(trials=100, seconds=0.1, read=8e3, written=8e3), WIDE, disk, tasks=4)
@@ -68,7 +70,7 @@ def test_config_take_keeps_what_was_measured(measured):
 def test_config_take_keeps_nothing_that_tasks_auto_could_not_use(measured):
     assert CliRunner().invoke(cli, ["config", "--take", str(measured)]).exit_code == 0
     said = json.loads(measured.read_text())
-    said["figures"] = [f for f in said["figures"] if f["processes"] > 1]
+    said["figures"] = [f for f in said["figures"] if f["part"] != "write"]
     little = measured.with_name("little.json")
     little.write_text(json.dumps(said))
     done = CliRunner().invoke(cli, ["config", "--take", str(little)])
