@@ -70,6 +70,9 @@ def _guessed() -> dict[str, Rates]:
     return {"virtual": plain, "virtual-trial": of_files, "direct": plain, "mutex": in_turn}
 
 
+_SECONDS = ("per_trial", "publish", "publish_block", "publish_source")
+
+
 def _same(rate: float) -> dict[str, float]:
     return dict.fromkeys(WRITERS, rate)
 
@@ -116,6 +119,21 @@ class Disk:
     verify: Mapping[str, float] = field(default_factory=lambda: _same(5e8))
     words: str = "a guessed file system (hpcio bench --dir DIR --json FILE measures yours)"
     processes: int | None = None
+
+    def __post_init__(self) -> None:
+        more = {
+            "read_one": self.read_one, "read_all": self.read_all, "creates": self.creates,
+            **{f"verify[{name!r}]": rate for name, rate in self.verify.items()},
+            **{f"rates[{name!r}]": min(*rates.sizes, *rates.one, *rates.all)
+               for name, rates in self.rates.items()},
+        }  # fmt: skip
+        least = {name: getattr(self, name) for name in _SECONDS}
+        for name, value in {**more, **least}.items():
+            if not 0 <= value < math.inf or (name in more and not value):
+                raise OptionError(
+                    f"Disk({name}={value}) makes no sense. Use "
+                    f"{'more than 0' if name in more else '0 or more'}."
+                )
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> Self:

@@ -146,6 +146,19 @@ def test_trials_that_are_hardly_ever_done_are_refused(ask):
             ask(work, cluster, disk)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"creates": 0}, {"read_one": -1.0}, {"read_all": np.inf}, {"publish": -1},
+        {"verify": {"direct": 0}},
+        {"rates": {"virtual": Rates((1e4,), one=(0.0,), all=(1e6,))}}, {"per_trial": np.nan},
+    ],
+)  # fmt: skip
+def test_file_systems_that_make_no_sense_are_refused(change):
+    with pytest.raises(OptionError, match=rf"Disk\({next(iter(change))}.* makes no sense"):
+        Disk(**change)
+
+
 def test_sizes_in_small_integers_do_not_overflow():
     large = np.where(np.arange(1000) < 500, 1000, 1_500_000_000)
     same = (Work(trials=1000, seconds=1.0, read=a, written=a)
